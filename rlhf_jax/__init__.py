@@ -1,0 +1,1 @@
+"""Reinforcement learning from human feedback in JAX and Flax: pure functions, composed by experiments."""

@@ -1,0 +1,77 @@
+"""The records that travel between the stages.
+
+B rows, P prompt columns, T response columns, L = P + T. Prompts are left-padded and responses
+right-padded, so every response starts in column P, and `tokens[:, -T:]` is the response whatever P is.
+Batches are plain arrays, NumPy or JAX, and no field is ever absent: a new stage is a new record.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Array = jax.Array | np.ndarray
+
+
+class Prompts(NamedTuple):
+    """What is sampled from: left-padded prompts.
+
+    `index` says which prompt a row is and `draw` which sample of it: together they own the row's keys.
+    """
+
+    tokens: Int[Array, "B P"]
+    attention_mask: Bool[Array, "B P"]
+    index: Int[Array, " B"]
+    draw: Int[Array, " B"]
+
+
+class Sequences(NamedTuple):
+    """A prompt and a given response; `mask` marks the response's own tokens, its EOS included."""
+
+    tokens: Int[Array, "B L"]
+    attention_mask: Bool[Array, "B L"]
+    mask: Bool[Array, "B T"]
+
+
+Demonstrations = Sequences
+"""What supervised fine-tuning learns from: prompts and the responses that people wrote."""
+
+
+class Comparisons(NamedTuple):
+    """Two responses to one prompt in each row; a person preferred the first."""
+
+    chosen: Sequences
+    rejected: Sequences
+
+
+class Samples(NamedTuple):
+    """What a policy said, wherever it was sampled.
+
+    `mask` marks the policy's own tokens, EOS included; holes are where the environment spoke.
+    `logprobs` are those of the policy that sampled, at the temperature it sampled with.
+    """
+
+    tokens: Int[Array, "B L"]
+    attention_mask: Bool[Array, "B L"]
+    mask: Bool[Array, "B T"]
+    logprobs: Float[Array, "B T"]
+
+
+class Rollout(NamedTuple):
+    """Samples, and what the reward, the reference and the critic thought of them."""
+
+    samples: Samples
+    rewards: Float[Array, "B T"]
+    ref_logprobs: Float[Array, "B T"]
+    values: Float[Array, "B T"]
+
+
+class PPOBatch(NamedTuple):
+    """What the PPO loss reads."""
+
+    samples: Samples
+    ref_logprobs: Float[Array, "B T"]
+    values: Float[Array, "B T"]
+    advantages: Float[Array, "B T"]
+    returns: Float[Array, "B T"]

@@ -1,0 +1,54 @@
+"""Token log-probabilities and entropy in float32, whole or in chunks that never hold [B, T, V]."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def logprobs_of(logits: Float[Array, "*n V"], tokens: Int[Array, "*n"]) -> Float[Array, "*n"]:
+    """Log-probability of each token, in nats."""
+    logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jnp.take_along_axis(logprobs, tokens[..., None], axis=-1).squeeze(-1)
+
+
+def entropy_of(logits: Float[Array, "*n V"]) -> Float[Array, "*n"]:
+    """Entropy of each next-token distribution, in nats; a token of logit -inf adds nothing."""
+    logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    probs = jnp.exp(logprobs)
+    return -jnp.sum(probs * jnp.where(probs > 0, logprobs, 0.0), axis=-1)
+
+
+def token_logprobs(
+    project: Callable,
+    hidden: Float[Array, "B T D"],
+    tokens: Int[Array, "B T"],
+    *,
+    temperature: float = 1.0,
+    chunk: int = 0,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Log-probability of each token and entropy of its distribution, softmax(project(hidden) / temperature).
+
+    `project` maps [B, n, D] to logits [B, n, V]. With `chunk` above 0, n is at most `chunk` columns at a
+    time, forward and backward, so memory grows with B chunk V and not with B T V. Chunks run
+    along T, which is never sharded.
+    """
+
+    def both(hidden, tokens):
+        logits = project(hidden).astype(jnp.float32) / temperature  # [B, n, V]
+        return logprobs_of(logits, tokens), entropy_of(logits)
+
+    B, T = tokens.shape
+    if not 0 < chunk < T:
+        return both(hidden, tokens)
+    cut = lambda x: jnp.moveaxis(
+        jnp.pad(x, [(0, 0), (0, -T % chunk)] + [(0, 0)] * (x.ndim - 2)).reshape(
+            B, -1, chunk, *x.shape[2:]
+        ),
+        1,
+        0,
+    )  # [T / chunk, B, chunk, ...]
+    columns = jax.lax.map(jax.checkpoint(lambda xs: both(*xs)), (cut(hidden), cut(tokens)))
+    logprobs, entropy = (jnp.moveaxis(x, 0, 1).reshape(B, -1)[:, :T] for x in columns)
+    return logprobs, entropy

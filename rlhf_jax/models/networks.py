@@ -1,0 +1,205 @@
+"""The pure functions that algorithms are handed: they ask for log-probabilities, not for logits.
+
+    policy_fn(params, tokens, attention_mask, *, last, temperature)  -> logprobs, entropy   [B, last]
+    actor_critic_fn(... the same ...)                    -> logprobs, entropy, values       [B, last]
+    reward_fn(params, tokens, attention_mask)            -> scores                          [B]
+    prefill_fn(params, tokens, attention_mask, room)     -> logits [B, V], cache
+    decode_fn(params, cache, tokens [B])                 -> logits [B, V], cache
+
+`last` counts the columns at the right end whose tokens are judged; logits are divided by `temperature`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from rlhf_jax.logprobs import token_logprobs
+from rlhf_jax.models import transformer
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.padding import last_real
+
+
+class Policy(NamedTuple):
+    """What algorithms and `sampling.make_sample` need of a language model."""
+
+    policy_fn: Callable
+    prefill_fn: Callable
+    decode_fn: Callable
+
+
+class LanguageModel(NamedTuple):
+    """A Policy that can be initialised and whose hidden states can be read by heads."""
+
+    init: Callable  # init(key) -> params
+    policy_fn: Callable
+    prefill_fn: Callable
+    decode_fn: Callable
+    hidden_fn: Callable  # hidden_fn(params, tokens, attention_mask) -> [B, L, D]
+    d_model: int
+
+
+class Network(NamedTuple):
+    """A pure function and how its parameters start."""
+
+    fn: Callable
+    init: Callable
+
+
+def language_model(cfg: ModelConfig) -> LanguageModel:
+    """The functions of one transformer; parameters are a plain nested dict."""
+    model = transformer.Transformer(cfg)
+
+    def init(key):
+        example = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
+        return model.init(key, *example)["params"]
+
+    def hidden_fn(params, tokens, attention_mask):
+        return model.apply({"params": params}, tokens, attention_mask, method="hidden")[0]
+
+    def policy_fn(params, tokens, attention_mask, *, last, temperature=1.0):
+        hidden = hidden_fn(params, tokens, attention_mask)
+        project = lambda h: model.apply({"params": params}, h, method="unembed")
+        return token_logprobs(
+            project,
+            hidden[:, -last - 1 : -1],  # the positions that predict the last tokens
+            tokens[:, -last:],
+            temperature=temperature,
+            chunk=cfg.logprob_chunk,
+        )
+
+    return LanguageModel(
+        init=init,
+        policy_fn=policy_fn,
+        prefill_fn=lambda *args: transformer.prefill(cfg, *args),
+        decode_fn=lambda *args: transformer.decode(cfg, *args),
+        hidden_fn=hidden_fn,
+        d_model=cfg.d_model,
+    )
+
+
+class UncachedPrefix(NamedTuple):
+    """The `cache` of a model that has none: all that was said, in room for all that will be."""
+
+    tokens: Int[Array, "B S"]
+    attention_mask: Bool[Array, "B S"]
+    column: Int[Array, ""]
+
+
+def from_logits(apply: Callable) -> Policy:
+    """A Policy from any `apply(params, tokens, attention_mask) -> logits [B, L, V]`: slow, uncached."""
+
+    def policy_fn(params, tokens, attention_mask, *, last, temperature=1.0):
+        logits = apply(params, tokens, attention_mask)[:, -last - 1 : -1]
+        return token_logprobs(lambda x: x, logits, tokens[:, -last:], temperature=temperature)
+
+    def prefill_fn(params, tokens, attention_mask, room):
+        grow = lambda x: jnp.pad(x, ((0, 0), (0, room)))
+        logits = apply(params, tokens, attention_mask)[:, -1]
+        return logits, UncachedPrefix(
+            grow(tokens), grow(attention_mask), jnp.int32(tokens.shape[1])
+        )
+
+    def decode_fn(params, cache, tokens):
+        here = (jnp.arange(cache.tokens.shape[1]) == cache.column)[None]
+        cache = UncachedPrefix(
+            jnp.where(here, tokens[:, None], cache.tokens),
+            cache.attention_mask | here,
+            cache.column + 1,
+        )
+        logits = apply(params, cache.tokens, cache.attention_mask)
+        return jax.lax.dynamic_index_in_dim(logits, cache.column - 1, 1, keepdims=False), cache
+
+    return Policy(policy_fn, prefill_fn, decode_fn)
+
+
+def with_values(policy_fn: Callable, values_fn: Callable) -> Callable:
+    """An actor_critic_fn of two trees, params {"policy", "value"}.
+
+    `values_fn(params["value"], tokens, attention_mask) -> [B, L]`: column t is the value before the
+    token in column t + 1 is said.
+    """
+
+    def actor_critic_fn(params, tokens, attention_mask, *, last, temperature=1.0):
+        logprobs, entropy = policy_fn(
+            params["policy"], tokens, attention_mask, last=last, temperature=temperature
+        )
+        values = values_fn(params["value"], tokens, attention_mask)
+        return logprobs, entropy, values[:, -last - 1 : -1].astype(jnp.float32)
+
+    return actor_critic_fn
+
+
+def scalar_head(hidden, head):
+    """hidden [..., D] times head [D], in float32."""
+    return hidden.astype(jnp.float32) @ head.astype(jnp.float32)
+
+
+def actor_critic(lm: LanguageModel, value: str = "separate") -> Network:
+    """Policy and critic; params are {"policy", "value"} in both kinds, so samplers need not know.
+
+    "separate": a trunk of its own, `init(policy_params, trunk=None)` copies `trunk` (the policy's by
+    default; a reward model's, with its head, when given reward parameters). "shared": a head on the
+    policy's trunk, one pass for both. A head that is not copied starts at zero (Ziegler et al., 2019).
+    """
+    zero = lambda: jnp.zeros((lm.d_model,), jnp.float32)
+
+    def separate_values(params, tokens, attention_mask):
+        hidden = lm.hidden_fn(params["trunk"], tokens, attention_mask)
+        return scalar_head(hidden, params["head"]) + params["bias"]
+
+    def separate_init(policy_params, reward_params=None):
+        start = reward_params or {
+            "trunk": {k: v for k, v in policy_params.items() if k != "unembedding"},
+            "head": zero(),
+            "bias": jnp.float32(0.0),
+        }
+        return {"policy": policy_params, "value": jax.tree.map(jnp.copy, start)}
+
+    def shared_fn(params, tokens, attention_mask, *, last, temperature=1.0):
+        # XLA merges the two trunk passes, which are the same expression of the same arrays
+        logprobs, entropy = lm.policy_fn(
+            params["policy"], tokens, attention_mask, last=last, temperature=temperature
+        )
+        hidden = lm.hidden_fn(params["policy"], tokens, attention_mask)[:, -last - 1 : -1]
+        values = scalar_head(hidden, params["value"]["head"]) + params["value"]["bias"]
+        return logprobs, entropy, values
+
+    def shared_init(policy_params, reward_params=None):
+        if reward_params is not None:
+            raise ValueError(
+                'value = "shared" has no trunk of its own to start from the reward model: '
+                'use value = "separate"'
+            )
+        return {"policy": policy_params, "value": {"head": zero(), "bias": jnp.float32(0.0)}}
+
+    if value == "separate":
+        return Network(fn=with_values(lm.policy_fn, separate_values), init=separate_init)
+    if value == "shared":
+        return Network(fn=shared_fn, init=shared_init)
+    raise ValueError(f'value = "{value}" is no kind of critic: use "separate" or "shared"')
+
+
+def reward_model(lm: LanguageModel) -> Network:
+    """A scalar read at the last real token; params are {"trunk", "head" [D], "bias"}.
+
+    `init(key, trunk)` takes a language model's parameters; the head is normal with deviation
+    1 / sqrt(D + 1) (Stiennon et al., 2020, in code). `bias` shifts all scores and has no gradient: it is
+    what `reward_model.centre` sets.
+    """
+
+    def init(key, trunk):
+        return {
+            "trunk": {k: jax.tree.map(jnp.copy, v) for k, v in trunk.items() if k != "unembedding"},
+            "head": jax.random.normal(key, (lm.d_model,)) * (lm.d_model + 1) ** -0.5,
+            "bias": jnp.float32(0.0),
+        }
+
+    def reward_fn(params, tokens, attention_mask):
+        hidden = lm.hidden_fn(params["trunk"], tokens, attention_mask)
+        last = hidden[jnp.arange(len(tokens)), last_real(attention_mask)]  # [B, D]
+        return scalar_head(last, params["head"]) + jax.lax.stop_gradient(params["bias"])
+
+    return Network(fn=reward_fn, init=init)

@@ -1,0 +1,195 @@
+"""One decoder-only transformer in Flax Linen.
+
+The residual stream is flat, [B L, D]: matrix products over two axes are what XLA does best. Training
+scans the layers, so compile time does not grow with depth; decoding unrolls them, each with its own
+cache array, because a cache that passes through a scan is copied at every token.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rlhf_jax.models.attention import LayerCache, attend, rotate
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.padding import position_ids
+
+
+class Cache(NamedTuple):
+    """What decoding carries: per-layer keys and values, which columns are real, where to write."""
+
+    layers: tuple[LayerCache, ...]
+    attention_mask: Bool[Array, "B S"]
+    positions: Int[Array, " B"]
+    column: Int[Array, ""]
+
+
+def check_context(cfg: ModelConfig, length: int):
+    """Raises ValueError for sequences longer than the model has positions."""
+    if length > cfg.context:
+        raise ValueError(
+            f"a sequence of {length} tokens (prompt and response) does not fit model.context = "
+            f"{cfg.context}: shorten it or raise model.context"
+        )
+
+
+def norm(cfg: ModelConfig, name: str | None = None):
+    """The family's normalisation, statistics in float32."""
+    kinds = dict(epsilon=cfg.norm_eps, dtype=cfg.dtype, param_dtype=cfg.param_dtype, name=name)
+    return (
+        nn.RMSNorm(**kinds) if cfg.norm == "rmsnorm" else nn.LayerNorm(use_bias=cfg.bias, **kinds)
+    )
+
+
+def dense(cfg: ModelConfig, width: int, name: str, scale: float = 1.0):
+    """A projection, initialised as GPT-2's: normal with deviation 0.02 `scale`."""
+    return nn.Dense(
+        width,
+        use_bias=cfg.bias,
+        dtype=cfg.dtype,
+        param_dtype=cfg.param_dtype,
+        kernel_init=nn.initializers.normal(0.02 * scale),
+        name=name,
+    )
+
+
+class Block(nn.Module):
+    """Attention and MLP around a flat residual stream."""
+
+    cfg: ModelConfig
+    keep: bool = False  # hand out this pass's keys and values, for a cache
+
+    @nn.compact
+    def __call__(self, x, positions, mask, cache=None, column=None):
+        """(x [B L, D], this layer's keys and values or the cache with them written at `column`)."""
+        cfg, (B, L) = self.cfg, positions.shape
+        kv_heads, width = cfg.kv_heads or cfg.heads, cfg.head_dim or cfg.d_model // cfg.heads
+        to_residual = (2 * cfg.layers) ** -0.5
+
+        y = norm(cfg, "attention_norm")(x)
+        heads = lambda name, n: dense(cfg, n * width, name)(y).reshape(B, L, n, width)
+        q, k, v = heads("query", cfg.heads), heads("key", kv_heads), heads("value", kv_heads)
+        if cfg.positions == "rotary":
+            q, k = (rotate(z, positions, cfg.rope_theta) for z in (q, k))
+        if cache is not None:
+            write = lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, column, 0, 0))
+            k, v = write(cache.keys, k), write(cache.values, v)
+        attended = attend(q, k, v, mask).reshape(B * L, -1)
+        attended = dense(cfg, cfg.d_model, "attention_out", to_residual)(attended)
+
+        if not cfg.parallel_residual:
+            x = x + attended
+        y = norm(cfg, "mlp_norm")(x)
+        d_mlp = cfg.d_mlp or 4 * cfg.d_model
+        if cfg.activation == "swiglu":
+            y = nn.silu(dense(cfg, d_mlp, "gate")(y)) * dense(cfg, d_mlp, "up")(y)
+        else:
+            y = nn.gelu(dense(cfg, d_mlp, "up")(y))
+        y = dense(cfg, cfg.d_model, "down", to_residual)(y)
+        x = x + y if not cfg.parallel_residual else x + attended + y
+        return x, LayerCache(keys=k, values=v) if self.keep or cache is not None else None
+
+
+class Transformer(nn.Module):
+    """tokens -> hidden states -> logits. `keep` makes `hidden` return all layers' keys and values."""
+
+    cfg: ModelConfig
+    keep: bool = False
+
+    def setup(self):
+        cfg = self.cfg
+        kinds = dict(
+            dtype=cfg.dtype,
+            param_dtype=cfg.param_dtype,
+            embedding_init=nn.initializers.normal(0.02),
+        )
+        self.embedding = nn.Embed(cfg.vocab_size, cfg.d_model, **kinds)
+        if cfg.positions == "learned":
+            self.position_embedding = nn.Embed(cfg.context, cfg.d_model, **kinds)
+        self.blocks = nn.scan(
+            nn.remat(Block) if cfg.remat else Block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=cfg.layers,
+        )(cfg, self.keep)
+        self.final_norm = norm(cfg)
+        if not cfg.tied:
+            self.unembedding = nn.Dense(
+                cfg.vocab_size,
+                use_bias=False,
+                dtype=cfg.dtype,
+                param_dtype=cfg.param_dtype,
+                kernel_init=nn.initializers.normal(0.02),
+            )
+
+    def embed(self, tokens, positions):
+        """Flat stream [B L, D] of token (and learned position) embeddings."""
+        x = self.embedding(tokens)
+        if self.cfg.positions == "learned":
+            x = x + self.position_embedding(positions)
+        return x.reshape(-1, self.cfg.d_model)
+
+    def hidden(
+        self, tokens: Int[Array, "B L"], attention_mask: Bool[Array, "B L"]
+    ) -> tuple[Float[Array, "B L D"], LayerCache | None]:
+        """Final hidden states, and with `keep` all layers' keys and values [layers, B, L, K, h]."""
+        B, L = tokens.shape
+        check_context(self.cfg, L)
+        tokens = jnp.where(attention_mask, tokens, 0)  # what stands on padding is never read
+        positions = position_ids(attention_mask)
+        mask = jnp.tril(jnp.ones((L, L), bool))[None] & attention_mask[:, None]  # [B, L, L]
+        x, kept = self.blocks(self.embed(tokens, positions), positions, mask)
+        return self.final_norm(x).reshape(B, L, -1), kept
+
+    def unembed(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
+        """Logits, in float32."""
+        project = self.embedding.attend if self.cfg.tied else self.unembedding
+        return project(hidden).astype(jnp.float32)
+
+    def finish(self, x):
+        """Logits of a flat stream that has passed the blocks."""
+        return self.unembed(self.final_norm(x))
+
+    def __call__(self, tokens, attention_mask):
+        """Logits [B, L, V]."""
+        return self.unembed(self.hidden(tokens, attention_mask)[0])
+
+
+def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int):
+    """Logits after the last column of left-padded prompts [B, P], and a cache with `room` more columns."""
+    check_context(cfg, tokens.shape[1] + room)
+    model = Transformer(cfg, keep=True)
+    hidden, kept = model.apply({"params": params}, tokens, attention_mask, method="hidden")
+    logits = model.apply({"params": params}, hidden[:, -1], method="unembed")
+    grow = lambda x: jnp.pad(x, [(0, 0), (0, room)] + [(0, 0)] * (x.ndim - 2))
+    cache = Cache(
+        layers=tuple(
+            LayerCache(keys=grow(kept.keys[i]), values=grow(kept.values[i]))
+            for i in range(cfg.layers)
+        ),
+        attention_mask=grow(attention_mask),
+        positions=jnp.sum(attention_mask, axis=1, dtype=jnp.int32),
+        column=jnp.int32(tokens.shape[1]),
+    )
+    return logits, cache
+
+
+def decode(cfg: ModelConfig, params, cache: Cache, tokens: Int[Array, " B"]):
+    """Logits [B, V] after one more token a row, and the cache that holds it."""
+    model, block = Transformer(cfg), Block(cfg)
+    S = cache.attention_mask.shape[1]
+    attention_mask = cache.attention_mask | (jnp.arange(S) == cache.column)[None]
+    positions = cache.positions[:, None]  # [B, 1]
+    x = model.apply({"params": params}, tokens[:, None], positions, method="embed")
+    layers = []
+    for i, layer in enumerate(cache.layers):
+        weights = jax.tree.map(lambda w: w[i], params["blocks"])  # noqa: B023
+        x, layer = block.apply(
+            {"params": weights}, x, positions, attention_mask[:, None], layer, cache.column
+        )
+        layers.append(layer)
+    logits = model.apply({"params": params}, x, method="finish")
+    return logits, Cache(tuple(layers), attention_mask, cache.positions + 1, cache.column + 1)

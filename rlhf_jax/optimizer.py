@@ -1,0 +1,89 @@
+"""Optimizers as settings over optax."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam with warm-up, decay and clipping."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """After the warm-up: held, or brought to zero at the last step."""
+    warmup: int = 0
+    """Steps in which the learning rate rises from zero."""
+    b1: float = 0.9
+    """Adam's decay of the first moment."""
+    b2: float = 0.999
+    """Adam's decay of the second moment."""
+    eps: float = 1e-5
+    """Adam's epsilon (1e-5: Ziegler et al., 2019)."""
+    eps_placement: Literal["optax", "tensorflow"] = "optax"
+    """Epsilon after bias correction (optax, torch), or before it, as in TensorFlow: smaller early steps."""
+    weight_decay: float = 0.0
+    """Decoupled (AdamW), on matrices and not on vectors."""
+    clip: float = 1.0
+    """Largest global norm of a gradient; 0 leaves it alone."""
+
+
+class TFAdamState(NamedTuple):
+    """First and second moments, and how many updates they saw."""
+
+    count: jax.Array
+    mu: optax.Updates
+    nu: optax.Updates
+
+
+def scale_by_adam_tf_style(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam with epsilon before the bias correction (Kingma and Ba, 2015, end of section 2):
+
+        update = sqrt(1 - b2^t) / (1 - b1^t) m_t / (sqrt(v_t) + eps)
+
+    so that a gradient g below eps / sqrt(1 - b2) moves less in the first steps than optax's does.
+    """
+
+    def init(params):
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)
+        return TFAdamState(count=jnp.zeros((), jnp.int32), mu=zeros(), nu=zeros())
+
+    def update(grads, state, params=None):
+        del params
+        count = state.count + 1
+        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
+        nu = optax.tree.update_moment(grads, state.nu, b2, 2)
+        scale = jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        updates = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, TFAdamState(count=count, mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def make(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The gradient transformation of a run of `steps` gradient steps."""
+    decay = max(steps - cfg.warmup, 1)
+    after = {
+        "constant": optax.constant_schedule(cfg.lr),
+        "linear": optax.linear_schedule(cfg.lr, 0.0, decay),
+        "cosine": optax.cosine_decay_schedule(cfg.lr, decay),
+    }[cfg.schedule]
+    # step n of a warm-up of w runs at lr (n + 1) / (w + 1): a first step of zero would teach nothing
+    if cfg.warmup:
+        warm = optax.linear_schedule(cfg.lr / (cfg.warmup + 1), cfg.lr, cfg.warmup)
+    schedule = optax.join_schedules([warm, after], [cfg.warmup]) if cfg.warmup else after
+    adam = (
+        scale_by_adam_tf_style(cfg.b1, cfg.b2, cfg.eps)
+        if cfg.eps_placement == "tensorflow"
+        else optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
+    )
+    parts = [optax.clip_by_global_norm(cfg.clip)] if cfg.clip else []
+    parts.append(adam)
+    if cfg.weight_decay:
+        matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+        parts.append(optax.add_decayed_weights(cfg.weight_decay, matrices))
+    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))

@@ -1,0 +1,193 @@
+"""Proximal policy optimisation on sampled responses (Schulman et al., 2017; Ziegler et al., 2019)."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax import kl, losses, train_step
+from rlhf_jax.advantages import gae
+from rlhf_jax.batches import PPOBatch, Rollout
+from rlhf_jax.reduce import gather, normalise, psum, share, spread, whiten
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """The details that matter, each with its published default."""
+
+    epochs: int = 4
+    """Passes over one rollout, each in a fresh order (Ziegler et al., 2019)."""
+    minibatches: int = 1
+    """Gradient steps a pass, on equal parts of the global batch (1: Ziegler et al., 2019)."""
+    microbatches: int = 1
+    """Parts that a minibatch is cut into, on each device, to save memory; changes no result."""
+    temperature: float = 1.0
+    """What the samples were drawn at; experiments take it from the sampling settings."""
+    gamma: float = 1.0
+    """Discount (1: Ziegler et al., 2019)."""
+    lam: float = 0.95
+    """GAE's lambda (Schulman et al., 2016; 0.95: Ziegler et al., 2019)."""
+    policy_clip: float = 0.2
+    """Ratio clip (Schulman et al., 2017)."""
+    value_clip: float = 0.2
+    """How far a value may move from the rollout's before its loss stops (Ziegler et al., 2019, in code)."""
+    value_coef: float = 0.1
+    """Weight of the value loss (Ziegler et al., 2019, in code)."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus (0: Ziegler et al., 2019)."""
+    kl_in_reward: Literal["k1", "k2", "k3", "none"] = "k1"
+    """Penalty in the per-token reward. k1 alone reaches pi_ref exp(r / beta); the others are other objectives."""
+    kl_in_loss: Literal["none", "k1", "k2", "k3"] = "none"
+    """Penalty in the loss, per token: another objective than k1 in the reward (GRPO uses k3 here)."""
+    whiten_advantages: bool = True
+    """Advantages to mean 0, biased variance 1, over the global batch (Ziegler et al., 2019)."""
+    whiten_rewards: bool = False
+    """Rewards to variance 1 with their mean kept (off: Huang et al., 2024; moves the optimum)."""
+    kl_stop: float = 0.0
+    """Skip a rollout's later steps once a minibatch's approximate KL exceeds this, nats a token; 0 never."""
+
+    def __post_init__(self):
+        if "none" not in (self.kl_in_reward, self.kl_in_loss):
+            raise ValueError(
+                f'ppo.kl_in_loss = "{self.kl_in_loss}" beside ppo.kl_in_reward = '
+                f'"{self.kl_in_reward}" would count the penalty twice: set one of them to "none"'
+            )
+
+
+def weights_of(batch: PPOBatch):
+    """Every token of the policy counts the same."""
+    return batch.samples.mask
+
+
+def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
+    """(PPOBatch, metrics): r_t - kl_coef k1_t through GAE, whitened over the global batch."""
+    samples, mask = rollout.samples, rollout.samples.mask
+    tokens, rows = normalise((mask, jnp.ones(len(mask))), axis_name)
+    penalty = jnp.zeros_like(rollout.rewards)
+    if cfg.kl_in_reward != "none":
+        estimate = kl.ESTIMATORS[cfg.kl_in_reward]
+        penalty = kl_coef * jnp.where(mask, estimate(samples.logprobs, rollout.ref_logprobs), 0.0)
+    rewards = rollout.rewards - penalty  # [B, T]
+    if cfg.whiten_rewards:
+        rewards = whiten(rewards, tokens, shift_mean=False, axis_name=axis_name)
+    advantages, returns = gae(rewards, rollout.values, mask, gamma=cfg.gamma, lam=cfg.lam)
+
+    mean_row = lambda x: psum(jnp.vdot(rows, jnp.sum(jnp.where(mask, x, 0.0), axis=1)), axis_name)
+    mean_token = lambda x: psum(jnp.vdot(tokens, x), axis_name)
+    variance = lambda x: mean_token(jnp.square(x - mean_token(x)))
+    metrics = {
+        "objective/score": mean_row(rollout.rewards),
+        "objective/reward": mean_row(rollout.rewards - penalty),
+        "objective/kl": mean_row(kl.k1(samples.logprobs, rollout.ref_logprobs)),
+        "objective/k3": mean_row(kl.k3(samples.logprobs, rollout.ref_logprobs)),
+        "objective/surprisal": mean_row(-samples.logprobs),
+        "objective/length": mean_row(mask.astype(jnp.float32)),
+        "objective/kl_coef": kl_coef,
+        "ppo/advantage_std": jnp.sqrt(variance(advantages)),
+        "ppo/explained_variance": 1.0
+        - variance(returns - rollout.values) / jnp.maximum(variance(returns), 1e-8),
+    }
+    if cfg.whiten_advantages:
+        advantages = whiten(advantages, tokens, axis_name=axis_name)
+    batch = PPOBatch(
+        samples=samples,
+        ref_logprobs=rollout.ref_logprobs,
+        values=rollout.values,
+        advantages=advantages,
+        returns=returns,
+    )
+    return batch, metrics
+
+
+def loss(params, frozen, batch: PPOBatch, weights, rng, *, actor_critic_fn, cfg: PPOConfig):
+    """Mean over response tokens of the clipped surrogate and value_coef times the clipped value loss.
+
+    `frozen["kl_coef"]` is read by `kl_in_loss` alone.
+    """
+    del rng
+    samples, mask = batch.samples, batch.samples.mask
+    new_logprobs, entropy, new_values = actor_critic_fn(
+        params,
+        samples.tokens,
+        samples.attention_mask,
+        last=mask.shape[1],
+        temperature=cfg.temperature,
+    )
+    new_logprobs = jnp.where(mask, new_logprobs, samples.logprobs)  # ratio 1 where nothing was said
+    policy_loss, policy_clipped = losses.clipped_surrogate(
+        new_logprobs, samples.logprobs, batch.advantages, clip=cfg.policy_clip
+    )
+    value_loss, value_clipped = losses.clipped_value_loss(
+        new_values, batch.values, batch.returns, clip=cfg.value_clip
+    )
+    mean = lambda x: jnp.vdot(weights, x.astype(jnp.float32))
+    total = mean(policy_loss) + cfg.value_coef * mean(value_loss) - cfg.entropy_coef * mean(entropy)
+    if cfg.kl_in_loss != "none":
+        penalty = kl.ESTIMATORS[cfg.kl_in_loss](new_logprobs, batch.ref_logprobs)
+        total += frozen["kl_coef"] * mean(jnp.where(mask, penalty, 0.0))
+    d = new_logprobs - samples.logprobs
+    return total, {
+        "ppo/loss": total,
+        "ppo/policy_loss": mean(policy_loss),
+        "ppo/value_loss": mean(value_loss),
+        "ppo/entropy": mean(entropy),
+        "ppo/approx_kl": mean(0.5 * jnp.square(d)),
+        "ppo/policy_clipfrac": mean(policy_clipped),
+        "ppo/value_clipfrac": mean(value_clipped),
+        "ppo/ratio": mean(jnp.exp(d)),
+    }
+
+
+def make_update(actor_critic_fn, tx, cfg: PPOConfig, *, axis_name=None):
+    """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one rollout.
+
+    Metrics are means over the steps that were taken (`ppo/steps` of them); `train/skipped` is a count.
+    Raises ValueError when the minibatches do not divide the rollout.
+    """
+    step = train_step.make_train_step(
+        partial(loss, actor_critic_fn=actor_critic_fn, cfg=cfg),
+        weights_of,
+        tx,
+        microbatches=cfg.microbatches,
+        axis_name=axis_name,
+    )
+
+    def update(state, frozen, kl_coef, rollout: Rollout, rng):
+        batch, seen = prepare(rollout, kl_coef, cfg, axis_name=axis_name)
+        # The records are small, so under pmap every device holds them all: minibatches are then the
+        # same rows, in the same order, on any layout.
+        batch = gather(batch, axis_name)
+        rows = len(batch.values)
+        if rows % cfg.minibatches:
+            raise ValueError(
+                f"ppo.minibatches = {cfg.minibatches} does not divide the {rows} rows of a rollout: "
+                "choose a divisor"
+            )
+
+        def epoch(carry, rng):
+            order_rng, step_rng = jax.random.split(rng)
+            order = jax.random.permutation(order_rng, rows).reshape(cfg.minibatches, -1)
+
+            def minibatch_step(carry, xs):
+                (state, going), (rows, rng) = carry, xs
+                minibatch = spread(jax.tree.map(lambda x: x[rows], batch))
+                new, metrics = step(state, frozen | {"kl_coef": kl_coef}, minibatch, rng)
+                if not cfg.kl_stop:
+                    return (new, going), (metrics, going)
+                state = jax.tree.map(lambda a, b: jnp.where(going, a, b), new, state)
+                still = going & (metrics["ppo/approx_kl"] <= cfg.kl_stop)
+                return (state, still), (metrics, going)
+
+            rngs = jax.random.split(step_rng, cfg.minibatches)
+            return jax.lax.scan(minibatch_step, carry, (share(order, axis_name), rngs))
+
+        start = state, jnp.bool_(True)
+        (state, _), (metrics, taken) = jax.lax.scan(epoch, start, jax.random.split(rng, cfg.epochs))
+        steps = jnp.sum(taken, dtype=jnp.float32)
+        metrics = {k: jnp.sum(jnp.where(taken, v, 0.0)) / steps for k, v in metrics.items()}
+        metrics["train/skipped"] = metrics["train/skipped"] * steps
+        return state, seen | metrics | {"ppo/steps": steps}
+
+    return update

@@ -1,0 +1,76 @@
+"""Weights and sums over the global batch, whichever way it is cut.
+
+A loss here is an inner product of unreduced losses with weights that sum to one over the global
+batch. Such shares add up: microbatches, devices and hosts are summed, and nothing is divided again.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+DATA = "data"  # the mesh axis that rows lie on
+
+
+def psum(tree, axis_name: str | None):
+    """The sum of `tree` over the mapped device axis; `tree` itself when there is none."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def normalise(weights, axis_name: str | None = None):
+    """Each array of `weights` as float32, scaled to sum to one over the global batch.
+
+    An array that is all zero stays zero, so that its term of the loss drops out.
+    """
+
+    def scale(w):
+        w = w.astype(jnp.float32)
+        total = psum(jnp.sum(w), axis_name)
+        return w / jnp.where(total > 0, total, 1.0)
+
+    return jax.tree.map(scale, weights)
+
+
+def gather(tree, axis_name: str | None):
+    """The global batch on every device, rows in order; `tree` itself without a mapped axis."""
+    return tree if axis_name is None else jax.lax.all_gather(tree, axis_name, tiled=True)
+
+
+def share(rows: Int[Array, "... n"], axis_name: str | None) -> Int[Array, "... m"]:
+    """This device's part of the last axis of `rows`; all of it without a mapped axis."""
+    if axis_name is None:
+        return rows
+    width = rows.shape[-1] // jax.lax.axis_size(axis_name)
+    start = jax.lax.axis_index(axis_name) * width
+    return jax.lax.dynamic_slice_in_dim(rows, start, width, axis=-1)
+
+
+def spread(tree, axis: int = 0):
+    """`tree` with `axis` constrained to the mesh's data axis, where a mesh is set; else `tree`.
+
+    Rows picked by a permutation have no layout of their own: without this, every device of a mesh
+    computes the whole minibatch.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or DATA not in mesh.axis_names or AxisType.Manual in mesh.axis_types:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, P(*[None] * axis, DATA))
+
+
+def whiten(
+    x: Float[Array, "*shape"],
+    weights: Float[Array, "*shape"],
+    *,
+    shift_mean: bool = True,
+    axis_name: str | None = None,
+) -> Float[Array, "*shape"]:
+    """`x` with mean zero and variance one under `weights` (which sum to one); zero where they are.
+
+    The variance is the biased one (divided by n). `shift_mean=False` keeps the mean, as for rewards
+    in Ziegler et al. (2019): (x - mean) / sqrt(var + 1e-8) + mean.
+    """
+    mean = psum(jnp.sum(weights * x), axis_name)
+    variance = psum(jnp.sum(weights * jnp.square(x - mean)), axis_name)
+    white = (x - mean) * jax.lax.rsqrt(variance + 1e-8)
+    return jnp.where(weights > 0, white if shift_mean else white + mean, 0.0)

@@ -1,0 +1,76 @@
+"""One gradient step, shared by every algorithm."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from rlhf_jax.reduce import normalise, psum
+
+
+class TrainState(NamedTuple):
+    """Arrays only: what a step maps to its successor and a checkpoint holds."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+
+
+def init_state(params, tx: optax.GradientTransformation) -> TrainState:
+    """Step zero of training `params` with `tx`."""
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params))
+
+
+def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name=None):
+    """Turns a loss into `step(state, frozen, batch, rng) -> (state, {name: scalar})`.
+
+    `weights_fn(batch)` says how much each token, sequence or pair counts; every array it returns is
+    scaled to sum to one over the global batch. `loss_fn(params, frozen, batch, weights, rng)` returns
+    the inner product of its unreduced losses with them, and metrics made the same way. Microbatches
+    and devices are summed. `frozen` is read and not trained.
+
+    A step whose gradient is not finite, or whose weights are all zero, leaves params and opt_state as
+    they were and counts in `train/skipped`; `train/grad_norm` is taken before clipping.
+    """
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+
+    def split(x):  # [B, ...] -> [n, B / n, ...]; strided, so that a sharded B stays where it is
+        if len(x) % microbatches:
+            raise ValueError(
+                f"microbatches = {microbatches} does not divide the {len(x)} rows of a minibatch on "
+                "a device: choose a divisor"
+            )
+        return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+    def train_step(state: TrainState, frozen, batch, rng):
+        weights = normalise(weights_fn(batch), axis_name)
+
+        def accumulate(sums, xs):
+            return jax.tree.map(jnp.add, sums, grad_fn(state.params, frozen, *xs)), None
+
+        if microbatches == 1:
+            sums = grad_fn(state.params, frozen, batch, weights, rng)
+        else:
+            xs = (*jax.tree.map(split, (batch, weights)), jax.random.split(rng, microbatches))
+            first = jax.tree.map(lambda x: x[0], xs)
+            like = jax.eval_shape(grad_fn, state.params, frozen, *first)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+            sums, _ = jax.lax.scan(accumulate, zeros, xs)
+        grads, metrics = psum(sums, axis_name)
+
+        norm = optax.tree.norm(grads)
+        total = psum(sum(jnp.sum(jnp.abs(w)) for w in jax.tree.leaves(weights)), axis_name)
+        usable = jnp.isfinite(norm) & (total > 0)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        new = optax.apply_updates(state.params, updates), opt_state
+        old = state.params, state.opt_state
+        params, opt_state = jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, old)
+        metrics |= {
+            "train/grad_norm": norm,
+            "train/skipped": 1.0 - usable.astype(jnp.float32),
+        }
+        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return train_step
