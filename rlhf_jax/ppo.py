@@ -38,7 +38,7 @@ class PPOConfig:
     entropy_coef: float = 0.0
     """Weight of an entropy bonus (0: Ziegler et al., 2019)."""
     kl_in_reward: Literal["k1", "k2", "k3", "none"] = "k1"
-    """Penalty in the per-token reward. k1 alone reaches pi_ref exp(r / beta); the others are other objectives."""
+    """Penalty in the per-token reward; k1 alone reaches pi_ref exp(r / beta), the rest have other optima."""
     kl_in_loss: Literal["none", "k1", "k2", "k3"] = "none"
     """Penalty in the loss, per token: another objective than k1 in the reward (GRPO uses k3 here)."""
     whiten_advantages: bool = True

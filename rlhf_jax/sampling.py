@@ -78,7 +78,7 @@ def make_sample(lm, cfg: SampleConfig):
     """
 
     def sample(params, prompts: Prompts, rng) -> Samples:
-        B, P = prompts.tokens.shape
+        B = len(prompts.tokens)
         fold = jax.vmap(jax.random.fold_in)
         rows = fold(jnp.broadcast_to(rng, (B,)), prompts.index)
         rows = fold(rows, prompts.draw)

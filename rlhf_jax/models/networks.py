@@ -10,6 +10,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -73,8 +74,8 @@ def language_model(cfg: ModelConfig) -> LanguageModel:
     return LanguageModel(
         init=init,
         policy_fn=policy_fn,
-        prefill_fn=lambda *args: transformer.prefill(cfg, *args),
-        decode_fn=lambda *args: transformer.decode(cfg, *args),
+        prefill_fn=partial(transformer.prefill, cfg),
+        decode_fn=partial(transformer.decode, cfg),
         hidden_fn=hidden_fn,
         d_model=cfg.d_model,
     )

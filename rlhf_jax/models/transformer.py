@@ -98,7 +98,7 @@ class Transformer(nn.Module):
     cfg: ModelConfig
     keep: bool = False
 
-    def setup(self):
+    def setup(self):  # noqa: D102
         cfg = self.cfg
         kinds = dict(
             dtype=cfg.dtype,

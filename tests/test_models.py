@@ -1,0 +1,274 @@
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.models import networks, transformer
+from rlhf_jax.models.attention import rotate
+from rlhf_jax.models.config import ModelConfig
+
+TINY = ModelConfig(vocab_size=23, context=32, layers=2, d_model=16, heads=4)
+KINDS = {
+    "gpt2": TINY,
+    "llama": dataclasses.replace(
+        TINY,
+        positions="rotary",
+        norm="rmsnorm",
+        activation="swiglu",
+        bias=False,
+        tied=False,
+        kv_heads=2,
+        d_mlp=24,
+    ),
+    "neox": dataclasses.replace(TINY, positions="rotary", parallel_residual=True, tied=False),
+    "wide heads": dataclasses.replace(TINY, heads=3, head_dim=6, kv_heads=1, d_model=16),
+}
+
+
+LM = networks.language_model(TINY)
+PARAMS = jax.jit(LM.init)(jax.random.key(0))
+
+
+def inputs(B=4, L=9):
+    tokens = jax.random.randint(jax.random.key(1), (B, L), 0, 23)
+    mask = jnp.arange(L)[None] >= jnp.arange(B)[:, None]  # row b has b columns of left padding
+    return tokens, mask
+
+
+@partial(jax.jit, static_argnums=0)
+def logits_of(cfg, params, tokens, mask):
+    return transformer.Transformer(cfg).apply({"params": params}, tokens, mask)
+
+
+def slow_twin(cfg, params, tokens):
+    """One row, no padding, no scan, every sum written out in NumPy float64."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    H, K = cfg.heads, cfg.kv_heads or cfg.heads
+    h = cfg.head_dim or cfg.d_model // H
+    L = len(tokens)
+
+    def norm(x, w):
+        if cfg.norm == "rmsnorm":
+            return x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps) * w["scale"]
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + cfg.norm_eps)
+        return x * w["scale"] + w.get("bias", 0)
+
+    lin = lambda x, w: x @ w["kernel"] + w.get("bias", 0)
+    gelu = lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+    def turn(x):  # [L, n, h], each pair as a complex number
+        if cfg.positions != "rotary":
+            return x
+        z = x[..., : h // 2] + 1j * x[..., h // 2 :]
+        speed = cfg.rope_theta ** (-2 * np.arange(h // 2) / h)
+        z = z * np.exp(1j * np.arange(L)[:, None, None] * speed)
+        return np.concatenate([z.real, z.imag], -1)
+
+    x = p["embedding"]["embedding"][tokens]
+    if cfg.positions == "learned":
+        x = x + p["position_embedding"]["embedding"][:L]
+    for i in range(cfg.layers):
+        w = jax.tree.map(lambda a: a[i], p["blocks"])  # noqa: B023
+        y = norm(x, w["attention_norm"])
+        q, k, v = (lin(y, w[n]).reshape(L, -1, h) for n in ("query", "key", "value"))
+        q, k = turn(q), turn(k)
+        out = np.zeros((L, H, h))
+        for a in range(H):
+            for t in range(L):
+                s = np.array([q[t, a] @ k[u, a // (H // K)] for u in range(t + 1)]) / np.sqrt(h)
+                s = np.exp(s - s.max())
+                out[t, a] = (s / s.sum()) @ v[: t + 1, a // (H // K)]
+        attended = lin(out.reshape(L, -1), w["attention_out"])
+        if not cfg.parallel_residual:
+            x = x + attended
+        y = norm(x, w["mlp_norm"])
+        up = lin(y, w["up"])
+        if cfg.activation == "swiglu":
+            gate = lin(y, w["gate"])
+            up = gate / (1 + np.exp(-gate)) * up
+        else:
+            up = gelu(up)
+        x = x + lin(up, w["down"]) + (attended if cfg.parallel_residual else 0)
+    x = norm(x, p["final_norm"])
+    return x @ (p["embedding"]["embedding"].T if cfg.tied else p["unembedding"]["kernel"])
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=list(KINDS))
+def kind(request):
+    cfg = KINDS[request.param]
+    params = jax.jit(networks.language_model(cfg).init)(jax.random.key(0))
+    # initial values make a model that hardly attends: larger ones make every part count
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    return cfg, params
+
+
+def test_logits_equal_a_slow_twin(kind):
+    cfg, params = kind
+    tokens, _ = inputs()
+    got = logits_of(cfg, params, tokens, jnp.ones_like(tokens, bool))
+    for b in range(2):
+        want = slow_twin(cfg, params, np.asarray(tokens[b]))
+        np.testing.assert_allclose(got[b], want, atol=2e-4)
+
+
+def test_left_padding_and_what_stands_on_it_change_nothing(kind):
+    cfg, params = kind
+    tokens, mask = inputs()
+    got = logits_of(cfg, params, tokens, mask)
+    noise = jnp.where(mask, tokens, 22 - tokens)
+    np.testing.assert_array_equal(logits_of(cfg, params, noise, mask), got)
+    for b in (1, 3):
+        alone = logits_of(cfg, params, tokens[b : b + 1, b:], jnp.ones((1, 9 - b), bool))
+        np.testing.assert_allclose(got[b, b:], alone[0], atol=1e-5)
+
+
+def test_a_later_token_changes_no_earlier_logits(kind):
+    cfg, params = kind
+    tokens, mask = inputs()
+    changed = tokens.at[:, 6].set((tokens[:, 6] + 1) % 23)
+    a, b = logits_of(cfg, params, tokens, mask), logits_of(cfg, params, changed, mask)
+    real = mask[:, :6, None]
+    np.testing.assert_array_equal(jnp.where(real, a[:, :6], 0), jnp.where(real, b[:, :6], 0))
+    assert not np.allclose(a[:, 6:], b[:, 6:])
+
+
+def test_cached_decoding_equals_the_uncached_forward_pass(kind):
+    cfg, params = kind
+    tokens, mask = inputs()
+    want = jax.nn.log_softmax(logits_of(cfg, params, tokens, mask))
+    decode = jax.jit(partial(transformer.decode, cfg))
+    logits, cache = jax.jit(partial(transformer.prefill, cfg, room=4))(
+        params, tokens[:, :5], mask[:, :5]
+    )
+    for t in range(5, 10):
+        np.testing.assert_allclose(jax.nn.log_softmax(logits), want[:, t - 1], atol=1e-5)
+        if t < 9:
+            logits, cache = decode(params, cache, tokens[:, t])
+
+
+def test_remat_changes_no_gradient(kind):
+    cfg, params = kind
+    tokens, mask = inputs()
+    loss = lambda p, c: jnp.sum(jnp.sin(logits_of(c, p, tokens, mask)))
+    grad = jax.jit(jax.grad(loss), static_argnums=1)
+    want = grad(params, cfg)
+    got = grad(params, dataclasses.replace(cfg, remat=True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_the_program_does_not_grow_with_depth():
+    def equations(layers):
+        cfg = dataclasses.replace(TINY, layers=layers)
+        lm = networks.language_model(cfg)
+        params = jax.eval_shape(lm.init, jax.random.key(0))
+        f = jax.grad(lambda p, t, m: jnp.sum(lm.policy_fn(p, t, m, last=3)[0]))
+        return str(jax.make_jaxpr(f)(params, *inputs())).count(" = ")
+
+    assert equations(12) == equations(2)
+
+
+def test_bfloat16_compute_keeps_float32_parameters_and_log_probabilities():
+    cfg = dataclasses.replace(TINY, dtype="bfloat16")
+    lm = networks.language_model(cfg)
+    params = lm.init(jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    logprobs, entropy = lm.policy_fn(params, *inputs(), last=4)
+    assert logprobs.dtype == entropy.dtype == jnp.float32
+    low = networks.language_model(dataclasses.replace(TINY, param_dtype="bfloat16"))
+    assert {x.dtype for x in jax.tree.leaves(low.init(jax.random.key(0)))} == {jnp.dtype("bfloat16")}
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+    at = lambda x, p: rotate(x, jnp.array([[p]]), 100.0)
+    score = lambda a, b: float(jnp.vdot(at(q, a), at(k, b)))
+    np.testing.assert_allclose(score(3, 1), score(13, 11), rtol=1e-4)
+    assert abs(score(3, 1) - score(3, 2)) > 1e-3
+
+
+def test_policy_and_values_are_read_where_the_last_tokens_are_predicted():
+    lm, params = LM, PARAMS
+    tokens, mask = inputs()
+    logits = logits_of(TINY, params, tokens, mask) / 0.7
+    want = jnp.take_along_axis(jax.nn.log_softmax(logits[:, 4:8]), tokens[:, 5:, None], 2)[..., 0]
+    for value in ("separate", "shared"):
+        ac = networks.actor_critic(lm, value=value)
+        both = ac.init(params)
+        both["value"]["head"] += 1.0
+        both["value"]["bias"] += 0.5
+        logprobs, _, values = ac.fn(both, tokens, mask, last=4, temperature=0.7)
+        np.testing.assert_allclose(logprobs, want, atol=1e-5)
+        hidden = lm.hidden_fn(params, tokens, mask)[:, 4:8]
+        np.testing.assert_allclose(values, hidden.sum(-1) + 0.5, rtol=1e-4, atol=1e-4)
+
+
+def test_a_critic_starts_at_zero_or_from_the_reward_model_with_its_head():
+    lm, params = LM, PARAMS
+    tokens, mask = inputs()
+    ac = networks.actor_critic(lm)
+    *_, values = ac.fn(ac.init(params), tokens, mask, last=4)
+    np.testing.assert_array_equal(values, np.zeros((4, 4)))
+    rm = networks.reward_model(lm)
+    reward_params = rm.init(jax.random.key(3), params) | {"bias": jnp.float32(0.25)}
+    *_, values = ac.fn(ac.init(params, reward_params), tokens, mask, last=4)
+    scores = rm.fn(reward_params, tokens[:, :-1], mask[:, :-1])
+    np.testing.assert_allclose(values[:, -1], scores, rtol=1e-5)  # it reads where the reward would
+    with pytest.raises(ValueError, match="shared"):
+        networks.actor_critic(lm, value="shared").init(params, reward_params)
+
+
+def test_the_reward_is_read_at_the_last_real_token_wherever_padding_is():
+    lm = networks.language_model(TINY)
+    rm = networks.reward_model(lm)
+    params = rm.init(jax.random.key(3), lm.init(jax.random.key(0)))
+    tokens, mask = inputs()
+    want = rm.fn(params, tokens, mask)
+    more = lambda x, value: jnp.pad(x, ((0, 0), (2, 5)), constant_values=value)
+    np.testing.assert_allclose(rm.fn(params, more(tokens, 7), more(mask, False)), want, atol=1e-5)
+    head = jax.random.normal(jax.random.key(3), (4096,)) * 4097**-0.5
+    wide = networks.reward_model(lm._replace(d_model=4096)).init(jax.random.key(3), {})["head"]
+    np.testing.assert_array_equal(wide, head)
+
+
+def test_a_model_of_logits_alone_serves_the_same_protocol():
+    lm, params = LM, PARAMS
+    plain = networks.from_logits(lambda p, t, m: logits_of(TINY, p, t, m))
+    tokens, mask = inputs()
+    for a, b in zip(
+        plain.policy_fn(params, tokens, mask, last=4, temperature=0.9),
+        lm.policy_fn(params, tokens, mask, last=4, temperature=0.9),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    prefill = lambda m: jax.jit(partial(m.prefill_fn, params, room=3))(tokens[:, :6], mask[:, :6])
+    fast, slow = prefill(lm), prefill(plain)
+    decode_fast, decode_slow = jax.jit(lm.decode_fn), jax.jit(plain.decode_fn)
+    for t in range(6, 9):
+        np.testing.assert_allclose(fast[0], slow[0], atol=1e-5)
+        fast = decode_fast(params, fast[1], tokens[:, t])
+        slow = decode_slow(params, slow[1], tokens[:, t])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(heads=4, kv_heads=3), "kv_heads = 3"),
+        (dict(d_model=18, heads=4), "heads = 4 does not divide model.d_model = 18"),
+        (dict(positions="rotary", head_dim=5), "head_dim = 5 is odd"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_by_name(settings, words):
+    with pytest.raises(ValueError, match=words):
+        ModelConfig(**settings)
+
+
+def test_a_sequence_beyond_the_context_is_refused():
+    lm = networks.language_model(dataclasses.replace(TINY, context=8))
+    params = lm.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"9 tokens.*model.context = 8"):
+        lm.hidden_fn(params, *inputs())
+    with pytest.raises(ValueError, match=r"11 tokens.*model.context = 8"):
+        lm.prefill_fn(params, *(x[:, :5] for x in inputs()), 6)

@@ -1,0 +1,171 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from rlhf_jax import sampling
+from rlhf_jax.batches import Prompts
+from rlhf_jax.models import networks
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.transformer import Transformer
+from rlhf_jax.sampling import SampleConfig
+
+MODEL = ModelConfig(vocab_size=11, context=32, layers=2, d_model=16, heads=2)
+LM = networks.language_model(MODEL)
+PARAMS = jax.tree.map(lambda x: 3 * x, jax.jit(LM.init)(jax.random.key(0)))
+CFG = SampleConfig(length=7, stop=(1,), pad=0)
+KEY = jax.random.key(5)
+
+
+def prompts(rows=8, width=5, draws=1):
+    tokens = jax.random.randint(jax.random.key(1), (rows, width), 2, 11)
+    mask = jnp.arange(width)[None] >= jnp.arange(rows)[:, None] % 4
+    repeat = lambda x: jnp.repeat(x, draws, axis=0)
+    return Prompts(
+        tokens=repeat(jnp.where(mask, tokens, 0)),
+        attention_mask=repeat(mask),
+        index=repeat(jnp.arange(rows)),
+        draw=jnp.tile(jnp.arange(draws), rows),
+    )
+
+
+def sample(cfg=CFG, batch=None, key=KEY, lm=LM):
+    return jax.jit(sampling.make_sample(lm, cfg))(PARAMS, batch or prompts(), key)
+
+
+def responses(samples):
+    T = samples.mask.shape[1]
+    return [list(t[m]) for t, m in zip(np.asarray(samples.tokens[:, -T:]), np.asarray(samples.mask))]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probabilities_are_the_learners_at_the_temperature_sampled_with(temperature):
+    got = sample(dataclasses.replace(CFG, temperature=temperature))
+    want, _ = LM.policy_fn(PARAMS, got.tokens, got.attention_mask, last=7, temperature=temperature)
+    np.testing.assert_allclose(got.logprobs, jnp.where(got.mask, want, 0), atol=1e-5)
+    other, _ = LM.policy_fn(PARAMS, got.tokens, got.attention_mask, last=7, temperature=0.8)
+    assert np.abs(np.where(got.mask, other - want, 0)).max() > 1e-2
+
+
+def test_responses_end_with_their_first_stop_token_and_pad_follows():
+    cfg = dataclasses.replace(CFG, stop=(1, 4))
+    got = sample(cfg, prompts(rows=64))
+    tokens, mask = np.asarray(got.tokens[:, -7:]), np.asarray(got.mask)
+    lengths = set()
+    for row, real in zip(tokens, mask, strict=True):
+        ends = np.flatnonzero(np.isin(row, (1, 4)) & real)
+        n = int(ends[0]) + 1 if len(ends) else 7
+        np.testing.assert_array_equal(real, np.arange(7) < n)
+        assert (row[n:] == 0).all()
+        lengths.add(n)
+    assert len(lengths) > 3
+    np.testing.assert_array_equal(np.asarray(got.attention_mask[:, -7:]), mask)
+    assert (np.asarray(got.logprobs)[~mask] == 0).all()
+
+
+def test_a_sample_does_not_depend_on_neighbours_batch_size_or_padding():
+    batch = prompts()
+    whole = responses(sample(batch=batch))
+    few = jax.tree.map(lambda x: x[jnp.array([6, 3])], batch)
+    assert responses(sample(batch=few)) == [whole[6], whole[3]]
+    wider = batch._replace(
+        tokens=jnp.pad(batch.tokens, ((0, 0), (3, 0))),
+        attention_mask=jnp.pad(batch.attention_mask, ((0, 0), (3, 0))),
+    )
+    assert responses(sample(batch=wider)) == whole
+    longer = responses(sample(dataclasses.replace(CFG, length=10)))
+    assert [r[:7] for r in longer] == whole
+
+
+def test_two_draws_of_one_prompt_differ_and_one_draw_repeats():
+    got = responses(sample(batch=prompts(rows=4, draws=2)))
+    assert all(a != b for a, b in zip(got[::2], got[1::2]))
+    assert got[::2] == responses(sample(batch=prompts(rows=4)))
+    assert got != responses(sample(batch=prompts(rows=4, draws=2), key=jax.random.key(6)))
+
+
+def test_equal_keys_give_equal_bits():
+    jax.tree.map(np.testing.assert_array_equal, sample(), sample())
+
+
+def test_an_uncached_model_samples_the_same_tokens():
+    plain = networks.from_logits(lambda p, t, m: Transformer(MODEL).apply({"params": p}, t, m))
+    a, b = sample(lm=plain), sample()
+    assert responses(a) == responses(b)
+    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [CFG, dataclasses.replace(CFG, temperature=0.5), dataclasses.replace(CFG, top_k=3),
+     dataclasses.replace(CFG, top_p=0.6), dataclasses.replace(CFG, min_length=1)],
+    ids=["plain", "temperature", "top_k", "top_p", "min_length"],
+)  # fmt: skip
+def test_frequencies_of_the_first_token_are_those_it_claims(cfg):
+    draws = 4000
+    one = jax.tree.map(lambda x: jnp.repeat(x[:1], draws, axis=0), prompts())
+    got = sample(dataclasses.replace(cfg, length=1), one._replace(draw=jnp.arange(draws)))
+    logits = np.asarray(LM.prefill_fn(PARAMS, one.tokens[:1], one.attention_mask[:1], 1)[0][0], float)
+    p = np.exp(logits / cfg.temperature)
+    if cfg.min_length:
+        p[1] = 0
+    if cfg.top_k:
+        p[np.argsort(p)[: -cfg.top_k]] = 0
+    if cfg.top_p < 1:
+        order = np.argsort(-p)
+        before = np.cumsum(p[order] / p.sum()) - p[order] / p.sum()
+        p[order[before >= cfg.top_p]] = 0
+    p /= p.sum()
+    token = np.asarray(got.tokens[:, -1])
+    np.testing.assert_allclose(got.logprobs[:, 0], np.log(p[token]), atol=1e-4)
+    counts = np.bincount(token, minlength=11)
+    assert (counts[p == 0] == 0).all()
+    assert chisquare(counts[p > 0], draws * p[p > 0]).pvalue > 1e-3
+
+
+def test_temperature_zero_takes_the_likeliest():
+    got = sample(dataclasses.replace(CFG, temperature=0.0))
+    apply = jax.jit(lambda *args: Transformer(MODEL).apply({"params": PARAMS}, *args))
+    want = jnp.argmax(apply(got.tokens, got.attention_mask)[:, 4:-1], axis=-1)
+    np.testing.assert_array_equal(np.where(got.mask, got.tokens[:, -7:], 0), np.where(got.mask, want, 0))
+
+
+def test_a_stop_token_before_stop_after_does_not_end_the_response():
+    got = sample(dataclasses.replace(CFG, stop=(1, 4), stop_after=3), prompts(rows=64))
+    tokens, mask = np.asarray(got.tokens[:, -7:]), np.asarray(got.mask)
+    assert mask[:, :4].all() and np.isin(tokens[:, :3], (1, 4)).any()
+    early = [n for n in mask.sum(1) if n < 7]
+    assert early and min(early) >= 4
+
+
+def test_the_loop_stops_when_every_row_has_ended():
+    said = []
+
+    def decode_fn(params, cache, tokens):
+        jax.debug.callback(lambda: said.append(1))
+        return LM.decode_fn(params, cache, tokens)
+
+    shouting = LM._replace(decode_fn=decode_fn)
+    got = sample(dataclasses.replace(CFG, length=20, stop=tuple(range(2, 11))), lm=shouting)
+    jax.effects_barrier()
+    assert len(said) == int(got.mask.sum(1).max()) < 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [(dict(top_k=5), "top_k = 5"), (dict(top_p=0.9), "top_p = 0.9"), (dict(min_length=2), "min_length"),
+     (dict(temperature=0.0), "temperature = 0")],
+)  # fmt: skip
+def test_sampling_that_is_not_the_policys_is_refused_for_training(settings, words):
+    with pytest.raises(ValueError, match=words):
+        sampling.check_on_policy(dataclasses.replace(CFG, **settings))
+    sampling.check_on_policy(CFG)
+
+
+def test_settings_out_of_range_are_refused_by_name():
+    for settings, words in [(dict(length=0), "length = 0"), (dict(top_p=0.0), "top_p = 0.0")]:
+        with pytest.raises(ValueError, match=words):
+            SampleConfig(**settings)
