@@ -1,0 +1,205 @@
+"""The stages that experiments share: supervised fine-tuning and reward modelling, each a short host loop.
+
+Each ends in its run directory; a stage that stands there is read and not trained again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from rlhf_jax import optimizer, reward_model, run, sampling, sft, train_step
+from rlhf_jax.batches import Comparisons, Samples, Sequences
+from rlhf_jax.data import tokenizer
+from rlhf_jax.data.batching import batch_at, padded_batches
+from rlhf_jax.data.prompts import encode_prompts
+from rlhf_jax.models import networks
+from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.parallel import DATA, Devices
+from rlhf_jax.sampling import SampleConfig
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Supervised fine-tuning."""
+
+    steps: int = 600
+    """Most gradient steps; the learning rate reaches zero there."""
+    batch_size: int = 64
+    """Texts a step."""
+    eval_every: int = 60
+    """Steps between held-out losses (and checkpoints)."""
+    patience: int = 3
+    """Held-out losses without a new lowest one before it stops; the lowest one's parameters are kept."""
+    microbatches: int = 1
+    """Parts that a batch is cut into, on each device, to save memory."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3, warmup=20))
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Reward modelling."""
+
+    epochs: float = 1.0
+    """Passes over the comparisons (1: Stiennon et al., 2020; more overfit)."""
+    batch_size: int = 64
+    """Pairs a step."""
+    save_every: int = 50
+    """Steps between checkpoints."""
+    microbatches: int = 1
+    """Parts that a batch is cut into, on each device, to save memory."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, warmup=10))
+
+
+def train_sft(folder, cfg: SFTConfig, devices: Devices, lm, train, held_out, seed, *, wandb=False):
+    """The language model's parameters with the lowest held-out loss."""
+    tx = optimizer.make(cfg.optimizer, cfg.steps)
+    step = devices.compile(
+        sft.make_train_step(
+            lm.policy_fn, tx, microbatches=cfg.microbatches, axis_name=devices.axis_name
+        ),
+        (P(), P(), P(DATA), P()),
+        (P(), P()),
+    )
+    nats = jax.jit(sft.make_held_out_loss(lm.policy_fn))
+    root = jax.random.key(seed)
+    params = jax.jit(lm.init)(root)
+    carry = {
+        "state": devices.put(train_step.init_state(params, tx)),
+        "best": devices.put(params),
+        "lowest": np.float32(np.inf),
+        "since": np.int32(0),
+    }
+
+    def held_out_loss(params):
+        params = jax.device_get(params)
+        batches = padded_batches(held_out, min(256, len(held_out.tokens)))
+        sums = [nats(params, batch, real) for batch, real in batches]
+        total, tokens = np.sum(jax.device_get(sums), axis=0)
+        return np.float32(total / tokens)
+
+    def body(carry, i):
+        batch = devices.put_batch(batch_at(train, cfg.batch_size, seed, i))
+        state, metrics = step(carry["state"], {}, batch, jax.random.fold_in(root, i))
+        carry = carry | {"state": state}
+        if (i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps:
+            loss = held_out_loss(state.params)
+            metrics = metrics | {"sft/held_out_loss": loss}
+            lower = loss < carry["lowest"]
+            carry["since"] = np.int32(0 if lower else carry["since"] + 1)
+            if lower:
+                carry |= {"best": state.params, "lowest": loss}
+        return carry, metrics
+
+    carry = run.iterate(
+        folder, "sft", carry, body,
+        iterations=cfg.steps,
+        save_every=cfg.eval_every,
+        until=lambda carry: carry["since"] >= cfg.patience,
+        log_every=10,
+        unit="steps",
+        wandb=wandb,
+    )  # fmt: skip
+    return carry["best"], float(carry["lowest"])
+
+
+def train_reward(
+    folder, stage, cfg: RewardConfig, devices: Devices, lm, trunk,
+    train: Comparisons, demonstrations: Sequences, seed, *, wandb=False,
+):  # fmt: skip
+    """A reward model's parameters, started from `trunk`, its mean score of demonstrations set to zero."""
+    rm = networks.reward_model(lm)
+    pairs = len(train.chosen.tokens)
+    steps = max(1, round(cfg.epochs * pairs / cfg.batch_size))
+    tx = optimizer.make(cfg.optimizer, steps)
+    step = devices.compile(
+        reward_model.make_train_step(
+            rm.fn, tx, microbatches=cfg.microbatches, axis_name=devices.axis_name
+        ),
+        (P(), P(), P(DATA), P()),
+        (P(), P()),
+    )
+    root = jax.random.key(seed)
+    params = rm.init(jax.random.fold_in(root, 0), jax.device_get(trunk))
+
+    def body(state, i):
+        batch = devices.put_batch(batch_at(train, cfg.batch_size, seed, i))
+        return step(state, {}, batch, jax.random.fold_in(root, i))
+
+    state = run.iterate(
+        folder, stage, devices.put(train_step.init_state(params, tx)), body,
+        iterations=steps,
+        save_every=cfg.save_every,
+        log_every=5,
+        unit="steps",
+        wandb=wandb,
+    )  # fmt: skip
+    scores = score(rm.fn, state.params, demonstrations)
+    return reward_model.centre(state.params, jnp.float32(scores.mean()))
+
+
+def read_tokenizer(folder, name, corpus, vocab_size):
+    """The tokenizer called `name`, or one that is trained on the corpus and kept in the run directory."""
+    place = folder / "tokenizer"
+    if name or (place / "tokenizer.json").exists():
+        return tokenizer.load(name or place)
+    texts = [text for pair in corpus for text in (pair[0], tokenizer.at_seam(*pair))]
+    return tokenizer.train(texts, vocab_size, place)
+
+
+class Answers(NamedTuple):
+    """What a policy said, as texts and as arrays on the host."""
+
+    texts: list[str]
+    samples: Samples
+
+
+class Responder(NamedTuple):
+    """How one model answers, whatever its parameters."""
+
+    sample: Callable  # (params, Prompts on the devices, key) -> Samples on the devices
+    texts: Callable  # (Samples on the host) -> [response]
+    respond: Callable  # (params, [prompt], key) -> Answers
+
+
+def responder(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, batch_size):
+    """How `lm` answers texts; row n draws with its own index n, so equal prompts get other answers."""
+    sample = devices.compile(sampling.make_sample(lm, cfg), (P(), P(DATA), P()), P(DATA))
+
+    def texts(samples):
+        said = zip(samples.tokens[:, -cfg.length :], samples.mask, strict=True)
+        ids = [[t for t in row[mask] if t not in cfg.stop] for row, mask in said]
+        return [text.strip() for text in words.batch_decode(ids)]
+
+    def respond(params, prompts, key):
+        params = devices.put(params)
+        encoded = encode_prompts(words, prompts, prompt_length)
+        parts = []
+        for batch, real in padded_batches(encoded, batch_size):
+            samples = devices.fetch(sample(params, devices.put_batch(batch), key))
+            parts.append(jax.tree.map(lambda x, real=real: x[real], samples))
+        samples = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        return Answers(texts(samples), samples)
+
+    return Responder(sample, texts, respond)
+
+
+def score(reward_fn, params, sequences: Sequences, batch_size: int = 256) -> np.ndarray:
+    """The reward of every row [N], on the first device."""
+    fn, params = jax.jit(reward_fn), jax.device_get(params)
+    scores = [
+        np.asarray(fn(params, batch.tokens, batch.attention_mask))[real]
+        for batch, real in padded_batches(sequences, min(batch_size, len(sequences.tokens)))
+    ]
+    return np.concatenate(scores)
+
+
+def margins(reward_fn, params, comparisons: Comparisons) -> np.ndarray:
+    """score(chosen) - score(rejected) of every pair [N]."""
+    return score(reward_fn, params, comparisons.chosen) - score(
+        reward_fn, params, comparisons.rejected
+    )

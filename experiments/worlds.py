@@ -1,0 +1,134 @@
+"""What the stages learn from and are judged on, as texts: the generated world, or JSONL files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax import run
+from rlhf_jax.data.batching import rows_at
+from rlhf_jax.data.comparisons import ComparisonFields, read_comparisons
+from rlhf_jax.data.sources import field, read_jsonl
+from rlhf_jax.data.splits import split
+from rlhf_jax.tasks import annotators, reviews
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learned from. With no files, the generated world."""
+
+    corpus: str = ""
+    """JSONL files with a field "text": what the language model learns (commas and globs allowed)."""
+    comparisons: str = ""
+    """JSONL files of preferences: what the reward model and its held-out judge learn."""
+    prompts: str = ""
+    """JSONL files with a field "prompt", or "text" whose first words are the prompt."""
+    fields: ComparisonFields = ComparisonFields()
+    prompt_words: int = 4
+    """Words of a "text" that make a prompt."""
+    prompt_length: int = 10
+    """Columns of a prompt, in tokens (P); longer ones keep their end."""
+    held_out: float = 0.1
+    """Share of texts, of prompts, and of comparisons by prompt, that nothing is trained on."""
+    vocab_size: int = 600
+    """Most tokens of a tokenizer that is trained here."""
+    reviews: int = 20_000
+    """Generated world: reviews in the corpus."""
+    pairs: int = 8_000
+    """Generated world: comparisons of the SFT model's responses; half teach the held-out judge."""
+
+
+class World(NamedTuple):
+    """Prompts and responses to imitate, prompts to answer, and how answers are judged."""
+
+    corpus: list[tuple[str, str]]
+    corpus_held_out: list[tuple[str, str]]
+    prompts: list[str]
+    prompts_held_out: list[str]
+    comparisons: Callable  # (run directory, respond: prompts -> responses) -> [Comparison]
+    known: Callable  # ([Comparison]) -> facts about the world that results stand beside
+    gold: Callable | None  # (prompts, responses) -> float32 [N]; None where nobody knows it
+
+
+def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) -> World:
+    """The grammar of `tasks.reviews` and its annotators, who judge what `respond` says.
+
+    Held-out prompts appear in no stage.
+    """
+    train, held_out = reviews.split_prompts(cfg.held_out, seed)
+    corpus_held_out = reviews.generate(seed + 1, 2000, held_out)
+
+    def judged(prompts, a, b):
+        words = [np.array([len(x.split()) for x in side], float) for side in (a, b)]
+        return annotators.Pairs(reviews.golds(prompts, a), reviews.golds(prompts, b), *words)
+
+    def compare(respond):
+        asked = [train[row] for row in rows_at(len(train), cfg.pairs, seed, 0)]
+        both = respond([prompt for prompt in asked for _ in range(2)])
+        a, b = both[::2], both[1::2]
+        preferred = annotators.annotate(judged(asked, a, b), people, seed)
+        return [
+            {"prompt": prompt, "responses": [x, y], "preference": best, "annotator": "simulated"}
+            for prompt, x, y, best in zip(asked, a, b, preferred.tolist(), strict=True)
+        ]
+
+    def comparisons(folder, respond):
+        run.cached(folder, "comparisons.jsonl", lambda: compare(respond))
+        return read_comparisons(str(folder / "comparisons.jsonl"))[0]
+
+    def known(comparisons):
+        asked, chosen, rejected = list(zip(*comparisons, strict=True))[:3]
+        p = annotators.preference_probability(*judged(asked, chosen, rejected), people)
+        nats = -np.mean([reviews.log_prob(*review) for review in corpus_held_out])
+        return {
+            "reward accuracy ceiling (annotator noise)": annotators.accuracy_ceiling(p),
+            "entropy of the grammar, nats a response": float(nats),
+        }
+
+    return World(
+        corpus=[tuple(review) for review in reviews.generate(seed, cfg.reviews, train)],
+        corpus_held_out=[tuple(review) for review in corpus_held_out],
+        prompts=train,
+        prompts_held_out=held_out,
+        comparisons=comparisons,
+        known=known,
+        gold=reviews.golds,
+    )
+
+
+def from_files(cfg: DataConfig, seed: int) -> World:
+    """The texts of JSONL files, split by hash. Every file is read, and refused, before any training."""
+    missing = [n for n in ("corpus", "comparisons", "prompts") if not getattr(cfg, n)]
+    if missing:
+        raise ValueError(
+            f"data.{missing[0]} is empty while other files are given: name its JSONL files, "
+            "or give none for the generated world"
+        )
+    compared, _ = read_comparisons(cfg.comparisons, cfg.fields, seed)
+    texts = [row["text"] for row in read_jsonl(cfg.corpus, ("text",))]
+    prompts = []
+    for row in read_jsonl(cfg.prompts):
+        if "prompt" in row or "text" not in row:
+            prompts.append(field(row, "prompt", str))
+        else:
+            prompts.append(" ".join(field(row, "text", str).split()[: cfg.prompt_words]))
+    itself = lambda text: text
+    corpus, corpus_held_out = split(dict.fromkeys(texts), itself, cfg.held_out, seed)
+    prompts, prompts_held_out = split(dict.fromkeys(prompts), itself, cfg.held_out, seed)
+    return World(
+        corpus=[("", text) for text in corpus],
+        corpus_held_out=[("", text) for text in corpus_held_out],
+        prompts=prompts,
+        prompts_held_out=prompts_held_out,
+        comparisons=lambda folder, respond: compared,
+        known=lambda comparisons: {},
+        gold=None,
+    )
+
+
+def read(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) -> World:
+    """The world of the files in `cfg`, or the generated one where it names none."""
+    if cfg.corpus or cfg.comparisons or cfg.prompts:
+        return from_files(cfg, seed)
+    return generated(cfg, people, seed)

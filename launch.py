@@ -1,0 +1,82 @@
+"""Starts every run: python launch.py EXPERIMENT [--setting value ...]
+
+Without arguments it lists the experiments; `python launch.py EXPERIMENT --help` explains the settings.
+The same command on an unfinished run goes on where it was.
+"""
+
+import ast
+import difflib
+import importlib
+import os
+import pathlib
+import sys
+
+import tyro
+
+EXPERIMENTS = pathlib.Path(__file__).resolve().parent / "experiments"
+
+
+def experiments(folder: pathlib.Path) -> dict[str, str]:
+    """Names to first lines of docstrings, of the modules in `folder` that set `config`.
+
+    They are read and not imported: listing them is quick, and works where one of them would not.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        tree = ast.parse(path.read_text())
+        assigned = [node.targets for node in tree.body if isinstance(node, ast.Assign)]
+        assigned += [[node.target] for node in tree.body if isinstance(node, ast.AnnAssign)]
+        names = {
+            target.id for targets in assigned for target in targets if isinstance(target, ast.Name)
+        }
+        if "config" in names:
+            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
+
+
+def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
+    """Runs `args`, an experiment and its settings, and returns the exit code.
+
+    0: done; 1: the input is not as it has to be; 2: no such experiment or setting; 75: preempted
+    and saved; 130: interrupted.
+    """
+    known = experiments(folder)
+    if not args or args[0] in ("-h", "--help"):
+        width = max(map(len, known), default=0)
+        print("python launch.py EXPERIMENT [--setting value ...]\n")
+        for name, line in known.items():
+            print(f"  {name:{width}}  {line}")
+        print("\npython launch.py EXPERIMENT --help explains its settings.")
+        return 0
+    name, *settings = args
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+        print(f"error: there is no experiment {name!r}: {hint}", file=sys.stderr)
+        return 2
+
+    # JAX reads these as it is imported, which the experiment does. What was compiled once is then
+    # read by the next run; never share this folder, for JAX trusts what it finds there.
+    cache = pathlib.Path.home() / ".cache" / "rlhf_jax" / "jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    try:
+        exp = importlib.import_module(f"{folder.name}.{name}")
+        prog = f"launch.py {name}"
+        cfg = tyro.cli(
+            type(exp.config), default=exp.config, args=settings, prog=prog, description=exp.__doc__
+        )
+        exp.main(cfg)
+    except ValueError as error:
+        if os.environ.get("RLHF_JAX_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

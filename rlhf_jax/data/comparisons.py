@@ -1,0 +1,235 @@
+"""Comparisons of responses by people, read from JSONL of several shapes, split, and made arrays.
+
+    {"prompt": ..., "responses": [...], "preference": 0}    our own; "tie" where neither is better
+    {"chosen": ..., "rejected": ...}                        with "prompt", or whole dialogues (HH)
+    {"text": ..., "label": 1}                               positive texts over negative ones
+
+`ComparisonFields` names the fields of any other. A preference among K responses is the number of the best
+one (then K - 1 comparisons, it over each of the others), or a list with a preference for each of the
+K (K - 1) / 2 pairs, in the order 1v2, 1v3, ..., 2v3, ... . Several preference fields are votes.
+"""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_jax.batches import Comparisons
+from rlhf_jax.data.demonstrations import encode_demonstrations
+from rlhf_jax.data.sources import Row, field, read_jsonl
+
+_ANSWER, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
+_TIE = "tie"
+
+
+class Comparison(NamedTuple):
+    """Two responses to one prompt; pairs with equal `group` stay on one side of a split."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    group: str
+
+
+@dataclass(frozen=True)
+class ComparisonFields:
+    """Which fields of a row hold what; the first three may name several, with commas between them."""
+
+    prompt: str = "prompt"
+    """fields of the prompt, joined by newlines (empty ones are left out)"""
+    responses: str = "responses"
+    """one field that holds a list of responses, or a field for each response"""
+    preference: str = "preference"
+    """the preference; of several fields the majority counts, and without one it is a tie"""
+    first: int = 0
+    """the number that names the first response; the number below it means a tie"""
+
+
+def read_comparisons(
+    patterns: str | Sequence[str], fields: ComparisonFields | None = None, seed: int = 0
+) -> tuple[list[Comparison], int]:
+    """The comparisons of JSONL files (paths as `sources.read_jsonl`), and how many ties were dropped.
+
+    Each row has its own shape, as above. `group` is the prompt; the first human turn where two dialogues
+    are compared; and the texts themselves where there is no prompt. Of two dialogues, the prompt is what
+    they share up to the last "\\n\\nAssistant:". Labelled texts are matched at random by `seed`, each used
+    once and repeated ones dropped, until one label runs out.
+    Raises ValueError, in one sentence that names path and line, for a row of no known shape.
+    """
+    fields = fields or ComparisonFields()
+    comparisons, labelled, ties = [], {0: [], 1: []}, 0
+    for row in read_jsonl(patterns):
+        shape = _shape(row, fields)
+        if shape == "labelled":
+            label = field(row, "label", int)
+            if label not in labelled:
+                raise ValueError(f"{row.where}: field 'label' must be 0 or 1, and is {label}")
+            labelled[label].append(field(row, "text", str))
+        elif shape == "chosen":
+            comparisons.append(_chosen(row, fields))
+        else:
+            found, dropped = _mapped(row, fields)
+            comparisons += found
+            ties += dropped
+    return comparisons + _matched(labelled[1], labelled[0], seed), ties
+
+
+def encode_comparisons(
+    tokenizer: PreTrainedTokenizerBase,
+    comparisons: Sequence[Comparison],
+    prompt_length: int,
+    length: int,
+) -> Comparisons:
+    """Both sides as `encode_demonstrations` makes them: EOS appended, none where a response was cut.
+
+    Pairs that differ only beyond `length` become identical: count them with `identical`.
+    """
+    prompts = [c.prompt for c in comparisons]
+    chosen, rejected = [c.chosen for c in comparisons], [c.rejected for c in comparisons]
+    return Comparisons(
+        chosen=encode_demonstrations(tokenizer, prompts, chosen, prompt_length, length),
+        rejected=encode_demonstrations(tokenizer, prompts, rejected, prompt_length, length),
+    )
+
+
+def identical(comparisons: Comparisons) -> Bool[np.ndarray, " N"]:
+    """Which pairs have equal tokens on both sides: nothing can be learnt from them, or measured."""
+    a, b = comparisons
+    same_mask = np.all(a.attention_mask == b.attention_mask, axis=1)
+    return same_mask & np.all((a.tokens == b.tokens) | ~a.attention_mask, axis=1)
+
+
+def _names(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _shape(row: Row, fields: ComparisonFields) -> str:
+    """Which reader a row needs; a map that names its own responses or preference is taken at its word."""
+    default = ComparisonFields()
+    named = (fields.responses, fields.preference) != (default.responses, default.preference)
+    if named or {*_names(fields.responses), *_names(fields.preference)} <= row.keys():
+        return "mapped"
+    if {"chosen", "rejected"} <= row.keys():
+        return "chosen"
+    if {"text", "label"} <= row.keys():
+        return "labelled"
+    found = ", ".join(repr(key) for key in row) or "none"
+    raise ValueError(
+        f"{row.where}: a comparison needs the fields 'responses' and 'preference', or 'chosen' and "
+        f"'rejected', or 'text' and 'label', and the fields found are {found}: "
+        "name yours with data.fields"
+    )
+
+
+def _matched(positive: list[str], negative: list[str], seed: int) -> list[Comparison]:
+    """Positive texts over negative ones, in random pairs."""
+    rng = np.random.default_rng(seed)
+    positive, negative = list(dict.fromkeys(positive)), list(dict.fromkeys(negative))
+    rows = zip(rng.permutation(len(positive)), rng.permutation(len(negative)), strict=False)
+    pairs = [(positive[i], negative[j]) for i, j in rows]
+    return [Comparison("", good, bad, group=f"{good}\n{bad}") for good, bad in pairs]
+
+
+def _chosen(row: Row, fields: ComparisonFields) -> Comparison:
+    chosen, rejected = field(row, "chosen", str), field(row, "rejected", str)
+    if any(name in row for name in _names(fields.prompt)):
+        prompt = _prompt(row, fields)
+        return Comparison(prompt, chosen, rejected, group=prompt)
+    if _ANSWER not in chosen or _ANSWER not in rejected:
+        return Comparison("", chosen, rejected, group=f"{chosen}\n{rejected}")
+    same = itertools.takewhile(lambda ab: ab[0] == ab[1], zip(chosen, rejected, strict=False))
+    last = chosen[: len(list(same))].rfind(_ANSWER)
+    end = last + len(_ANSWER) if last >= 0 else 0
+    first_turn = chosen.split(_ANSWER)[0].removeprefix(_HUMAN).strip()
+    return Comparison(chosen[:end], chosen[end:], rejected[end:], group=first_turn)
+
+
+def _mapped(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
+    """The comparisons that one row's preferences make, and its ties."""
+    prompt, responses = _prompt(row, fields), _responses(row, fields)
+    group = prompt or "\n".join(responses)
+    names, k, first = _names(fields.preference), len(responses), fields.first
+    pairs = list(itertools.combinations(range(k), 2))
+    if not names:
+        raise ValueError(
+            "data.fields.preference is empty: name the field that holds the preference"
+        )
+    votes = [_value(row, name) for name in names]
+    if all(isinstance(vote, list) for vote in votes):
+        for name, vote in zip(names, votes, strict=True):
+            if len(vote) != len(pairs):
+                raise ValueError(
+                    f"{row.where}: field {name!r} must hold {len(pairs)} preferences, one for each pair "
+                    f"of {k} responses, and holds {len(vote)}"
+                )
+        won: list[tuple[int, int] | None] = []  # (better, worse), None for a tie
+        for at, pair in enumerate(pairs):
+            best = _majority(
+                [_choice(row, n, v[at], first, 2) for n, v in zip(names, votes, strict=True)]
+            )
+            won.append(None if best is None else (pair[best], pair[1 - best]))
+    else:
+        best = _majority([_choice(row, n, v, first, k) for n, v in zip(names, votes, strict=True)])
+        won = [None] if best is None else [(best, other) for other in range(k) if other != best]
+    comparisons = [
+        Comparison(prompt, responses[pair[0]], responses[pair[1]], group) for pair in won if pair
+    ]
+    return comparisons, won.count(None)
+
+
+def _prompt(row: Row, fields: ComparisonFields) -> str:
+    parts = [field(row, name, str) for name in _names(fields.prompt)]
+    return "\n".join(part for part in parts if part)
+
+
+def _responses(row: Row, fields: ComparisonFields) -> list[str]:
+    """The texts that are compared."""
+    # an answer may have been stored as a number or as true (PandaLM has six): it is read as that word
+    names = _names(fields.responses)
+    if len(names) == 1:
+        values = field(row, names[0], list)
+    else:
+        values = [row[name] if name in row else field(row, name, str) for name in names]
+    responses = [json.dumps(v) if isinstance(v, bool | int | float) else v for v in values]
+    if len(responses) < 2 or not all(isinstance(response, str) for response in responses):
+        raise ValueError(
+            f"{row.where}: {fields.responses!r} must give two or more responses, all of them texts"
+        )
+    return responses
+
+
+def _value(row: Row, name: str) -> Any:
+    """A preference as it stands in the row: a whole number, "tie", or a list of those."""
+    value = row.get(name)
+    for kind in (list, str):
+        if isinstance(value, kind):
+            return value
+    return field(row, name, int)
+
+
+def _choice(row: Row, name: str, value: Any, first: int, k: int) -> int | None:
+    """The place of the preferred one among `k`, None for a tie."""
+    if value == _TIE:
+        return None
+    number = value - first if isinstance(value, int) and not isinstance(value, bool) else None
+    if number == -1 and first > 0:
+        return None
+    if number is None or not 0 <= number < k:
+        ties = f"{_TIE!r}" + (f" or {first - 1}" if first > 0 else "")
+        raise ValueError(
+            f"{row.where}: field {name!r} must be a number from {first} to {first + k - 1}, or {ties} "
+            f"for a tie, and is {value!r}"
+        )
+    return number
+
+
+def _majority(votes: list[int | None]) -> int | None:
+    """What most votes say (ties are votes too); a tie where no answer has more than every other."""
+    (best, count), *others = Counter(votes).most_common()
+    return None if others and others[0][1] == count else best

@@ -1,0 +1,123 @@
+"""Metrics on disk: metrics.jsonl and TensorBoard always, Weights & Biases when asked for.
+
+A row is `{"stage": "ppo", "iteration": 12, "time": <unix seconds>, "ppo/loss": 0.5, ...}`. What is not
+finite is written as null, which every JSON reader takes, and reads as NaN.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+FILE = "metrics.jsonl"
+OURS = ("stage", "iteration", "time")  # the columns of a row that are no metrics
+
+
+@contextlib.contextmanager
+def open_writer(
+    run: pathlib.Path, stage: str, *, start: int = 0, wandb: bool = False
+) -> Iterator[Callable]:
+    """Yields `write(iteration, {name: scalar})`, once all that `stage` wrote from `start` on is cut.
+
+    A row is flushed before `write` returns. Process 0 alone writes. Raises ValueError for a metric
+    that is no single number, or if `wandb` is not installed.
+    """
+    if jax.process_index() > 0:
+        yield lambda iteration, values: None
+        return
+    # deferred: half a second, which a program that writes no metrics should not pay
+    from tensorboardX import SummaryWriter
+
+    cut(run / FILE, stage, start)
+    with contextlib.ExitStack() as stack:
+        tracker = _open_wandb(run, stage) if wandb else None
+        if tracker is not None:
+            stack.callback(tracker.finish)
+        # A folder for each stage: TensorBoard purges all that its folder holds from `start` on.
+        # The suffix: two sessions that open in one second must not write one file.
+        folder = str(run / "tensorboard" / stage)
+        board = SummaryWriter(folder, purge_step=start, filename_suffix=f".{start}")
+        stack.callback(board.close)
+        file = stack.enter_context((run / FILE).open("a"))
+
+        def write(iteration: int, values: dict) -> None:
+            numbers = {name: _number(name, value) for name, value in values.items()}
+            finite = {name: x for name, x in numbers.items() if math.isfinite(x)}
+            row = {"stage": stage, "iteration": iteration, "time": round(time.time(), 3)}
+            row |= {name: finite.get(name) for name in numbers}
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            for name, x in finite.items():
+                board.add_scalar(name, x, iteration)
+            if tracker is not None:
+                tracker.log(numbers, step=iteration)
+
+        yield write
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    """The rows of a metrics.jsonl, null as NaN; a last line that a kill tore is left out."""
+    rows = [json.loads(line) for line in _lines(path)]
+    return [{name: math.nan if x is None else x for name, x in row.items()} for row in rows]
+
+
+def cut(path: pathlib.Path, stage: str, iteration: int) -> None:
+    """Drops the rows of `stage` from `iteration` on, and a torn last line, all at once."""
+    before = path.read_text() if path.exists() else ""
+    later = lambda row: row["stage"] == stage and row["iteration"] >= iteration
+    after = "".join(line + "\n" for line in _lines(path) if not later(json.loads(line)))
+    if after != before:
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("w") as file:
+            file.write(after)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+
+def _lines(path):
+    lines = path.read_text().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                return
+            raise ValueError(f"{path}:{number}: this line is no JSON: remove it") from None
+        yield line
+
+
+def _number(name, value) -> float:
+    if np.size(value) != 1:
+        raise ValueError(
+            f"metric {name} has shape {list(np.shape(value))}, but is to be one number"
+        )
+    return float(np.asarray(value).item())
+
+
+def _open_wandb(run, stage):
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError(
+            'Weights & Biases is not installed: pip install "rlhf_jax[wandb]", or leave wandb off'
+        ) from None
+    place = run.resolve()
+    # the same folder and stage are the same W&B run, so that a resumed stage goes on in it
+    identity = hashlib.sha256(f"{place}/{stage}".encode()).hexdigest()[:16]
+    group = f"{place.parent.name}-{place.name}"
+    return wandb.init(
+        project="rlhf_jax",
+        group=group,
+        name=f"{group}-{stage}",
+        id=identity,
+        resume="allow",
+        dir=str(run),
+    )

@@ -1,0 +1,77 @@
+"""Simulated people: they prefer by Bradley-Terry on the gold difference, with noise and a length bias."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+from scipy.special import expit
+
+
+@dataclass(frozen=True)
+class AnnotatorConfig:
+    """How people answer.
+
+    Raises ValueError where `scale` is negative or `noise` lies outside 0 to 1.
+    """
+
+    scale: float = 2.0
+    """slope of the logit per unit of gold difference (Bradley and Terry, 1952)"""
+    noise: float = 0.1
+    """probability that a person does not look and tosses a fair coin: half of these answers are wrong"""
+    length_bias: float = 0.0
+    """added to the logit for each word that the first response is longer than the second"""
+
+    def __post_init__(self):
+        if self.scale < 0:
+            raise ValueError(f"annotators.scale is {self.scale}: it must be 0 or more")
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"annotators.noise is {self.noise}: a probability, from 0 to 1")
+
+
+class Pairs(NamedTuple):
+    """Two responses to one prompt in each row: their gold and their length in words."""
+
+    gold_a: Num[np.ndarray, " N"]
+    gold_b: Num[np.ndarray, " N"]
+    words_a: Num[np.ndarray, " N"]
+    words_b: Num[np.ndarray, " N"]
+
+
+def preference_probability(
+    gold_a: Num[np.ndarray, " N"],
+    gold_b: Num[np.ndarray, " N"],
+    words_a: Num[np.ndarray, " N"],
+    words_b: Num[np.ndarray, " N"],
+    cfg: AnnotatorConfig,
+) -> Float[np.ndarray, " N"]:
+    """The probability that a person prefers `a` to `b`.
+
+    p = (1 - noise) sigmoid(scale (gold_a - gold_b) + length_bias (words_a - words_b)) + noise / 2
+    """
+    gold = np.asarray(gold_a, np.float64) - gold_b
+    words = np.asarray(words_a, np.float64) - words_b
+    return (1 - cfg.noise) * expit(cfg.scale * gold + cfg.length_bias * words) + cfg.noise / 2
+
+
+def annotate(pairs: Pairs, cfg: AnnotatorConfig, seed: int) -> Int[np.ndarray, " N"]:
+    """Which response each person preferred: 0 for `a`, 1 for `b`."""
+    p = preference_probability(*pairs, cfg)
+    return (np.random.default_rng(seed).random(len(p)) >= p).astype(np.int32)
+
+
+def accuracy_ceiling(p: Float[np.ndarray, " N"]) -> float:
+    """The best accuracy that any reward model can expect against labels drawn with `p`.
+
+    mean max(p, 1 - p): what one expects who knows `p` itself.
+    """
+    return float(np.mean(np.maximum(p, 1 - p)))
+
+
+def gold_accuracy(p: Float[np.ndarray, " N"], pairs: Pairs) -> float:
+    """The accuracy that a judge who knows the gold, and nothing else, can expect; its ties count half.
+
+    Equal to the ceiling where people have no length bias, and lower by what that bias explains.
+    """
+    side = np.sign(np.asarray(pairs.gold_a, np.float64) - pairs.gold_b)
+    return float(np.mean(0.5 + side * (p - 0.5)))

@@ -1,0 +1,287 @@
+"""A generated world: movie reviews from a probabilistic grammar, with a known sentiment.
+
+    prompt     the acting in this western
+    response   was not very convincing but the music felt lovely .
+
+A response is one to three clauses, CLAUSE {CONNECTIVE the ASPECT CLAUSE} ".", and a clause is
+[never] VERB [not] [ADVERB] ADJECTIVE, with at most one of never and not, about the aspect that stands
+before it (the prompt names the first one). Words are lower-case and separated by single spaces, 65 of
+them in all.
+
+`gold` is the sentiment, a known function of the text. Under the grammar its mean is 0 exactly (every
+adjective has a mirror image of equal probability), its standard deviation is 1.00 and its largest
+value 2.64. Every fault (see `gold`) costs 4, so a text with any fault scores below -1.3: no text that
+leaves the grammar's rules pays, whatever else it says.
+
+`log_prob` is the exact log-probability of a response, so the loss of the best language model is known:
+the mean of -log_prob over a set of reviews, divided by the mean number of tokens.
+"""
+
+import itertools
+import math
+import random
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+GENRES = ("western", "comedy", "thriller", "romance", "mystery", "drama", "musical", "cartoon")
+QUALIFIERS = ("", "new ", "old ", "french ")
+TEMPLATES = (
+    "the {aspect} in this {genre}",
+    "the {aspect} of this {genre}",
+    "in this {genre} the {aspect}",
+    "i saw this {genre} and the {aspect}",
+    "we watched this {genre} and the {aspect}",
+)
+
+# Adjectives and their strengths: each aspect has two of its own, and all share the general ones.
+SPECIFIC = {
+    "plot": {"gripping": 1.4, "predictable": -1.4},
+    "acting": {"convincing": 1.2, "wooden": -1.2},
+    "music": {"lovely": 1.2, "grating": -1.2},
+    "dialogue": {"witty": 1.3, "clumsy": -1.3},
+    "ending": {"moving": 1.4, "rushed": -1.4},
+    "pacing": {"brisk": 1.0, "slow": -1.0},
+    "humour": {"clever": 1.3, "childish": -1.3},
+    "camerawork": {"elegant": 1.1, "shaky": -1.1},
+}
+GENERAL = {"superb": 1.2, "great": 1.0, "good": 0.8, "decent": 0.4}
+GENERAL |= {"awful": -1.2, "terrible": -1.0, "bad": -0.8, "mediocre": -0.4}
+ASPECTS = tuple(SPECIFIC)
+STRENGTH = GENERAL | {word: s for own in SPECIFIC.values() for word, s in own.items()}
+
+# What each word does to the strength, and how often the grammar says it.
+VERBS = {"was": 0.5, "felt": 0.25, "seemed": 0.25}
+NEGATIONS = {"": 1.0, "not": -0.6, "never": -0.8}
+NEGATION_ODDS = {"": 0.75, "not": 0.15, "never": 0.10}
+ADVERBS = {"": 1.0, "very": 1.3, "absolutely": 1.6, "somewhat": 0.7, "a bit": 0.5}
+ADVERB_ODDS = {"": 0.4, "very": 0.2, "absolutely": 0.1, "somewhat": 0.15, "a bit": 0.15}
+# A clause's weight, and the probability that it takes the side of the clause before it.
+CONNECTIVES = {"": 1.0, "and": 1.0, "but": 2.0, "although": 0.5}
+CONNECTIVE_ODDS = {"and": 0.45, "but": 0.35, "although": 0.2}
+SAME_SIDE = {"": 0.5, "and": 0.85, "but": 0.1, "although": 0.1}
+SPECIFIC_ODDS = 0.5
+STOP_ODDS = (0.35, 0.6, 1.0)  # after one clause, two, three
+
+SCALE = 0.847  # the standard deviation of the weighted average itself
+FAULT = 4.0
+FLOOR = -8.0
+
+
+class Review(NamedTuple):
+    """A prompt and the response that goes on with it; the text is `prompt + " " + response`."""
+
+    prompt: str
+    response: str
+
+
+class Clause(NamedTuple):
+    """One judgement; `connective`, `negation` and `adverb` are "" where the clause has none."""
+
+    connective: str
+    aspect: str
+    verb: str
+    negation: str
+    adverb: str
+    adjective: str
+
+
+class Parse(NamedTuple):
+    """The clauses found in a response, how many of its words fit nowhere, and whether it ended."""
+
+    clauses: list[Clause]
+    strays: int
+    ended: bool
+
+
+def prompts() -> list[str]:
+    """Every prompt, 1280 of them, in a fixed order."""
+    return [
+        template.format(aspect=aspect, genre=qualifier + genre)
+        for template, genre, qualifier, aspect in itertools.product(
+            TEMPLATES, GENRES, QUALIFIERS, ASPECTS
+        )
+    ]
+
+
+def split_prompts(fraction_held_out: float, seed: int) -> tuple[list[str], list[str]]:
+    """The prompts to train on and those held out, a function of the two arguments alone.
+
+    Raises ValueError where the fraction leaves one side empty.
+    """
+    every = prompts()
+    held_out = round(fraction_held_out * len(every))
+    if not 0 < held_out < len(every):
+        raise ValueError(
+            f"fraction_held_out is {fraction_held_out}: choose one between 0 and 1 that leaves "
+            f"at least one of the {len(every)} prompts on each side"
+        )
+    order = np.random.default_rng(seed).permutation(len(every))
+    return [every[i] for i in order[held_out:]], [every[i] for i in order[:held_out]]
+
+
+def vocabulary() -> list[str]:
+    """Every word that the grammar can say, prompts and "." included, sorted."""
+    phrases = [*prompts(), *VERBS, *NEGATIONS, *ADVERBS, *CONNECTIVES, *STRENGTH, "the ."]
+    return sorted({word for phrase in phrases for word in phrase.split()})
+
+
+def generate(seed: int, n: int, allowed: Sequence[str]) -> list[Review]:
+    """`n` reviews of prompts drawn from `allowed`, with replacement."""
+    rng = random.Random(seed)
+    return [Review(prompt, _respond(prompt, rng)) for prompt in rng.choices(allowed, k=n)]
+
+
+def gold(prompt: str, response: str) -> float:
+    """The sentiment of a response: a weighted average over its clauses, less 4 for every fault.
+
+    A clause is worth strength x adverb x negation ("was not very good" 0.8 x 1.3 x -0.6), over SCALE.
+    It weighs 1, after "but" 2, after "although" 0.5; as this is an average, more clauses are not more
+    sentiment. It is worth 0 where the adjective is another aspect's own.
+    Faults: a word that fits nowhere; a clause whose aspect or adjective was used before (it is also
+    worth 0, and keeps its weight); no "." at the end; no clause at all. Nothing scores below -8.
+    Raises ValueError where the prompt names no aspect.
+    """
+    clauses, strays, ended = parse(prompt, response)
+    faults = strays + (not ended) + (not clauses)
+    total, weight, used = 0.0, 0.0, set()
+    for clause in clauses:
+        repeated = clause.aspect in used or clause.adjective in used
+        used |= {clause.aspect, clause.adjective}
+        weight += CONNECTIVES[clause.connective]
+        faults += repeated
+        if _fits(clause) and not repeated:
+            value = STRENGTH[clause.adjective] * ADVERBS[clause.adverb] * NEGATIONS[clause.negation]
+            total += CONNECTIVES[clause.connective] * value
+    average = total / weight / SCALE if clauses else 0.0
+    return max(average - FAULT * faults, FLOOR)
+
+
+def golds(prompts: Sequence[str], responses: Sequence[str]) -> Float32[np.ndarray, " N"]:
+    """The `gold` of each pair of texts."""
+    return np.array([gold(p, r) for p, r in zip(prompts, responses, strict=True)], np.float32)
+
+
+def log_prob(prompt: str, response: str) -> float:
+    """The exact log-probability of a response given its prompt, in nats; -inf outside the grammar."""
+    clauses, strays, ended = parse(prompt, response)
+    if strays or not ended or not 0 < len(clauses) <= len(STOP_ODDS):
+        return -math.inf
+    total, side, used = 0.0, 1, []
+    for i, clause in enumerate(clauses):
+        now = 1 if STRENGTH[clause.adjective] * NEGATIONS[clause.negation] > 0 else -1
+        adjectives = _adjectives(clause, 1 if STRENGTH[clause.adjective] > 0 else -1, used)
+        if clause.adjective not in adjectives or clause.aspect in used:
+            return -math.inf
+        same = SAME_SIDE[clause.connective]
+        total += math.log(
+            (same if now == side else 1 - same)
+            * VERBS[clause.verb]
+            * NEGATION_ODDS[clause.negation]
+            * ADVERB_ODDS[clause.adverb]
+            * adjectives[clause.adjective]
+            / sum(adjectives.values())
+        )
+        if i > 0:
+            total += math.log(CONNECTIVE_ODDS[clause.connective] / (len(ASPECTS) - i))
+        last = i == len(clauses) - 1
+        total += math.log(STOP_ODDS[i] if last else 1 - STOP_ODDS[i])
+        side, used = now, [*used, clause.aspect, clause.adjective]
+    return total
+
+
+def parse(prompt: str, response: str) -> Parse:
+    """The clauses of any text, read from left to right; a word that starts none is a stray.
+
+    The first clause goes on with the prompt and has no connective, later ones need theirs.
+    Raises ValueError where the prompt names no aspect.
+    """
+    words = response.split()
+    text = "".join(word + " " for word in words)
+    clauses, strays, at, aspect = [], 0, 0, _aspect(prompt)
+    ended = bool(words) and words[-1] == "."
+    end = len(text) - 2 * ended  # the closing "." is no stray
+    while at < end:
+        match = (_NEXT if clauses else _FIRST).match(text, at)
+        if match is None:
+            strays += 1
+            at = text.index(" ", at) + 1
+            continue
+        found = match.groupdict(default="")
+        negation = "never" if found["never"] else "not" if found["not"] else ""
+        clauses.append(
+            Clause(
+                connective=found.get("connective", ""),
+                aspect=found.get("aspect", aspect),
+                verb=found["verb"],
+                negation=negation,
+                adverb=found["adverb"],
+                adjective=found["adjective"],
+            )
+        )
+        at = match.end()
+    return Parse(clauses, strays, ended)
+
+
+def _any(words) -> str:
+    return "|".join(word for word in words if word)
+
+
+_PHRASE = (
+    rf"(?P<never>never )?(?P<verb>{_any(VERBS)}) (?(never)|(?P<not>not )?)"  # one of them at most
+    rf"(?:(?P<adverb>{_any(ADVERBS)}) )?(?P<adjective>{_any(STRENGTH)}) "
+)
+_FIRST = re.compile(_PHRASE)
+_NEXT = re.compile(
+    rf"(?P<connective>{_any(CONNECTIVES)}) the (?P<aspect>{_any(ASPECTS)}) {_PHRASE}"
+)
+
+
+def _aspect(prompt: str) -> str:
+    """The aspect that a prompt names, the last one if there are several."""
+    found = [word for word in prompt.split() if word in SPECIFIC]
+    if not found:
+        raise ValueError(f"the prompt {prompt!r} must name an aspect: one of {', '.join(ASPECTS)}")
+    return found[-1]
+
+
+def _fits(clause: Clause) -> bool:
+    return clause.adjective in GENERAL or clause.adjective in SPECIFIC[clause.aspect]
+
+
+def _adjectives(clause: Clause, sign: int, used: Sequence[str]) -> dict[str, float]:
+    """What the grammar can say of this aspect with this sign, and with what odds."""
+    general = [word for word, strength in GENERAL.items() if strength * sign > 0]
+    own = [word for word, strength in SPECIFIC[clause.aspect].items() if strength * sign > 0]
+    odds = dict.fromkeys(own, SPECIFIC_ODDS)
+    odds |= {word: (1 - SPECIFIC_ODDS) / len(general) for word in general if word not in used}
+    return odds
+
+
+def _draw(rng: random.Random, odds: dict[str, float]) -> str:
+    return rng.choices(list(odds), list(odds.values()))[0]
+
+
+def _respond(prompt: str, rng: random.Random) -> str:
+    """One response from the grammar."""
+    words, used, connective, aspect, side = [], [], "", _aspect(prompt), 1
+    for stop in STOP_ODDS:
+        side = side if rng.random() < SAME_SIDE[connective] else -side
+        verb, negation = _draw(rng, VERBS), _draw(rng, NEGATION_ODDS)
+        adverb = _draw(rng, ADVERB_ODDS)
+        sign = -side if negation else side
+        clause = Clause(connective, aspect, verb, negation, adverb, "")
+        adjective = _draw(rng, _adjectives(clause, sign, used))
+        phrase = [verb, adverb, adjective]
+        phrase.insert(0 if negation == "never" else 1, negation)
+        words += [connective, "the", aspect] if connective else []
+        words += [word for word in phrase if word]
+        used += [aspect, adjective]
+        if rng.random() < stop:
+            break
+        connective = _draw(rng, CONNECTIVE_ODDS)
+        aspect = rng.choice([a for a in ASPECTS if a not in used])
+    return " ".join([*words, "."])

@@ -1,0 +1,143 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from rlhf_jax import evaluate
+
+
+def test_the_bootstrap_interval_covers_the_true_mean_as_often_as_it_says():
+    rng, covered, n = np.random.default_rng(0), 0, 300
+    for trial in range(n):
+        values = rng.exponential(size=60)
+        _, low, high = evaluate.bootstrap_interval(values, seed=trial, resamples=400)
+        covered += low <= 1.0 <= high
+    assert 0.88 <= covered / n <= 0.98
+
+
+def test_the_bootstrap_interval_is_the_normal_one_for_many_values():
+    values = np.random.default_rng(1).normal(3.0, 2.0, size=4000)
+    mean, low, high = evaluate.bootstrap_interval(values, resamples=4000)
+    assert mean == pytest.approx(values.mean())
+    half = 1.96 * values.std() / math.sqrt(4000)
+    assert low == pytest.approx(mean - half, abs=0.06 * half)
+    assert high == pytest.approx(mean + half, abs=0.06 * half)
+    assert evaluate.bootstrap_interval(values) == evaluate.bootstrap_interval(values)
+    wider = evaluate.bootstrap_interval(values, level=0.99)
+    assert wider.low < low < high < wider.high
+
+
+def test_groups_widen_the_interval_as_many_times_as_they_repeat():
+    """Each value nine times over, in one group, is no more evidence than once."""
+    values = np.random.default_rng(2).normal(size=300)
+    once = evaluate.bootstrap_interval(values, resamples=4000)
+    copies, names = np.repeat(values, 9), [f"prompt {i}" for i in np.repeat(np.arange(300), 9)]
+    grouped = evaluate.bootstrap_interval(copies, groups=names, resamples=4000)
+    naive = evaluate.bootstrap_interval(copies, resamples=4000)
+    assert grouped.mean == pytest.approx(once.mean)
+    assert grouped.high - grouped.low == pytest.approx(once.high - once.low, rel=0.08)
+    assert grouped.high - grouped.low == pytest.approx(3 * (naive.high - naive.low), rel=0.08)
+
+
+def test_the_grouped_mean_is_over_values_and_covers_with_ragged_groups():
+    rng, covered, n = np.random.default_rng(3), 0, 200
+    for trial in range(n):
+        sizes = rng.integers(1, 9, size=50)
+        groups = np.repeat(np.arange(50), sizes)
+        values = rng.normal(size=50)[groups] + 0.3 * rng.normal(size=len(groups)) + 2.0
+        mean, low, high = evaluate.bootstrap_interval(values, groups, trial, 400)
+        assert mean == pytest.approx(values.mean())
+        covered += low <= 2.0 <= high
+    assert 0.86 <= covered / n <= 0.985
+
+
+def test_the_memory_bound_changes_no_statistics():
+    values = np.random.default_rng(4).normal(size=2000)  # 500 resamples a chunk
+    mean, low, high = evaluate.bootstrap_interval(values)
+    half = 1.96 * values.std() / math.sqrt(2000)
+    assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.1)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 7), (72, 100), (501, 1000)])
+def test_wilson_is_scipys(k, n):
+    want = binomtest(k, n).proportion_ci(0.95, "wilson")
+    got = evaluate.wilson_interval(k, n)
+    assert got == pytest.approx((k / n, want.low, want.high), abs=1e-9)
+
+
+def test_wilson_is_the_published_number():
+    # Newcombe (1998), table I, method 3: 81 of 263
+    assert evaluate.wilson_interval(81, 263)[1:] == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+def test_ties_count_half():
+    a, b = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.0, 2.0, 5.0, 4.0])
+    assert evaluate.win_rate(a, b).mean == (1 + 0.5 + 0 + 0.5) / 4
+    assert evaluate.win_rate(a, b).mean + evaluate.win_rate(b, a).mean == 1
+    assert evaluate.accuracy(np.array([0.0, 0.0])).mean == 0.5
+    assert evaluate.accuracy(a - b) == evaluate.win_rate(a, b)
+
+
+def test_accuracy_with_groups_is_the_bootstrap_over_them():
+    margins = np.repeat(np.random.default_rng(5).normal(0.5, 1, size=100), 16)
+    groups = np.repeat(np.arange(100), 16)
+    alone, grouped = evaluate.accuracy(margins), evaluate.accuracy(margins, groups)
+    assert alone.mean == grouped.mean == np.mean(margins > 0)
+    assert grouped.high - grouped.low == pytest.approx(4 * (alone.high - alone.low), rel=0.15)
+
+
+def test_bad_values_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"margins\[1\] is nan"):
+        evaluate.accuracy(np.array([1.0, np.nan]))
+    with pytest.raises(ValueError, match="values are empty"):
+        evaluate.bootstrap_interval(np.array([]))
+    with pytest.raises(ValueError, match="there are 1 groups for 2 values"):
+        evaluate.bootstrap_interval(np.array([1.0, 2.0]), ["a"])
+    with pytest.raises(ValueError, match="n is 0"):
+        evaluate.wilson_interval(0, 0)
+
+
+def test_the_length_rule_is_chosen_on_training_pairs_alone():
+    long, short = np.array([9, 8, 7, 2]), np.array([1, 2, 3, 4])
+    rule, accuracy = evaluate.length_baseline(long, short, np.array([5, 1]), np.array([4, 2]))
+    assert (rule, accuracy.mean) == ("longer", 0.5)
+    rule, accuracy = evaluate.length_baseline(short, long, np.array([5, 6]), np.array([4, 2]))
+    assert (rule, accuracy.mean) == ("shorter", 0.0)
+    rule, accuracy = evaluate.length_baseline(short, long, np.array([1, 2]), np.array([4, 2]))
+    assert accuracy.mean == 0.75
+
+
+def simulated_margins(scale, n=40_000):
+    """Scores whose difference is the logit; the margins are `scale` times as sure as they should be."""
+    rng = np.random.default_rng(6)
+    logit = rng.normal(0, 2, size=n)
+    first_is_chosen = rng.random(n) < 1 / (1 + np.exp(-logit))
+    return scale * np.where(first_is_chosen, logit, -logit)
+
+
+def test_calibrated_margins_have_no_calibration_error_and_others_do():
+    assert evaluate.ece(simulated_margins(1.0)) < 0.01
+    assert evaluate.ece(simulated_margins(3.0)) > 0.08
+    assert evaluate.ece(simulated_margins(0.2)) > 0.08
+
+
+def test_the_table_by_hand():
+    margins = np.array([0.0, math.log(3), math.log(3), -math.log(3), 50.0])
+    rows = evaluate.calibration_table(margins, bins=5)
+    assert [row.count for row in rows] == [1, 3, 1]  # bins without a pair are left out
+    assert [row.predicted for row in rows] == pytest.approx([0.5, 0.75, 1.0])
+    assert [row.observed for row in rows] == pytest.approx([0.5, 2 / 3, 1.0])
+    assert (rows[1].low, rows[1].high) == pytest.approx((0.7, 0.8))
+    assert evaluate.ece(margins) == pytest.approx(3 / 5 * (0.75 - 2 / 3))
+
+
+def test_the_table_is_that_of_pairs_shown_in_random_order_folded_at_one_half():
+    margins = simulated_margins(1.5)
+    flip = np.random.default_rng(7).random(len(margins)) < 0.5
+    p = 1 / (1 + np.exp(-np.where(flip, -margins, margins)))  # that the first shown is preferred
+    first_preferred = ~flip
+    for row in evaluate.calibration_table(margins):
+        high, low = (p > row.low) & (p <= row.high), (1 - p > row.low) & (1 - p <= row.high)
+        folded = (first_preferred[high].sum() + (~first_preferred[low]).sum()) / (high | low).sum()
+        assert row.observed == pytest.approx(folded)
