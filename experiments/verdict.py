@@ -113,6 +113,14 @@ def show(folder, again: str):
     for name, value in run.read_json(folder / "results.json").items():
         add(name, value)
     rich.print(table)
+    calibration = run.read_json(folder / "results.json").get("calibration", [])
+    if calibration:
+        columns = "the model is this sure", "pairs", "mean probability", "was right"
+        table = Table(*columns, box=None, header_style="bold")
+        for row in calibration:
+            span = f"{row['low']:.2f} to {row['high']:.2f}"
+            table.add_row(span, str(row["count"]), f"{row['predicted']:.3f}", f"{row['observed']:.3f}")
+        rich.print(table)
     print(f"start another: {again}")
     print(f"report: {folder / 'report.html'}")
     print(folder)

@@ -15,7 +15,7 @@ class OptimizerConfig:
     lr: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """After the warm-up: held, or brought to zero at the last step."""
+    """After the warm-up: held, or brought down to reach zero one step after the last."""
     warmup: int = 0
     """Steps in which the learning rate rises from zero."""
     b1: float = 0.9
@@ -64,6 +64,14 @@ def scale_by_adam_tf_style(b1: float, b2: float, eps: float) -> optax.GradientTr
     return optax.GradientTransformation(init, update)
 
 
+def matrices(params):
+    """True for what weight decay acts on: all but vectors, told by name where layers are stacked."""
+    name = lambda path: getattr(path[-1], "key", "") if path else ""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: p.ndim > 1 and name(path) not in ("bias", "scale"), params
+    )
+
+
 def make(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """The gradient transformation of a run of `steps` gradient steps."""
     decay = max(steps - cfg.warmup, 1)
@@ -84,6 +92,5 @@ def make(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     parts = [optax.clip_by_global_norm(cfg.clip)] if cfg.clip else []
     parts.append(adam)
     if cfg.weight_decay:
-        matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         parts.append(optax.add_decayed_weights(cfg.weight_decay, matrices))
     return optax.chain(*parts, optax.scale_by_learning_rate(schedule))

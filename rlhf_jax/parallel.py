@@ -1,7 +1,7 @@
 """How a pure function meets the devices: one vocabulary for jit, pmap and a mesh.
 
 A spec is P() for what every device holds whole (parameters, keys, metrics) and P(DATA) for what is cut
-along its rows. `compile(fn, in_specs, out_specs)` takes one spec an argument.
+along its rows. `compile(fn, in_specs, out_specs)` takes one spec an argument, at least one of them P(DATA).
 """
 
 from collections.abc import Callable

@@ -49,6 +49,9 @@ class PPOConfig:
     """Skip a rollout's later steps once a minibatch's approximate KL exceeds this, nats a token; 0 never."""
 
     def __post_init__(self):
+        for name in ("epochs", "minibatches", "microbatches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ppo.{name} = {getattr(self, name)}: it must be 1 or more")
         if "none" not in (self.kl_in_reward, self.kl_in_loss):
             raise ValueError(
                 f'ppo.kl_in_loss = "{self.kl_in_loss}" beside ppo.kl_in_reward = '

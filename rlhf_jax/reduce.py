@@ -38,10 +38,19 @@ def gather(tree, axis_name: str | None):
 
 
 def share(rows: Int[Array, "... n"], axis_name: str | None) -> Int[Array, "... m"]:
-    """This device's part of the last axis of `rows`; all of it without a mapped axis."""
+    """This device's part of the last axis of `rows`; all of it without a mapped axis.
+
+    Raises ValueError where the rows do not divide over the devices.
+    """
     if axis_name is None:
         return rows
-    width = rows.shape[-1] // jax.lax.axis_size(axis_name)
+    devices = jax.lax.axis_size(axis_name)
+    if rows.shape[-1] % devices:
+        raise ValueError(
+            f"a minibatch of {rows.shape[-1]} rows does not divide over {devices} devices: "
+            "use fewer ppo.minibatches or a larger batch"
+        )
+    width = rows.shape[-1] // devices
     start = jax.lax.axis_index(axis_name) * width
     return jax.lax.dynamic_slice_in_dim(rows, start, width, axis=-1)
 

@@ -37,10 +37,10 @@ def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name
     grad_fn = jax.grad(loss_fn, has_aux=True)
 
     def split(x):  # [B, ...] -> [n, B / n, ...]; strided, so that a sharded B stays where it is
-        if len(x) % microbatches:
+        if microbatches < 1 or len(x) % microbatches:
             raise ValueError(
-                f"microbatches = {microbatches} does not divide the {len(x)} rows of a minibatch on "
-                "a device: choose a divisor"
+                f"microbatches = {microbatches} does not divide the {len(x)} rows of a minibatch: "
+                "choose a divisor"
             )
         return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
 

@@ -109,7 +109,6 @@ def test_weight_decay_is_decoupled_and_on_matrices_only():
     assert got["vector"] == got["scalar"] == 0.0
 
 
-@pytest.mark.xfail(strict=True, reason="optimizer.make takes every array of two axes for a matrix")
 def test_weight_decay_leaves_the_vectors_of_stacked_layers_alone():
     """Scanned blocks hold their biases and norms as [layers, D], which are vectors all the same."""
     lm = networks.language_model(ModelConfig(vocab_size=5, d_model=8, heads=2, context=4))

@@ -209,7 +209,6 @@ def test_each_device_of_a_mesh_computes_its_share_of_a_minibatch(monkeypatch):
     assert careless > 0.9 * alone  # so this test can fail
 
 
-@pytest.mark.xfail(strict=True, reason="reduce.share drops what is left over")
 def test_a_minibatch_that_does_not_divide_over_the_devices_is_refused():
     """Else its last rows would be left out under pmap, and not on one device."""
     devices = parallel.on_pmap()

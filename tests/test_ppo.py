@@ -1,5 +1,6 @@
 """PPO: what it prepares, what it differentiates, and which rows each of its steps sees."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -352,6 +353,16 @@ def test_kl_stop_takes_the_step_that_exceeds_it_and_none_after():
     assert metrics["ppo/steps"] == free.step == 3
     unbounded, _ = moved(PPOConfig(epochs=3))
     jax.tree.map(np.testing.assert_array_equal, free, unbounded)
+
+
+def test_kl_stop_is_for_the_rest_of_the_rollout():
+    """One row has moved far: once its minibatch was seen, those of quiet rows are not taken either."""
+    cfg = PPOConfig(epochs=2, minibatches=B)
+    order = np.argmax(updated(cfg, lr=0.0)[0].opt_state.rows, axis=1)  # one row a step
+    far = numbered_rollout()
+    far.samples.logprobs[order[2]] = -1.5
+    state, metrics = updated(replace(cfg, kl_stop=0.05), rollout=far, lr=0.0)
+    assert metrics["ppo/steps"] == state.step == state.opt_state.count == 3
 
 
 def test_kl_stop_lets_a_fresh_policy_move():

@@ -1,0 +1,113 @@
+"""A reward model alone, from comparisons in JSONL: held-out accuracy, length baseline, calibration.
+
+    python launch.py reward --data.comparisons FILES
+
+splits the comparisons by prompt, trains a tokenizer, a language model of the chosen responses (or of
+--data.corpus FILES) and a reward model that starts from it, and prints how often it agrees with people it
+has not seen. A minute or two on two CPU cores for a few thousand pairs.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from experiments import stages, verdict
+from rlhf_jax import parallel, run
+from rlhf_jax.data.comparisons import (
+    ComparisonFields,
+    encode_comparisons,
+    identical,
+    read_comparisons,
+)
+from rlhf_jax.data.demonstrations import encode_demonstrations
+from rlhf_jax.data.sources import read_jsonl
+from rlhf_jax.data.splits import split
+from rlhf_jax.models import networks
+from rlhf_jax.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class RewardDataConfig:
+    """What is learned from."""
+
+    comparisons: str = ""
+    """JSONL files of preferences (commas and globs allowed)."""
+    corpus: str = ""
+    """JSONL files with a field "text" for the language model; empty: the chosen responses."""
+    fields: ComparisonFields = ComparisonFields()
+    prompt_length: int = 64
+    """Columns of a prompt, in tokens (P); longer ones keep their end."""
+    length: int = 128
+    """Columns of a response, EOS included (T); longer ones are cut."""
+    held_out: float = 0.2
+    """Share of the prompts whose comparisons are judged and not learned."""
+    vocab_size: int = 4096
+    """Most tokens of a tokenizer that is trained here."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the reward experiment."""
+
+    seed: int = 0
+    """Of all that is drawn."""
+    run: str = ""
+    """Run directory; empty: runs/reward/HASH-OF-CONFIG."""
+    devices: str = "auto"
+    """auto, device (the first one), pmap, or mesh (a data axis over all)."""
+    wandb: bool = False
+    """Log to Weights & Biases too."""
+    tokenizer: str = ""
+    """Folder or hub name of a transformers tokenizer; empty: trained on the training texts."""
+    data: RewardDataConfig = RewardDataConfig()
+    model: ModelConfig = ModelConfig(d_model=64, context=256)
+    sft: stages.SFTConfig = stages.SFTConfig(steps=200, batch_size=32, eval_every=40)
+    reward: stages.RewardConfig = stages.RewardConfig(batch_size=32)
+
+
+config = Config()
+AGAIN = "python launch.py reward ... --seed 1 (or any other setting, or --run NEW_FOLDER)"
+
+
+def main(cfg: Config):
+    """Runs what is not yet in the run directory, and prints what came of it."""
+    if not cfg.data.comparisons:
+        raise ValueError('data.comparisons is "": name JSONL files of preferences')
+    devices = parallel.choose(
+        cfg.devices,
+        {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size},
+    )
+    compared, ties = read_comparisons(cfg.data.comparisons, cfg.data.fields, cfg.seed)
+    train, held_out = split(compared, lambda c: c.group, cfg.data.held_out, cfg.seed)
+    corpus = [(c.prompt, c.chosen) for c in dict.fromkeys(train)]
+    if cfg.data.corpus:
+        corpus = [("", row["text"]) for row in read_jsonl(cfg.data.corpus, ("text",))]
+    corpus, corpus_held_out = split(corpus, "\n".join, 0.1, cfg.seed)
+    folder = run.open_run("reward", cfg, cfg.run)
+    if verdict.stands(folder):
+        print("this run is finished")
+        return verdict.show(folder, AGAIN)
+    words = stages.read_tokenizer(folder, cfg.tokenizer, corpus, cfg.data.vocab_size)
+    cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
+    lm, lengths = networks.language_model(cfg.model), (cfg.data.prompt_length, cfg.data.length)
+
+    demos, demos_held_out = (
+        encode_demonstrations(words, *zip(*texts, strict=True), *lengths)
+        for texts in (corpus, corpus_held_out)
+    )
+    trunk, sft_loss = stages.train_sft(
+        folder, cfg.sft, devices, lm, demos, demos_held_out, cfg.seed, wandb=cfg.wandb
+    )
+    pairs, judged = (encode_comparisons(words, side, *lengths) for side in (train, held_out))
+    params = stages.train_reward(
+        folder, "reward", cfg.reward, devices, lm, trunk,
+        pairs, demos_held_out, cfg.seed, wandb=cfg.wandb,
+    )  # fmt: skip
+    margins = stages.margins(networks.reward_model(lm).fn, params, judged)
+    results = verdict.of_rewards(margins, train, held_out) | {
+        "pairs": {"train": len(train), "held out": len(held_out), "ties left out": ties},
+        "held-out pairs that are one text when cut to data.length": int(np.sum(identical(judged))),
+        "SFT held-out loss, nats a token": sft_loss,
+    }
+    verdict.write(folder, results)
+    return verdict.show(folder, AGAIN)
