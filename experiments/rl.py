@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax import kl, optimizer, ppo, rollout, run, train_step
+from rlhf_jax import kl, loop, optimizer, ppo, rollout, train_step
 from rlhf_jax.batches import Prompts
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.models import networks
@@ -102,7 +102,7 @@ def train_ppo(
         "state": devices.put(train_step.init_state(start, tx)),
         "kl_coef": devices.put(jnp.float32(rl.kl_coef)),
     }
-    carry = run.iterate(
+    carry = loop.iterate(
         folder, "ppo", carry, iteration,
         iterations=rl.iterations, save_every=rl.save_every, wandb=wandb,
     )  # fmt: skip

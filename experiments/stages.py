@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax import optimizer, reward_model, run, sampling, sft, train_step
+from rlhf_jax import loop, optimizer, reward_model, sampling, sft, train_step
 from rlhf_jax.batches import Comparisons, Samples, Sequences
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
@@ -95,7 +95,7 @@ def train_sft(folder, cfg: SFTConfig, devices: Devices, lm, train, held_out, see
                 carry |= {"best": state.params, "lowest": loss}
         return carry, metrics
 
-    carry = run.iterate(
+    carry = loop.iterate(
         folder, "sft", carry, body,
         iterations=cfg.steps,
         save_every=cfg.eval_every,
@@ -130,7 +130,7 @@ def train_reward(
         batch = devices.put_batch(batch_at(train, cfg.batch_size, seed, i))
         return step(state, {}, batch, jax.random.fold_in(root, i))
 
-    state = run.iterate(
+    state = loop.iterate(
         folder, stage, devices.put(train_step.init_state(params, tx)), body,
         iterations=steps,
         save_every=cfg.save_every,

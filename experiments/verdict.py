@@ -119,7 +119,9 @@ def show(folder, again: str):
         table = Table(*columns, box=None, header_style="bold")
         for row in calibration:
             span = f"{row['low']:.2f} to {row['high']:.2f}"
-            table.add_row(span, str(row["count"]), f"{row['predicted']:.3f}", f"{row['observed']:.3f}")
+            table.add_row(
+                span, str(row["count"]), f"{row['predicted']:.3f}", f"{row['observed']:.3f}"
+            )
         rich.print(table)
     print(f"start another: {again}")
     print(f"report: {folder / 'report.html'}")

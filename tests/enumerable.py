@@ -79,7 +79,9 @@ def distribution(logits, temperature: float = 1.0) -> np.ndarray:
     for n in range(1, RESPONSES):
         parent, token = divmod(n - 1, CONTENT)
         reach[n] = reach[parent] * probs[parent, token]
-    reach[:PREFIXES] *= probs[:, EOS]  # after the loop: children need to reach their parent, not end it
+    reach[:PREFIXES] *= probs[
+        :, EOS
+    ]  # after the loop: children need to reach their parent, not end it
     return reach
 
 

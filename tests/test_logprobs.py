@@ -14,7 +14,9 @@ TOKENS = RNG.integers(0, 7, (2, 5))
 def test_logprobs_and_entropy_equal_scipys():
     want = log_softmax(LOGITS.astype(np.float64), axis=-1)
     got = logprobs.logprobs_of(jnp.array(LOGITS), jnp.array(TOKENS))
-    np.testing.assert_allclose(got, np.take_along_axis(want, TOKENS[..., None], -1)[..., 0], atol=1e-5)
+    np.testing.assert_allclose(
+        got, np.take_along_axis(want, TOKENS[..., None], -1)[..., 0], atol=1e-5
+    )
     np.testing.assert_allclose(
         logprobs.entropy_of(jnp.array(LOGITS)), -(np.exp(want) * want).sum(-1), rtol=1e-5
     )

@@ -13,7 +13,9 @@ def test_clipped_surrogate_equals_a_loop():
     for i in np.ndindex(NEW.shape):
         ratio = np.exp(NEW[i] - OLD[i])
         bounded = min(max(ratio, 0.8), 1.2)
-        np.testing.assert_allclose(got[i], max(-A[i] * ratio, -A[i] * bounded), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            got[i], max(-A[i] * ratio, -A[i] * bounded), rtol=1e-5, atol=1e-6
+        )
         assert bool(clipped[i]) == (-A[i] * bounded > -A[i] * ratio)
 
 

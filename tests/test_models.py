@@ -101,7 +101,9 @@ def kind(request):
     cfg = KINDS[request.param]
     params = jax.jit(networks.language_model(cfg).init)(jax.random.key(0))
     # initial values make a model that hardly attends: larger ones make every part count
-    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    params = jax.tree.map(
+        lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params
+    )
     return cfg, params
 
 
@@ -178,7 +180,9 @@ def test_bfloat16_compute_keeps_float32_parameters_and_log_probabilities():
     logprobs, entropy = lm.policy_fn(params, *inputs(), last=4)
     assert logprobs.dtype == entropy.dtype == jnp.float32
     low = networks.language_model(dataclasses.replace(TINY, param_dtype="bfloat16"))
-    assert {x.dtype for x in jax.tree.leaves(low.init(jax.random.key(0)))} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in jax.tree.leaves(low.init(jax.random.key(0)))} == {
+        jnp.dtype("bfloat16")
+    }
 
 
 def test_rotary_scores_depend_on_distance_alone():

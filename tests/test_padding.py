@@ -19,7 +19,9 @@ def test_left_and_right_padding_keep_the_real_tokens_in_order():
         for b in range(len(tokens)):
             n = MASK[b].sum()
             np.testing.assert_array_equal(np.asarray(mask)[b][end], np.arange(7) < n)
-            np.testing.assert_array_equal(np.asarray(moved)[b][np.asarray(mask)[b]], tokens[b][MASK[b]])
+            np.testing.assert_array_equal(
+                np.asarray(moved)[b][np.asarray(mask)[b]], tokens[b][MASK[b]]
+            )
 
 
 def test_a_response_is_real_to_its_first_stop_token_at_or_after_a_column():

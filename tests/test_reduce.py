@@ -18,7 +18,9 @@ def test_shares_of_ragged_devices_add_up_to_the_true_mean():
     got = jax.pmap(device, "data", devices=jax.devices()[:4])(cut(losses), cut(mask))
     np.testing.assert_allclose(got, [want] * 4, rtol=1e-6)
     # the usual mean of local masked means is another number: the test would see it
-    local = [np.asarray(l)[np.asarray(m)].mean() for l, m in zip(cut(losses), cut(mask), strict=True)]
+    local = [
+        np.asarray(x)[np.asarray(m)].mean() for x, m in zip(cut(losses), cut(mask), strict=True)
+    ]
     assert abs(np.mean(local) - want) > 1e-3
 
 

@@ -37,8 +37,8 @@ def sample(cfg=CFG, batch=None, key=KEY, lm=LM):
 
 
 def responses(samples):
-    T = samples.mask.shape[1]
-    return [list(t[m]) for t, m in zip(np.asarray(samples.tokens[:, -T:]), np.asarray(samples.mask))]
+    tokens, mask = np.asarray(samples.tokens), np.asarray(samples.mask)
+    return [list(tokens[b, -mask.shape[1] :][mask[b]]) for b in range(len(mask))]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -82,7 +82,7 @@ def test_a_sample_does_not_depend_on_neighbours_batch_size_or_padding():
 
 def test_two_draws_of_one_prompt_differ_and_one_draw_repeats():
     got = responses(sample(batch=prompts(rows=4, draws=2)))
-    assert all(a != b for a, b in zip(got[::2], got[1::2]))
+    assert all(a != b for a, b in zip(got[::2], got[1::2], strict=True))
     assert got[::2] == responses(sample(batch=prompts(rows=4)))
     assert got != responses(sample(batch=prompts(rows=4, draws=2), key=jax.random.key(6)))
 
@@ -108,7 +108,9 @@ def test_frequencies_of_the_first_token_are_those_it_claims(cfg):
     draws = 4000
     one = jax.tree.map(lambda x: jnp.repeat(x[:1], draws, axis=0), prompts())
     got = sample(dataclasses.replace(cfg, length=1), one._replace(draw=jnp.arange(draws)))
-    logits = np.asarray(LM.prefill_fn(PARAMS, one.tokens[:1], one.attention_mask[:1], 1)[0][0], float)
+    logits = np.asarray(
+        LM.prefill_fn(PARAMS, one.tokens[:1], one.attention_mask[:1], 1)[0][0], float
+    )
     p = np.exp(logits / cfg.temperature)
     if cfg.min_length:
         p[1] = 0
@@ -130,7 +132,9 @@ def test_temperature_zero_takes_the_likeliest():
     got = sample(dataclasses.replace(CFG, temperature=0.0))
     apply = jax.jit(lambda *args: Transformer(MODEL).apply({"params": PARAMS}, *args))
     want = jnp.argmax(apply(got.tokens, got.attention_mask)[:, 4:-1], axis=-1)
-    np.testing.assert_array_equal(np.where(got.mask, got.tokens[:, -7:], 0), np.where(got.mask, want, 0))
+    np.testing.assert_array_equal(
+        np.where(got.mask, got.tokens[:, -7:], 0), np.where(got.mask, want, 0)
+    )
 
 
 def test_a_stop_token_before_stop_after_does_not_end_the_response():
