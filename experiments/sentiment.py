@@ -45,7 +45,7 @@ class Config:
     """Folder or hub name of a transformers tokenizer; empty: trained on the corpus."""
     data: worlds.DataConfig = worlds.DataConfig()
     annotators: AnnotatorConfig = AnnotatorConfig()
-    model: ModelConfig = ModelConfig(d_model=64, context=64)
+    model: ModelConfig = ModelConfig(d_model=64, context=64, positions="rotary")
     sft: stages.SFTConfig = stages.SFTConfig()
     reward: stages.RewardConfig = stages.RewardConfig()
     sample: SampleConfig = SampleConfig()

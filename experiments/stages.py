@@ -27,17 +27,17 @@ from rlhf_jax.sampling import SampleConfig
 class SFTConfig:
     """Supervised fine-tuning."""
 
-    steps: int = 600
+    steps: int = 1500
     """Most gradient steps; the learning rate reaches zero there."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Texts a step."""
-    eval_every: int = 60
+    eval_every: int = 150
     """Steps between held-out losses (and checkpoints)."""
     patience: int = 3
     """Held-out losses without a new lowest one before it stops; the lowest one's parameters are kept."""
     microbatches: int = 1
     """Parts that a batch is cut into, on each device, to save memory."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3, warmup=20))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=4e-3, warmup=50, b2=0.99, eps=1e-8))
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class RewardConfig:
 
     epochs: float = 1.0
     """Passes over the comparisons (1: Stiennon et al., 2020; more overfit)."""
-    batch_size: int = 64
+    batch_size: int = 16
     """Pairs a step."""
-    save_every: int = 50
+    save_every: int = 200
     """Steps between checkpoints."""
     microbatches: int = 1
     """Parts that a batch is cut into, on each device, to save memory."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, warmup=10))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3, warmup=20, b2=0.99, eps=1e-8))
 
 
 def train_sft(folder, cfg: SFTConfig, devices: Devices, lm, train, held_out, seed, *, wandb=False):

@@ -35,7 +35,7 @@ class DataConfig:
     """Most tokens of a tokenizer that is trained here."""
     reviews: int = 20_000
     """Generated world: reviews in the corpus."""
-    pairs: int = 8_000
+    pairs: int = 20_000
     """Generated world: comparisons of the SFT model's responses; half teach the held-out judge."""
 
 

@@ -3,8 +3,7 @@
 Prefixes and responses share one numbering, a ternary heap: the empty prefix is 0, and saying content
 token c after prefix n leads to 3 n + 1 + c. Prefixes 0 to 39 may go on or end, so response n < 40 is
 prefix n and EOS; responses 40 to 120 are four content tokens, and no EOS. Everything here is NumPy
-loops over that tree, so it shares no code with what it judges, but for `apply` and `values`, the
-tabular model that is trained.
+loops over that tree, so it shares no code with what it judges; `apply` is the tabular model that is trained.
 """
 
 from typing import NamedTuple
@@ -27,15 +26,15 @@ BETA = 0.5
 class World(NamedTuple):
     """The reference's logits after each prefix [40, 4], and the score of each response [121]."""
 
-    ref_logits: np.ndarray
-    scores: np.ndarray
+    ref_logits: jax.Array
+    scores: jax.Array
 
 
 def make(seed: int) -> World:
     """Logits N(0, 0.7^2) and scores N(0, 1)."""
     rng = np.random.default_rng(seed)
     ref_logits = 0.7 * rng.normal(size=(PREFIXES, VOCABULARY))
-    return World(ref_logits.astype(np.float32), rng.normal(size=RESPONSES).astype(np.float32))
+    return World(jnp.float32(ref_logits), jnp.float32(rng.normal(size=RESPONSES)))
 
 
 def content_of(node: int) -> list[int]:
@@ -91,20 +90,34 @@ def optimum(world: World, temperature: float = 1.0) -> tuple[np.ndarray, float]:
     A policy that is sampled at a temperature is the distribution of its divided logits, and so is its
     reference; pi* is what it samples then.
     """
-    weights = distribution(world.ref_logits, temperature) * np.exp(world.scores / BETA, dtype=float)
+    weights = distribution(world.ref_logits, temperature) * np.exp(
+        np.asarray(world.scores, float) / BETA
+    )
     return weights / weights.sum(), BETA * np.log(weights.sum())
+
+
+def through(weights: np.ndarray) -> np.ndarray:
+    """What of weights over responses [121] goes through each prefix [40], its own ending included."""
+    reach = np.array(weights, float)
+    for n in reversed(range(1, RESPONSES)):
+        reach[(n - 1) // CONTENT] += reach[n]
+    return reach[:PREFIXES]
 
 
 def logits_of(pi: np.ndarray) -> np.ndarray:
     """The log-probabilities after each prefix [40, 4] of a distribution over responses [121]."""
-    reach = np.array(pi, float)
-    for n in reversed(range(1, RESPONSES)):
-        reach[(n - 1) // CONTENT] += reach[n]  # what goes through a prefix
-    logits = np.empty((PREFIXES, VOCABULARY))
-    for n in range(PREFIXES):
-        children = reach[CONTENT * n + 1 :][:CONTENT]
-        logits[n] = np.log(np.append(children, pi[n]) / reach[n])
-    return logits
+    reach = np.concatenate([through(pi), pi[PREFIXES:]])
+    children = reach[1:].reshape(PREFIXES, CONTENT)
+    ends = pi[:PREFIXES, None]
+    return np.log(np.concatenate([children, ends], axis=1) / reach[:PREFIXES, None])
+
+
+def soft_values(world: World) -> np.ndarray:
+    """The optimal critic [40]: beta log E_ref[exp(score / beta) | prefix]; its first entry is J*."""
+    ref = distribution(world.ref_logits)
+    return BETA * np.log(
+        through(ref * np.exp(np.asarray(world.scores, float) / BETA)) / through(ref)
+    )
 
 
 def total_variation(p, q) -> float:

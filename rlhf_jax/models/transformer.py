@@ -44,13 +44,13 @@ def norm(cfg: ModelConfig, name: str | None = None):
 
 
 def dense(cfg: ModelConfig, width: int, name: str, scale: float = 1.0):
-    """A projection, initialised as GPT-2's: normal with deviation 0.02 `scale`."""
+    """A projection, initialised normal with deviation `scale` / sqrt(its input width)."""
     return nn.Dense(
         width,
         use_bias=cfg.bias,
         dtype=cfg.dtype,
         param_dtype=cfg.param_dtype,
-        kernel_init=nn.initializers.normal(0.02 * scale),
+        kernel_init=nn.initializers.variance_scaling(scale**2, "fan_in", "normal"),
         name=name,
     )
 
@@ -103,7 +103,7 @@ class Transformer(nn.Module):
         kinds = dict(
             dtype=cfg.dtype,
             param_dtype=cfg.param_dtype,
-            embedding_init=nn.initializers.normal(0.02),
+            embedding_init=nn.initializers.normal(cfg.d_model**-0.5),
         )
         self.embedding = nn.Embed(cfg.vocab_size, cfg.d_model, **kinds)
         if cfg.positions == "learned":
@@ -122,7 +122,7 @@ class Transformer(nn.Module):
                 use_bias=False,
                 dtype=cfg.dtype,
                 param_dtype=cfg.param_dtype,
-                kernel_init=nn.initializers.normal(0.02),
+                kernel_init=nn.initializers.lecun_normal(),
             )
 
     def embed(self, tokens, positions):

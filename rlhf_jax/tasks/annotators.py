@@ -15,7 +15,7 @@ class AnnotatorConfig:
     Raises ValueError where `scale` is negative or `noise` lies outside 0 to 1.
     """
 
-    scale: float = 2.0
+    scale: float = 4.0
     """slope of the logit per unit of gold difference (Bradley and Terry, 1952)"""
     noise: float = 0.1
     """probability that a person does not look and tosses a fair coin: half of these answers are wrong"""
