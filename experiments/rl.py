@@ -39,6 +39,16 @@ class RLConfig:
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
 
 
+def batch_sizes(cfg) -> dict[str, int]:
+    """What must divide over the devices. Raises ValueError where minibatches do not divide a rollout."""
+    rows, minibatches = cfg.rl.batch_size, cfg.ppo.minibatches
+    if rows % minibatches:
+        raise ValueError(
+            f"ppo.minibatches = {minibatches} does not divide rl.batch_size = {rows}: choose a divisor"
+        )
+    return {"rl.batch_size": rows, "rl.batch_size / ppo.minibatches": rows // minibatches}
+
+
 def train_ppo(
     folder, cfg, devices: Devices, lm, sample, reference, reward_params, judge_params,
     prompts: Prompts, watch, *, seed, wandb=False,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import jax
 
 from experiments import stages, verdict, worlds
-from experiments.rl import RLConfig, train_ppo
+from experiments.rl import RLConfig, batch_sizes, train_ppo
 from rlhf_jax import parallel, ppo, rollout, run
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.data.demonstrations import encode_demonstrations
@@ -68,7 +68,7 @@ def main(cfg: Config):
         {
             "sft.batch_size": cfg.sft.batch_size,
             "reward.batch_size": cfg.reward.batch_size,
-            "rl.batch_size": cfg.rl.batch_size,
+            **batch_sizes(cfg),
         },
     )
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed)

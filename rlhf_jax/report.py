@@ -337,12 +337,17 @@ def _panels(panels, rows) -> str:
         names = [name for name in names if name in present]
         if not names:
             continue
-        curves = {name: _curve(rows, name) for name in names}
+        curves = {}
+        for name in names:  # a metric that two stages share is a curve for each
+            stages = list(dict.fromkeys(row["stage"] for row in rows if name in row))
+            for stage in stages:
+                label = name.rpartition("/")[2].replace("_", " ")
+                label = f"{label} ({stage})" if len(stages) > 1 else label
+                curves[label] = _curve([row for row in rows if row["stage"] == stage], name)
 
         def draw(axes, curves=curves):
-            for colour, (name, (x, y)) in zip(COLOURS, curves.items(), strict=False):
+            for colour, (label, (x, y)) in zip(COLOURS, curves.items(), strict=False):
                 smooth = len(x) > 40
-                label = name.rpartition("/")[2].replace("_", " ")
                 if smooth:
                     axes.plot(x, y, color=colour, alpha=0.3, linewidth=0.8)
                 mark = "o" if len(x) < 25 else None

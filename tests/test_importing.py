@@ -11,16 +11,7 @@ import runpy, sys
 runpy.run_path("examples/import_ppo.py", run_name="__main__")
 print("modules", *sorted({name.partition(".")[0] for name in sys.modules}))
 """
-NOT_NEEDED = {
-    "tyro",
-    "orbax",
-    "transformers",
-    "tokenizers",
-    "grain",
-    "tensorflow",
-    "rich",
-    "launch",
-}
+NOT_NEEDED = {"tyro", "orbax", "transformers", "tokenizers", "grain", "tensorflow", "launch"}
 
 
 def test_a_plain_dict_and_a_function_train_with_the_shipped_steps():

@@ -1,0 +1,209 @@
+"""Whole experiments, tiny: what they leave, that they go on after a kill, and what they refuse."""
+
+import gzip
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+
+import launch
+from rlhf_jax import checkpoint, metrics
+from rlhf_jax.tasks import reviews
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = """
+    --devices device --model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 400
+    --sft.steps 12 --sft.batch-size 8 --sft.eval-every 6
+    --reward.batch-size 8 --reward.save-every 4
+""".split()
+TINY = [
+    "sentiment",
+    *SMALL,
+    *"""
+    --data.reviews 80 --data.pairs 96 --data.held-out 0.05
+    --rl.iterations 5 --rl.batch-size 8 --rl.save-every 2 --ppo.epochs 2 --ppo.minibatches 2
+    --eval-draws 1
+    """.split(),
+]
+
+
+def ppo_params(folder):
+    last = checkpoint.latest(folder / "stages" / "ppo")
+    files = (folder / "stages" / "ppo" / f"{last}{checkpoint.SUFFIX}").read_text()
+    return last, json.loads(files)["arrays"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert launch.main([*TINY, "--run", str(folder)]) == 0
+    return folder
+
+
+def restored(folder, whole):
+    """The last PPO carry of `folder`, in the structure that `whole` was saved with."""
+    step, arrays = ppo_params(whole)
+    # the manifest names every array: enough to ask for them by path
+    like = {path: np.zeros(shape, dtype) for path, (shape, dtype) in arrays.items()}
+    with checkpoint._manager(folder / "stages" / "ppo") as manager:
+        targets = {path: leaf for path, leaf in like.items() if leaf.size}
+        return manager.restore(step, args=checkpoint.ocp.args.StandardRestore(targets))
+
+
+def test_a_run_leaves_all_that_it_promises(whole):
+    results = json.loads((whole / "results.json").read_text())
+    for side in ("before", "after"):
+        gold = results["gold"][side]
+        assert gold["low"] <= gold["mean"] <= gold["high"]
+    assert 0 <= results["win rate of PPO over SFT, by gold"]["mean"] <= 1
+    assert 0.5 <= results["reward accuracy ceiling (annotator noise)"] < 1
+    config = json.loads((whole / "config.json").read_text())
+    assert config["settings"]["rl"]["iterations"] == 5 and config["versions"]["jax"]
+    stages = {row["stage"] for row in metrics.read(whole / "metrics.jsonl")}
+    assert stages == {"sft", "reward", "judge", "ppo"}
+    assert {p.name for p in (whole / "tensorboard").iterdir()} == stages
+    for name, fields in {
+        "samples": {"prompt", "sft", "ppo", "sft_gold", "ppo_gold", "sft_score", "ppo_score"},
+        "tokens": {"prompt", "tokens", "kl", "value", "advantage", "reward"},
+    }.items():
+        rows = [json.loads(line) for line in (whole / f"{name}.jsonl").read_text().splitlines()]
+        assert rows and all(fields == row.keys() for row in rows)
+    assert "<svg" in (whole / "report.html").read_text()
+
+
+def test_held_out_prompts_were_used_in_no_stage(whole):
+    held_out = set(reviews.split_prompts(0.05, 0)[1])
+    compared = [json.loads(row) for row in (whole / "comparisons.jsonl").read_text().splitlines()]
+    assert len(compared) == 96 and not held_out & {row["prompt"] for row in compared}
+    judged = [json.loads(row) for row in (whole / "samples.jsonl").read_text().splitlines()]
+    assert {row["prompt"] for row in judged} == held_out
+
+
+def test_the_same_command_on_a_finished_run_prints_the_result_and_how_to_start_another(
+    whole, capsys
+):
+    before = (whole / "report.html").stat().st_mtime_ns
+    assert launch.main([*TINY, "--run", str(whole)]) == 0
+    said = capsys.readouterr().out
+    assert "this run is finished" in said and "--seed 1" in said and "gold, after" in said
+    assert said.splitlines()[-1] == str(whole)
+    assert (whole / "report.html").stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_folder_is_refused_and_nothing_is_overwritten(whole, capsys):
+    before = (whole / "config.json").read_bytes()
+    assert launch.main([*TINY, "--run", str(whole), "--seed", "7"]) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"error: run .* another config \(seed is 0 there and 7 here\)", said)
+    assert (whole / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_a_run_killed_in_the_middle_of_a_stage_ends_with_the_same_bits(whole, tmp_path, stage):
+    program = textwrap.dedent(f"""
+        import os, signal, sys
+        sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT)!r}]
+        import conftest, launch
+        from rlhf_jax import loop
+
+        iterate = loop.iterate
+
+        def killing(folder, stage, carry, body, **settings):
+            def counting(carry, i):
+                if stage == {stage!r} and i == 3:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return body(carry, i)
+            return iterate(folder, stage, carry, counting, **settings)
+
+        loop.iterate = killing
+        launch.main(sys.argv[1:])
+    """)
+    command = [*TINY, "--run", str(tmp_path / "run")]
+    answer = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, cwd=ROOT
+    )
+    assert answer.returncode == -signal.SIGKILL, answer.stderr
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert launch.main(command) == 0
+    got, want = restored(tmp_path / "run", whole), restored(whole, whole)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert len(want) > 50
+    for name in ("samples.jsonl", "tokens.jsonl", "comparisons.jsonl"):
+        assert (tmp_path / "run" / name).read_text() == (whole / name).read_text()
+    untimed = lambda folder: [
+        {k: v for k, v in row.items() if k != "time"}
+        for row in metrics.read(folder / "metrics.jsonl")
+    ]
+    assert untimed(tmp_path / "run") == untimed(whole)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Texts with labels, as JSONL and .gz: clauses of the generated world."""
+    said = reviews.generate(0, 160, reviews.prompts())
+    rows = [{"text": f"{p} {r}", "label": int(reviews.gold(p, r) > 0)} for p, r in said]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "a.jsonl").write_text(lines)
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write(lines)
+    return tmp_path
+
+
+def test_sentiment_on_files_takes_a_held_out_reward_model_for_gold(files, capsys):
+    folder = files / "run"
+    settings = [
+        *("--data.corpus", str(files / "b.jsonl.gz"), "--data.comparisons", f"{files}/*.jsonl"),
+        *("--data.prompts", str(files / "a.jsonl"), "--data.held-out", "0.2"),
+    ]
+    assert launch.main([*TINY, *settings, "--run", str(folder)]) == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert results["gold"] == results["score of the held-out judge"]
+    assert "ceiling" not in (folder / "results.json").read_text()
+    assert capsys.readouterr().out.splitlines()[-1] == str(folder)
+
+
+def test_reward_prints_accuracy_beside_length_and_a_calibration_table(files, capsys):
+    settings = ["--data.comparisons", str(files / "a.jsonl"), "--data.length", "32"]
+    settings += ["--data.prompt-length", "4", "--data.vocab-size", "400", "--model.d-model", "16"]
+    assert launch.main(["reward", *SMALL, *settings, "--run", str(files / "run")]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"reward accuracy, held-out pairs +0\.\d+ +0\.\d+ to [01]\.\d+", said)
+    assert "length alone" in said and "the model is this sure" in said
+    results = json.loads((files / "run" / "results.json").read_text())
+    pairs = results["pairs"]
+    assert sum(row["count"] for row in results["calibration"]) == pairs["held out"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["--data.corpus", "none.jsonl"], "data.comparisons is empty"),
+        (["--data.corpus", "none.jsonl", "--data.comparisons", "A", "--data.prompts", "A"],
+         "no such file: 'none.jsonl'"),
+        (["--data.corpus", "A", "--data.comparisons", "BAD", "--data.prompts", "A"],
+         r"bad.jsonl:2: .*'responses'"),
+        (["--rl.batch-size", "7", "--devices", "mesh"], "rl.batch_size = 7 does not divide over 8"),
+        (["--rl.batch-size", "24", "--devices", "mesh", "--ppo.minibatches", "6"],
+         "rl.batch_size / ppo.minibatches = 4 does not divide over 8 devices: use 8"),
+        (["--ppo.minibatches", "3"], "ppo.minibatches = 3 does not divide rl.batch_size = 8"),
+        (["--sample.top-k", "5"], "sample.top_k = 5"),
+        (["--devices", "moon"], 'devices = "moon"'),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_in_one_sentence_before_any_training(
+    files, capsys, settings, words
+):
+    (files / "bad.jsonl").write_text('{"chosen": "a", "rejected": "b"}\n{"text": "c"}\n')
+    names = {"A": str(files / "a.jsonl"), "BAD": str(files / "bad.jsonl")}
+    settings = [names.get(x, x) for x in settings]
+    assert launch.main([*TINY, "--run", str(files / "run"), *settings]) == 1
+    said = capsys.readouterr().err.strip()
+    assert re.search(words, said) and said.count("\n") == 0
+    assert not (files / "run" / "stages").exists()
