@@ -140,7 +140,10 @@ def main(cfg: Config):
     results = (
         verdict.before_and_after(prompts, golds=golds, scores=scores, judged=judged)
         | verdict.of_rewards(stages.margins(reward_fn, mine, pairs), train, held_out)
-        | {"kl": verdict.kl(prompts, annotated), "SFT held-out loss, nats a token": sft_loss}
+        | {
+            "kl": verdict.kl(prompts, annotated),
+            "SFT held-out loss, nats a response": sft_loss * demos_held_out.mask.sum(1).mean(),
+        }
         | world.known(held_out)
     )
     batch, _ = ppo.prepare(annotated, kl_coef, cfg.ppo)

@@ -37,22 +37,26 @@ class SFTConfig:
     """Held-out losses without a new lowest one before it stops; the lowest one's parameters are kept."""
     microbatches: int = 1
     """Parts that a batch is cut into, on each device, to save memory."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=4e-3, warmup=50, b2=0.99, eps=1e-8))
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=4e-3, warmup=50, b2=0.99, eps=1e-8)
+    )
 
 
 @dataclass(frozen=True)
 class RewardConfig:
     """Reward modelling."""
 
-    epochs: float = 1.0
-    """Passes over the comparisons (1: Stiennon et al., 2020; more overfit)."""
+    epochs: float = 2.0
+    """Passes over the comparisons (1: Stiennon et al., 2020, on models that know more to begin with)."""
     batch_size: int = 16
     """Pairs a step."""
     save_every: int = 200
     """Steps between checkpoints."""
     microbatches: int = 1
     """Parts that a batch is cut into, on each device, to save memory."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3, warmup=20, b2=0.99, eps=1e-8))
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=3e-3, warmup=20, b2=0.99, eps=1e-8)
+    )
 
 
 def train_sft(folder, cfg: SFTConfig, devices: Devices, lm, train, held_out, seed, *, wandb=False):

@@ -189,7 +189,7 @@ def test_reward_prints_accuracy_beside_length_and_a_calibration_table(files, cap
          "no such file: 'none.jsonl'"),
         (["--data.corpus", "A", "--data.comparisons", "BAD", "--data.prompts", "A"],
          r"bad.jsonl:2: .*'responses'"),
-        (["--rl.batch-size", "7", "--devices", "mesh"], "rl.batch_size = 7 does not divide over 8"),
+        (["--rl.batch-size", "12", "--devices", "mesh"], "rl.batch_size = 12 does not divide over 8"),
         (["--rl.batch-size", "24", "--devices", "mesh", "--ppo.minibatches", "6"],
          "rl.batch_size / ppo.minibatches = 4 does not divide over 8 devices: use 8"),
         (["--ppo.minibatches", "3"], "ppo.minibatches = 3 does not divide rl.batch_size = 8"),
