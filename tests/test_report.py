@@ -123,7 +123,7 @@ def test_numbers_are_readable_without_colour(text):
     assert text.count(token) == 1
     assert "30 of 40 held-out prompts" in text
     assert "kl goes from 0.5 to 59.5" in text
-    assert "ppo/value_loss is never finite." in text
+    assert "value loss is never finite." in text
 
 
 @pytest.mark.parametrize("present", [(), ("metrics.jsonl",), ("results.json",), ("tokens.jsonl",)])

@@ -15,7 +15,7 @@ from rlhf_jax.sampling import SampleConfig
 
 MODEL = ModelConfig(vocab_size=11, context=32, layers=2, d_model=16, heads=2)
 LM = networks.language_model(MODEL)
-PARAMS = jax.tree.map(lambda x: 3 * x, jax.jit(LM.init)(jax.random.key(0)))
+PARAMS = jax.jit(LM.init)(jax.random.key(0))
 CFG = SampleConfig(length=7, stop=(1,), pad=0)
 KEY = jax.random.key(5)
 
