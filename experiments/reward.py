@@ -19,7 +19,6 @@ from rlhf_jax.data.comparisons import (
     identical,
     read_comparisons,
 )
-from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.sources import read_jsonl
 from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
@@ -92,8 +91,7 @@ def main(cfg: Config):
     lm, lengths = networks.language_model(cfg.model), (cfg.data.prompt_length, cfg.data.length)
 
     demos, demos_held_out = (
-        encode_demonstrations(words, *zip(*texts, strict=True), *lengths)
-        for texts in (corpus, corpus_held_out)
+        stages.demonstrations(words, texts, lengths) for texts in (corpus, corpus_held_out)
     )
     trunk, sft_loss = stages.train_sft(
         folder, cfg.sft, devices, lm, demos, demos_held_out, cfg.seed, wandb=cfg.wandb

@@ -18,7 +18,6 @@ from experiments import stages, verdict, worlds
 from experiments.rl import RLConfig, batch_sizes, train_ppo
 from rlhf_jax import parallel, ppo, rollout, run
 from rlhf_jax.data.comparisons import encode_comparisons
-from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
@@ -94,7 +93,7 @@ def main(cfg: Config):
 
     # 1. a language model, from texts
     demos, demos_held_out = (
-        encode_demonstrations(words, *zip(*texts, strict=True), *lengths)
+        stages.demonstrations(words, texts, lengths)
         for texts in (world.corpus, world.corpus_held_out)
     )
     reference, sft_loss = stages.train_sft(

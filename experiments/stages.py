@@ -16,6 +16,7 @@ from rlhf_jax import loop, optimizer, reward_model, sampling, sft, train_step
 from rlhf_jax.batches import Comparisons, Samples, Sequences
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
+from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.models import networks
 from rlhf_jax.optimizer import OptimizerConfig
@@ -153,6 +154,11 @@ def read_tokenizer(folder, name, corpus, vocab_size):
         return tokenizer.load(name or place)
     texts = [text for pair in corpus for text in (pair[0], tokenizer.at_seam(*pair))]
     return tokenizer.train(texts, vocab_size, place)
+
+
+def demonstrations(words, texts, lengths: tuple[int, int]) -> Sequences:
+    """Pairs of prompt and response as arrays, of `lengths` (prompt, response) in tokens."""
+    return encode_demonstrations(words, [p for p, _ in texts], [r for _, r in texts], *lengths)
 
 
 class Answers(NamedTuple):

@@ -36,7 +36,10 @@ def of_rewards(margins, train, held_out) -> dict:
     groups = [c.group for c in held_out]
     words = lambda pairs, side: np.array([len(getattr(c, side).split()) for c in pairs])
     length = evaluate.length_baseline(
-        *(words(pairs, side) for pairs in (train, held_out) for side in ("chosen", "rejected")),
+        words(train, "chosen"),
+        words(train, "rejected"),
+        words(held_out, "chosen"),
+        words(held_out, "rejected"),
         groups,
     )
     return {

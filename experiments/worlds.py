@@ -87,8 +87,8 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
         }
 
     return World(
-        corpus=[tuple(review) for review in reviews.generate(seed, cfg.reviews, train)],
-        corpus_held_out=[tuple(review) for review in corpus_held_out],
+        corpus=[(prompt, said) for prompt, said in reviews.generate(seed, cfg.reviews, train)],
+        corpus_held_out=[(prompt, said) for prompt, said in corpus_held_out],
         prompts=train,
         prompts_held_out=held_out,
         comparisons=comparisons,

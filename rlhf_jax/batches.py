@@ -5,13 +5,17 @@ right-padded, so every response starts in column P, and `tokens[:, -T:]` is the 
 Batches are plain arrays, NumPy or JAX, and no field is ever absent: a new stage is a new record.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Array = jax.Array | np.ndarray
+# Records hold either kind. A static checker would ask of each use which, so it is told "any".
+if TYPE_CHECKING:
+    from typing import Any as Array
+else:
+    Array = jax.Array | np.ndarray
 
 
 class Prompts(NamedTuple):

@@ -52,14 +52,14 @@ def scale_by_adam_tf_style(b1: float, b2: float, eps: float) -> optax.GradientTr
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)
         return TFAdamState(count=jnp.zeros((), jnp.int32), mu=zeros(), nu=zeros())
 
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
         del params
         count = state.count + 1
-        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
-        nu = optax.tree.update_moment(grads, state.nu, b2, 2)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
         scale = jnp.sqrt(1 - b2**count) / (1 - b1**count)
-        updates = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v) + eps), mu, nu)
-        return updates, TFAdamState(count=count, mu=mu, nu=nu)
+        steps = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v) + eps), mu, nu)
+        return steps, TFAdamState(count=count, mu=mu, nu=nu)
 
     return optax.GradientTransformation(init, update)
 

@@ -1,6 +1,7 @@
 """What the reference, the critic and the reward thought of samples, wherever those came from."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -42,7 +43,7 @@ def make_annotate(policy_fn, actor_critic_fn, cfg: RolloutConfig):
     def annotate(params, ref_params, samples: Samples, scores) -> Rollout:
         mask, T = samples.mask, samples.mask.shape[1]
         inputs = samples.tokens, samples.attention_mask
-        kinds = dict(last=T, temperature=cfg.temperature)
+        kinds: dict[str, Any] = dict(last=T, temperature=cfg.temperature)
         ref_logprobs, _ = policy_fn(ref_params, *inputs, **kinds)
         logprobs, _, values = actor_critic_fn(params, *inputs, **kinds)
         if cfg.recompute_logprobs:

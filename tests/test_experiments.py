@@ -18,19 +18,51 @@ from rlhf_jax import checkpoint, metrics
 from rlhf_jax.tasks import reviews
 
 ROOT = pathlib.Path(__file__).parent.parent
-SMALL = """
-    --devices device --model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 400
-    --sft.steps 12 --sft.batch-size 8 --sft.eval-every 6
-    --reward.batch-size 8 --reward.save-every 4
-""".split()
+SMALL = [
+    "--devices",
+    "device",
+    "--model.d-model",
+    "16",
+    "--model.layers",
+    "1",
+    "--model.heads",
+    "2",
+    "--data.vocab-size",
+    "400",
+    "--sft.steps",
+    "12",
+    "--sft.batch-size",
+    "8",
+    "--sft.eval-every",
+    "6",
+    "--reward.batch-size",
+    "8",
+    "--reward.save-every",
+    "4",
+]
 TINY = [
     "sentiment",
     *SMALL,
-    *"""
-    --data.reviews 80 --data.pairs 96 --data.held-out 0.05
-    --rl.iterations 5 --rl.batch-size 8 --rl.save-every 2 --ppo.epochs 2 --ppo.minibatches 2
-    --eval-draws 1
-    """.split(),
+    *[
+        "--data.reviews",
+        "80",
+        "--data.pairs",
+        "96",
+        "--data.held-out",
+        "0.05",
+        "--rl.iterations",
+        "5",
+        "--rl.batch-size",
+        "8",
+        "--rl.save-every",
+        "2",
+        "--ppo.epochs",
+        "2",
+        "--ppo.minibatches",
+        "2",
+        "--eval-draws",
+        "1",
+    ],
 ]
 
 

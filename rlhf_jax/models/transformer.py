@@ -5,7 +5,7 @@ scans the layers, so compile time does not grow with depth; decoding unrolls the
 cache array, because a cache that passes through a scan is copied at every token.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -37,7 +37,9 @@ def check_context(cfg: ModelConfig, length: int):
 
 def norm(cfg: ModelConfig, name: str | None = None):
     """The family's normalisation, statistics in float32."""
-    kinds = dict(epsilon=cfg.norm_eps, dtype=cfg.dtype, param_dtype=cfg.param_dtype, name=name)
+    kinds: dict[str, Any] = dict(
+        epsilon=cfg.norm_eps, dtype=cfg.dtype, param_dtype=cfg.param_dtype, name=name
+    )
     return (
         nn.RMSNorm(**kinds) if cfg.norm == "rmsnorm" else nn.LayerNorm(use_bias=cfg.bias, **kinds)
     )
@@ -62,7 +64,7 @@ class Block(nn.Module):
     keep: bool = False  # hand out this pass's keys and values, for a cache
 
     @nn.compact
-    def __call__(self, x, positions, mask, cache=None, column=None):
+    def __call__(self, x, positions, mask, cache=None, column=0):
         """(x [B L, D], this layer's keys and values or the cache with them written at `column`)."""
         cfg, (B, L) = self.cfg, positions.shape
         kv_heads, width = cfg.kv_heads or cfg.heads, cfg.head_dim or cfg.d_model // cfg.heads
@@ -100,7 +102,7 @@ class Transformer(nn.Module):
 
     def setup(self):  # noqa: D102
         cfg = self.cfg
-        kinds = dict(
+        kinds: dict[str, Any] = dict(
             dtype=cfg.dtype,
             param_dtype=cfg.param_dtype,
             embedding_init=nn.initializers.normal(cfg.d_model**-0.5),
@@ -112,7 +114,7 @@ class Transformer(nn.Module):
             nn.remat(Block) if cfg.remat else Block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=cfg.layers,
         )(cfg, self.keep)
         self.final_norm = norm(cfg)
@@ -162,7 +164,8 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int):
     """Logits after the last column of left-padded prompts [B, P], and a cache with `room` more columns."""
     check_context(cfg, tokens.shape[1] + room)
     model = Transformer(cfg, keep=True)
-    hidden, kept = model.apply({"params": params}, tokens, attention_mask, method="hidden")
+    found: Any = model.apply({"params": params}, tokens, attention_mask, method="hidden")
+    hidden, kept = found
     logits = model.apply({"params": params}, hidden[:, -1], method="unembed")
     grow = lambda x: jnp.pad(x, [(0, 0), (0, room)] + [(0, 0)] * (x.ndim - 2))
     cache = Cache(
