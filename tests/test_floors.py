@@ -14,7 +14,16 @@ FLOORS = [
     {"models", "data", "tasks"},  # the wings, one folder each
     {"train_step", "sampling"},  # the shared step, and sampling
     {"sft", "reward_model", "rollout", "ppo", "evaluate"},  # algorithms
-    {"parallel", "optimizer", "checkpoint", "metrics", "run", "loop", "report"},  # devices, disk
+    {
+        "parallel",
+        "optimizer",
+        "checkpoint",
+        "metrics",
+        "run",
+        "loop",
+        "report",
+        "pictures",
+    },  # devices, disk
 ]
 WINGS = FLOORS[2]
 ALGORITHMS, DISK = FLOORS[4], FLOORS[5]

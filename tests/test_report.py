@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from rlhf_jax import metrics, report, run
+from rlhf_jax import metrics, pictures, report, run
 
 EVIL = '<script>alert("x")</script>\' & <img src=x onerror=y>'
 VOID = {"meta", "br", "img", "use", "path", "line", "circle", "rect", "link"}
@@ -42,7 +42,7 @@ def interval(mean):
     return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
 
 
-EVERY = [name for _, *panels in report.PANELS for _, names in panels for name in names]
+EVERY = [name for _, *panels in pictures.PANELS for _, names in panels for name in names]
 FEW = ["objective/gold", "objective/kl", "objective/score"]
 
 
@@ -110,7 +110,7 @@ def test_the_page_is_accessible_and_has_every_section(text):
     targets = {attrs["href"][1:] for tag, attrs in page.elements if tag == "a"}
     headers = [i for i in ids if re.fullmatch("[a-z-]+", i)]
     assert targets == set(headers) and len(headers) == len(targets)
-    panels = sum(len(panels) for _, *panels in report.PANELS)
+    panels = sum(len(panels) for _, *panels in pictures.PANELS)
     assert kinds.count("figure") == panels + 1
 
 
@@ -149,7 +149,7 @@ def test_equal_runs_give_equal_pages_and_no_run_is_refused(tmp_path):
 def test_smoothing_is_the_mean_of_its_neighbours():
     y = np.random.default_rng(0).normal(size=85)
     y[3] = np.nan
-    got = report._smooth(y)
+    got = pictures._smooth(y)
     np.testing.assert_allclose(got[40], y[38:43].mean())
     np.testing.assert_allclose(got[0], y[:3].mean())
     np.testing.assert_allclose(got[3], (y[1] + y[2] + y[4] + y[5]) / 4)
