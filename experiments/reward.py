@@ -61,7 +61,7 @@ class Config:
     data: RewardDataConfig = RewardDataConfig()
     model: ModelConfig = ModelConfig(d_model=64, context=256)
     sft: stages.SFTConfig = stages.SFTConfig(steps=200, batch_size=32, eval_every=40)
-    reward: stages.RewardConfig = stages.RewardConfig(batch_size=32)
+    reward: stages.RewardConfig = stages.RewardConfig(epochs=1.0)
 
 
 config = Config()
