@@ -404,7 +404,7 @@ LM = networks.language_model(ModelConfig(vocab_size=V, context=9, layers=1, d_mo
 def fresh():
     """A sampled batch at temperature 0.7, and the actor-critic it came from."""
     ac = networks.actor_critic(LM)
-    params = jax.jit(lambda key: jax.tree.map(lambda x: 3 * x, ac.init(LM.init(key))))(KEY)
+    params = jax.jit(lambda key: ac.init(LM.init(key)))(KEY)
     rng = np.random.default_rng(0)
     prompts = Prompts(
         tokens=rng.integers(2, V, (B, 3), np.int32),
