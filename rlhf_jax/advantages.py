@@ -7,15 +7,20 @@ from jaxtyping import Array, Bool, Float, Num
 from rlhf_jax.padding import last_real
 
 
-def on_last_token(scores: Num[Array, " B"], mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
-    """Each score, in float32, on the last token that the policy said; zero where it said nothing.
-
-    Raises TypeError for scores that are not floating: an integer array has lost its fractions already.
-    """
+def refuse_integers(scores: Num[Array, "*n"]):
+    """Raises TypeError for scores that are not floating: an integer array has lost its fractions."""
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise TypeError(
             f"scores are {scores.dtype}, which cannot hold 0.7: make them float32 where they are born"
         )
+
+
+def on_last_token(scores: Num[Array, " B"], mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
+    """Each score, in float32, on the last token that the policy said; zero where it said nothing.
+
+    Raises TypeError for scores that are not floating.
+    """
+    refuse_integers(scores)
     rows = jnp.arange(len(scores))
     rewards = jnp.zeros(mask.shape, jnp.float32).at[rows, last_real(mask)].set(scores)
     return jnp.where(mask, rewards, 0.0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rlhf_jax.advantages import on_last_token
+from rlhf_jax.advantages import on_last_token, refuse_integers
 from rlhf_jax.batches import Rollout, Samples
 from rlhf_jax.padding import is_stop
 
@@ -37,10 +37,11 @@ def make_annotate(policy_fn, actor_critic_fn, cfg: RolloutConfig):
     """`annotate(params, ref_params, samples, scores) -> Rollout`, all in float32.
 
     `scores` [B] floats fall on the last token that the policy said; [B, T] floats are rewards already.
-    `params` are the actor-critic's, `ref_params` the reference policy's.
+    `params` are the actor-critic's, `ref_params` the reference policy's. Integer scores are refused.
     """
 
     def annotate(params, ref_params, samples: Samples, scores) -> Rollout:
+        refuse_integers(scores)
         mask, T = samples.mask, samples.mask.shape[1]
         inputs = samples.tokens, samples.attention_mask
         kinds: dict[str, Any] = dict(last=T, temperature=cfg.temperature)
