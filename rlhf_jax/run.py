@@ -6,6 +6,7 @@ A folder holds `config.json`, `metrics.jsonl`, `tensorboard/` and `stages/STAGE/
 The same command on a folder goes on where it was: what is finished is read, the rest continues.
 """
 
+import atexit
 import dataclasses
 import enum
 import fcntl
@@ -194,6 +195,7 @@ def _lock(run):
             f"run {run} is in use by another process: wait for it or stop it"
         ) from None
     _locks[run.resolve()] = file
+    atexit.register(file.close)
 
 
 def _versions():
