@@ -209,6 +209,18 @@ def test_policy_and_values_are_read_where_the_last_tokens_are_predicted():
         np.testing.assert_allclose(values, hidden.sum(-1) + 0.5, rtol=1e-4, atol=1e-4)
 
 
+def test_a_shared_trunk_costs_one_pass_and_two_trees_two():
+    def flops(fn, params):
+        run = jax.jit(partial(fn, last=4)).lower(params, *inputs()).compile()
+        return run.cost_analysis()["flops"]
+
+    policy = flops(LM.policy_fn, PARAMS)
+    for value, passes in (("shared", 1), ("separate", 2)):
+        ac = networks.actor_critic(LM, value=value)
+        both = ac.init(PARAMS)
+        np.testing.assert_allclose(flops(ac.fn, both) / policy, passes, atol=0.25)
+
+
 def test_a_critic_starts_at_zero_or_from_the_reward_model_with_its_head():
     lm, params = LM, PARAMS
     tokens, mask = inputs()

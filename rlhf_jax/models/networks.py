@@ -39,6 +39,7 @@ class LanguageModel(NamedTuple):
     prefill_fn: Callable
     decode_fn: Callable
     hidden_fn: Callable  # hidden_fn(params, tokens, attention_mask) -> [B, L, D]
+    read_fn: Callable  # read_fn(params, hidden, tokens, *, last, temperature) -> as policy_fn
     d_model: int
 
 
@@ -60,8 +61,7 @@ def language_model(cfg: ModelConfig) -> LanguageModel:
     def hidden_fn(params, tokens, attention_mask):
         return model.apply({"params": params}, tokens, attention_mask, method="hidden")[0]
 
-    def policy_fn(params, tokens, attention_mask, *, last, temperature=1.0):
-        hidden = hidden_fn(params, tokens, attention_mask)
+    def read_fn(params, hidden, tokens, *, last, temperature=1.0):
         project = lambda h: model.apply({"params": params}, h, method="unembed")
         return token_logprobs(
             project,
@@ -71,12 +71,17 @@ def language_model(cfg: ModelConfig) -> LanguageModel:
             chunk=cfg.logprob_chunk,
         )
 
+    def policy_fn(params, tokens, attention_mask, *, last, temperature=1.0):
+        hidden = hidden_fn(params, tokens, attention_mask)
+        return read_fn(params, hidden, tokens, last=last, temperature=temperature)
+
     return LanguageModel(
         init=init,
         policy_fn=policy_fn,
         prefill_fn=partial(transformer.prefill, cfg),
         decode_fn=partial(transformer.decode, cfg),
         hidden_fn=hidden_fn,
+        read_fn=read_fn,
         d_model=cfg.d_model,
     )
 
@@ -160,12 +165,14 @@ def actor_critic(lm: LanguageModel, value: str = "separate") -> Network:
         return {"policy": policy_params, "value": jax.tree.map(jnp.copy, start)}
 
     def shared_fn(params, tokens, attention_mask, *, last, temperature=1.0):
-        # XLA merges the two trunk passes, which are the same expression of the same arrays
-        logprobs, entropy = lm.policy_fn(
-            params["policy"], tokens, attention_mask, last=last, temperature=temperature
+        hidden = lm.hidden_fn(params["policy"], tokens, attention_mask)
+        logprobs, entropy = lm.read_fn(
+            params["policy"], hidden, tokens, last=last, temperature=temperature
         )
-        hidden = lm.hidden_fn(params["policy"], tokens, attention_mask)[:, -last - 1 : -1]
-        values = scalar_head(hidden, params["value"]["head"]) + params["value"]["bias"]
+        values = (
+            scalar_head(hidden[:, -last - 1 : -1], params["value"]["head"])
+            + params["value"]["bias"]
+        )
         return logprobs, entropy, values
 
     def shared_init(policy_params, reward_params=None):
