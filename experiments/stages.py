@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
+from rich.progress import track
 
 from rlhf_jax import loop, optimizer, reward_model, sampling, sft, train_step
 from rlhf_jax.batches import Comparisons, Samples, Sequences
@@ -189,7 +190,9 @@ def responder(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, bat
         params = devices.put(params)
         encoded = encode_prompts(words, prompts, prompt_length)
         parts = []
-        for batch, real in padded_batches(encoded, batch_size):
+        batches = padded_batches(encoded, batch_size)
+        total = -(-len(prompts) // batch_size)
+        for batch, real in track(batches, "answers", total=total, transient=True):
             samples = devices.fetch(sample(params, devices.put_batch(batch), key))
             parts.append(jax.tree.map(lambda x, real=real: x[real], samples))
         samples = jax.tree.map(lambda *x: np.concatenate(x), *parts)

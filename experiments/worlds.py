@@ -64,6 +64,7 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
         return annotators.Pairs(reviews.golds(prompts, a), reviews.golds(prompts, b), *words)
 
     def compare(respond):
+        print(f"comparisons: simulated people judge {cfg.pairs} pairs of responses", flush=True)
         asked = [train[row] for row in rows_at(len(train), cfg.pairs, seed, 0)]
         both = respond([prompt for prompt in asked for _ in range(2)])
         a, b = both[::2], both[1::2]
