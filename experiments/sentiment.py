@@ -62,6 +62,12 @@ AGAIN = "python launch.py sentiment --seed 1 (or any other setting, or --run NEW
 def main(cfg: Config):
     """Runs what is not yet in the run directory, and prints what came of it."""
     check_on_policy(cfg.sample)
+    for part in ("rollout", "ppo"):
+        if getattr(cfg, part).temperature not in (1.0, cfg.sample.temperature):
+            raise ValueError(
+                f"{part}.temperature = {getattr(cfg, part).temperature} is not what samples are drawn "
+                "at: set sample.temperature, and the others follow"
+            )
     devices = parallel.choose(
         cfg.devices,
         {

@@ -226,6 +226,7 @@ def test_reward_prints_accuracy_beside_length_and_a_calibration_table(files, cap
          "rl.batch_size / ppo.minibatches = 4 does not divide over 8 devices: use 8"),
         (["--ppo.minibatches", "3"], "ppo.minibatches = 3 does not divide rl.batch_size = 8"),
         (["--sample.top-k", "5"], "sample.top_k = 5"),
+        (["--ppo.temperature", "0.5"], "ppo.temperature = 0.5 .* set sample.temperature"),
         (["--devices", "moon"], 'devices = "moon"'),
     ],
 )  # fmt: skip
