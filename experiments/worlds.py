@@ -11,6 +11,7 @@ from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import ComparisonFields, read_comparisons
 from rlhf_jax.data.sources import field, read_jsonl
 from rlhf_jax.data.splits import split
+from rlhf_jax.data.tokenizer import at_seam
 from rlhf_jax.tasks import annotators, reviews
 
 
@@ -115,8 +116,17 @@ def from_files(cfg: DataConfig, seed: int) -> World:
         else:
             prompts.append(" ".join(field(row, "text", str).split()[: cfg.prompt_words]))
     itself = lambda text: text
-    corpus, corpus_held_out = split(dict.fromkeys(texts), itself, cfg.held_out, seed)
     prompts, prompts_held_out = split(dict.fromkeys(prompts), itself, cfg.held_out, seed)
+    # one file may be corpus and prompts at once: what begins with a held-out prompt teaches nothing
+    begins = tuple(f"{prompt} " for prompt in prompts_held_out)
+    fresh = lambda prompt, text: not f"{prompt}{at_seam(prompt, text)} ".startswith(begins)
+    read = len(texts) + len(compared)
+    texts = [text for text in texts if fresh("", text)]
+    compared = [c for c in compared if fresh(c.prompt, c.chosen) and fresh(c.prompt, c.rejected)]
+    left_out = read - len(texts) - len(compared)
+    if left_out:
+        print(f"left out: {left_out} texts and comparisons that begin with a held-out prompt")
+    corpus, corpus_held_out = split(dict.fromkeys(texts), itself, cfg.held_out, seed)
     return World(
         corpus=[("", text) for text in corpus],
         corpus_held_out=[("", text) for text in corpus_held_out],

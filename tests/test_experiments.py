@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import launch
+from experiments import worlds
 from rlhf_jax import checkpoint, metrics
 from rlhf_jax.tasks import reviews
 
@@ -199,6 +200,18 @@ def test_sentiment_on_files_takes_a_held_out_reward_model_for_gold(files, capsys
     assert results["gold"] == results["score of the held-out judge"]
     assert "ceiling" not in (folder / "results.json").read_text()
     assert capsys.readouterr().out.splitlines()[-1] == str(folder)
+
+
+def test_no_text_that_is_learned_from_begins_with_a_held_out_prompt(files):
+    same = str(files / "a.jsonl")
+    cfg = worlds.DataConfig(corpus=same, comparisons=same, prompts=same, held_out=0.2)
+    world = worlds.from_files(cfg, 0)
+    learned = [text for _, text in world.corpus + world.corpus_held_out]
+    learned += [text for c in world.comparisons(None, None) for text in (c.chosen, c.rejected)]
+    begins = tuple(f"{prompt} " for prompt in world.prompts_held_out)
+    every = [json.loads(line)["text"] for line in (files / "a.jsonl").read_text().splitlines()]
+    assert any(text.startswith(begins) for text in every)  # so there was something to leave out
+    assert learned and not any(text.startswith(begins) for text in learned)
 
 
 def test_reward_prints_accuracy_beside_length_and_a_calibration_table(files, capsys):
