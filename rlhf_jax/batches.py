@@ -79,3 +79,49 @@ class PPOBatch(NamedTuple):
     values: Float[Array, "B T"]
     advantages: Float[Array, "B T"]
     returns: Float[Array, "B T"]
+
+
+class PolicyRollout(NamedTuple):
+    """Samples, and what the reward and the reference thought of them: for methods without a critic.
+
+    `logprobs` are the learner's own at the time of the rollout: those of the samples, unless another
+    engine drew them.
+    """
+
+    samples: Samples
+    rewards: Float[Array, "B T"]
+    logprobs: Float[Array, "B T"]
+    ref_logprobs: Float[Array, "B T"]
+
+
+class PolicyBatch(NamedTuple):
+    """What the loss of a policy gradient reads; `importance` weighs the samples of another engine."""
+
+    samples: Samples
+    logprobs: Float[Array, "B T"]
+    ref_logprobs: Float[Array, "B T"]
+    advantages: Float[Array, "B T"]
+    importance: Float[Array, "B T"]
+
+
+class PreferenceBatch(NamedTuple):
+    """Comparisons, and the reference's log-probability of each whole response."""
+
+    comparisons: Comparisons
+    ref_chosen: Float[Array, " B"]
+    ref_rejected: Float[Array, " B"]
+
+
+class LabelledBatch(NamedTuple):
+    """Single responses that people found desirable or not, and the reference's log-probability of each."""
+
+    responses: Sequences
+    desirable: Bool[Array, " B"]
+    ref_logprobs: Float[Array, " B"]
+
+
+class LoggedBatch(NamedTuple):
+    """Responses from a log, with the reward of each token of theirs (a score lies on the last)."""
+
+    responses: Sequences
+    rewards: Float[Array, "B T"]

@@ -12,8 +12,21 @@ FLOORS = [
     {"reduce", "padding", "logprobs", "kl", "advantages", "losses"},  # array maths
     {"batches"},  # records
     {"models", "data", "tasks"},  # the wings, one folder each
-    {"train_step", "sampling"},  # the shared step, and sampling
-    {"sft", "reward_model", "rollout", "ppo", "evaluate"},  # algorithms
+    {"train_step", "epochs", "sampling"},  # the shared step, its epochs, and sampling
+    {
+        "sft",
+        "reward_model",
+        "ensemble",
+        "rollout",
+        "episodes",
+        "ppo",
+        "policy_gradient",
+        "preference",
+        "best_of_n",
+        "ilql",
+        "overoptimization",
+        "evaluate",
+    },  # algorithms
     {
         "parallel",
         "optimizer",
@@ -46,7 +59,11 @@ def may_import(importer, imported):
 # What may be imported from outside the standard library, by those whose list is short.
 MATHS = {"jax", "jaxtyping"}
 OUTSIDE = {
-    **{name: MATHS for name in FLOORS[0] | {"sampling", "sft", "reward_model", "rollout", "ppo"}},
+    **{name: MATHS for name in FLOORS[0] | {"sampling", "epochs"}},
+    **{
+        name: MATHS
+        for name in ALGORITHMS - {"evaluate", "episodes", "best_of_n", "overoptimization"}
+    },
     "train_step": MATHS | {"optax"},
     "batches": MATHS | {"numpy"},
     "data": MATHS
