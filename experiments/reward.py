@@ -101,8 +101,8 @@ def main(cfg: Config):
         folder, "reward", cfg.reward, devices, lm, trunk,
         pairs, demos_held_out, cfg.seed, wandb=cfg.wandb,
     )  # fmt: skip
-    margins = stages.margins(networks.reward_model(lm).fn, params, judged)
-    results = verdict.of_rewards(margins, train, held_out) | {
+    scores = stages.both_scores(networks.reward_model(lm).fn, params, judged)
+    results = verdict.of_rewards(scores, train, held_out) | {
         "pairs": {"train": len(train), "held out": len(held_out), "ties left out": ties},
         "held-out pairs that are one text when cut to data.length": int(np.sum(identical(judged))),
         "SFT held-out loss, nats a token": sft_loss,

@@ -1,19 +1,24 @@
-"""PPO's host loop: sample, score, annotate, update; the reward is any function of samples."""
+"""The host loop of on-policy methods: sample, score, annotate, update; PPO or a method without a critic."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax import kl, loop, optimizer, ppo, rollout, train_step
-from rlhf_jax.batches import Prompts
+from experiments import ground as grounds
+from experiments.ground import Ground
+from rlhf_jax import kl, loop, optimizer, policy_gradient, ppo, rollout, train_step
+from rlhf_jax.data import rewards
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.models import networks
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.padding import is_stop
 from rlhf_jax.parallel import DATA, Devices
+from rlhf_jax.policy_gradient import PolicyGradientConfig
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class RLConfig:
     batch_size: int = 128
     """Responses in a rollout."""
     value: str = "separate"
-    """The critic: a network of its own, or "shared" with the policy's trunk."""
+    """PPO's critic: a network of its own, or "shared" with the policy's trunk."""
     value_from: str = "policy"
     """What a separate critic starts from: policy (its head at zero), or reward (with its head)."""
     kl_coef: float = 0.1
@@ -34,87 +39,245 @@ class RLConfig:
     """Nats a response that the coefficient adapts to (Ziegler et al., 2019: 6); 0 holds it fixed."""
     kl_horizon: float = 10_000.0
     """Samples over which it adapts."""
+    refill: int = 0
+    """Most further rounds of sampling in which groups whose draws all score alike are replaced by groups
+    of the next prompts (DAPO's dynamic sampling, Yu et al., 2025)."""
     save_every: int = 20
     """Iterations between checkpoints."""
+    reward: str = ""
+    """A Python reward, FILE.py:FUNCTION of (prompts, responses) that gives a number for each; it takes the
+    place of the reward model, or is added to it with `reward_model_weight`."""
+    reward_model_weight: float = 0.0
+    """Weight of the reward model beside a Python reward."""
+    scorer: rewards.ScorerConfig = rewards.ScorerConfig()
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
 
 
-def batch_sizes(cfg) -> dict[str, int]:
-    """What must divide over the devices. Raises ValueError where minibatches do not divide a rollout."""
-    rows, minibatches = cfg.rl.batch_size, cfg.ppo.minibatches
-    if rows % minibatches:
-        raise ValueError(
-            f"ppo.minibatches = {minibatches} does not divide rl.batch_size = {rows}: choose a divisor"
-        )
-    return {"rl.batch_size": rows, "rl.batch_size / ppo.minibatches": rows // minibatches}
+class OnPolicy(NamedTuple):
+    """An algorithm, as the loop sees it."""
+
+    stage: str
+    params: Any  # to start from
+    policy_of: Callable  # params -> the policy's own
+    see: Callable  # (params, ref_params, samples) -> what the devices can do before the scores are there
+    join: Callable  # (params, ref_params, samples, that, scores) -> the rollout that `update` takes
+    update: Callable  # (state, frozen, kl_coef, rollout, rng) -> (state, metrics)
+    tx: Any  # its optimizer
+    group: int  # draws of a prompt in adjacent rows
 
 
-def train_ppo(
-    folder, cfg, devices: Devices, lm, sample, reference, reward_params, judge_params,
-    prompts: Prompts, watch, *, seed, wandb=False,
-):  # fmt: skip
-    """(the actor-critic's function, its parameters, the KL coefficient) after PPO.
+def batch_sizes(cfg, algorithm) -> dict[str, int]:
+    """What must divide over the devices; `algorithm` are the settings of PPO or of a policy gradient.
 
-    `cfg` has the settings `rl`, `sample`, `rollout` and `ppo`; `sample` is compiled for `devices`.
-    `watch(rows, samples, judged) -> {name: number}` sees each rollout on the host.
+    Raises ValueError where minibatches, or the draws of a prompt, do not divide a rollout.
     """
-    rl = cfg.rl
-    ac, reward_fn = networks.actor_critic(lm, value=rl.value), networks.reward_model(lm).fn
-    if rl.value_from not in ("policy", "reward"):
-        raise ValueError(f'rl.value_from = "{rl.value_from}": use "policy" or "reward"')
-    start = ac.init(reference, reward_params if rl.value_from == "reward" else None)
-    tx = optimizer.make(rl.optimizer, rl.iterations * cfg.ppo.epochs * cfg.ppo.minibatches)
+    rows, area = cfg.rl.batch_size, "ppo" if hasattr(algorithm, "lam") else "pg"
+    for name in ("minibatches", "group"):
+        parts = getattr(algorithm, name, 1)
+        if rows % parts:
+            raise ValueError(
+                f"{area}.{name} = {parts} does not divide rl.batch_size = {rows}: choose a divisor"
+            )
+    return {
+        "rl.batch_size": rows,
+        f"rl.batch_size / {area}.minibatches": rows // algorithm.minibatches,
+    }
+
+
+def make_tx(cfg, algorithm):
+    """The optimizer of all updates of a run."""
+    steps = cfg.rl.iterations * algorithm.epochs * algorithm.minibatches
+    return optimizer.make(cfg.rl.optimizer, steps)
+
+
+def compile_update(devices: Devices, update: Callable) -> Callable:
+    """A pure `update(state, frozen, kl_coef, rollout, rng)` on the devices."""
+    return devices.compile(update, (P(), P(), P(), P(DATA), P()), (P(), P()), donate=0)
+
+
+def with_ppo(ground: Ground, actor_critic) -> OnPolicy:
+    """PPO, with an actor-critic."""
+    cfg, devices, tx = ground.cfg, ground.devices, make_tx(ground.cfg, ground.cfg.ppo)
+    if cfg.rl.value_from not in ("policy", "reward"):
+        raise ValueError(f'rl.value_from = "{cfg.rl.value_from}": use "policy" or "reward"')
+    start = ground.reward if cfg.rl.value_from == "reward" else None
     annotate = devices.compile(
-        rollout.make_annotate(lm.policy_fn, ac.fn, cfg.rollout),
+        rollout.make_annotate(ground.lm.policy_fn, actor_critic.fn, cfg.rollout),
         (P(), P(), P(DATA), P(DATA)),
         P(DATA),
     )
-    score = devices.compile(
-        lambda params, samples: reward_fn(params, samples.tokens, samples.attention_mask),
-        (P(), P(DATA)),
-        P(DATA),
-    )
-    update = devices.compile(
-        ppo.make_update(ac.fn, tx, cfg.ppo, axis_name=devices.axis_name),
-        (P(), P(), P(), P(DATA), P()),
-        (P(), P()),
-        donate=0,
-    )
-    root = jax.random.key(seed)
-    reference, reward_params, judge_params = (
-        devices.put(params) for params in (reference, reward_params, judge_params)
+    return OnPolicy(
+        stage="ppo",
+        params=actor_critic.init(ground.reference, start),
+        policy_of=lambda params: params["policy"],
+        see=lambda params, ref_params, samples: None,
+        join=lambda params, ref_params, samples, _, scores: annotate(
+            params, ref_params, samples, scores
+        ),
+        update=compile_update(
+            devices, ppo.make_update(actor_critic.fn, tx, cfg.ppo, axis_name=devices.axis_name)
+        ),
+        tx=tx,
+        group=1,
     )
 
-    def iteration(carry, i):
-        state, kl_coef = carry["state"], carry["kl_coef"]
-        key = jax.random.fold_in(root, i)
-        rows = rows_at(len(prompts.index), rl.batch_size, seed, i)
-        batch = jax.tree.map(lambda x: x[rows], prompts)
+
+def without_critic(ground: Ground) -> tuple[Callable, Callable]:
+    """`see` and `join` of methods without a critic, whose rollout is a PolicyRollout."""
+    cfg, devices = ground.cfg, ground.devices
+    see = devices.compile(
+        rollout.make_logprobs(ground.lm.policy_fn, cfg.rollout), (P(), P(), P(DATA)), P(DATA)
+    )
+    join = devices.compile(
+        lambda samples, seen, scores: rollout.policy_rollout(
+            samples, seen[0], seen[1], scores, cfg.rollout
+        ),
+        (P(DATA), P(DATA), P(DATA)),
+        P(DATA),
+    )
+    return see, lambda params, ref_params, samples, seen, scores: join(samples, seen, scores)
+
+
+def with_policy_gradient(ground: Ground, stage: str) -> OnPolicy:
+    """REINFORCE, RLOO, GRPO and what descends from it: no critic."""
+    cfg, devices, tx = ground.cfg, ground.devices, make_tx(ground.cfg, ground.cfg.pg)
+    see, join = without_critic(ground)
+    return OnPolicy(
+        stage=stage,
+        params=ground.reference,
+        policy_of=lambda params: params,
+        see=see,
+        join=join,
+        update=compile_update(
+            devices,
+            policy_gradient.make_update(
+                ground.lm.policy_fn, tx, cfg.pg, axis_name=devices.axis_name
+            ),
+        ),
+        tx=tx,
+        group=cfg.pg.group,
+    )
+
+
+class Judge:
+    """Scores of samples: by the reward model, a Python function on threads of the host, or both."""
+
+    def __init__(self, ground: Ground, reward_fn: Callable):
+        rl, devices = ground.cfg.rl, ground.devices
+        self.ground, self.weight = ground, 1.0 if not rl.reward else rl.reward_model_weight
+        self.scorer = rewards.Scorer(rewards.load(rl.reward), rl.scorer) if rl.reward else None
+        self.score = devices.compile(reward_fn, (P(), P(DATA)), P(DATA))
+
+    def begin(self, params, prompts: list[str], samples) -> Callable[[], np.ndarray]:
+        """What gives the scores [B] when it is asked; until then the threads work, and the devices may."""
+        fetch, pending = self.ground.devices.fetch, None
+        if self.scorer is not None:
+            pending = self.scorer.submit(prompts, self.ground.answers.texts(fetch(samples)))
+        learned = self.score(params, samples) if self.weight else None
+
+        def end():
+            total = np.zeros(len(prompts), np.float32)
+            if learned is not None:
+                total += np.float32(self.weight) * fetch(learned)
+            return total + pending.result() if pending else total
+
+        return end
+
+
+def train(ground: Ground, algorithm: OnPolicy):
+    """(parameters, KL coefficient) after all iterations. Metrics and checkpoints go to the run directory."""
+    cfg, rl, devices, world = ground.cfg, ground.cfg.rl, ground.devices, ground.world
+    of_samples = lambda fn: lambda params, x: fn(params, x.tokens, x.attention_mask)
+    judge_fn = of_samples(networks.reward_model(ground.lm).fn)
+    held_out = devices.compile(judge_fn, (P(), P(DATA)), P(DATA))
+    judge = Judge(ground, of_samples(ground.reward_fn))
+    root, group = jax.random.key(cfg.seed), algorithm.group
+    reference, reward_params, judge_params = (
+        devices.put(params) for params in (ground.reference, ground.reward, ground.judge)
+    )
+
+    def draw(policy, drawn, key):
+        """The rows of prompts after the first `drawn` batches, and `group` responses to each."""
+        rows = np.repeat(
+            rows_at(len(world.prompts), rl.batch_size // group, cfg.seed, drawn), group
+        )
+        batch = jax.tree.map(lambda x: x[rows], ground.prompts)
         batch = batch._replace(draw=np.arange(rl.batch_size, dtype=np.int32))  # a prompt may recur
-        samples = sample(state.params["policy"], devices.put_batch(batch), key)
-        scores, judged = score(reward_params, samples), score(judge_params, samples)
-        annotated = annotate(state.params, reference, samples, scores)
-        state, metrics = update(state, {}, kl_coef, annotated, jax.random.fold_in(key, 1))
-        said, judged = devices.fetch((samples, judged))
+        samples = ground.answers.sample(policy, devices.put_batch(batch), key)
+        return rows, samples, judge.begin(reward_params, [world.prompts[r] for r in rows], samples)
+
+    def refilled(policy, drawn, key, first):
+        """A batch whose groups without signal were replaced by later ones, in at most `rl.refill` rounds."""
+        parts = [first]
+        for extra in range(1, rl.refill + 1):
+            scores = np.concatenate([scores for _, _, scores in parts])
+            signal = np.ptp(scores.reshape(-1, group), axis=1) > 0
+            if signal.sum() * group >= rl.batch_size:
+                break
+            rows, samples, end = draw(policy, drawn + extra, jax.random.fold_in(key, 1 + extra))
+            parts.append((rows, devices.fetch(samples), end()))
+        rows, samples, scores = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        flat = np.ptp(scores.reshape(-1, group), axis=1) == 0
+        groups = np.argsort(flat, kind="stable")[: rl.batch_size // group]
+        kept = (groups[:, None] * group + np.arange(group)).ravel()
+        batch = jax.tree.map(lambda x: x[kept], (rows, samples, scores))
+        return (*batch, drawn + len(parts))
+
+    def iteration(carry, i):
+        state, kl_coef, drawn = carry["state"], carry["kl_coef"], int(carry["drawn"])
+        key, policy = jax.random.fold_in(root, i), algorithm.policy_of(state.params)
+        rows, samples, end = draw(policy, drawn, key)
+        if rl.refill:
+            first = rows, devices.fetch(samples), end()
+            rows, said, scores, drawn = refilled(policy, drawn, key, first)
+            samples = devices.put_batch(said)
+            seen = algorithm.see(state.params, reference, samples)
+        else:
+            seen = algorithm.see(state.params, reference, samples)
+            said, scores, drawn = devices.fetch(samples), end(), drawn + 1
+        annotated = algorithm.join(
+            state.params, reference, samples, seen, devices.put_batch(scores)
+        )
+        state, metrics = algorithm.update(state, {}, kl_coef, annotated, jax.random.fold_in(key, 1))
+        judged = devices.fetch(held_out(judge_params, samples))
+        texts, prompts = ground.answers.texts(said), [world.prompts[row] for row in rows]
         tokens = jnp.asarray(said.tokens[:, -cfg.sample.length :])
         metrics |= {
             "objective/held_out_score": judged.mean(),
             "objective/eos_rate": np.any(is_stop(tokens, cfg.sample.stop) & said.mask, 1).mean(),
-        } | watch(rows, said, judged)
+            "objective/gold": (world.gold(prompts, texts) if world.gold else judged).mean(),
+        }
         if rl.kl_target:
             kl_coef = kl.adapt(
                 kl_coef, metrics["objective/kl"],
                 samples=rl.batch_size, target=rl.kl_target, horizon=rl.kl_horizon,
             )  # fmt: skip
-        return {"state": state, "kl_coef": kl_coef}, metrics
+        return {"state": state, "kl_coef": kl_coef, "drawn": np.int32(drawn)}, metrics
 
     carry = {
-        "state": devices.put(train_step.init_state(start, tx)),
+        "state": devices.put(train_step.init_state(algorithm.params, algorithm.tx)),
         "kl_coef": devices.put(jnp.float32(rl.kl_coef)),
+        "drawn": np.int32(0),  # batches of prompts that were sampled
     }
     carry = loop.iterate(
-        folder, "ppo", carry, iteration,
-        iterations=rl.iterations, save_every=rl.save_every, wandb=wandb,
+        ground.folder, algorithm.stage, carry, iteration,
+        iterations=rl.iterations, save_every=rl.save_every, wandb=cfg.wandb,
     )  # fmt: skip
-    params, kl_coef = jax.device_get((carry["state"].params, carry["kl_coef"]))
-    return ac.fn, params, kl_coef
+    return jax.device_get((carry["state"].params, carry["kl_coef"]))
+
+
+@dataclass(frozen=True)
+class Config(grounds.Config):
+    """Settings of a policy gradient without a critic."""
+
+    pg: PolicyGradientConfig = policy_gradient.RLOO
+    rl: RLConfig = RLConfig()
+
+
+def main(name: str, cfg: Config):
+    """Runs the experiment `name`: what is not yet in the run directory."""
+    ground = grounds.lay(name, cfg, batch_sizes(cfg, cfg.pg))
+    if ground is None:
+        return
+    params, _ = train(ground, with_policy_gradient(ground, name))
+    grounds.conclude(ground, name.upper(), grounds.after(ground, params))

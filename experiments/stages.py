@@ -22,6 +22,7 @@ from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.models import networks
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.parallel import DATA, Devices
+from rlhf_jax.reward_model import RewardLossConfig
 from rlhf_jax.sampling import SampleConfig
 
 
@@ -56,6 +57,7 @@ class RewardConfig:
     """Steps between checkpoints."""
     microbatches: int = 1
     """Parts that a batch is cut into, on each device, to save memory."""
+    loss: RewardLossConfig = RewardLossConfig()
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=3e-3, warmup=20, b2=0.99, eps=1e-8)
     )
@@ -124,7 +126,7 @@ def train_reward(
     tx = optimizer.make(cfg.optimizer, steps)
     step = devices.compile(
         reward_model.make_train_step(
-            rm.fn, tx, microbatches=cfg.microbatches, axis_name=devices.axis_name
+            rm.fn, tx, cfg.loss, microbatches=cfg.microbatches, axis_name=devices.axis_name
         ),
         (P(), P(), P(DATA), P()),
         (P(), P()),
@@ -211,8 +213,6 @@ def score(reward_fn, params, sequences: Sequences, batch_size: int = 256) -> np.
     return np.concatenate(scores)
 
 
-def margins(reward_fn, params, comparisons: Comparisons) -> np.ndarray:
-    """score(chosen) - score(rejected) of every pair [N]."""
-    return score(reward_fn, params, comparisons.chosen) - score(
-        reward_fn, params, comparisons.rejected
-    )
+def both_scores(reward_fn, params, comparisons: Comparisons) -> np.ndarray:
+    """The reward of both sides of every pair [N, 2], the chosen one first."""
+    return np.stack([score(reward_fn, params, side) for side in comparisons], axis=1)

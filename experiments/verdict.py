@@ -7,16 +7,19 @@ from rich.table import Table
 from rlhf_jax import evaluate, report, run
 from rlhf_jax.evaluate import bootstrap_interval
 
+CALIBRATION = "the model is this sure, from", "to", "pairs", "mean probability", "was right"
+"""How the table of calibration names its columns; other tables name their own."""
 
-def before_and_after(prompts, *, golds, scores, judged) -> dict:
-    """Means with intervals over prompts (95 %, bootstrap), and how often PPO beats SFT by gold."""
+
+def before_and_after(method, prompts, *, golds, scores, judged) -> dict:
+    """Means with intervals over prompts (95 %, bootstrap), and how often `method` beats SFT by gold."""
     sides = lambda values: {
         name: bootstrap_interval(x, prompts)._asdict()
         for name, x in zip(("before", "after"), values, strict=True)
     }
     return {
         "gold": sides(golds),
-        "win rate of PPO over SFT, by gold": evaluate.win_rate(
+        f"win rate of {method} over SFT, by gold": evaluate.win_rate(
             golds[1], golds[0], prompts
         )._asdict(),
         "score of the reward model": sides(scores),
@@ -24,55 +27,52 @@ def before_and_after(prompts, *, golds, scores, judged) -> dict:
     }
 
 
-def kl(prompts, annotated) -> dict:
+def kl(prompts, log_ratio) -> dict:
     """KL of the policy to the reference, nats a response, with its interval over prompts."""
-    samples = annotated.samples
-    per_response = np.asarray(samples.logprobs - annotated.ref_logprobs).sum(axis=1)
-    return bootstrap_interval(per_response, prompts)._asdict()
+    return bootstrap_interval(log_ratio.sum(axis=1), prompts)._asdict()
 
 
-def of_rewards(margins, train, held_out) -> dict:
-    """Held-out accuracy of a reward model beside what length alone says, and how far to trust it."""
-    groups = [c.group for c in held_out]
+def of_rewards(scores, train, held_out, gold=None) -> dict:
+    """Held-out accuracy of a reward model beside what length alone says, and how far to trust it.
+
+    `scores` [N, 2] of the held-out pairs, chosen and rejected; `gold` [N, 2] where it is known.
+    """
+    groups, margins = [c.group for c in held_out], scores[:, 0] - scores[:, 1]
     words = lambda pairs, side: np.array([len(getattr(c, side).split()) for c in pairs])
+    lengths = np.stack([words(held_out, "chosen"), words(held_out, "rejected")], axis=1)
     length = evaluate.length_baseline(
-        words(train, "chosen"),
-        words(train, "rejected"),
-        words(held_out, "chosen"),
-        words(held_out, "rejected"),
-        groups,
+        words(train, "chosen"), words(train, "rejected"), *lengths.T, groups
     )
+    taste = evaluate.length_report(scores, lengths, gold, groups)
+    where_known = lambda found: {k: x._asdict() for k, x in found.items() if x is not None}
+    accuracies = {
+        "held-out pairs": evaluate.accuracy(margins, groups),
+        f"length alone: {length.rule} wins": length.accuracy,
+        "where the longer was chosen": taste.accuracy_longer_chosen,
+        "where the shorter was chosen": taste.accuracy_shorter_chosen,
+    }
+    correlations = {"plain": taste.correlation, "given gold": taste.correlation_given_gold}
     return {
-        "reward accuracy": {
-            "held-out pairs": evaluate.accuracy(margins, groups)._asdict(),
-            f"length alone: {length.rule} wins": length.accuracy._asdict(),
-        },
+        "reward accuracy": where_known(accuracies),
+        "correlation of score and length": where_known(correlations),
         "reward calibration error": evaluate.ece(margins),
         "calibration": [row._asdict() for row in evaluate.calibration_table(margins)],
     }
 
 
-def sample_rows(prompts, sides, golds, scores) -> list[dict]:
+def sample_rows(method, prompts, sides, golds, scores) -> list[dict]:
     """Prompt, both responses, and what each was worth."""
     columns = (*(side.texts for side in sides), *golds, *scores)
-    names = ("sft", "ppo", "sft_gold", "ppo_gold", "sft_score", "ppo_score")
+    names = ("before", "after", "before_gold", "after_gold", "before_score", "after_score")
     plain = [[x if isinstance(x, str) else float(x) for x in column] for column in columns]
     return [
-        {"prompt": prompt} | dict(zip(names, row, strict=True))
+        {"method": method, "prompt": prompt} | dict(zip(names, row, strict=True))
         for prompt, *row in zip(prompts, *plain, strict=True)
     ]
 
 
-def token_rows(words, prompts, annotated, batch, kl_coef, shown: int = 8) -> list[dict]:
-    """KL, value, advantage and reward of each token of a few responses, to different prompts."""
-    samples = annotated.samples
-    d = np.asarray(samples.logprobs - annotated.ref_logprobs)
-    quantities = {
-        "kl": d,
-        "value": annotated.values,
-        "advantage": batch.advantages,
-        "reward": annotated.rewards - kl_coef * d,
-    }
+def token_rows(words, prompts, samples, quantities: dict, shown: int = 8) -> list[dict]:
+    """Each of `quantities` [N, T] (KL, value, ...), token by token, for a few responses."""
     every = max(1, len(prompts) // shown)
     rows = []
     for row in range(0, len(prompts), every)[:shown]:
@@ -113,19 +113,23 @@ def show(folder, again: str):
         elif not isinstance(value, list):
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value), "")
 
-    for name, value in run.read_json(folder / "results.json").items():
+    results = run.read_json(folder / "results.json")
+    for name, value in results.items():
         add(name, value)
     rich.print(table)
-    calibration = run.read_json(folder / "results.json").get("calibration", [])
-    if calibration:
-        columns = "the model is this sure", "pairs", "mean probability", "was right"
-        table = Table(*columns, box=None, header_style="bold")
-        for row in calibration:
-            span = f"{row['low']:.2f} to {row['high']:.2f}"
-            table.add_row(
-                span, str(row["count"]), f"{row['predicted']:.3f}", f"{row['observed']:.3f}"
-            )
-        rich.print(table)
+    for name, rows in results.items():
+        if isinstance(rows, list) and rows:
+            columns = rows[0].keys() if name != "calibration" else CALIBRATION
+            table = Table(*columns, box=None, header_style="bold")
+            for row in rows:
+                table.add_row(*map(_cell, row.values()))
+            rich.print(table)
     print(f"start another: {again}")
     print(f"report: {folder / 'report.html'}")
     print(folder)
+
+
+def _cell(value) -> str:
+    if isinstance(value, dict):
+        return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

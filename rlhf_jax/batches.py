@@ -105,19 +105,30 @@ class PolicyBatch(NamedTuple):
 
 
 class PreferenceBatch(NamedTuple):
-    """Comparisons, and the reference's log-probability of each whole response."""
+    """Comparisons, and the reference's log-probability of each whole response.
+
+    `weight` says how much each pair counts: 1, the confidence of a label, or 0 for a tie.
+    """
 
     comparisons: Comparisons
     ref_chosen: Float[Array, " B"]
     ref_rejected: Float[Array, " B"]
+    weight: Float[Array, " B"]
 
 
 class LabelledBatch(NamedTuple):
-    """Single responses that people found desirable or not, and the reference's log-probability of each."""
+    """Single responses that people found desirable or not, and the reference's log-probability of each.
+
+    `mismatched` are the same prompts, each with the response to another one: what the reference point of
+    KTO is estimated from. `weight` says how much each row counts.
+    """
 
     responses: Sequences
     desirable: Bool[Array, " B"]
     ref_logprobs: Float[Array, " B"]
+    mismatched: Sequences
+    ref_mismatched: Float[Array, " B"]
+    weight: Float[Array, " B"]
 
 
 class LoggedBatch(NamedTuple):

@@ -5,14 +5,14 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Num, Shaped
+from jaxtyping import Float, Num, Shaped
 from scipy.special import expit
 
 Groups = Sequence[Hashable] | np.ndarray | None
 
 
 class Interval(NamedTuple):
-    """A mean and its confidence interval."""
+    """A mean, or another estimate, and its confidence interval."""
 
     mean: float
     low: float
@@ -24,6 +24,22 @@ class LengthBaseline(NamedTuple):
 
     rule: str
     accuracy: Interval
+
+
+class LengthReport(NamedTuple):
+    """How much of a reward model is a taste for length.
+
+    Correlations over responses of their score with their length: plain, and given gold. Accuracies on the
+    pairs whose longer response was chosen, and on those whose shorter was, `pairs_` of each. What there is
+    nothing to tell by is None.
+    """
+
+    correlation: Interval
+    correlation_given_gold: Interval | None
+    accuracy_longer_chosen: Interval | None
+    accuracy_shorter_chosen: Interval | None
+    pairs_longer_chosen: int
+    pairs_shorter_chosen: int
 
 
 class CalibrationRow(NamedTuple):
@@ -108,6 +124,63 @@ def length_baseline(
     return LengthBaseline("longer" if longer else "shorter", accuracy(margins, groups))
 
 
+def partial_correlation(
+    x: Num[np.ndarray, " N"], y: Num[np.ndarray, " N"], given: Num[np.ndarray, " N"] | None = None
+) -> float:
+    """The correlation of what a line in `given` leaves of x with what it leaves of y (Yule, 1907).
+
+    Without `given`, Pearson's. 0 where nothing is left of x or of y (less than 1e-6 of its deviation).
+    Raises ValueError for no values, or one that is not finite.
+    """
+    return float(_partial(_moments(x, y, given).sum(axis=0)))
+
+
+def length_report(
+    scores: Num[np.ndarray, "N 2"],
+    lengths: Num[np.ndarray, "N 2"],
+    gold: Num[np.ndarray, "N 2"] | None = None,
+    groups: Groups = None,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> LengthReport:
+    """What length does to scores, on pairs: column 0 is the chosen response, column 1 the rejected.
+
+    A reward model may score long texts high because they are better: the correlation given `gold`, the
+    true score, is what it has beyond that (on a line). Where people did not care for length, an honest
+    model is right as often where the longer response was chosen as where the shorter was, and one that
+    counts words in the first alone. Intervals are 95 %: for correlations the bootstrap over `groups` (over
+    pairs without), for accuracies as in `accuracy`. Pairs of equal length are in the correlations only.
+    """
+    rng, n = np.random.default_rng(seed), len(scores)
+    names = np.arange(n) if groups is None else _labels(groups, n)
+    group = np.unique(names, return_inverse=True)[1]
+    margins, longer = scores[:, 0] - scores[:, 1], np.sign(lengths[:, 0] - lengths[:, 1])
+
+    def correlation(given):
+        rows = _moments(*(None if x is None else x.reshape(-1) for x in (scores, lengths, given)))
+        sums = np.zeros((group.max() + 1, 4, 4))
+        np.add.at(sums, np.repeat(group, 2), rows)
+        share = np.full(len(sums), 1 / len(sums))
+        draws = (rng.multinomial(len(sums), share) for _ in range(resamples))
+        found = _partial(np.stack([np.tensordot(times, sums, 1) for times in draws]))
+        low, high = np.quantile(found, [0.025, 0.975])
+        return Interval(float(_partial(rows.sum(axis=0))), float(low), float(high))
+
+    def within(rows):
+        if not rows.any():
+            return None
+        return accuracy(margins[rows], None if groups is None else group[rows])
+
+    return LengthReport(
+        correlation=correlation(None),
+        correlation_given_gold=None if gold is None else correlation(gold),
+        accuracy_longer_chosen=within(longer > 0),
+        accuracy_shorter_chosen=within(longer < 0),
+        pairs_longer_chosen=int(np.sum(longer > 0)),
+        pairs_shorter_chosen=int(np.sum(longer < 0)),
+    )
+
+
 def calibration_table(margins: Num[np.ndarray, " N"], bins: int = 5) -> list[CalibrationRow]:
     """How often the response that the model prefers was the chosen one, by how sure the model is.
 
@@ -138,6 +211,30 @@ def ece(margins: Num[np.ndarray, " N"], bins: int = 5) -> float:
     rows = calibration_table(margins, bins)
     total = sum(row.count * abs(row.predicted - row.observed) for row in rows)
     return total / sum(row.count for row in rows)
+
+
+def _moments(x, y, given) -> Float[np.ndarray, "N 4 4"]:
+    """The products of 1, x, y and `given` in each row, the last three to mean 0 and variance 1, or all 0."""
+    columns = [np.ones(len(x))]
+    for name, values in (("x", x), ("y", y), ("given", 0.0 * x if given is None else given)):
+        values = _finite(values, name)
+        left, deviation = values - values.mean(), values.std()
+        constant = deviation <= 1e-10 * np.abs(values).max()  # but for rounding
+        columns.append(0.0 * left if constant else left / deviation)
+    rows = np.stack(columns, axis=1)
+    return rows[:, :, None] * rows[:, None, :]
+
+
+def _partial(moments: Float[np.ndarray, "*R 4 4"]) -> Float[np.ndarray, "*R"]:
+    """The correlation of x and y given the third, from sums of `_moments` over rows."""
+    mean = moments / moments[..., :1, :1]
+    covariance = mean[..., 1:, 1:] - mean[..., 1:, :1] * mean[..., :1, 1:]
+    given = covariance[..., 2:, 2:]
+    slope = covariance[..., :2, 2:] / np.where(given > 1e-12, given, np.inf)
+    left = covariance[..., :2, :2] - slope * covariance[..., 2:, :2]
+    x, y = left[..., 0, 0], left[..., 1, 1]
+    defined = np.minimum(x, y) > 1e-12
+    return np.where(defined, left[..., 0, 1] / np.sqrt(np.where(defined, x * y, 1.0)), 0.0)
 
 
 def _finite(values, name: str) -> np.ndarray:

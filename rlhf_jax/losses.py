@@ -11,14 +11,17 @@ def clipped_surrogate(
     advantages: Float[Array, "*n"],
     *,
     clip: float,
+    clip_high: float | None = None,
 ) -> tuple[Float[Array, "*n"], Bool[Array, "*n"]]:
     """max(-A rho, -A clip(rho, 1 - clip, 1 + clip)), and where the clipped side was taken.
 
-    rho = exp(new_logprobs - logprobs) (Schulman et al., 2017, equation 7, as a loss).
+    rho = exp(new_logprobs - logprobs) (Schulman et al., 2017, equation 7, as a loss). The upper end is
+    1 + clip_high where that is given (Yu et al., 2025, "DAPO").
     """
     ratio = jnp.exp(new_logprobs - logprobs)
     unclipped = -advantages * ratio
-    clipped = -advantages * jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
+    high = clip if clip_high is None else clip_high
+    clipped = -advantages * jnp.clip(ratio, 1.0 - clip, 1.0 + high)
     return jnp.maximum(unclipped, clipped), clipped > unclipped
 
 
@@ -38,6 +41,21 @@ def clipped_value_loss(
     return 0.5 * jnp.maximum(unclipped, clipped), clipped > unclipped
 
 
-def pairwise_loss(chosen: Float[Array, "*n"], rejected: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """-log sigmoid(chosen - rejected), in nats: Bradley and Terry (1952) on two scores."""
-    return -jax.nn.log_sigmoid(chosen - rejected)
+def pairwise_loss(
+    chosen: Float[Array, "*n"],
+    rejected: Float[Array, "*n"],
+    *,
+    margin: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "*n"]:
+    """-log sigmoid(chosen - rejected - margin), in nats: Bradley and Terry (1952) on two scores.
+
+    `label_smoothing` e gives (1 - e) f(d) + e f(-d) with d = chosen - rejected and f the loss above: what
+    is expected where a label is wrong with probability e (Mitchell, 2023, "cDPO").
+    """
+    difference = chosen - rejected
+    right = -jax.nn.log_sigmoid(difference - margin)
+    if not label_smoothing:
+        return right
+    wrong = -jax.nn.log_sigmoid(-difference - margin)
+    return (1.0 - label_smoothing) * right + label_smoothing * wrong

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 
-from rlhf_jax import kl, losses, train_step
+from rlhf_jax import epochs, kl, losses, train_step
 from rlhf_jax.advantages import gae
 from rlhf_jax.batches import PPOBatch, Rollout
-from rlhf_jax.reduce import gather, normalise, psum, share, spread, whiten
+from rlhf_jax.reduce import normalise, psum, whiten
+from rlhf_jax.rollout import objective_metrics
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def weights_of(batch: PPOBatch):
 def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
     """(PPOBatch, metrics): r_t - kl_coef k1_t through GAE, whitened over the global batch."""
     samples, mask = rollout.samples, rollout.samples.mask
-    tokens, rows = normalise((mask, jnp.ones(len(mask))), axis_name)
+    tokens = normalise(mask, axis_name)
     penalty = jnp.zeros_like(rollout.rewards)
     if cfg.kl_in_reward != "none":
         estimate = kl.ESTIMATORS[cfg.kl_in_reward]
@@ -77,17 +77,17 @@ def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
         rewards = whiten(rewards, tokens, shift_mean=False, axis_name=axis_name)
     advantages, returns = gae(rewards, rollout.values, mask, gamma=cfg.gamma, lam=cfg.lam)
 
-    mean_row = lambda x: psum(jnp.vdot(rows, jnp.sum(jnp.where(mask, x, 0.0), axis=1)), axis_name)
     mean_token = lambda x: psum(jnp.vdot(tokens, x), axis_name)
     variance = lambda x: mean_token(jnp.square(x - mean_token(x)))
-    metrics = {
-        "objective/score": mean_row(rollout.rewards),
-        "objective/reward": mean_row(rollout.rewards - penalty),
-        "objective/kl": mean_row(kl.k1(samples.logprobs, rollout.ref_logprobs)),
-        "objective/k3": mean_row(kl.k3(samples.logprobs, rollout.ref_logprobs)),
-        "objective/surprisal": mean_row(-samples.logprobs),
-        "objective/length": mean_row(mask.astype(jnp.float32)),
-        "objective/kl_coef": kl_coef,
+    metrics = objective_metrics(
+        samples,
+        rollout.rewards,
+        rollout.rewards - penalty,
+        samples.logprobs,
+        rollout.ref_logprobs,
+        kl_coef,
+        axis_name=axis_name,
+    ) | {
         "ppo/advantage_std": jnp.sqrt(variance(advantages)),
         "ppo/explained_variance": 1.0
         - variance(returns - rollout.values) / jnp.maximum(variance(returns), 1e-8),
@@ -156,41 +156,18 @@ def make_update(actor_critic_fn, tx, cfg: PPOConfig, *, axis_name=None):
         microbatches=cfg.microbatches,
         axis_name=axis_name,
     )
+    run = epochs.make_epochs(
+        step,
+        area="ppo",
+        epochs=cfg.epochs,
+        minibatches=cfg.minibatches,
+        kl_stop=cfg.kl_stop,
+        axis_name=axis_name,
+    )
 
     def update(state, frozen, kl_coef, rollout: Rollout, rng):
         batch, seen = prepare(rollout, kl_coef, cfg, axis_name=axis_name)
-        # The records are small, so under pmap every device holds them all: minibatches are then the
-        # same rows, in the same order, on any layout.
-        batch = gather(batch, axis_name)
-        rows = len(batch.values)
-        if rows % cfg.minibatches:
-            raise ValueError(
-                f"ppo.minibatches = {cfg.minibatches} does not divide the {rows} rows of a rollout: "
-                "choose a divisor"
-            )
-
-        def epoch(carry, rng):
-            order_rng, step_rng = jax.random.split(rng)
-            order = jax.random.permutation(order_rng, rows).reshape(cfg.minibatches, -1)
-
-            def minibatch_step(carry, xs):
-                (state, going), (rows, rng) = carry, xs
-                minibatch = spread(jax.tree.map(lambda x: x[rows], batch))
-                new, metrics = step(state, frozen | {"kl_coef": kl_coef}, minibatch, rng)
-                if not cfg.kl_stop:
-                    return (new, going), (metrics, going)
-                state = jax.tree.map(lambda a, b: jnp.where(going, a, b), new, state)
-                still = going & (metrics["ppo/approx_kl"] <= cfg.kl_stop)
-                return (state, still), (metrics, going)
-
-            rngs = jax.random.split(step_rng, cfg.minibatches)
-            return jax.lax.scan(minibatch_step, carry, (share(order, axis_name), rngs))
-
-        start = state, jnp.bool_(True)
-        (state, _), (metrics, taken) = jax.lax.scan(epoch, start, jax.random.split(rng, cfg.epochs))
-        steps = jnp.sum(taken, dtype=jnp.float32)
-        metrics = {k: jnp.sum(jnp.where(taken, v, 0.0)) / steps for k, v in metrics.items()}
-        metrics["train/skipped"] = metrics["train/skipped"] * steps
-        return state, seen | metrics | {"ppo/steps": steps}
+        state, metrics = run(state, frozen | {"kl_coef": kl_coef}, batch, rng)
+        return state, seen | metrics
 
     return update

@@ -6,7 +6,7 @@ It is made from the files of the run alone, and each is optional but `config.jso
                     (a list of flat objects) that become a table. `gold.before`, `gold.after` and
                     `kl` also become points in the picture of gold against KL.
     metrics.jsonl   the curves of pictures.PANELS
-    samples.jsonl   {"prompt", "sft", "ppo", "sft_gold", "ppo_gold", "sft_score", "ppo_score"}
+    samples.jsonl   {"method", "prompt", "before", "after", "before_gold", "after_gold", ..."_score"}
     tokens.jsonl    {"prompt", "tokens": [text], "kl": [...], "value": ..., "advantage": ..., "reward": ...}
     stages/*/done.json
 """
@@ -276,7 +276,7 @@ def _samples(rows) -> str:
         return f'<td class="text">{_text(row.get(who, NONE))}{badges}</td>'
 
     body = "".join(
-        f'<tr><td class="text">{_text(row["prompt"])}</td>{said(row, "sft")}{said(row, "ppo")}</tr>'
+        f'<tr><td class="text">{_text(row["prompt"])}</td>{said(row, "before")}{said(row, "after")}</tr>'
         for row in rows[:SAMPLES]
     )
     caption = (
@@ -284,7 +284,8 @@ def _samples(rows) -> str:
     )
     return (
         f'<div class="scroll"><table><caption>{caption}</caption><thead><tr><th scope="col">Prompt</th>'
-        '<th scope="col">Before (SFT)</th><th scope="col">After (PPO)</th></tr></thead>'
+        '<th scope="col">Before (SFT)</th><th scope="col">'
+        f"After ({_text(rows[0].get('method', 'RL'))})</th></tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 

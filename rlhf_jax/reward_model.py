@@ -1,5 +1,7 @@
 """Reward modelling from comparisons (Bradley and Terry, 1952; Stiennon et al., 2020)."""
 
+import math
+from dataclasses import dataclass
 from functools import partial
 
 import jax.numpy as jnp
@@ -8,19 +10,51 @@ from rlhf_jax import losses, train_step
 from rlhf_jax.batches import Comparisons
 
 
+@dataclass(frozen=True)
+class RewardLossConfig:
+    """What is added to the likelihood of the comparisons; nothing, by default."""
+
+    margin: float = 0.0
+    """By how much the chosen score must lead (1, 2/3 or 1/3 by strength: Llama 2, 2023; here for all)."""
+    label_smoothing: float = 0.0
+    """How often a label is taken to be wrong: bounds what is learned of a pair (0.1: Wang et al., 2024)."""
+    centring: float = 0.0
+    """Weight of the mean of (chosen + rejected)^2: draws scores to zero (0.01: Eisenstein et al., 2023)."""
+
+    def __post_init__(self):
+        for name in ("margin", "centring"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"reward.loss.{name} = {value}: it must be 0 or more")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(
+                f"reward.loss.label_smoothing = {self.label_smoothing}: it must be 0 or more and below "
+                "0.5, where labels say nothing"
+            )
+
+
 def weights_of(batch: Comparisons):
     """Every pair counts the same."""
     return jnp.ones(len(batch.chosen.tokens))
 
 
-def loss(params, frozen, batch: Comparisons, weights, rng, *, reward_fn):
-    """Negative log-likelihood that the chosen response is preferred, in nats per pair."""
+def loss(params, frozen, batch: Comparisons, weights, rng, *, reward_fn, cfg=RewardLossConfig()):
+    """Mean over pairs of f(d) + centring (r_chosen + r_rejected)^2, d = r_chosen - r_rejected.
+
+    By default f(d) = -log sigmoid(d), the negative log-likelihood that the chosen response is preferred,
+    in nats; with a margin m and label smoothing e, `losses.pairwise_loss`. `reward/margin` is the mean of d.
+    """
     del frozen, rng
     chosen, rejected = (
         reward_fn(params, side.tokens, side.attention_mask)
         for side in (batch.chosen, batch.rejected)
     )  # [B]
-    total = jnp.vdot(weights, losses.pairwise_loss(chosen, rejected))
+    unreduced = losses.pairwise_loss(
+        chosen, rejected, margin=cfg.margin, label_smoothing=cfg.label_smoothing
+    )
+    if cfg.centring:
+        unreduced += cfg.centring * jnp.square(chosen + rejected)
+    total = jnp.vdot(weights, unreduced)
     return total, {
         "reward/loss": total,
         "reward/accuracy": jnp.vdot(weights, (chosen > rejected).astype(jnp.float32)),
@@ -28,10 +62,10 @@ def loss(params, frozen, batch: Comparisons, weights, rng, *, reward_fn):
     }
 
 
-def make_train_step(reward_fn, tx, *, microbatches=1, axis_name=None):
+def make_train_step(reward_fn, tx, cfg=RewardLossConfig(), *, microbatches=1, axis_name=None):
     """`step(state, frozen, Comparisons, rng) -> (state, metrics)`."""
     return train_step.make_train_step(
-        partial(loss, reward_fn=reward_fn),
+        partial(loss, reward_fn=reward_fn, cfg=cfg),
         weights_of,
         tx,
         microbatches=microbatches,

@@ -55,7 +55,7 @@ def open_run(
     keep a run from going on. Raises ValueError if the folder holds something else, was begun with
     another config, or is in use.
     """
-    settings = _flat(_plain(cfg))
+    settings = _flat(plain(cfg))
     telling = {name: x for name, x in settings.items() if name not in ignore}
     digest = hashlib.sha256(json.dumps([experiment, telling], sort_keys=True).encode()).hexdigest()
     run = pathlib.Path(directory or pathlib.Path("runs", experiment, digest[:10]))
@@ -75,7 +75,7 @@ def open_run(
         return run
     _lock(run)
     if not config.exists():
-        write_json(config, {"experiment": experiment, "settings": _plain(cfg)} | _surroundings())
+        write_json(config, {"experiment": experiment, "settings": plain(cfg)} | _surroundings())
         return run
     old = read_json(config)
     before = {n: x for n, x in _flat(old["settings"]).items() if n not in ignore}
@@ -118,7 +118,7 @@ def write_json(path: pathlib.Path, obj: Any) -> None:
     """
     if jax.process_index() > 0:
         return
-    obj = _plain(obj)
+    obj = plain(obj)
     rows = (
         [json.dumps(row) for row in obj] if path.suffix == ".jsonl" else [json.dumps(obj, indent=1)]
     )
@@ -153,16 +153,16 @@ def peak_memory() -> float:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def _plain(x) -> Any:
-    """What JSON can hold."""
+def plain(x) -> Any:
+    """What JSON can hold of `x`: dataclasses as objects, arrays as lists, null for what is not finite."""
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
-        return {field.name: _plain(getattr(x, field.name)) for field in dataclasses.fields(x)}
+        return {field.name: plain(getattr(x, field.name)) for field in dataclasses.fields(x)}
     if isinstance(x, dict):
-        return {str(name): _plain(value) for name, value in x.items()}
+        return {str(name): plain(value) for name, value in x.items()}
     if isinstance(x, (list, tuple)):
-        return [_plain(value) for value in x]
+        return [plain(value) for value in x]
     if isinstance(x, (jax.Array, np.ndarray, np.generic)):
-        return _plain(np.asarray(x).tolist())
+        return plain(np.asarray(x).tolist())
     if isinstance(x, float):
         return x if math.isfinite(x) else None
     if isinstance(x, enum.Enum):

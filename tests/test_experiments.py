@@ -103,7 +103,8 @@ def test_a_run_leaves_all_that_it_promises(whole):
     assert stages == {"sft", "reward", "judge", "ppo"}
     assert {p.name for p in (whole / "tensorboard").iterdir()} == stages
     for name, fields in {
-        "samples": {"prompt", "sft", "ppo", "sft_gold", "ppo_gold", "sft_score", "ppo_score"},
+        "samples": {"method", "prompt"}
+        | {f"{x}{y}" for x in ("before", "after") for y in ("", "_gold", "_score")},
         "tokens": {"prompt", "tokens", "kl", "value", "advantage", "reward"},
     }.items():
         rows = [json.loads(line) for line in (whole / f"{name}.jsonl").read_text().splitlines()]

@@ -26,6 +26,7 @@ FLOORS = [
         "ilql",
         "overoptimization",
         "evaluate",
+        "nested_seeds",
     },  # algorithms
     {
         "parallel",
@@ -62,7 +63,8 @@ OUTSIDE = {
     **{name: MATHS for name in FLOORS[0] | {"sampling", "epochs"}},
     **{
         name: MATHS
-        for name in ALGORITHMS - {"evaluate", "episodes", "best_of_n", "overoptimization"}
+        for name in ALGORITHMS
+        - {"evaluate", "nested_seeds", "episodes", "best_of_n", "overoptimization"}
     },
     "train_step": MATHS | {"optax"},
     "batches": MATHS | {"numpy"},

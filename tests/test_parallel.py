@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax import optimizer, parallel, ppo, reward_model, rollout, sampling, train_step
+from rlhf_jax import epochs, optimizer, parallel, ppo, reward_model, rollout, sampling, train_step
 from rlhf_jax.batches import Comparisons, Prompts, Rollout, Samples, Sequences
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -203,7 +203,7 @@ def mesh_of(count):
 def test_each_device_of_a_mesh_computes_its_share_of_a_minibatch(monkeypatch):
     """A third at most, with what is not shared (the optimizer); all of it without `reduce.spread`."""
     alone, spread = flops(mesh_of(1)), flops(mesh_of(8))
-    monkeypatch.setattr(ppo, "spread", lambda tree: tree)
+    monkeypatch.setattr(epochs, "spread", lambda tree: tree)
     careless = flops(mesh_of(8))
     assert spread < alone / 3
     assert careless > 0.9 * alone  # so this test can fail

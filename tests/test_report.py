@@ -64,8 +64,8 @@ def whole_run(tmp_path, evil, names=FEW):
         "calibration": [{evil: evil, "n": 1}],
     }
     run.write_json(place / "results.json", results)
-    sample = {"prompt": evil, "sft": evil, "ppo": evil} | {
-        f"{who}_{kind}": 0.25 for who in ("sft", "ppo") for kind in ("gold", "score")
+    sample = {"method": evil, "prompt": evil, "before": evil, "after": evil} | {
+        f"{who}_{kind}": 0.25 for who in ("before", "after") for kind in ("gold", "score")
     }
     run.write_json(place / "samples.jsonl", [sample] * 40)
     values = {name: [-1.5, 0.0, None] for name in report.QUANTITIES}

@@ -1,7 +1,7 @@
 import itertools
 import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -169,6 +169,115 @@ def test_a_hill_climber_over_all_texts_finds_nothing_better_than_the_best_review
         assert score(best) <= BEST + 1e-6
         faults = reviews.log_prob(review.prompt, " ".join(best))
         assert math.isfinite(faults) or score(best) < BEST
+
+
+@pytest.fixture(scope="module")
+def laws():
+    return {aspect: reviews.gold_law(aspect) for aspect in reviews.ASPECTS}
+
+
+def test_the_law_of_gold_is_a_distribution_with_the_moments_that_are_promised(laws):
+    for values, p in laws.values():
+        assert np.all(np.diff(values) > 1e-9) and np.all(p > 0)
+        assert p.sum() == pytest.approx(1, abs=1e-12)
+        assert p @ values == pytest.approx(0, abs=1e-12)
+        np.testing.assert_allclose(values, -values[::-1], atol=1e-12)
+        np.testing.assert_allclose(p, p[::-1], rtol=1e-9)
+    variance = np.mean([p @ values**2 for values, p in laws.values()])
+    assert math.sqrt(variance) == pytest.approx(1.0, abs=0.005)  # 0.9989
+    assert max(values[-1] for values, _ in laws.values()) == pytest.approx(BEST, abs=1e-12)
+
+
+def test_generated_reviews_follow_the_law_of_gold(laws):
+    for seed, aspect in enumerate(("plot", "pacing")):
+        n = 15_000
+        drawn = reviews.generate(seed, n, [f"the {aspect} in this western"])
+        gold = np.sort([reviews.gold(*review) for review in drawn])
+        values, p = laws[aspect]
+        below = np.searchsorted(gold, values + 1e-9) / n
+        # Kolmogorov and Smirnov; for a law of atoms the bound is more than kept
+        assert np.abs(below - np.cumsum(p)).max() < 1.63 / math.sqrt(n)
+        assert gold.std() == pytest.approx(math.sqrt(p @ values**2), abs=0.02)
+        for x in (-1.0, 1.0):  # what a frontier is made of
+            tilted = np.exp(x * gold)
+            error = 4 * tilted.std() / math.sqrt(n)
+            assert tilted.mean() == pytest.approx(p @ np.exp(x * values), abs=error)
+        place = np.searchsorted(values, gold - 1e-9)
+        np.testing.assert_allclose(values[place], gold, atol=1e-12)  # none that the law lacks
+
+
+def clauses(aspect, verbs, negations, adverbs):
+    """Every clause about an aspect, spelled out independently of the law."""
+    adjectives = [*reviews.GENERAL, *reviews.SPECIFIC[aspect]]
+    for parts in itertools.product(verbs, negations, adverbs, adjectives):
+        verb, negation, adverb, adjective = parts
+        words = (negation, verb, adverb) if negation == "never" else (verb, negation, adverb)
+        yield " ".join([word for word in words if word] + [adjective])
+
+
+def enumerated(aspects, most, spoken):
+    """The probability of each gold, by spelling out all texts of up to `most` clauses."""
+    masses, grown = defaultdict(float), [((aspects[0],), text) for text in spoken[aspects[0]]]
+    for i in range(most):
+        for _, text in grown:
+            log_prob = reviews.log_prob(PROMPT, f"{text} .")
+            if log_prob > -math.inf:  # some repeat an adjective
+                value = round(reviews.gold(PROMPT, f"{text} ."), 9) + 0.0  # no -0
+                masses[value] += math.exp(log_prob)
+        if i + 1 < most:
+            grown = [
+                ((*said, aspect), f"{text} {connective} the {aspect} {clause}")
+                for said, text in grown
+                for aspect in aspects
+                if aspect not in said
+                for connective in reviews.CONNECTIVE_ODDS
+                for clause in spoken[aspect]
+            ]
+    return masses
+
+
+@pytest.mark.parametrize(
+    ("aspects", "negations", "adverbs", "connectives", "stop"),
+    [  # two clauses, then three; a verb changes nothing, and one will do
+        (
+            ("plot", "music", "acting", "pacing"),
+            reviews.NEGATION_ODDS,
+            {"": 0.6, "very": 0.4},
+            reviews.CONNECTIVE_ODDS,
+            (0.35, 1.0),
+        ),
+        (
+            ("plot", "music", "pacing"),
+            {"": 0.7, "never": 0.3},
+            {"absolutely": 1.0},
+            {"and": 0.6, "although": 0.4},
+            (0.35, 0.6, 1.0),
+        ),
+    ],
+)
+def test_the_law_of_gold_is_the_sum_over_all_texts_of_a_smaller_grammar(
+    monkeypatch, aspects, negations, adverbs, connectives, stop
+):
+    """With log_prob as the witness."""
+    monkeypatch.setattr(reviews, "ASPECTS", aspects)
+    monkeypatch.setattr(reviews, "VERBS", {"was": 1.0})
+    monkeypatch.setattr(reviews, "NEGATION_ODDS", negations)
+    monkeypatch.setattr(reviews, "ADVERB_ODDS", adverbs)
+    monkeypatch.setattr(reviews, "CONNECTIVE_ODDS", connectives)
+    monkeypatch.setattr(reviews, "STOP_ODDS", stop)
+    spoken = {a: list(clauses(a, ("was",), negations, adverbs)) for a in aspects}
+    masses = enumerated(aspects, len(stop), spoken)
+    assert sum(masses.values()) == pytest.approx(1, abs=1e-12)
+
+    values, p = reviews.gold_law("plot")
+    assert len(values) == len(masses)
+    want = np.array([masses[value] for value in np.round(values, 9) + 0.0])
+    np.testing.assert_allclose(p, want, rtol=1e-9)
+
+
+def test_the_law_of_an_unknown_aspect_is_refused():
+    with pytest.raises(ValueError, match="'weather' is no aspect"):
+        reviews.gold_law("weather")
 
 
 def test_a_prompt_without_an_aspect_is_refused():

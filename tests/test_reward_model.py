@@ -10,6 +10,7 @@ from rlhf_jax import reward_model, train_step
 from rlhf_jax.batches import Comparisons, Sequences
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.reward_model import RewardLossConfig
 
 KEY = jax.random.key(0)
 
@@ -114,3 +115,91 @@ def test_centring_sets_the_mean_of_demonstrations_to_zero_and_training_leaves_th
         state, _ = step(state, {}, Comparisons(chosen=ragged(0), rejected=ragged(1)), KEY)
     assert state.params["bias"] == centred["bias"] != 0
     assert not np.array_equal(state.params["head"], centred["head"])
+
+
+def item(n):
+    return side(np.full((1, 1), n))
+
+
+PAIR = Comparisons(chosen=item(0), rejected=item(1))
+MIXED = Comparisons(  # item 0 wins four meetings of five
+    chosen=side(np.array([[0], [0], [0], [0], [1]])),
+    rejected=side(np.array([[1], [1], [1], [1], [0]])),
+)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "want"),
+    [
+        (RewardLossConfig(), 0.0485873516),  # log(1 + e^-3)
+        (RewardLossConfig(margin=2.0), 0.3132616875),  # log(1 + e^-1)
+        (
+            RewardLossConfig(label_smoothing=0.1),
+            0.3485873516,
+        ),  # and a tenth of log(1 + e^3), 3 more
+        (
+            RewardLossConfig(margin=2.0, label_smoothing=0.1),
+            0.3132616875 * 0.9 + 0.1 * 5.0067153485,
+        ),
+        (RewardLossConfig(centring=0.01), 0.0485873516 + 0.01 * 49),
+    ],
+)
+def test_the_loss_by_hand(cfg, want):
+    """Scores 5 and 2."""
+    total, metrics = reward_model.loss(
+        jnp.array([5.0, 2.0]), {}, PAIR, jnp.ones(1), KEY, reward_fn=strength_of, cfg=cfg
+    )
+    np.testing.assert_allclose(total, want, rtol=1e-5)
+    assert metrics["reward/loss"] == total
+    assert (metrics["reward/margin"], metrics["reward/accuracy"]) == (3.0, 1.0)
+
+
+def trained(cfg):
+    """Two strengths that begin at 5 and 3, after training on MIXED."""
+    tx = optax.sgd(optax.cosine_decay_schedule(2.0, 2000))
+    step = reward_model.make_train_step(strength_of, tx, cfg)
+
+    @jax.jit
+    def train(state):
+        return jax.lax.scan(lambda s, _: (step(s, {}, MIXED, KEY)[0], None), state, None, 2000)[0]
+
+    return train(train_step.init_state(jnp.array([5.0, 3.0]), tx)).params
+
+
+def with_margin(p, margin):
+    """Where p f(d) + (1 - p) f(-d) is least, f(d) = -log sigmoid(d - margin): a quadratic in e^d."""
+    a = np.exp(-margin)
+    root = np.sqrt((2 * p - 1) ** 2 + 4 * p * (1 - p) * a**2)
+    return np.log((2 * p - 1 + root) / (2 * (1 - p) * a))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "difference", "total"),
+    [
+        (RewardLossConfig(), np.log(4), 8.0),
+        (RewardLossConfig(label_smoothing=0.1), 1.0459686, 8.0),  # logit(0.9 0.8 + 0.1 0.2)
+        (RewardLossConfig(margin=1.0), with_margin(0.8, 1.0), 8.0),
+        (RewardLossConfig(margin=1.0, label_smoothing=0.1), with_margin(0.74, 1.0), 8.0),
+        (RewardLossConfig(centring=0.01), np.log(4), 0.0),
+    ],
+)
+def test_training_ends_at_the_optimum_of_each_setting(cfg, difference, total):
+    """Each but centring leaves the sum of the two scores as it was; centring alone removes it."""
+    first, second = trained(cfg)
+    np.testing.assert_allclose(first - second, difference, atol=2e-3)
+    np.testing.assert_allclose(first + second, total, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("margin", -1.0),
+        ("margin", float("nan")),
+        ("centring", -0.01),
+        ("label_smoothing", 0.5),
+        ("label_smoothing", -0.1),
+    ],
+)
+def test_bad_settings_are_refused_by_name(setting, value):
+    with pytest.raises(ValueError, match=f"{setting} = {value}"):
+        RewardLossConfig(**{setting: value})

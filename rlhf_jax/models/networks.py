@@ -5,6 +5,9 @@
     reward_fn(params, tokens, attention_mask)            -> scores                          [B]
     prefill_fn(params, tokens, attention_mask, room)     -> logits [B, V], cache
     decode_fn(params, cache, tokens [B])                 -> logits [B, V], cache
+    logits_fn(params, tokens, attention_mask, *, last)   -> logits                          [B, last, V]
+    q_fn(params, target, tokens, attention_mask, *, last)
+        -> q, target_q, logprobs [K, B, last], values [B, last]
 
 `last` counts the columns at the right end whose tokens are judged; logits are divided by `temperature`.
 """
@@ -17,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from rlhf_jax.logprobs import token_logprobs
+from rlhf_jax.logprobs import logprobs_of, token_logprobs
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.padding import last_real
@@ -29,6 +32,9 @@ class Policy(NamedTuple):
     policy_fn: Callable
     prefill_fn: Callable
     decode_fn: Callable
+    logits_fn: (
+        Callable  # for what must see all tokens, and never inside a loss: policy_fn holds less
+    )
 
 
 class LanguageModel(NamedTuple):
@@ -41,6 +47,7 @@ class LanguageModel(NamedTuple):
     hidden_fn: Callable  # hidden_fn(params, tokens, attention_mask) -> [B, L, D]
     read_fn: Callable  # read_fn(params, hidden, tokens, *, last, temperature) -> as policy_fn
     d_model: int
+    logits_fn: Callable
 
 
 class Network(NamedTuple):
@@ -61,10 +68,13 @@ def language_model(cfg: ModelConfig) -> LanguageModel:
     def hidden_fn(params, tokens, attention_mask):
         return model.apply({"params": params}, tokens, attention_mask, method="hidden")[0]
 
+    def logits_fn(params, tokens, attention_mask, *, last):
+        hidden = hidden_fn(params, tokens, attention_mask)[:, -last - 1 : -1]
+        return transformer.unembedding(cfg, params)(hidden)
+
     def read_fn(params, hidden, tokens, *, last, temperature=1.0):
-        project = lambda h: model.apply({"params": params}, h, method="unembed")
         return token_logprobs(
-            project,
+            transformer.unembedding(cfg, params),
             hidden[:, -last - 1 : -1],  # the positions that predict the last tokens
             tokens[:, -last:],
             temperature=temperature,
@@ -83,6 +93,7 @@ def language_model(cfg: ModelConfig) -> LanguageModel:
         hidden_fn=hidden_fn,
         read_fn=read_fn,
         d_model=cfg.d_model,
+        logits_fn=logits_fn,
     )
 
 
@@ -97,8 +108,11 @@ class UncachedPrefix(NamedTuple):
 def from_logits(apply: Callable) -> Policy:
     """A Policy from any `apply(params, tokens, attention_mask) -> logits [B, L, V]`: slow, uncached."""
 
+    def logits_fn(params, tokens, attention_mask, *, last):
+        return apply(params, tokens, attention_mask)[:, -last - 1 : -1]
+
     def policy_fn(params, tokens, attention_mask, *, last, temperature=1.0):
-        logits = apply(params, tokens, attention_mask)[:, -last - 1 : -1]
+        logits = logits_fn(params, tokens, attention_mask, last=last)
         return token_logprobs(lambda x: x, logits, tokens[:, -last:], temperature=temperature)
 
     def prefill_fn(params, tokens, attention_mask, room):
@@ -118,7 +132,7 @@ def from_logits(apply: Callable) -> Policy:
         logits = apply(params, cache.tokens, cache.attention_mask)
         return jax.lax.dynamic_index_in_dim(logits, cache.column - 1, 1, keepdims=False), cache
 
-    return Policy(policy_fn, prefill_fn, decode_fn)
+    return Policy(policy_fn, prefill_fn, decode_fn, logits_fn)
 
 
 def with_values(policy_fn: Callable, values_fn: Callable) -> Callable:
@@ -211,3 +225,102 @@ def reward_model(lm: LanguageModel) -> Network:
         return scalar_head(last, params["head"]) + jax.lax.stop_gradient(params["bias"])
 
     return Network(fn=reward_fn, init=init)
+
+
+class QNetwork(NamedTuple):
+    """Q of every next token and V of every prefix; what decoding reads of them in the place of logits.
+
+    `logits_fn`, `prefill_fn` and `decode_fn` are a Policy's, and give min_k Q_k - V, float32 [..., V].
+    """
+
+    init: Callable  # init(key, trunk) -> params
+    q_fn: Callable
+    logits_fn: Callable
+    prefill_fn: Callable
+    decode_fn: Callable
+
+
+def q_network(lm: LanguageModel, heads: int = 2) -> QNetwork:
+    """`heads` Q heads and a value head on one trunk, all linear; params are {"trunk", "q", "value"}.
+
+    `q_fn(params, target, ...)` reads Q of the tokens at the right end with the heads of `params["q"]` and
+    with those of `target`, in one pass of the trunk, and their log-probabilities under softmax(Q).
+    Linear heads suffice where the trunk is trained with them (Snell et al., 2023, have one hidden layer).
+
+    `init(key, trunk)` takes a language model's parameters. V starts at zero, the Q heads near it with
+    deviation 0.1 / sqrt(D + 1): unlike each other, and a token that no log holds is worth about nothing.
+    """
+    linear = lambda head, hidden: scalar_head(hidden, head["head"]) + head["bias"]
+
+    def init(key, trunk):
+        vocabulary = trunk["embedding"]["embedding"].shape[0]
+        start = jax.random.normal(key, (heads, lm.d_model, vocabulary))
+        return {
+            "trunk": {k: jax.tree.map(jnp.copy, v) for k, v in trunk.items() if k != "unembedding"},
+            "q": {"head": 0.1 * (lm.d_model + 1) ** -0.5 * start, "bias": jnp.zeros((heads,))},
+            "value": {"head": jnp.zeros((lm.d_model,)), "bias": jnp.float32(0.0)},
+        }
+
+    def hidden_of(params, tokens, attention_mask, last):
+        return lm.hidden_fn(params["trunk"], tokens, attention_mask)[:, -last - 1 : -1]
+
+    def q_fn(params, target, tokens, attention_mask, *, last):
+        hidden, said = hidden_of(params, tokens, attention_mask, last), tokens[:, -last:]
+
+        def of_tokens(head):
+            q = linear(head, hidden)  # [B, last, V]
+            return jnp.take_along_axis(q, said[..., None], axis=-1)[..., 0], logprobs_of(q, said)
+
+        q, logprobs = jax.vmap(of_tokens)(params["q"])
+        target_q, _ = jax.vmap(of_tokens)(target)
+        return q, target_q, logprobs, linear(params["value"], hidden)
+
+    def advantages(params, hidden):
+        q = jax.vmap(linear, in_axes=(0, None))(params["q"], hidden)  # [K, ..., V]
+        return jnp.min(q, axis=0) - linear(params["value"], hidden)[..., None]
+
+    def logits_fn(params, tokens, attention_mask, *, last):
+        return advantages(params, hidden_of(params, tokens, attention_mask, last))
+
+    def prefill_fn(params, tokens, attention_mask, room):
+        read = partial(advantages, params)
+        return lm.prefill_fn(params["trunk"], tokens, attention_mask, room, read=read)
+
+    def decode_fn(params, cache, tokens):
+        return lm.decode_fn(params["trunk"], cache, tokens, read=partial(advantages, params))
+
+    return QNetwork(init, q_fn, logits_fn, prefill_fn, decode_fn)
+
+
+def guided(lm: Policy | LanguageModel, q: Policy | QNetwork) -> Policy:
+    """log pi_behaviour(a | s) + beta (min_k Q_k(s, a) - V(s)), as a Policy (Snell et al., 2023).
+
+    Params are {"policy": of `lm`, "q": of `q`, "beta": a scalar}, as `ilql.guided_params` makes them; `q` is
+    anything whose logits are advantages. Two caches, one for each.
+    """
+
+    def add(params, logits, advantages):
+        return jax.nn.log_softmax(logits.astype(jnp.float32)) + params["beta"] * advantages
+
+    def logits_fn(params, tokens, attention_mask, *, last):
+        return add(
+            params,
+            lm.logits_fn(params["policy"], tokens, attention_mask, last=last),
+            q.logits_fn(params["q"], tokens, attention_mask, last=last),
+        )
+
+    def policy_fn(params, tokens, attention_mask, *, last, temperature=1.0):
+        logits = logits_fn(params, tokens, attention_mask, last=last)
+        return token_logprobs(lambda x: x, logits, tokens[:, -last:], temperature=temperature)
+
+    def prefill_fn(params, tokens, attention_mask, room):
+        logits, cache = lm.prefill_fn(params["policy"], tokens, attention_mask, room)
+        advantages, q_cache = q.prefill_fn(params["q"], tokens, attention_mask, room)
+        return add(params, logits, advantages), (cache, q_cache)
+
+    def decode_fn(params, cache, tokens):
+        logits, cache_of_policy = lm.decode_fn(params["policy"], cache[0], tokens)
+        advantages, cache_of_q = q.decode_fn(params["q"], cache[1], tokens)
+        return add(params, logits, advantages), (cache_of_policy, cache_of_q)
+
+    return Policy(policy_fn, prefill_fn, decode_fn, logits_fn)

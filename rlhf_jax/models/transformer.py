@@ -144,7 +144,7 @@ class Transformer(nn.Module):
         positions = position_ids(attention_mask)
         mask = jnp.tril(jnp.ones((L, L), bool))[None] & attention_mask[:, None]  # [B, L, L]
         x, kept = self.blocks(self.embed(tokens, positions), positions, mask)
-        return self.final_norm(x).reshape(B, L, -1), kept
+        return self.finish(x).reshape(B, L, -1), kept
 
     def unembed(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
         """Logits, in float32."""
@@ -152,21 +152,29 @@ class Transformer(nn.Module):
         return project(hidden).astype(jnp.float32)
 
     def finish(self, x):
-        """Logits of a flat stream that has passed the blocks."""
-        return self.unembed(self.final_norm(x))
+        """Hidden states of a flat stream that has passed the blocks."""
+        return self.final_norm(x)
 
     def __call__(self, tokens, attention_mask):
         """Logits [B, L, V]."""
         return self.unembed(self.hidden(tokens, attention_mask)[0])
 
 
-def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int):
-    """Logits after the last column of left-padded prompts [B, P], and a cache with `room` more columns."""
+def unembedding(cfg: ModelConfig, params):
+    """`read(hidden) -> logits`: what prefill and decode read hidden states with, unless told otherwise."""
+    return lambda hidden: Transformer(cfg).apply({"params": params}, hidden, method="unembed")
+
+
+def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=None):
+    """Logits after the last column of left-padded prompts [B, P], and a cache with `room` more columns.
+
+    With `read`, what it makes of the hidden states [B, D] comes back in the place of logits.
+    """
     check_context(cfg, tokens.shape[1] + room)
     model = Transformer(cfg, keep=True)
     found: Any = model.apply({"params": params}, tokens, attention_mask, method="hidden")
     hidden, kept = found
-    logits = model.apply({"params": params}, hidden[:, -1], method="unembed")
+    logits = (read or unembedding(cfg, params))(hidden[:, -1])
     grow = lambda x: jnp.pad(x, [(0, 0), (0, room)] + [(0, 0)] * (x.ndim - 2))
     cache = Cache(
         layers=tuple(
@@ -180,8 +188,8 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int):
     return logits, cache
 
 
-def decode(cfg: ModelConfig, params, cache: Cache, tokens: Int[Array, " B"]):
-    """Logits [B, V] after one more token a row, and the cache that holds it."""
+def decode(cfg: ModelConfig, params, cache: Cache, tokens: Int[Array, " B"], read=None):
+    """Logits [B, V] after one more token a row, and the cache that holds it; `read` as in `prefill`."""
     model, block = Transformer(cfg), Block(cfg)
     S = cache.attention_mask.shape[1]
     attention_mask = cache.attention_mask | (jnp.arange(S) == cache.column)[None]
@@ -194,5 +202,6 @@ def decode(cfg: ModelConfig, params, cache: Cache, tokens: Int[Array, " B"]):
             {"params": weights}, x, positions, attention_mask[:, None], layer, cache.column
         )
         layers.append(layer)
-    logits = model.apply({"params": params}, x, method="finish")
+    hidden = model.apply({"params": params}, x, method="finish")
+    logits = (read or unembedding(cfg, params))(hidden)
     return logits, Cache(tuple(layers), attention_mask, cache.positions + 1, cache.column + 1)

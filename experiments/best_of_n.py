@@ -1,0 +1,72 @@
+"""Best of n: no training, the draw that the reward model likes best (Nakano et al., 2021).
+
+    python launch.py best_of_n
+
+TODO
+"""
+
+from dataclasses import dataclass
+
+import jax
+
+from experiments import ground as grounds
+from experiments import stages
+from rlhf_jax import best_of_n
+from rlhf_jax.evaluate import bootstrap_interval
+
+
+@dataclass(frozen=True)
+class BestOfNConfig:
+    """How many draws there are."""
+
+    draws: int = 64
+    """Draws for each response of the verdict (N)."""
+
+    def __post_init__(self):
+        if self.draws < 2:
+            raise ValueError(
+                f"best.draws = {self.draws}: it must be 2 or more for one to be the best"
+            )
+
+
+@dataclass(frozen=True)
+class Config(grounds.Config):
+    """Settings of the best_of_n experiment."""
+
+    best: BestOfNConfig = BestOfNConfig()
+
+
+config = Config()
+
+
+def main(cfg: Config):
+    """Runs what is not yet in the run directory, and prints what came of it."""
+    ground = grounds.lay("best_of_n", cfg, {})
+    if ground is None:
+        return
+    N, prompts = cfg.best.draws, grounds.held_out_prompts(ground)
+    asked = [prompt for prompt in prompts for _ in range(N)]
+    key = jax.random.fold_in(ground.key, 3)
+    pool = ground.answers.respond(ground.reference, asked, key)
+    flat = grounds.scores(ground, pool)
+    proxy, gold = (x.reshape(-1, N) for x in (flat, grounds.golds(ground, asked, pool)))
+
+    ns = [2**power for power in range(N.bit_length()) if 2**power < N] + [N]
+    means = [best_of_n.estimates(proxy, values, ns) for values in (gold, proxy)]
+    mean = lambda values: bootstrap_interval(values, prompts)._asdict()
+    rows = [
+        {"n": n, "kl": float(best_of_n.kl(n)), "gold": mean(g), "proxy": mean(p)}
+        for n, g, p in zip(ns, *(x.T for x in means), strict=True)
+    ]
+
+    chosen = best_of_n.best_rows(flat, N)
+    samples = jax.tree.map(lambda x: x[chosen], pool.samples)
+    said = stages.Answers([pool.texts[row] for row in chosen], samples)
+    bound = float(best_of_n.kl(N))  # of the policy: it has no log-probabilities that would tell
+    grounds.conclude(
+        ground,
+        f"the best of {N}",
+        said,
+        kl={"mean": bound, "low": bound, "high": bound},
+        extra={"the KL is its analytic bound": "log n - (n - 1) / n", "best of n": rows},
+    )

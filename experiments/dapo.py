@@ -1,0 +1,16 @@
+"""DAPO: asymmetric clip, token mean, dynamic sampling, overlong shaping (Yu et al., 2025).
+
+    python launch.py dapo
+
+TODO
+"""
+
+from experiments import rl
+from rlhf_jax import policy_gradient
+
+config = rl.Config(pg=policy_gradient.DAPO)
+
+
+def main(cfg: rl.Config):
+    """Runs what is not yet in the run directory, and prints what came of it."""
+    rl.main("dapo", cfg)

@@ -1,0 +1,151 @@
+"""DPO and its family: a policy from comparisons, without a reward model (Rafailov et al., 2023).
+
+    python launch.py dpo                            # --preference.kind ipo, simpo, orpo or kto, too
+
+TODO
+
+It learns from all training comparisons, those that teach the held-out judge too: gold alone is a fair judge
+of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from rich.progress import track
+
+from experiments import ground as grounds
+from experiments.ground import Ground
+from rlhf_jax import evaluate, loop, optimizer, preference, train_step
+from rlhf_jax.batches import LabelledBatch, PreferenceBatch, Sequences
+from rlhf_jax.data.batching import batch_at, padded_batches
+from rlhf_jax.data.comparisons import encode_comparisons
+from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.parallel import DATA
+from rlhf_jax.preference import PreferenceConfig
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """The loop round the loss."""
+
+    epochs: float = 1.0
+    """Passes over the comparisons (1: Rafailov et al., 2023)."""
+    batch_size: int = 64
+    """Pairs a step (64: Rafailov et al., 2023); for "kto", labelled responses, two a pair."""
+    eval_every: int = 50
+    """Steps between held-out accuracies (and checkpoints)."""
+    microbatches: int = 1
+    """Parts that a batch is cut into, on each device, to save memory."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, warmup=20))
+
+
+@dataclass(frozen=True)
+class Config(grounds.Config):
+    """Settings of the dpo experiment."""
+
+    preference: PreferenceConfig = PreferenceConfig()
+    dpo: DPOConfig = DPOConfig()
+
+
+config = Config()
+
+
+def main(cfg: Config):
+    """Runs what is not yet in the run directory, and prints what came of it."""
+    ground = grounds.lay("dpo", cfg, {"dpo.batch_size": cfg.dpo.batch_size})
+    if ground is None:
+        return
+    cfg, devices, kind = ground.cfg, ground.devices, ground.cfg.preference.kind
+    logprobs_of = make_logprobs_of(ground)
+    pairs = pairs_of(ground, ground.pairs, logprobs_of)
+    held_out = pairs_of(ground, ground.pairs_held_out, logprobs_of)
+    data = labelled(pairs, logprobs_of, ground) if kind == "kto" else pairs
+    steps = max(1, round(cfg.dpo.epochs * len(data.weight) / cfg.dpo.batch_size))
+    tx, root = optimizer.make(cfg.dpo.optimizer, steps), jax.random.key(cfg.seed)
+    step = devices.compile(
+        preference.make_train_step(
+            ground.lm.policy_fn, tx, cfg.preference,
+            microbatches=cfg.dpo.microbatches, axis_name=devices.axis_name,
+        ),
+        (P(), P(), P(DATA), P()),
+        (P(), P()),
+    )  # fmt: skip
+
+    def body(state, i):
+        batch = devices.put_batch(batch_at(data, cfg.dpo.batch_size, cfg.seed, i))
+        state, metrics = step(state, {}, batch, jax.random.fold_in(root, i))
+        if (i + 1) % cfg.dpo.eval_every == 0 or i + 1 == steps:
+            right = margins(state.params, held_out, logprobs_of, kind) > 0
+            metrics |= {"preference/held_out_accuracy": right.mean()}
+        return state, metrics
+
+    state = loop.iterate(
+        ground.folder, "dpo", devices.put(train_step.init_state(ground.reference, tx)), body,
+        iterations=steps, save_every=cfg.dpo.eval_every, unit="steps", wandb=cfg.wandb,
+    )  # fmt: skip
+    found = margins(state.params, held_out, logprobs_of, kind)
+    own = evaluate.accuracy(found, [c.group for c in ground.pairs_held_out])
+    params = jax.device_get(state.params)
+    extra = {"accuracy of the policy's own reward, held-out pairs": own._asdict()}
+    grounds.conclude(ground, kind.upper(), grounds.after(ground, params), extra=extra)
+
+
+def make_logprobs_of(ground: Ground) -> Callable:
+    """`logprobs_of(params, responses) -> [N]`: log pi(y | x) of each row, in batches over the devices."""
+    devices, size = ground.devices, 4 * ground.cfg.sft.batch_size
+    fn = devices.compile(
+        preference.make_reference_logprobs(ground.lm.policy_fn), (P(), P(DATA)), P(DATA)
+    )
+
+    def logprobs_of(params, responses: Sequences) -> np.ndarray:
+        params, total = devices.put(params), -(-len(responses.mask) // size)
+        batches = track(padded_batches(responses, size), "log pi", total=total, transient=True)
+        return np.concatenate(
+            [devices.fetch(fn(params, devices.put_batch(batch)))[real] for batch, real in batches]
+        )
+
+    return logprobs_of
+
+
+def pairs_of(ground: Ground, compared, logprobs_of) -> PreferenceBatch:
+    """Comparisons as arrays, with what the SFT policy says of them: it is asked once, and never in a step."""
+    sides = encode_comparisons(ground.words, compared, *ground.lengths)
+    reference = (logprobs_of(ground.reference, side) for side in sides)
+    return PreferenceBatch(sides, *reference, weight=np.ones(len(compared), np.float32))
+
+
+def labelled(pairs: PreferenceBatch, logprobs_of, ground: Ground) -> LabelledBatch:
+    """Both sides of every pair as responses of their own, for KTO: chosen are desirable, rejected are not.
+
+    Rows of one prompt stand together, so that a shift by half of all rows meets another prompt.
+    """
+    join = lambda chosen, rejected: np.concatenate([chosen, rejected])
+    responses = jax.tree.map(join, *pairs.comparisons)
+    order = np.argsort([c.prompt for c in ground.pairs] * 2, kind="stable")
+    desirable = np.arange(len(order)) < len(ground.pairs)
+    both = (responses, desirable, join(pairs.ref_chosen, pairs.ref_rejected))
+    responses, desirable, reference = jax.tree.map(lambda x: x[order], both)
+    mismatched = jax.device_get(preference.mismatch(responses, len(order) // 2))
+    return LabelledBatch(
+        responses=responses,
+        desirable=desirable,
+        ref_logprobs=reference,
+        mismatched=mismatched,
+        ref_mismatched=logprobs_of(ground.reference, mismatched),
+        weight=np.ones(len(order), np.float32),
+    )
+
+
+def margins(params, pairs: PreferenceBatch, logprobs_of, kind: str) -> np.ndarray:
+    """By how much `params` hold the chosen response of each pair for better [N], up to a factor.
+
+    The reward is log pi / pi_ref, or for kinds without a reference the mean of a token's log-probability.
+    """
+    chosen, rejected = (logprobs_of(params, side) for side in pairs.comparisons)
+    if kind in ("simpo", "orpo"):
+        tokens = [side.mask.sum(axis=1) for side in pairs.comparisons]
+        return chosen / tokens[0] - rejected / tokens[1]
+    return (chosen - pairs.ref_chosen) - (rejected - pairs.ref_rejected)

@@ -1,0 +1,16 @@
+"""Dr. GRPO: GRPO without its normalisation by length and deviation (Liu et al., 2025).
+
+    python launch.py dr_grpo
+
+TODO
+"""
+
+from experiments import rl
+from rlhf_jax import policy_gradient
+
+config = rl.Config(pg=policy_gradient.DR_GRPO)
+
+
+def main(cfg: rl.Config):
+    """Runs what is not yet in the run directory, and prints what came of it."""
+    rl.main("dr_grpo", cfg)

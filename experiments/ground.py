@@ -1,0 +1,287 @@
+"""The ground that every method stands on, and the verdict that it ends with.
+
+`lay` reads the texts and trains, or restores, what all methods share: a language model (SFT) and two
+reward models from what people preferred, one to train against and one to judge by. `conclude` compares
+what a method made of the language model with where it started, on prompts that no stage has seen.
+"""
+
+import pathlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import stages, verdict, worlds
+from rlhf_jax import parallel, run
+from rlhf_jax.batches import Prompts, Samples
+from rlhf_jax.data.comparisons import Comparison, encode_comparisons
+from rlhf_jax.data.prompts import encode_prompts
+from rlhf_jax.data.splits import split
+from rlhf_jax.models import networks
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.parallel import Devices
+from rlhf_jax.rollout import RolloutConfig
+from rlhf_jax.sampling import SampleConfig, check_on_policy
+from rlhf_jax.tasks.annotators import AnnotatorConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the stages that all methods share."""
+
+    seed: int = 0
+    """Of all that is drawn."""
+    run: str = ""
+    """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""
+    start_from: str = ""
+    """Run directory of any method with the same settings of these stages, whose SFT and reward models are
+    copied instead of trained."""
+    devices: str = "auto"
+    """auto, device (the first one), pmap, or mesh (a data axis over all)."""
+    wandb: bool = False
+    """Log to Weights & Biases too."""
+    tokenizer: str = ""
+    """Folder or hub name of a transformers tokenizer; empty: trained on the corpus."""
+    data: worlds.DataConfig = worlds.DataConfig()
+    annotators: AnnotatorConfig = AnnotatorConfig()
+    model: ModelConfig = ModelConfig(d_model=64, context=64, positions="rotary")
+    sft: stages.SFTConfig = stages.SFTConfig()
+    reward: stages.RewardConfig = stages.RewardConfig()
+    sample: SampleConfig = SampleConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    eval_draws: int = 4
+    """Responses to each held-out prompt, before and after."""
+
+
+SHARED = ("seed", "tokenizer", "data", "annotators", "model", "sft", "reward", "sample")
+"""The settings that decide what the shared stages end with."""
+
+
+class Ground(NamedTuple):
+    """What the shared stages leave to a method."""
+
+    cfg: Any  # the experiment's, with what the tokenizer decides filled in
+    folder: pathlib.Path
+    devices: Devices
+    world: worlds.World
+    words: Any  # the tokenizer
+    lm: networks.LanguageModel
+    answers: stages.Responder
+    key: jax.Array
+    prompts: Prompts  # those to train on, encoded as world.prompts
+    pairs: list[Comparison]  # what people preferred, both reward models' halves
+    halves: tuple[list[Comparison], list[Comparison]]  # what taught `reward`, and `judge`
+    pairs_held_out: list[Comparison]  # what taught neither
+    reference: Any  # parameters: of the SFT policy,
+    reward: Any  # of the reward model to train against,
+    judge: Any  # and of the one to judge by
+    reward_fn: Callable  # (reward, tokens, attention_mask) -> scores [B]
+    facts: dict  # what results stand beside
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Columns of a prompt and of a response."""
+        return self.cfg.data.prompt_length, self.cfg.sample.length
+
+
+def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
+    """The shared stages of experiment `name`; None where the whole run is finished, after showing it.
+
+    `batch_sizes` are the method's own, which must divide over the devices.
+    """
+    check_on_policy(cfg.sample)
+    timed = [f.name for f in fields(cfg) if hasattr(getattr(cfg, f.name), "temperature")]
+    for part in timed:
+        if getattr(cfg, part).temperature not in (1.0, cfg.sample.temperature):
+            raise ValueError(
+                f"{part}.temperature = {getattr(cfg, part).temperature} is not what samples are drawn "
+                "at: set sample.temperature, and the others follow"
+            )
+    sizes = {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size}
+    devices = parallel.choose(cfg.devices, sizes | batch_sizes)
+    world = worlds.read(cfg.data, cfg.annotators, cfg.seed)
+    if cfg.start_from:
+        check_same_start(pathlib.Path(cfg.start_from), cfg)
+    folder = run.open_run(name, cfg, cfg.run, ignore=("run", "wandb", "start_from"))
+    if verdict.stands(folder):
+        print("this run is finished")
+        verdict.show(folder, again(name))
+        return None
+    if cfg.start_from:
+        copy_stages(pathlib.Path(cfg.start_from), folder)
+    words = stages.read_tokenizer(folder, cfg.tokenizer, world.corpus, cfg.data.vocab_size)
+    drawn = {part: {"temperature": cfg.sample.temperature} for part in timed}
+    for part in drawn:
+        if hasattr(getattr(cfg, part), "stop"):
+            drawn[part]["stop"] = (words.eos_token_id,)
+    cfg = replace(cfg, **{part: replace(getattr(cfg, part), **x) for part, x in drawn.items()})
+    cfg = replace(
+        cfg,
+        model=replace(cfg.model, vocab_size=len(words)),
+        sample=replace(cfg.sample, pad=words.pad_token_id),
+    )
+    lm = networks.language_model(cfg.model)
+    lengths = cfg.data.prompt_length, cfg.sample.length
+    answers = stages.responder(cfg.sample, devices, lm, words, lengths[0], cfg.sft.batch_size * 4)
+    key = jax.random.key(cfg.seed)
+
+    # 1. a language model, from texts
+    demos, demos_held_out = (
+        stages.demonstrations(words, texts, lengths)
+        for texts in (world.corpus, world.corpus_held_out)
+    )
+    reference, sft_loss = stages.train_sft(
+        folder, cfg.sft, devices, lm, demos, demos_held_out, cfg.seed, wandb=cfg.wandb
+    )
+
+    # 2. two reward models, from what people preferred
+    ask = lambda prompts: answers.respond(reference, prompts, jax.random.fold_in(key, 1)).texts
+    compared = world.comparisons(folder, ask)
+    train, held_out = split(compared, lambda c: c.group, cfg.data.held_out, cfg.seed)
+    halves = split(train, lambda c: c.group, 0.5, cfg.seed + 1)
+    reward, judge = (
+        stages.train_reward(
+            folder, stage, cfg.reward, devices, lm, reference,
+            encode_comparisons(words, half, *lengths), demos_held_out, cfg.seed, wandb=cfg.wandb,
+        )
+        for stage, half in zip(("reward", "judge"), halves, strict=True)
+    )  # fmt: skip
+    judged = encode_comparisons(words, held_out, *lengths)
+    scored = stages.both_scores(networks.reward_model(lm).fn, reward, judged)
+    facts = about_reward(world, scored, train, held_out)
+    facts |= {"SFT held-out loss, nats a response": sft_loss * demos_held_out.mask.sum(1).mean()}
+    return Ground(
+        cfg=cfg,
+        folder=folder,
+        devices=devices,
+        world=world,
+        words=words,
+        lm=lm,
+        answers=answers,
+        key=key,
+        prompts=encode_prompts(words, world.prompts, lengths[0]),
+        pairs=train,
+        halves=halves,
+        pairs_held_out=held_out,
+        reference=reference,
+        reward=reward,
+        judge=judge,
+        reward_fn=networks.reward_model(lm).fn,
+        facts=facts | world.known(held_out),
+    )
+
+
+def about_reward(world: worlds.World, scored, train, held_out) -> dict:
+    """`verdict.of_rewards` of what was scored [N, 2] on held-out pairs, with gold where it is known."""
+    asked, *sides = zip(*((c.prompt, c.chosen, c.rejected) for c in held_out), strict=True)
+    gold = np.stack([world.gold(asked, side) for side in sides], axis=1) if world.gold else None
+    return verdict.of_rewards(scored, train, held_out, gold)
+
+
+def again(name: str) -> str:
+    """How to start another run."""
+    return f"python launch.py {name} --seed 1 (or any other setting, or --run NEW_FOLDER)"
+
+
+def check_same_start(start: pathlib.Path, cfg):
+    """Raises ValueError where `start` is no run, or its shared stages were trained with other settings."""
+    if not (start / "config.json").exists():
+        raise ValueError(f'start_from = "{start}" holds no config.json: name the folder of a run')
+    theirs, ours = run.read_json(start / "config.json")["settings"], run.plain(cfg)
+    other = [name for name in SHARED if theirs.get(name) != ours[name]]
+    if other:
+        raise ValueError(
+            f'start_from = "{start}" was trained with other settings of {", ".join(other)}: '
+            "give the same, or train from the start"
+        )
+
+
+def copy_stages(start: pathlib.Path, folder: pathlib.Path):
+    """The finished shared stages of run `start`, in `folder`; what stands there already is left."""
+    (folder / "stages").mkdir(exist_ok=True)
+    names = ["tokenizer", "comparisons.jsonl", "stages/sft", "stages/reward", "stages/judge"]
+    for name in names:
+        source, place = start / name, folder / name
+        done = source.exists() and (
+            not name.startswith("stages") or (source / "done.json").exists()
+        )
+        if done and not place.exists():
+            partial = place.with_name(f".{place.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            copy = shutil.copytree if source.is_dir() else shutil.copyfile
+            copy(source, partial)
+            partial.replace(place)
+
+
+def held_out_prompts(ground: Ground) -> list[str]:
+    """The prompts of the verdict, each as often as it is answered."""
+    return [
+        prompt for prompt in ground.world.prompts_held_out for _ in range(ground.cfg.eval_draws)
+    ]
+
+
+def before(ground: Ground) -> stages.Answers:
+    """What the SFT policy says to the held-out prompts."""
+    key = jax.random.fold_in(ground.key, 2)
+    return ground.answers.respond(ground.reference, held_out_prompts(ground), key)
+
+
+def after(ground: Ground, params, answers: stages.Responder | None = None) -> stages.Answers:
+    """What a trained policy says to them, with the same noise; `answers` where it is another network."""
+    key = jax.random.fold_in(ground.key, 2)
+    return (answers or ground.answers).respond(params, held_out_prompts(ground), key)
+
+
+def scores(ground: Ground, answers: stages.Answers, params=None) -> np.ndarray:
+    """What the reward gives to the responses, or a reward model of parameters `params`."""
+    if params is None:
+        return stages.score(ground.reward_fn, ground.reward, answers.samples)
+    return stages.score(networks.reward_model(ground.lm).fn, params, answers.samples)
+
+
+def golds(ground: Ground, prompts, answers: stages.Answers) -> np.ndarray:
+    """What the responses are worth: the true score where it is known, else the judge's."""
+    if ground.world.gold:
+        return ground.world.gold(prompts, answers.texts)
+    return scores(ground, answers, ground.judge)
+
+
+def reference_logprobs(ground: Ground, samples: Samples) -> np.ndarray:
+    """Log-probability of each token under the SFT policy [N, T], zero where nothing was said."""
+    T = samples.mask.shape[1]
+    fn = jax.jit(
+        lambda params, tokens, mask: ground.lm.policy_fn(
+            params, tokens, mask, last=T, temperature=ground.cfg.sample.temperature
+        )[0]
+    )
+    logprobs = fn(jax.device_get(ground.reference), samples.tokens, samples.attention_mask)
+    return np.where(samples.mask, np.asarray(logprobs), 0.0)
+
+
+def conclude(
+    ground: Ground, method: str, said: stages.Answers, *, kl=None, extra=None, tokens=None
+):
+    """Writes and shows what came of `method`, whose policy said `said` to the held-out prompts.
+
+    `kl` is given where the sampler's own log-probabilities do not tell it (nats a response, an
+    interval); `extra` are further results; `tokens` are quantities [N, T] by name, beside the KL, for
+    the report's rows token by token.
+    """
+    prompts, sides = held_out_prompts(ground), (before(ground), said)
+    own = [scores(ground, side) for side in sides]
+    judged = [scores(ground, side, ground.judge) for side in sides]
+    worth = [golds(ground, prompts, side) for side in sides]
+    log_ratio = np.asarray(said.samples.logprobs) - reference_logprobs(ground, said.samples)
+    results = verdict.before_and_after(method, prompts, golds=worth, scores=own, judged=judged)
+    results |= {"kl": kl or verdict.kl(prompts, log_ratio)} | (extra or {}) | ground.facts
+    quantities = {"kl": log_ratio} | (tokens or {})
+    verdict.write(
+        ground.folder,
+        results,
+        samples=verdict.sample_rows(method, prompts, sides, worth, own),
+        tokens=verdict.token_rows(ground.words, prompts, said.samples, quantities),
+    )
+    verdict.show(ground.folder, again(run.read_json(ground.folder / "config.json")["experiment"]))

@@ -1,0 +1,16 @@
+"""GSPO: one clipped ratio a response, the geometric mean of its tokens' (Zheng et al., 2025).
+
+    python launch.py gspo
+
+TODO
+"""
+
+from experiments import rl
+from rlhf_jax import policy_gradient
+
+config = rl.Config(pg=policy_gradient.GSPO)
+
+
+def main(cfg: rl.Config):
+    """Runs what is not yet in the run directory, and prints what came of it."""
+    rl.main("gspo", cfg)

@@ -1,0 +1,202 @@
+"""How the policies of a study are trained: PPO, RLOO and GRPO on a reward, DPO and SFT on comparisons.
+
+Everything has a leading axis of seeds [S, ...] and is mapped over it by `jax.vmap`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import lab as labs
+from experiments.lab import Lab, Seed
+from rlhf_jax import optimizer, policy_gradient, ppo, preference, rollout, sft, train_step
+from rlhf_jax.batches import PreferenceBatch, Samples
+from rlhf_jax.data.batching import rows_at
+from rlhf_jax.models import networks
+from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.preference import PreferenceConfig
+
+ON_POLICY = ("ppo", "rloo", "grpo")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train a policy, and its settings."""
+
+    name: Literal["ppo", "rloo", "grpo", "dpo", "sft"]
+    lr: float = 1e-3
+    """Peak learning rate; it falls linearly to zero."""
+    strength: float = 0.05
+    """What holds it to the reference: the KL coefficient, DPO's beta; SFT: 1 / passes over the data."""
+    iterations: int = 100
+    """On-policy: rollouts."""
+    batch_size: int = 128
+    """On-policy: responses in a rollout; from comparisons: pairs a step."""
+    epochs: float = 1.0
+    """DPO: passes over the comparisons."""
+
+
+class Trained(NamedTuple):
+    """Policies [S], and what was seen on the way: arrays [S, iterations] by name."""
+
+    params: Any
+    curves: dict[str, np.ndarray]
+
+
+def on_policy(
+    lab: Lab, method: Method, seeds: Sequence[Seed], *, kind: str, size: str = "", rewards=None
+) -> Trained:
+    """Policies trained on reward models `rewards` [S] of `size`, or on gold of `kind` itself without them.
+
+    The curves are of the rollouts, each drawn from the policy of its iteration: the KL to the reference
+    (nats a response), gold, proxy (the score that was trained on) and length.
+    """
+    S, policy = len(seeds), lab.lms[lab.cfg.policy]
+    stop = (lab.words.eos_token_id,)
+    cfg = rollout.RolloutConfig(stop=stop, missing_eos_penalty=0.0 if rewards is None else 1.0)
+    epochs, group = {"ppo": (2, 1), "rloo": (1, 4), "grpo": (2, 8)}[method.name]
+    tx = optimizer.make(OptimizerConfig(lr=method.lr), method.iterations * epochs)
+    reference, root = (
+        lab.trunks[lab.cfg.policy],
+        labs.keys([seed.policy for seed in seeds], stage=3),
+    )
+    start, policy_of, learn = _algorithm(method.name, policy, tx, cfg, epochs, group)
+    state = jax.jit(lambda ref: train_step.init_state(start(ref), tx))(reference)
+    state = jax.tree.map(jnp.asarray, labs.one_more(jax.device_get(state), S))
+    learn = jax.jit(jax.vmap(learn, in_axes=(0, None, None, 0, 0, 0)), donate_argnums=0)
+    fold = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
+
+    def rows_of(i):
+        """The prompts of iteration i for each seed [S, B], `group` adjacent draws of each."""
+        n = method.batch_size // group
+        return np.stack(
+            [np.repeat(rows_at(len(lab.prompts), n, seed.policy, i), group) for seed in seeds]
+        )
+
+    curves = {name: np.zeros((S, method.iterations)) for name in ("kl", "gold", "proxy", "length")}
+    for i in range(method.iterations):
+        rows, rng = rows_of(i), fold(root, i)
+        prompts = jax.tree.map(lambda x, r=rows: x[r], lab.encoded)
+        draw = np.broadcast_to(np.arange(method.batch_size, dtype=np.int32), rows.shape)
+        samples = lab.sample(policy_of(state.params), prompts._replace(draw=draw), rng)
+        if rewards is not None:
+            scores = labs.scorer(lab.lms[size])(rewards, samples.tokens, samples.attention_mask)
+            state, metrics = learn(
+                state, reference, jnp.float32(method.strength), samples, scores, rng
+            )
+        said = jax.device_get(samples)
+        golds = gold(lab, kind, rows, said)
+        if rewards is None:
+            scores = jnp.asarray(golds, jnp.float32)
+            state, metrics = learn(
+                state, reference, jnp.float32(method.strength), samples, scores, rng
+            )
+        curves["gold"][:, i] = golds.mean(axis=1)
+        curves["proxy"][:, i] = np.asarray(scores).mean(axis=1)
+        curves["kl"][:, i] = metrics["objective/kl"]
+        curves["length"][:, i] = metrics["objective/length"]
+    return Trained(jax.device_get(policy_of(state.params)), curves)
+
+
+def _algorithm(name, policy, tx, cfg, epochs, group):
+    """What params start from, which of them are the policy's, and one update from samples and scores."""
+    if name == "ppo":
+        critic = networks.actor_critic(policy)
+        annotate = rollout.make_annotate(policy.policy_fn, critic.fn, cfg)
+        update = ppo.make_update(critic.fn, tx, ppo.PPOConfig(epochs=epochs))
+
+        def learn_ppo(state, reference, kl_coef, samples, scores, rng):
+            seen = annotate(state.params, reference, samples, scores)
+            return update(state, {}, kl_coef, seen, rng)
+
+        return critic.init, lambda params: params["policy"], learn_ppo
+
+    preset = {"rloo": policy_gradient.RLOO, "grpo": policy_gradient.GRPO}[name]
+    update = policy_gradient.make_update(
+        policy.policy_fn, tx, replace(preset, group=group, epochs=epochs)
+    )
+    logprobs = rollout.make_logprobs(policy.policy_fn, cfg)
+
+    def learn(state, reference, kl_coef, samples, scores, rng):
+        own, ref = logprobs(state.params, reference, samples)
+        seen = rollout.policy_rollout(samples, own, ref, scores, cfg)
+        return update(state, {}, kl_coef, seen, rng)
+
+    return lambda reference: reference, lambda params: params, learn
+
+
+def gold(lab: Lab, kind: str, rows: np.ndarray, samples: Samples) -> np.ndarray:
+    """What samples [S, B, ...] to the prompts of `rows` [S, B] are worth [S, B]."""
+    S, B = rows.shape
+    flat = jax.tree.map(lambda x: x.reshape(S * B, *x.shape[2:]), samples)
+    return labs.gold(lab, kind, [lab.prompts[row] for row in rows.ravel()], flat).reshape(S, B)
+
+
+def from_comparisons(
+    lab: Lab, method: Method, seeds: Sequence[Seed], *, kind: str, pairs: int
+) -> Trained:
+    """Policies trained on the comparisons of each data seed: DPO on both sides, SFT on what was chosen."""
+    policy, data = lab.lms[lab.cfg.policy], labs.compare(lab, kind, pairs, seeds)
+    reference, batch_size = lab.trunks[lab.cfg.policy], min(method.batch_size, pairs)
+    passes = 1 / method.strength if method.name == "sft" else method.epochs
+    steps = max(1, round(passes * pairs / batch_size))
+    tx = optimizer.make(OptimizerConfig(lr=method.lr, warmup=min(20, steps // 5)), steps)
+    if method.name == "dpo":
+        ref = jax.jit(
+            jax.vmap(preference.make_reference_logprobs(policy.policy_fn), in_axes=(None, 0))
+        )
+        sides = [jax.device_get(ref(reference, side)) for side in data]
+        data = PreferenceBatch(data, *sides, weight=np.ones(sides[0].shape, np.float32))
+        cfg = PreferenceConfig(beta=method.strength)
+        step = preference.make_train_step(policy.policy_fn, tx, cfg)
+    else:
+        data = data.chosen
+        step = sft.make_train_step(policy.policy_fn, tx)
+    step = jax.jit(jax.vmap(step, in_axes=(0, None, 0, 0)), donate_argnums=0)
+    state = jax.device_get(jax.jit(lambda ref: train_step.init_state(ref, tx))(reference))
+    state = jax.tree.map(jnp.asarray, labs.one_more(state, len(seeds)))
+    rng = labs.keys([seed.policy for seed in seeds], stage=3)
+    losses = []
+    for i in range(steps):
+        rows = np.stack([rows_at(pairs, batch_size, seed.policy, i) for seed in seeds])
+        state, metrics = step(state, {}, labs.batch_of(data, rows), rng)
+        losses.append(metrics["preference/loss" if method.name == "dpo" else "sft/loss"])
+    return Trained(jax.device_get(state.params), {"loss": np.stack(jax.device_get(losses), axis=1)})
+
+
+@cache
+def _logprobs(policy_fn):
+    """(params, tokens [S, N, L], attention_mask) -> log-probabilities [S, N, T], compiled."""
+    last = labs.LENGTH
+    fn = lambda params, tokens, mask: policy_fn(params, tokens, mask, last=last, temperature=1.0)[0]
+    return jax.jit(jax.vmap(fn, in_axes=(None, 0, 0)))
+
+
+def logprob(lab: Lab, params, samples: Samples) -> np.ndarray:
+    """log pi(y | x) of each response [S, N] under one policy of the lab's policy size."""
+    fn, N, parts = _logprobs(lab.lms[lab.cfg.policy].policy_fn), samples.tokens.shape[1], []
+    for rows in labs.chunks(N):
+        parts.append(fn(params, samples.tokens[:, rows], samples.attention_mask[:, rows]))
+    tokens = np.concatenate(jax.device_get(parts), axis=1)[:, :N]
+    return np.where(samples.mask, tokens, 0.0).sum(axis=2)
+
+
+def examine(
+    lab: Lab, params, seeds: Sequence[Seed], *, kind: str, draws: int = 8
+) -> tuple[Samples, np.ndarray, np.ndarray]:
+    """What policies [S] say to each held-out prompt `draws` times: (samples, gold, log-ratio) [S, N]."""
+    every = np.arange(len(lab.asked)).reshape(-1, lab.cfg.pool_draws)[:, :draws].ravel()
+    prompts = jax.tree.map(lambda x: x[every], lab.asked_encoded)
+    said = labs.respond(lab, params, prompts, [seed.policy for seed in seeds], stage=4)
+    asked, flat = (
+        [lab.asked[row] for row in every] * len(seeds),
+        lambda x: x.reshape(-1, *x.shape[2:]),
+    )
+    golds = labs.gold(lab, kind, asked, jax.tree.map(flat, said)).reshape(len(seeds), -1)
+    ratio = said.logprobs.sum(axis=2) - logprob(lab, lab.trunks[lab.cfg.policy], said)
+    return said, golds, ratio

@@ -1,0 +1,117 @@
+"""Online DPO: the reward model picks the better of two fresh draws of each prompt (Guo et al., 2024).
+
+    python launch.py online_dpo
+
+TODO
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from experiments import ground as grounds
+from experiments import rl
+from experiments.ground import Ground
+from experiments.rl import RLConfig
+from rlhf_jax import optimizer, preference, rollout
+from rlhf_jax.batches import PolicyRollout, PreferenceBatch
+from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.parallel import DATA
+from rlhf_jax.preference import PreferenceConfig
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """How pairs come about."""
+
+    draws: int = 2
+    """Draws of each prompt, whose best and worst by the reward make a pair (2: Guo et al., 2024)."""
+    microbatches: int = 1
+    """Parts that the pairs of a rollout are cut into, on each device, to save memory."""
+
+
+@dataclass(frozen=True)
+class Config(grounds.Config):
+    """Settings of the online_dpo experiment."""
+
+    preference: PreferenceConfig = PreferenceConfig()
+    online: OnlineConfig = OnlineConfig()
+    rl: RLConfig = field(
+        default_factory=lambda: RLConfig(kl_coef=0.0, optimizer=OptimizerConfig(lr=1e-3))
+    )
+
+
+config = Config()
+
+
+def main(cfg: Config):
+    """Runs what is not yet in the run directory, and prints what came of it."""
+    ground = grounds.lay("online_dpo", cfg, batch_sizes(cfg))
+    if ground is None:
+        return
+    params, _ = rl.train(ground, with_pairs(ground))
+    grounds.conclude(ground, "online DPO", grounds.after(ground, params))
+
+
+def batch_sizes(cfg: Config) -> dict[str, int]:
+    """What must divide over the devices; raises ValueError for settings that cannot work together."""
+    rows, k = cfg.rl.batch_size, cfg.online.draws
+    if k < 2 or rows % k:
+        raise ValueError(
+            f"online.draws = {k} must be 2 or more and divide rl.batch_size = {rows}: choose a divisor"
+        )
+    if cfg.preference.kind == "kto":
+        raise ValueError(
+            'preference.kind = "kto" learns from labelled responses, and draws are compared in pairs: '
+            "use dpo, ipo, simpo or orpo"
+        )
+    if cfg.rl.kl_coef or cfg.rl.kl_target:
+        raise ValueError(
+            f"rl.kl_coef = {cfg.rl.kl_coef} and rl.kl_target = {cfg.rl.kl_target} are not read, for the "
+            "loss of pairs has its own: leave them at 0 and set preference.beta"
+        )
+    if cfg.sample.temperature != 1:
+        raise ValueError(
+            f"sample.temperature = {cfg.sample.temperature}, and the loss of pairs is of the policy at 1: "
+            "leave it there"
+        )
+    return {"rl.batch_size / online.draws": rows // k}
+
+
+def with_pairs(ground: Ground) -> rl.OnPolicy:
+    """Each rollout is one gradient step on the best against the worst of every prompt's draws."""
+    cfg, devices = ground.cfg, ground.devices
+    policy_fn, k = ground.lm.policy_fn, cfg.online.draws
+    tx = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations)
+    step = preference.make_train_step(
+        policy_fn, tx, cfg.preference,
+        microbatches=cfg.online.microbatches, axis_name=devices.axis_name,
+    )  # fmt: skip
+
+    def update(state, frozen, kl_coef, rolled: PolicyRollout, rng):
+        samples, of_row = rolled.samples, lambda x: jnp.sum(x, axis=1)  # both are zero after the end
+        scores, reference = of_row(rolled.rewards), of_row(rolled.ref_logprobs).reshape(-1, k)
+        pairs, weight = preference.pick_pairs(samples, scores, k)
+        picked = lambda which: jnp.take_along_axis(
+            reference, which(scores.reshape(-1, k), axis=1, keepdims=True), axis=1
+        )[:, 0]
+        batch = PreferenceBatch(pairs, picked(jnp.argmax), picked(jnp.argmin), weight)
+        state, metrics = step(state, frozen, batch, rng)
+        return state, metrics | rollout.objective_metrics(
+            samples, rolled.rewards, rolled.rewards, rolled.logprobs, rolled.ref_logprobs, kl_coef,
+            axis_name=devices.axis_name,
+        )  # fmt: skip
+
+    see, join = rl.without_critic(ground)
+    return rl.OnPolicy(
+        stage="online_dpo",
+        params=ground.reference,
+        policy_of=lambda params: params,
+        see=see,
+        join=join,
+        update=rl.compile_update(devices, update),
+        tx=tx,
+        group=k,
+    )

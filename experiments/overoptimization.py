@@ -1,0 +1,270 @@
+"""Over-optimization: what a policy gains in the eyes of its reward model, and what of it is true.
+
+    python launch.py overoptimization           3 seeds, policies and reward models of 100k parameters
+    python launch.py overoptimization_full      10 seeds, reward models of 10k to 1M parameters
+    python launch.py overoptimization_gpu       32 seeds, 1M to 10M parameters, all seeds one program
+
+After Gao et al. (2022). Reward models learn from few or many comparisons of the reference's responses,
+judged by one of two golds: the symbolic one of the grammar, and a frozen teacher reward model that is
+larger than they are. Best of n (one pool of draws) and RLOO without a KL penalty then spend KL on them. It draws gold and
+proxy against KL beside the frontier (the most gold that any policy of that KL can have), fits the curves of
+Gao et al., tests them beyond the range they were fitted on, and says where gold turns. Controls: with gold
+itself as the reward nothing turns; with few pairs gold turns while the proxy rises.
+
+Seeds are nested (preference data, reward model, policy) and intervals bootstrap over them.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from experiments import figures, verdict
+from experiments import lab as labs
+from experiments.lab import Lab, LabConfig, Seed
+from experiments.learners import Method, examine, logprob, on_policy
+from experiments.population import Job, nested, opened, resolve, run_jobs
+from rlhf_jax import overoptimization as maths
+from rlhf_jax import run
+from rlhf_jax.nested_seeds import nested_bootstrap
+from rlhf_jax.tasks import reviews
+
+LAMBDAS = tuple(np.concatenate([[0.0], np.geomspace(0.02, 20, 80)]))
+WAYS = {"best of n": "best_of_n", "RL": "rl"}  # to spend KL, and the curve of Gao et al. for each
+MATCHED = (2.0, 4.0, 6.0)  # KLs at which regret is told, nats a response
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the study."""
+
+    run: str = ""
+    """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""
+    seeds: int = 3
+    """Seeds of the preference data: so many small runs of everything."""
+    reward_seeds: int = 1
+    """Seeds of the reward model, for each of those."""
+    policy_seeds: int = 1
+    """Seeds of the policy, for each of those."""
+    population: str = "auto"
+    """How seeds are run: "vmap" (one program), "processes" (one each, on a core), auto by the hardware."""
+    golds: tuple[str, ...] = ("symbolic", "teacher")
+    """What people judge by: the grammar's own sentiment, a frozen teacher, or both."""
+    pairs: tuple[int, ...] = (100, 1000, 10_000)
+    """Comparisons that a reward model learns."""
+    sizes: tuple[str, ...] = ("100k",)
+    """Sizes of the reward models (10k, 100k, 400k, 1M, 3M, 10M); of a teacher's, only smaller ones."""
+    trained_against: str = "100k"
+    """The size that policies are trained against; best of n is told for all sizes."""
+    method: Method = Method("rloo", strength=0.0, iterations=100, batch_size=64)
+    lab: LabConfig = field(default_factory=lambda: LabConfig(reward_epochs=1.0, reward_steps=300))
+
+    def __post_init__(self):
+        known = {"golds": ("symbolic", "teacher"), "sizes": tuple(labs.SIZES)}
+        for name, allowed in known.items():
+            for value in getattr(self, name):
+                if value not in allowed:
+                    raise ValueError(f'{name} holds "{value}": use {", ".join(allowed)}')
+        if self.trained_against not in self.sizes:
+            raise ValueError(
+                f'trained_against = "{self.trained_against}" is none of sizes = {self.sizes}: add it'
+            )
+        for name in ("seeds", "reward_seeds", "policy_seeds"):
+            if getattr(self, name) < 1 + (name == "seeds"):
+                raise ValueError(
+                    f"{name} = {getattr(self, name)}: it must be {1 + (name == 'seeds')} or more"
+                )
+        if min(self.pairs) < 2:
+            raise ValueError(f"pairs = {self.pairs}: each must be 2 or more")
+
+
+config = Config()
+
+
+# --- the small runs
+
+
+def proxy_run(
+    lab: Lab, kind: str, size: str, pairs: int, method: Method | None, seeds: Sequence[Seed]
+) -> list[dict]:
+    """A reward model of each seed, its best of n, and with a method the policy trained against it."""
+    rewards = labs.learn_rewards(lab, size, kind, pairs, seeds)
+    rows = labs.judge(lab, size, rewards, kind)
+    if method is not None:
+        curves = on_policy(lab, method, seeds, kind=kind, size=size, rewards=rewards).curves
+        rows = [
+            row | {"rl": {name: x[s] for name, x in curves.items()}} for s, row in enumerate(rows)
+        ]
+    return rows
+
+
+def gold_run(lab: Lab, kind: str, method: Method, seeds: Sequence[Seed]) -> list[dict]:
+    """The control, trained on gold itself; and the frontier that its draws and the reference's reach.
+
+    Draws of a tuned policy carry the estimate to KLs at which the reference says nothing that good.
+    """
+    trained = on_policy(lab, method, seeds, kind=kind)
+    draws = min(64, lab.cfg.pool_draws)
+    said, golds, ratio = examine(lab, trained.params, seeds, kind=kind, draws=draws)
+    pool, pool_gold = lab.pool, labs.pool_gold(lab, kind)
+    aspect = lambda prompts: np.array([reviews.aspect_of(prompt) for prompt in prompts])
+    aspects = np.concatenate([aspect(lab.asked), aspect(labs.asked(lab, draws))])
+    rows = []
+    for s in range(len(seeds)):
+        policy = labs.nth(trained.params, s)
+        own = said.logprobs[s].sum(axis=1)
+        ref = np.concatenate([pool.logprobs.sum(axis=1), own - ratio[s]])
+        tuned = np.concatenate([logprob(lab, policy, labs.one_more(pool))[0], own])
+        counts = len(pool_gold), golds.shape[1]
+        weights = maths.balance_log_weights(ref, np.stack([ref, tuned]), counts)
+        worth = np.concatenate([pool_gold, golds[s]])
+        frontier = of_aspects(worth, weights, aspects)
+        curves = {name: x[s] for name, x in trained.curves.items()}
+        rows.append({"rl": curves, "frontier": frontier._asdict()})
+    return rows
+
+
+def of_aspects(golds, log_weights, aspects) -> maths.Frontier:
+    """The frontier of prompts whose aspects have each a law of gold of their own."""
+    frontiers = [
+        maths.frontier_of_samples(golds[None, x], LAMBDAS, log_weights[None, x], least_ess=20)
+        for x in (aspects == name for name in np.unique(aspects))
+    ]
+    shortest = min(len(f.lambdas) for f in frontiers)
+    return maths.average([maths.Frontier(*(x[:shortest] for x in f)) for f in frontiers])
+
+
+# --- the study
+
+
+def main(cfg: Config, name: str = "overoptimization"):
+    """Runs what is not yet in the run directory, and writes tables and pictures of it."""
+    how = resolve(cfg.population)
+    folder = run.open_run(name, cfg, cfg.run, ignore=("run", "population"))
+    again = f"python launch.py {name} --seeds {cfg.seeds + 2} (or any other setting)"
+    if verdict.stands(folder):
+        print("this run is finished")
+        return verdict.show(folder, again)
+    seeds = nested(cfg.seeds, cfg.reward_seeds, cfg.policy_seeds)
+    width = lambda size: labs.SIZES[size].d_model
+    cells = [
+        (kind, size, pairs)
+        for kind, size, pairs in itertools.product(cfg.golds, cfg.sizes, sorted(cfg.pairs)[::-1])
+        if kind == "symbolic" or width(size) < width(cfg.lab.teacher)
+    ]
+    jobs = [
+        Job(
+            f"{kind}-{size}-{pairs}",
+            proxy_run,
+            (kind, size, pairs, cfg.method if size == cfg.trained_against else None),
+        )
+        for kind, size, pairs in sorted(cells, key=lambda cell: -width(cell[1]))
+    ] + [Job(f"{kind}-gold", gold_run, (kind, cfg.method)) for kind in cfg.golds]
+    opening = folder, cfg.lab, cfg.sizes, "teacher" in cfg.golds
+    lab = opened(opening)
+    found = run_jobs(opening, jobs, seeds, how)
+
+    shape = cfg.seeds, cfg.reward_seeds, cfg.policy_seeds
+    frontiers = {kind: frontier_of(found[f"{kind}-gold"]) for kind in cfg.golds}
+    of_law = [maths.frontier_of_law(*reviews.gold_law(a), LAMBDAS) for a in reviews.ASPECTS]
+    grammar = maths.average(of_law)
+    cells = sorted(cells, key=lambda cell: (cell[0], width(cell[1]), cell[2]))
+    table = [
+        row
+        for kind, size, pairs in cells
+        for row in rows_of(
+            found[f"{kind}-{size}-{pairs}"], frontiers[kind], shape, (kind, size, pairs)
+        )
+    ] + [
+        row
+        for kind in cfg.golds
+        for row in rows_of(
+            found[f"{kind}-gold"], frontiers[kind], shape, (kind, "gold itself", None)
+        )
+    ]
+    results = {
+        "over-optimization": table,
+        "gold of the reference": {
+            kind: float(labs.pool_gold(lab, kind).mean()) for kind in cfg.golds
+        },
+    }
+    run.write_json(folder / "curves.json", {job.name: found[job.name] for job in jobs})
+    panels = {kind: {way: panel(found, cfg, kind, way) for way in WAYS} for kind in cfg.golds}
+    figures.overoptimization(folder / "overoptimization.png", panels, frontiers, grammar)
+    if len(cfg.sizes) > 1:
+        figures.by_size(folder / "sizes.png", table)
+    verdict.write(folder, results)
+    verdict.show(folder, again)
+    print(f"pictures: {folder / 'overoptimization.png'}")
+
+
+def panel(found, cfg, kind, way):
+    """Pairs of a label and the curves of its seeds, for one picture."""
+    shown = [(f"{n}", found.get(f"{kind}-{cfg.trained_against}-{n}", [])) for n in cfg.pairs]
+    shown.append(("gold itself", found[f"{kind}-gold"]))
+    curves = [(label, [curve_of(run, way) for run in runs]) for label, runs in shown]
+    return [(label, seeds) for label, seeds in curves if seeds and all(seeds)]
+
+
+def frontier_of(rows) -> maths.Frontier:
+    """The frontier of the control that carried it furthest."""
+    frontiers = [row["frontier"] for row in rows]
+    best = max(frontiers, key=lambda f: f["kl"][-1])
+    return maths.Frontier(**{name: np.array(x, float) for name, x in best.items()})
+
+
+def rows_of(runs, frontier, shape, cell) -> list[dict]:
+    """What a cell's best of n and policies came to: a row each."""
+    kind, size, pairs = cell
+    about = {"gold": kind, "reward model": size, "pairs": pairs}
+    interval = lambda values: nested_bootstrap(np.reshape(values, shape))._asdict()
+    rows = []
+    for way, form in WAYS.items():
+        curves = [curve_of(x, way) for x in runs]
+        if any(curve is None for curve in curves):
+            continue
+        kls, golds, proxies = zip(*curves, strict=True)
+        x, gain = np.concatenate(kls), np.concatenate([gold - gold[0] for gold in golds])
+        fitted, beyond = maths.fit(x, gain, form), maths.extrapolation(x, gain, form, 0.5)
+        turn = maths.turning_point(kls, golds)
+        row = about | {"policy": way}
+        if pairs is not None:
+            row["accuracy"] = interval([x["accuracy"] for x in runs])
+        row |= {
+            "alpha": fitted.alpha,
+            "beta": fitted.beta,
+            "R2": fitted.r2,
+            "R2 beyond half the KL": beyond.r2,
+            "gold turns": turn.turned,
+            "at KL": {"mean": turn.kl, "low": turn.low, "high": turn.high},
+            "fall after it": turn.drop,
+            "largest KL": turn.end,
+            "gold at the end": interval([gold[-1] for gold in golds]),
+            "proxy at the end": interval([proxy[-1] for proxy in proxies]),
+        }
+        for kl in MATCHED:
+            values = [
+                np.interp(kl, x, gold, right=np.nan) for x, gold in zip(kls, golds, strict=True)
+            ]
+            lost = maths.regret(frontier, kl, np.array(values))
+            known = np.all(np.isfinite(lost))
+            row[f"regret at KL {kl:g}"] = interval(lost) if known else None
+        rows.append(row)
+    return rows
+
+
+def curve_of(run_of_seed, way):
+    """KL ascending, gold and proxy of one small run, or None: RL's are running means over a tenth of it."""
+    if way == "best of n":
+        if "gold" not in run_of_seed:
+            return None
+        return tuple(np.array(run_of_seed[name]) for name in ("kl", "gold", "proxy"))
+    if "rl" not in run_of_seed:
+        return None
+    rl = {name: np.array(x, float) for name, x in run_of_seed["rl"].items()}
+    width = max(1, len(rl["kl"]) // 10)
+    smooth = lambda x: np.convolve(x, np.ones(width) / width, "valid")
+    start = lambda x: np.concatenate([x[:1], smooth(x)])  # the reference, then the means
+    order = np.argsort(start(rl["kl"]), kind="stable")
+    return tuple(start(rl[name])[order] for name in ("kl", "gold", "proxy"))

@@ -1,0 +1,111 @@
+"""Many seeds of one small run: as one program on an accelerator, as a process each on a CPU.
+
+A job is a module-level function `work(lab, *args, seeds) -> [result of each seed]`, mapped over its seeds
+by `jax.vmap`. As "vmap" it is called once with all of them; as "processes" once for each, in worker
+processes that hold one core each: on a CPU the batched program is slower than a loop. The results
+are the same to float tolerance, and stand in the run directory, a file a seed: what is there is not
+computed again.
+"""
+
+import concurrent.futures
+import functools
+import multiprocessing
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from rich.progress import track
+
+from experiments.lab import Lab, Seed, open_lab
+from rlhf_jax import run
+
+KINDS = ("auto", "vmap", "processes")
+
+
+class Job(NamedTuple):
+    """What is done once for each seed. `name` is a file's name."""
+
+    name: str
+    work: Callable
+    args: tuple
+
+
+def resolve(how: str) -> str:
+    """ "vmap" on an accelerator and "processes" on a CPU for "auto"; raises ValueError for no such kind."""
+    if how not in KINDS:
+        raise ValueError(f'population = "{how}": use one of {", ".join(KINDS)}')
+    if how == "auto":
+        return "processes" if jax.default_backend() == "cpu" else "vmap"
+    return how
+
+
+def nested(data: int, reward: int = 1, policy: int = 1, first: int = 0) -> list[Seed]:
+    """Every combination of so many seeds of each level, in order: a seed of a level belongs to one above."""
+    return [
+        Seed(d, d * reward + r, (d * reward + r) * policy + p)
+        for d in range(first, first + data)
+        for r in range(reward)
+        for p in range(policy)
+    ]
+
+
+def run_jobs(
+    opening: tuple, jobs: Sequence[Job], seeds: Sequence[Seed], how: str
+) -> dict[str, list[Any]]:
+    """The results of every job by name, one for each seed; `opening` are the arguments of `open_lab`."""
+    folder: pathlib.Path = opening[0]
+    place = lambda job, seed: f"cells/{job.name}/{'-'.join(map(str, seed))}.json"
+    missing = [(j, [s for s in seeds if not (folder / place(j, s)).exists()]) for j in jobs]
+    if how == "vmap":
+        tasks = [(job, some) for job, some in missing if some]
+        done = ((task, work(opening, *task)) for task in tasks)
+    else:
+        tasks = [(job, [seed]) for job, some in missing for seed in some]
+        done = _in_processes(opening, tasks)
+    for (job, some), results in track(done, "small runs", total=len(tasks)):
+        for seed, result in zip(some, results, strict=True):
+            run.write_json(folder / place(job, seed), result)
+    return {job.name: [run.read_json(folder / place(job, s)) for s in seeds] for job in jobs}
+
+
+def work(opening: tuple, job: Job, seeds: Sequence[Seed]) -> list:
+    """One job for some seeds, in this process."""
+    return job.work(opened(opening), *job.args, seeds)
+
+
+@functools.lru_cache(maxsize=1)
+def opened(opening: tuple) -> Lab:
+    """`open_lab` of these arguments, once in a process."""
+    return open_lab(*opening)
+
+
+def _in_processes(opening, tasks):
+    """Pairs of a task and its results as they come; each worker has a core of its own."""
+    cores = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else range(os.cpu_count() or 1)
+    )
+    context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+    free = context.Queue()
+    for core in cores:
+        free.put(core)
+    with concurrent.futures.ProcessPoolExecutor(
+        min(len(cores), max(1, len(tasks))), context, _take_core, (free,)
+    ) as pool:
+        waiting = {pool.submit(work, opening, *task): task for task in tasks}
+        try:
+            for future in concurrent.futures.as_completed(waiting):
+                yield waiting[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _take_core(free):
+    """This worker's core, before JAX counts them; what it says of finished stages is not shown."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {free.get()})
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115

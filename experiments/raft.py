@@ -1,0 +1,125 @@
+"""RAFT: fine-tuning on the best of each prompt's draws, round by round (Dong et al., 2023).
+
+    python launch.py raft
+
+TODO
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+from jax.sharding import PartitionSpec as P
+
+from experiments import ground as grounds
+from experiments import rl
+from experiments.ground import Ground
+from experiments.rl import RLConfig
+from rlhf_jax import best_of_n, kl, optimizer, rollout, sft
+from rlhf_jax.batches import PolicyRollout
+from rlhf_jax.data.batching import batch_at
+from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.parallel import DATA
+
+
+@dataclass(frozen=True)
+class RAFTConfig:
+    """What a round makes of its draws."""
+
+    draws: int = 8
+    """Draws of each prompt, of which the best is learned from (8 to 32: Dong et al., 2023)."""
+    share: float = 1.0
+    """Share of these winners that is kept, those that score highest over all prompts."""
+    epochs: int = 1
+    """Passes over the winners."""
+    batch_size: int = 32
+    """Winners a gradient step."""
+    microbatches: int = 1
+    """Parts that a batch is cut into, on each device, to save memory."""
+
+
+@dataclass(frozen=True)
+class Config(grounds.Config):
+    """Settings of the raft experiment."""
+
+    raft: RAFTConfig = RAFTConfig()
+    rl: RLConfig = field(
+        default_factory=lambda: RLConfig(
+            iterations=20, batch_size=1024, kl_coef=0.0, save_every=5, optimizer=OptimizerConfig(lr=1e-3)
+        )
+    )  # fmt: skip
+
+
+config = Config()
+
+
+def main(cfg: Config):
+    """Runs what is not yet in the run directory, and prints what came of it."""
+    ground = grounds.lay("raft", cfg, batch_sizes(cfg))
+    if ground is None:
+        return
+    params, _ = rl.train(ground, with_winners(ground))
+    grounds.conclude(ground, "RAFT", grounds.after(ground, params))
+
+
+def batch_sizes(cfg: Config) -> dict[str, int]:
+    """What must divide over the devices. Raises ValueError where the draws do not divide a round."""
+    rows, k = cfg.rl.batch_size, cfg.raft.draws
+    if k < 1 or rows % k:
+        raise ValueError(
+            f"raft.draws = {k} does not divide rl.batch_size = {rows}: choose a divisor"
+        )
+    return {"rl.batch_size": rows, "raft.batch_size": cfg.raft.batch_size}
+
+
+def steps_of(cfg: Config) -> int:
+    """Gradient steps of a round; the last one of a pass may reach into the next."""
+    winners = max(1, round(cfg.raft.share * (cfg.rl.batch_size // cfg.raft.draws)))
+    return max(1, round(cfg.raft.epochs * winners / cfg.raft.batch_size))
+
+
+def with_winners(ground: Ground) -> rl.OnPolicy:
+    """Each rollout is supervised fine-tuning on its winners by the reward, less `rl.kl_coef` times the KL."""
+    cfg, devices, steps = ground.cfg, ground.devices, steps_of(ground.cfg)
+    tx = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations * steps)
+    step = devices.compile(
+        sft.make_train_step(
+            ground.lm.policy_fn, tx,
+            microbatches=cfg.raft.microbatches, axis_name=devices.axis_name,
+        ),
+        (P(), P(), P(DATA), P()),
+        (P(), P()),
+        donate=0,
+    )  # fmt: skip
+
+    def look(rolled: PolicyRollout, kl_coef):
+        """What the draws are ranked by [B], and metrics."""
+        ratio = kl.k1(rolled.logprobs, rolled.ref_logprobs)
+        penalised = rolled.rewards - kl_coef * ratio  # zero where nothing was said
+        return penalised.sum(axis=1), rollout.objective_metrics(
+            rolled.samples, rolled.rewards, penalised, rolled.logprobs, rolled.ref_logprobs, kl_coef,
+            axis_name=devices.axis_name,
+        )  # fmt: skip
+
+    look = devices.compile(look, (P(DATA), P()), (P(DATA), P()))
+
+    def update(state, frozen, kl_coef, rolled: PolicyRollout, rng):
+        ranked_by, metrics = look(rolled, kl_coef)
+        samples, ranked_by = devices.fetch((rolled.samples, ranked_by))
+        winners = best_of_n.select(samples, ranked_by, cfg.raft.draws, share=cfg.raft.share)
+        first = int(jax.device_get(state.step))
+        for i in range(first, first + steps):  # the order of a round goes on from the one before
+            batch = devices.put_batch(batch_at(winners, cfg.raft.batch_size, cfg.seed, i))
+            state, learned = step(state, frozen, batch, jax.random.fold_in(rng, i))
+        return state, metrics | learned
+
+    see, join = rl.without_critic(ground)
+    return rl.OnPolicy(
+        stage="raft",
+        params=ground.reference,
+        policy_of=lambda params: params,
+        see=see,
+        join=join,
+        update=update,
+        tx=tx,
+        group=cfg.raft.draws,
+    )

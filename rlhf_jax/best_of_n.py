@@ -1,0 +1,167 @@
+"""Best of n: the response that scores highest among n draws (Stiennon et al., 2020; Nakano et al., 2021).
+
+It is a policy that needs no training, the yardstick of every trained one: its KL to the reference and
+its scores at every n come from one pool of draws. Fine-tuning on what it chooses is rejection sampling,
+or RAFT (Dong et al., 2023):
+
+    demonstrations = select(samples, scores, k)  # for `sft.make_train_step`
+
+All is NumPy, on the host: pools are looked at once, and how many winners pass a threshold is no shape
+that a compiled function could know.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+from scipy.special import gammaln
+
+from rlhf_jax.batches import Samples, Sequences
+
+
+def kl(n):
+    """log n - (n - 1) / n: the KL of best of n to what it draws from, in nats a response.
+
+    An upper bound (Beirami et al., 2024), and exact in the limit where no response has much probability
+    and no two tie (Hilton and Gao, 2022): `exact_kl` is the KL of a finite distribution. `n` is a number
+    or an array of them. Raises ValueError for one below 1.
+    """
+    n = np.asarray(n)
+    if np.any(n < 1):
+        raise ValueError(f"n = {n.min()}: the best of n needs n of 1 or more")
+    return np.log(n) - (n - 1) / n
+
+
+def estimates(
+    scores: Num[np.ndarray, "prompts N"],
+    values: Num[np.ndarray, "prompts N"],
+    ns: Sequence[int] | Int[np.ndarray, " n"],
+) -> Float[np.ndarray, "prompts n"]:
+    """E[value of the draw that scores highest among n], for every n of `ns`, from N draws a prompt.
+
+    The mean over all subsets of n of the N draws, which is unbiased (Nakano et al., 2021):
+    with draws in the order of their scores, draw i of 1..N is the best of its subset in
+
+        C(i - 1, n - 1) / C(N, n)
+
+    of them. Ties are broken uniformly. `values` may be `scores`, or what another judge (gold) says of the
+    same draws. Raises ValueError for an n outside 1..N, and for what is not finite.
+    """
+    scores, values = _finite(scores, "scores"), _finite(values, "values")
+    N = scores.shape[1]
+    for n in ns:
+        if not 1 <= n <= N:
+            raise ValueError(
+                f"n = {n} of {N} draws a prompt: choose an n between 1 and {N}, or draw more"
+            )
+    order = np.argsort(scores, axis=1)
+    ascending = np.take_along_axis(scores, order, axis=1)
+    values = np.take_along_axis(values, order, axis=1)
+
+    # Among equal scores all are as likely to be the best, so that each may stand for their mean.
+    first = np.ones(scores.shape, bool)
+    first[:, 1:] = ascending[:, 1:] != ascending[:, :-1]
+    group = np.cumsum(first) - 1  # over all prompts: each row starts one
+    means = np.bincount(group, values.ravel()) / np.bincount(group)
+    return means[group].reshape(scores.shape) @ _weights(N, np.asarray(ns))
+
+
+def _weights(N: int, ns: Int[np.ndarray, " n"]) -> Float[np.ndarray, "N n"]:
+    """C(i - 1, n - 1) / C(N, n) for i = 1..N: how often the i-th of N is the best of a subset."""
+    i = np.arange(1, N + 1)[:, None]
+    ns = ns[None]
+    below = np.maximum(i - ns, 0)  # where i < n there is no such subset
+    log_subsets = gammaln(N + 1) - gammaln(ns + 1) - gammaln(N - ns + 1)
+    log_weights = gammaln(i) - gammaln(ns) - gammaln(below + 1) - log_subsets
+    return np.where(i < ns, 0.0, np.exp(log_weights))
+
+
+def law(
+    probabilities: Num[np.ndarray, " K"], scores: Num[np.ndarray, " K"], n: int
+) -> Float[np.ndarray, " K"]:
+    """The probability of each of K responses as the best of n draws from `probabilities`.
+
+    F(y)^n - F(y-)^n for all responses that score y, shared in proportion to their probabilities; F is
+    the distribution function of the score. Raises ValueError for an n below 1, probabilities that are
+    negative or do not sum to one, and scores that are not finite.
+    """
+    p, mass, best, group = _groups(probabilities, scores, n)
+    return p * np.divide(best, mass, where=mass > 0, out=np.zeros_like(mass))[group]
+
+
+def exact_kl(probabilities: Num[np.ndarray, " K"], scores: Num[np.ndarray, " K"], n: int) -> float:
+    """KL of `law(probabilities, scores, n)` to `probabilities`, in nats: at most `kl(n)`."""
+    _, mass, best, _ = _groups(probabilities, scores, n)
+    seen = best > 0
+    return float(best[seen] @ np.log(best[seen] / mass[seen]))
+
+
+def _groups(probabilities, scores, n):
+    """(probabilities [K]; probability of each score, and of it being the best [G]; whose is whose [K])."""
+    p, scores = _finite(probabilities, "probabilities"), _finite(scores, "scores")
+    if n < 1:
+        raise ValueError(f"n = {n}: the best of n needs n of 1 or more")
+    if np.any(p < 0) or not np.isclose(p.sum(), 1.0, rtol=0, atol=1e-4):
+        raise ValueError(
+            f"the probabilities sum to {p.sum():g}, the least is {p.min():g}: "
+            "give numbers of 0 or more that sum to 1"
+        )
+    p = p / p.sum()
+    group = np.unique(scores, return_inverse=True)[1]
+    mass = np.bincount(group, p)
+    F = np.cumsum(mass)
+    F /= F[-1]
+    with np.errstate(divide="ignore"):  # log 0 where nothing lies below: then all of F^n is its own
+        share = np.divide(mass, F, where=F > 0, out=np.zeros_like(F))
+        # F^n - (F - mass)^n, without the difference of two numbers that are nearly equal
+        best = F**n * -np.expm1(n * np.log1p(-np.minimum(share, 1.0)))
+    return p, mass, best, group
+
+
+def best_rows(
+    scores: Num[np.ndarray, " B"], k: int, *, threshold: float | None = None, share: float = 1.0
+) -> Int[np.ndarray, " R"]:
+    """The row of the best of each `k` adjacent draws, in their order: B / k rows, or fewer.
+
+    `share` keeps that share of the B / k winners, at least one, those that score highest: with k = 1 a
+    whole batch is ranked against itself. `threshold` leaves out those that score below it, which may be
+    all. Of equal scores the first is taken: draws of a prompt are exchangeable, so this favours none.
+    Raises ValueError where k does not divide B, for a share outside (0, 1], and for scores that are not
+    finite.
+    """
+    scores = _finite(scores, "scores")
+    if k < 1 or len(scores) % k:
+        raise ValueError(f"k = {k} does not divide the {len(scores)} scores: choose a divisor")
+    if not 0 < share <= 1:
+        raise ValueError(f"share = {share}: it must be above 0 and at most 1")
+    winners = scores.reshape(-1, k).argmax(axis=1) + np.arange(0, len(scores), k)
+    kept = np.argsort(-scores[winners], kind="stable")[: max(1, round(share * len(winners)))]
+    winners = winners[np.sort(kept)]
+    return winners if threshold is None else winners[scores[winners] >= threshold]
+
+
+def select(
+    samples: Samples,
+    scores: Num[np.ndarray, " B"],
+    k: int,
+    *,
+    threshold: float | None = None,
+    share: float = 1.0,
+) -> Sequences:
+    """The winners of `best_rows` as demonstrations: `mask` marks what the policy said, its EOS included.
+
+    A response that was cut has no EOS to learn from. Where the environment spoke, `mask` stays False.
+    """
+    rows = best_rows(scores, k, threshold=threshold, share=share)
+    take = lambda x: np.asarray(x)[rows]
+    return Sequences(take(samples.tokens), take(samples.attention_mask), take(samples.mask))
+
+
+def _finite(values, name: str) -> np.ndarray:
+    """The values as float64, refused where one is not finite."""
+    values = np.asarray(values, np.float64)
+    if not np.all(np.isfinite(values)):
+        where = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
+        at = ", ".join(map(str, where))
+        raise ValueError(f"{name}[{at}] is {values[where]}: all of them must be finite")
+    return values

@@ -1,0 +1,118 @@
+"""Episodes of several turns: a policy speaks, an environment replies, and one record holds both.
+
+    column           prompt      turn    reply   turn    reply   padding
+    attention_mask   0 1 1 1     1 1     1       1       1       0 0
+    mask                         1 1     0       1       0       0 0
+    rewards                      0 r     0       r       0       0 0
+
+The record is an ordinary `Samples` whose mask has holes, so every algorithm takes it as it is. This file
+knows no game: an environment is a function on arrays.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from rlhf_jax.advantages import refuse_integers
+from rlhf_jax.batches import Prompts, Samples
+
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """The shape of an episode: T = turns (turn_length + reply_length) columns of response."""
+
+    turns: int = 3
+    """Most turns of the policy."""
+    turn_length: int = 2
+    """Most tokens of a turn, the one that ends it included: the sampler's `length`."""
+    reply_length: int = 1
+    """Most tokens of a reply."""
+    pad: int = 0
+    """Fills the columns where nobody spoke; masked wherever it stands."""
+
+    def __post_init__(self):
+        for name, least in (("turns", 1), ("turn_length", 1), ("reply_length", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"episode.{name} = {getattr(self, name)}: it must be {least} or more"
+                )
+
+
+def play(
+    sample_turn: Callable,
+    respond: Callable,
+    params: Any,
+    prompts: Prompts,
+    state: Any,
+    rng: jax.Array,
+    cfg: EpisodeConfig,
+) -> tuple[Samples, Float[np.ndarray, "B T"]]:
+    """One episode a row, and its rewards, each on the last token of the turn that earned it.
+
+        sample_turn(params, Prompts, key) -> Samples [B, turn_length]       of `sampling.make_sample`
+        respond(state, tokens, mask [B, turn_length])
+            -> state, tokens, mask [B, reply_length], rewards [B], done [B]
+
+    The prompts of every turn are all that was said before, left-padded to one width, P + T less one
+    turn and reply: a compiled `sample_turn` compiles once. The noise of a token depends on `rng`, the
+    prompt's index, its draw, the turn and the place in it. A row that is done says no more: its later
+    `mask`s are all False, and what `respond` makes of them is dropped. Raises TypeError for integer
+    rewards and ValueError for columns that are not the config's.
+    """
+    B, n = len(prompts.tokens), cfg.turn_length
+    shape = B, cfg.turns, n + cfg.reply_length
+    tokens = np.full(shape, cfg.pad, np.int32)
+    real, mask = np.zeros(shape, bool), np.zeros(shape, bool)
+    logprobs, rewards = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    flat = lambda x: x.reshape(B, -1)
+    alive = np.ones(B, bool)
+    for turn in range(cfg.turns):
+        before = _so_far(prompts, flat(tokens), flat(real), width=-shape[2])
+        said = sample_turn(params, before, jax.random.fold_in(rng, turn))
+        _check("turn_length", n, np.shape(said.mask))
+        spoken = np.asarray(said.mask) & alive[:, None]
+        words = np.asarray(said.tokens)[:, -n:]
+        state, reply, heard, earned, done = respond(state, words, spoken)
+        _check("reply_length", cfg.reply_length, heard.shape)
+        refuse_integers(earned)
+
+        real[:, turn] = np.concatenate([spoken, heard & alive[:, None]], axis=1)
+        mask[:, turn, :n] = spoken
+        everything = np.concatenate([words, reply], axis=1)
+        tokens[:, turn] = np.where(real[:, turn], everything, cfg.pad)
+        logprobs[:, turn, :n] = np.where(spoken, said.logprobs, 0.0)
+        last = n - 1 - np.argmax(spoken[:, ::-1], axis=1)
+        rewards[np.arange(B), turn, last] = np.where(alive, earned, 0.0)
+        alive = alive & ~done
+        if not alive.any():
+            break
+
+    order = np.argsort(~flat(real), axis=1, kind="stable")  # padding goes to the right end
+    packed = lambda x: np.take_along_axis(flat(x), order, axis=1)
+    samples = Samples(
+        tokens=np.concatenate([prompts.tokens, packed(tokens)], axis=1),
+        attention_mask=np.concatenate([prompts.attention_mask, packed(real)], axis=1),
+        mask=packed(mask),
+        logprobs=packed(logprobs),
+    )
+    return samples, packed(rewards)
+
+
+def _so_far(prompts: Prompts, tokens, real, width) -> Prompts:
+    """Prompts with all that was said since, left-padded, of the last columns from `width` on."""
+    tokens = np.concatenate([prompts.tokens, tokens], axis=1)
+    real = np.concatenate([prompts.attention_mask, real], axis=1)
+    order = np.argsort(real, axis=1, kind="stable")  # padding goes to the left end
+    take = lambda x: np.take_along_axis(x, order, axis=1)[:, -(x.shape[1] + width) :]
+    return prompts._replace(tokens=take(tokens), attention_mask=take(real))
+
+
+def _check(name: str, columns: int, shape):
+    if shape[1] != columns:
+        raise ValueError(
+            f"episode.{name} = {columns} and {shape[1]} columns came: set it to {shape[1]}"
+        )

@@ -1,0 +1,55 @@
+"""Epochs of minibatches over one batch, inside one compiled loop."""
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.reduce import gather, share, spread
+
+
+def make_epochs(
+    step, *, area: str, epochs: int, minibatches: int, kl_stop: float = 0.0, axis_name=None
+):
+    """`run(state, frozen, batch, rng) -> (state, metrics)`: `epochs` passes of `minibatches` steps each.
+
+    `step` is of `train_step.make_train_step`; a batch is any record of rows. Every pass takes the rows of
+    the global batch in a fresh order. Metrics are means over the steps that were taken (`AREA/steps` of
+    them); `train/skipped` is a count. With `kl_stop` above 0, the step whose `AREA/approx_kl` exceeds it
+    is the last that is taken. Raises ValueError when the minibatches do not divide the batch.
+    """
+
+    def run(state, frozen, batch, rng):
+        # The records are small, so under pmap every device holds them all: minibatches are then the
+        # same rows, in the same order, on any layout.
+        batch = gather(batch, axis_name)
+        rows = len(jax.tree.leaves(batch)[0])
+        if rows % minibatches:
+            raise ValueError(
+                f"{area}.minibatches = {minibatches} does not divide the {rows} rows of a rollout: "
+                "choose a divisor"
+            )
+
+        def epoch(carry, rng):
+            order_rng, step_rng = jax.random.split(rng)
+            order = jax.random.permutation(order_rng, rows).reshape(minibatches, -1)
+
+            def minibatch_step(carry, xs):
+                (state, going), (rows, rng) = carry, xs
+                minibatch = spread(jax.tree.map(lambda x: x[rows], batch))
+                new, metrics = step(state, frozen, minibatch, rng)
+                if not kl_stop:
+                    return (new, going), (metrics, going)
+                state = jax.tree.map(lambda a, b: jnp.where(going, a, b), new, state)
+                still = going & (metrics[f"{area}/approx_kl"] <= kl_stop)
+                return (state, still), (metrics, going)
+
+            rngs = jax.random.split(step_rng, minibatches)
+            return jax.lax.scan(minibatch_step, carry, (share(order, axis_name), rngs))
+
+        start = state, jnp.bool_(True)
+        (state, _), (metrics, taken) = jax.lax.scan(epoch, start, jax.random.split(rng, epochs))
+        steps = jnp.sum(taken, dtype=jnp.float32)
+        metrics = {k: jnp.sum(jnp.where(taken, v, 0.0)) / steps for k, v in metrics.items()}
+        metrics["train/skipped"] = metrics["train/skipped"] * steps
+        return state, metrics | {f"{area}/steps": steps}
+
+    return run

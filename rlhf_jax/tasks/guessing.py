@@ -1,0 +1,140 @@
+"""A guessing game in words, of several turns, whose best return is known exactly.
+
+    guess 4 . lower 2 . higher 3 . right
+
+The policy names a number and ends its turn; the environment, which holds a secret, says whether that is
+higher or lower. A turn that is anything else gets "what". Each turn costs a little, and the right number
+earns 1 and ends the game: rewards lie on several tokens, and words of the environment between the
+policy's own. All is a NumPy function of token arrays, over rows; a prompt's index decides its secret.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from rlhf_jax.batches import Prompts
+
+WORDS = ("guess", ".", "higher", "lower", "right", "what")
+GUESS, END, HIGHER, LOWER, RIGHT, WHAT = range(len(WORDS))
+TURN = 2  # columns of a turn: a number and END
+
+
+@dataclass(frozen=True)
+class GuessingConfig:
+    """The rules. Binary search wins within `turns` where `numbers` is below 2^turns."""
+
+    numbers: int = 7
+    """Numbers that the secret is one of."""
+    turns: int = 3
+    """Turns before the game is lost."""
+    cost: float = 0.1
+    """Taken off for each turn."""
+
+    def __post_init__(self):
+        for name in ("numbers", "turns"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"game.{name} = {getattr(self, name)}: it must be 1 or more")
+        if not 0 <= self.cost < 1:
+            raise ValueError(
+                f"game.cost = {self.cost}: it must be 0 or more and below 1, which the right number earns"
+            )
+
+
+def vocabulary(cfg: GuessingConfig) -> list[str]:
+    """The word of each token: those of `WORDS`, then the numbers from 1."""
+    return [*WORDS, *(str(number + 1) for number in range(cfg.numbers))]
+
+
+def text(tokens: Int[np.ndarray, " n"], cfg: GuessingConfig) -> str:
+    """Tokens as words."""
+    words = vocabulary(cfg)
+    return " ".join(words[token] for token in tokens)
+
+
+def prompts(index: Int[np.ndarray, " B"], draw: Int[np.ndarray, " B"]) -> Prompts:
+    """The one prompt there is: its index names a secret that no token tells."""
+    shape = len(index), 1
+    return Prompts(np.full(shape, GUESS, np.int32), np.ones(shape, bool), index, draw)
+
+
+def secrets(index: Int[np.ndarray, " B"], cfg: GuessingConfig, seed: int) -> Int[np.ndarray, " B"]:
+    """The secret (from 0) of each prompt, each number equally likely: all draws of a prompt share it."""
+    drawn = {i: np.random.default_rng((seed, i)).integers(cfg.numbers) for i in set(index.tolist())}
+    return np.array([drawn[i] for i in index.tolist()], np.int32)
+
+
+def respond(
+    secret: Int[np.ndarray, " B"],
+    tokens: Int[np.ndarray, "B n"],
+    mask: Bool[np.ndarray, "B n"],
+    *,
+    cfg: GuessingConfig,
+) -> tuple[
+    Int[np.ndarray, " B"],
+    Int[np.ndarray, "B 1"],
+    Bool[np.ndarray, "B 1"],
+    Float[np.ndarray, " B"],
+    Bool[np.ndarray, " B"],
+]:
+    """(secret, reply, its mask, reward, done) after one turn that said `tokens`: see `episodes.play`."""
+    guess = tokens[:, 0] - len(WORDS)
+    understood = (mask.sum(axis=1) == TURN) & (guess >= 0) & (tokens[:, TURN - 1] == END)
+    reply = np.select(
+        [~understood, guess < secret, guess > secret], [WHAT, HIGHER, LOWER], default=RIGHT
+    )
+    right = reply == RIGHT
+    reward = right.astype(np.float32) - np.float32(cfg.cost)
+    return secret, reply[:, None].astype(np.int32), np.ones((len(reply), 1), bool), reward, right
+
+
+def optimal_return(cfg: GuessingConfig) -> float:
+    """The best expected return V(numbers, turns), by dynamic programming over the game tree:
+
+        V(k, t) = max_i [1 + i V(i, t - 1) + (k - 1 - i) V(k - 1 - i, t - 1)] / k - cost
+
+    with k secrets still possible, i of them below the guess, and V = 0 without secrets or turns.
+    """
+
+    @functools.cache
+    def value(k, turns):
+        if not k or not turns:
+            return 0.0
+        below = ((i, k - 1 - i) for i in range(k))
+        best = max(1 + i * value(i, turns - 1) + j * value(j, turns - 1) for i, j in below)
+        return best / k - cfg.cost
+
+    return value(cfg.numbers, cfg.turns)
+
+
+def expected_return(
+    player: Callable[[int, int, int], Float[np.ndarray, " numbers"]], cfg: GuessingConfig
+) -> float:
+    """The exact return of `player(low, high, turn)`: its probability of each number.
+
+    Secrets `low` to `high - 1` are still possible, counted from 0 as turns are. What is missing to a sum
+    of one is turns that are not understood.
+    """
+
+    @functools.cache
+    def value(low, high, turn):
+        if low == high or turn == cfg.turns:
+            return 0.0
+        probs, size = player(low, high, turn), high - low
+        total = (1 - np.sum(probs)) * value(low, high, turn + 1)
+        for guess, prob in enumerate(probs):
+            at, after = np.clip((guess, guess + 1), low, high).tolist()  # equal outside low..high
+            below = (at - low) * value(low, at, turn + 1)
+            above = (high - after) * value(after, high, turn + 1)
+            total += prob * (after - at + below + above) / size
+        return total - cfg.cost
+
+    return float(value(0, cfg.numbers, 0))
+
+
+def random_return(cfg: GuessingConfig) -> float:
+    """The exact return of tokens that are drawn uniformly: what an untrained policy comes near."""
+    turn = np.full(cfg.numbers, len(vocabulary(cfg)) ** -TURN)
+    return expected_return(lambda low, high, turn_number: turn, cfg)
