@@ -18,15 +18,13 @@ import numpy as np
 from experiments import figures, verdict
 from experiments import lab as labs
 from experiments.lab import Lab, LabConfig, Seed
-from experiments.learners import ON_POLICY, Method, examine, from_comparisons, on_policy
+from experiments.learners import METHODS, ON_POLICY, Method, examine, from_comparisons, on_policy
 from experiments.overoptimization import frontier_of, gold_run
 from experiments.population import Job, nested, opened, resolve, run_jobs
 from rlhf_jax import checkpoint, run
 from rlhf_jax import overoptimization as maths
 from rlhf_jax.models import networks
 from rlhf_jax.nested_seeds import nested_bootstrap
-
-METHODS = ("ppo", "rloo", "grpo", "dpo", "sft")
 
 
 @dataclass(frozen=True)

@@ -94,15 +94,17 @@ def main(cfg: Config):
 
 
 def make_logprobs_of(ground: Ground) -> Callable:
-    """`logprobs_of(params, responses) -> [N]`: log pi(y | x) of each row, in batches over the devices."""
+    """`logprobs_of(params, responses, bar="") -> [N]`: log pi(y | x) of each row, under a bar."""
     devices, size = ground.devices, 4 * ground.cfg.sft.batch_size
     fn = devices.compile(
         preference.make_reference_logprobs(ground.lm.policy_fn), (P(), P(DATA)), P(DATA)
     )
 
-    def logprobs_of(params, responses: Sequences) -> np.ndarray:
+    def logprobs_of(params, responses: Sequences, bar: str = "") -> np.ndarray:
         params, total = devices.put(params), -(-len(responses.mask) // size)
-        batches = track(padded_batches(responses, size), "log pi", total=total, transient=True)
+        batches = track(
+            padded_batches(responses, size), bar, total=total, transient=True, disable=not bar
+        )
         return np.concatenate(
             [devices.fetch(fn(params, devices.put_batch(batch)))[real] for batch, real in batches]
         )
@@ -113,7 +115,7 @@ def make_logprobs_of(ground: Ground) -> Callable:
 def pairs_of(ground: Ground, compared, logprobs_of) -> PreferenceBatch:
     """Comparisons as arrays, with what the SFT policy says of them: it is asked once, and never in a step."""
     sides = encode_comparisons(ground.words, compared, *ground.lengths)
-    reference = (logprobs_of(ground.reference, side) for side in sides)
+    reference = (logprobs_of(ground.reference, side, "reference") for side in sides)
     return PreferenceBatch(sides, *reference, weight=np.ones(len(compared), np.float32))
 
 
@@ -134,7 +136,7 @@ def labelled(pairs: PreferenceBatch, logprobs_of, ground: Ground) -> LabelledBat
         desirable=desirable,
         ref_logprobs=reference,
         mismatched=mismatched,
-        ref_mismatched=logprobs_of(ground.reference, mismatched),
+        ref_mismatched=logprobs_of(ground.reference, mismatched, "reference"),
         weight=np.ones(len(order), np.float32),
     )
 

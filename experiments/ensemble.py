@@ -1,7 +1,7 @@
 """Several reward models against over-optimization, and RLOO against their common score (Coste et al., 2024).
 
     python launch.py ensemble                                   # --ensemble.combine mean, min or uwo
-    python launch.py ensemble --ensemble.combine warm --ensemble.shared-head     # their weights' average
+    python launch.py ensemble --ensemble.combine warm --ensemble.shared-head     # their averaged weights
 
 TODO
 """
@@ -26,7 +26,7 @@ from rlhf_jax.parallel import DATA
 
 @dataclass(frozen=True)
 class Config(rl.Config):
-    """Settings of the ensemble experiment; the members are trained as `reward` says."""
+    """Settings of the ensemble experiment; its members are trained as `reward` says."""
 
     ensemble: EnsembleConfig = EnsembleConfig()
 
@@ -39,44 +39,91 @@ def main(cfg: Config):
     ground = grounds.lay("ensemble", cfg, rl.batch_sizes(cfg, cfg.pg))
     if ground is None:
         return
-    fn, warm = networks.reward_model(ground.lm).fn, cfg.ensemble.combine == "warm"
-    members_fn = jax.vmap(fn, in_axes=(0, None, None), out_axes=1)  # [B, M]
-    members = train(ground, members_fn)
-    average = ensemble.weight_average(members)
+    ours, fn = ground.cfg.ensemble, networks.reward_model(ground.lm).fn
 
-    # 1. what they, and what is made of them, know of held-out pairs
-    judged = encode_comparisons(ground.words, ground.pairs_held_out, *ground.lengths)
-    each = stages.both_scores(members_fn, members, judged)  # [N, 2, M]
-    as_one = lambda scores, how: np.asarray(
-        ensemble.combine(jnp.moveaxis(scores, -1, 0), replace(cfg.ensemble, combine=how))
-    )
-    scored = {"the reward model of all experiments": stages.both_scores(fn, ground.reward, judged)}
-    scored |= {f"member {m}": each[..., m] for m in range(cfg.ensemble.members)}
-    combined = {how: as_one(each.reshape(-1, each.shape[-1]), how).reshape(-1, 2) for how in ("mean", "min", "uwo")}
-    combined["warm"] = stages.both_scores(fn, average, judged)
+    # 1. reward models, and what they know of pairs that nothing was trained on
+    members = train(ground)
+    scored = on_held_out_pairs(ground, members)
     groups = [c.group for c in ground.pairs_held_out]
-    rows = [
-        {"scores of": name, "accuracy on held-out pairs": evaluate.accuracy(x[:, 0] - x[:, 1], groups)._asdict()}
-        for name, x in (scored | combined).items()
-    ]
-
-    # 2. RLOO against their common score
-    score_fn = ensemble.make_score(fn, cfg.ensemble)
-    ground = ground._replace(
-        reward=average if warm else members,
-        reward_fn=fn if warm else score_fn,
-        facts=ground.facts
-        | grounds.about_reward(ground.world, combined[cfg.ensemble.combine], ground.halves[0], ground.pairs_held_out),
+    accuracy = lambda x: evaluate.accuracy(x[:, 0] - x[:, 1], groups)._asdict()
+    rows = [{"scores of": name, "held-out accuracy": accuracy(x)} for name, x in scored.items()]
+    facts = grounds.about_reward(
+        ground.world, scored[ours.combine], ground.halves[0], ground.pairs_held_out
     )
+
+    # 2. RLOO against what they say together
+    if ours.combine == "warm":
+        ground = ground._replace(reward=ensemble.weight_average(members))
+    else:
+        ground = ground._replace(reward=members, reward_fn=ensemble.make_score(fn, ours))
+    ground = ground._replace(facts=ground.facts | facts)
     params, _ = rl.train(ground, rl.with_policy_gradient(ground, "rloo"))
+
+    # 3. the verdict, and where they disagree
     said = grounds.after(ground, params)
-    spread = {
-        "on held-out pairs": each.std(axis=-1).mean(),
-        "after": stages.score(members_fn, members, said.samples).std(axis=-1).mean(),
+    spread = lambda answers: each(ground, members, answers.samples).std(axis=-1).mean().item()
+    extra = {
+        "disagreement of the reward models": {
+            "before": spread(grounds.before(ground)),
+            "after": spread(said),
+        },
+        "ensemble": rows,
     }
-    extra = {"disagreement of members": spread, "accuracies": rows}
-    grounds.conclude(ground, f"RLOO against {cfg.ensemble.combine}", said, extra=extra)
+    grounds.conclude(ground, f"RLOO ({ours.combine})", said, extra=extra)
 
 
-def train(ground: Ground, members_fn):
-    """The parameters of all members [M, ...], the mean score of held-out texts set to zero for each."""
+def train(ground: Ground):
+    """The parameters of all members [M, ...], taught by the pairs that taught `ground.reward`.
+
+    Member 0 is that reward model again, up to rounding; the others see the pairs in other orders.
+    """
+    cfg, devices, M = ground.cfg, ground.devices, ground.cfg.ensemble.members
+    rm, root = networks.reward_model(ground.lm), jax.random.key(cfg.seed)
+    pairs = encode_comparisons(ground.words, ground.halves[0], *ground.lengths)
+    count, size = len(ground.halves[0]), cfg.reward.batch_size
+    steps = max(1, round(cfg.reward.epochs * count / size))
+    tx = optimizer.make(cfg.reward.optimizer, steps)
+    step = devices.compile(
+        ensemble.make_train_step(
+            rm.fn, tx, cfg.reward.loss,
+            microbatches=cfg.reward.microbatches, axis_name=devices.axis_name,
+        ),
+        (P(), P(), P(DATA), P()),
+        (P(), P()),
+    )  # fmt: skip
+    params = ensemble.init(rm.init, root, jax.device_get(ground.reference), cfg.ensemble)
+
+    def body(state, i):
+        rows = np.stack([rows_at(count, size, cfg.seed + m, i) for m in range(M)], axis=1)
+        batch = devices.put_batch(jax.tree.map(lambda x: x[rows], pairs))  # [B, M, ...]
+        return step(state, {}, batch, jax.random.fold_in(root, i))
+
+    state = loop.iterate(
+        ground.folder, "ensemble", devices.put(ensemble.init_state(params, tx)), body,
+        iterations=steps, save_every=cfg.reward.save_every, log_every=5,
+        unit="steps", wandb=cfg.wandb,
+    )  # fmt: skip
+    texts = stages.demonstrations(ground.words, ground.world.corpus_held_out, ground.lengths)
+    means = each(ground, state.params, texts).mean(axis=0)
+    return reward_model.centre(jax.device_get(state.params), means)
+
+
+def each(ground: Ground, members, sequences) -> np.ndarray:
+    """The score that each member gives to each row [N, M]."""
+    fn = jax.vmap(networks.reward_model(ground.lm).fn, in_axes=(0, None, None), out_axes=1)
+    return stages.score(fn, members, sequences)
+
+
+def on_held_out_pairs(ground: Ground, members) -> dict[str, np.ndarray]:
+    """Scores [N, 2] of both sides of every held-out pair: by one model, each member, and them together."""
+    fn, cfg = networks.reward_model(ground.lm).fn, ground.cfg.ensemble
+    pairs = encode_comparisons(ground.words, ground.pairs_held_out, *ground.lengths)
+    sides = [jnp.asarray(each(ground, members, side)).T for side in pairs]  # [M, N] each
+    scored = {"one reward model": stages.both_scores(fn, ground.reward, pairs)}
+    for m in range(cfg.members):
+        scored[f"member {m}"] = np.stack([side[m] for side in sides], axis=1)
+    for how in ("mean", "min", "uwo"):
+        scored[how] = np.stack(
+            [ensemble.combine(x, replace(cfg, combine=how)) for x in sides], axis=1
+        )
+    return scored | {"warm": stages.both_scores(fn, ensemble.weight_average(members), pairs)}

@@ -310,12 +310,13 @@ def judge(lab: Lab, size: str, params, kind: str) -> list[dict]:
     by_prompt = lambda x: x.reshape(lab.cfg.pool_prompts, lab.cfg.pool_draws)
     rows = []
     for own in scores:
+        decided = golds[::2] != golds[1::2]
         margin = np.sign(own[::2] - own[1::2]) * np.sign(golds[::2] - golds[1::2])
         mean = lambda values, own=own: best_of_n.estimates(
             by_prompt(own), by_prompt(values), ns
         ).mean(0)
         rows.append({
-            "accuracy": float(np.mean(margin[margin != 0] > 0)),
+"accuracy": float(np.mean(0.5 + 0.5 * margin[decided])) if decided.any() else 0.5,
             "kl": [best_of_n.kl(int(n)) for n in ns],
             "gold": mean(golds).tolist(),
             "proxy": mean(own).tolist(),

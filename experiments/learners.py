@@ -6,7 +6,7 @@ Everything has a leading axis of seeds [S, ...] and is mapped over it by `jax.vm
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,15 @@ from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.preference import PreferenceConfig
 
 ON_POLICY = ("ppo", "rloo", "grpo")
+METHODS = (*ON_POLICY, "dpo", "sft")
 
 
 @dataclass(frozen=True)
 class Method:
     """A way to train a policy, and its settings."""
 
-    name: Literal["ppo", "rloo", "grpo", "dpo", "sft"]
+    name: str
+    """ppo, rloo, grpo, dpo or sft (on what was chosen)."""
     lr: float = 1e-3
     """Peak learning rate; it falls linearly to zero."""
     strength: float = 0.05
@@ -39,6 +41,10 @@ class Method:
     """On-policy: responses in a rollout; from comparisons: pairs a step."""
     epochs: float = 1.0
     """DPO: passes over the comparisons."""
+
+    def __post_init__(self):
+        if self.name not in METHODS:
+            raise ValueError(f'method.name = "{self.name}": use {", ".join(METHODS)}')
 
 
 class Trained(NamedTuple):

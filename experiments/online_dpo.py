@@ -7,9 +7,7 @@ TODO
 
 from dataclasses import dataclass, field
 
-import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
 from experiments import rl
@@ -18,7 +16,6 @@ from experiments.rl import RLConfig
 from rlhf_jax import optimizer, preference, rollout
 from rlhf_jax.batches import PolicyRollout, PreferenceBatch
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.parallel import DATA
 from rlhf_jax.preference import PreferenceConfig
 
 
@@ -91,7 +88,10 @@ def with_pairs(ground: Ground) -> rl.OnPolicy:
     )  # fmt: skip
 
     def update(state, frozen, kl_coef, rolled: PolicyRollout, rng):
-        samples, of_row = rolled.samples, lambda x: jnp.sum(x, axis=1)  # both are zero after the end
+        samples, of_row = (
+            rolled.samples,
+            lambda x: jnp.sum(x, axis=1),
+        )  # both are zero after the end
         scores, reference = of_row(rolled.rewards), of_row(rolled.ref_logprobs).reshape(-1, k)
         pairs, weight = preference.pick_pairs(samples, scores, k)
         picked = lambda which: jnp.take_along_axis(

@@ -6,14 +6,15 @@
 
 After Gao et al. (2022). Reward models learn from few or many comparisons of the reference's responses,
 judged by one of two golds: the symbolic one of the grammar, and a frozen teacher reward model that is
-larger than they are. Best of n (one pool of draws) and RLOO without a KL penalty then spend KL on them. It draws gold and
-proxy against KL beside the frontier (the most gold that any policy of that KL can have), fits the curves of
-Gao et al., tests them beyond the range they were fitted on, and says where gold turns. Controls: with gold
-itself as the reward nothing turns; with few pairs gold turns while the proxy rises.
+larger than they are. Best of n (one pool of draws) and RLOO without a KL penalty then spend KL on them.
+It draws gold and proxy against KL beside the frontier (the most gold that any policy of that KL can
+have), fits the curves of Gao et al., tests them beyond the range they were fitted on, and says where gold
+turns. Controls: with gold itself as the reward nothing turns; with few pairs gold turns while the proxy rises.
 
 Seeds are nested (preference data, reward model, policy) and intervals bootstrap over them.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -127,12 +128,15 @@ def gold_run(lab: Lab, kind: str, method: Method, seeds: Sequence[Seed]) -> list
 
 def of_aspects(golds, log_weights, aspects) -> maths.Frontier:
     """The frontier of prompts whose aspects have each a law of gold of their own."""
+    names, counts = np.unique(aspects, return_counts=True)
+    least = min(20.0, counts.min() / 8)
     frontiers = [
-        maths.frontier_of_samples(golds[None, x], LAMBDAS, log_weights[None, x], least_ess=20)
-        for x in (aspects == name for name in np.unique(aspects))
+        maths.frontier_of_samples(golds[None, x], LAMBDAS, log_weights[None, x], least_ess=least)
+        for x in (aspects == name for name in names)
     ]
-    shortest = min(len(f.lambdas) for f in frontiers)
-    return maths.average([maths.Frontier(*(x[:shortest] for x in f)) for f in frontiers])
+    known = functools.reduce(np.intersect1d, (f.lambdas for f in frontiers))
+    cut = [maths.Frontier(*(x[np.isin(f.lambdas, known)] for x in f)) for f in frontiers]
+    return maths.average(cut, counts.tolist())
 
 
 # --- the study

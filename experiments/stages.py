@@ -203,7 +203,7 @@ def responder(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, bat
     return Responder(sample, texts, respond)
 
 
-def score(reward_fn, params, sequences: Sequences, batch_size: int = 256) -> np.ndarray:
+def score(reward_fn, params, sequences: Sequences | Samples, batch_size: int = 256) -> np.ndarray:
     """The reward of every row [N], on the first device."""
     fn, params = jax.jit(reward_fn), jax.device_get(params)
     scores = [

@@ -33,10 +33,6 @@ class EnsembleConfig:
     def __post_init__(self):
         if self.members < 2:
             raise ValueError(f"ensemble.members = {self.members}: it must be 2 or more to disagree")
-        if self.combine not in ("mean", "min", "uwo", "warm"):
-            raise ValueError(
-                f'ensemble.combine = "{self.combine}" is no combination: use mean, min, uwo or warm'
-            )
         if not 0 <= self.uncertainty_coef < float("inf"):
             raise ValueError(
                 f"ensemble.uncertainty_coef = {self.uncertainty_coef}: it must be 0 or more"
@@ -104,7 +100,9 @@ def combine(scores: Float[Array, "M B"], cfg: EnsembleConfig) -> Float[Array, " 
         return jnp.min(scores, axis=0)
     if cfg.combine == "uwo":
         return jnp.mean(scores, axis=0) - cfg.uncertainty_coef * disagreement(scores)
-    raise ValueError(f'ensemble.combine = "{cfg.combine}" combines weights, not scores')
+    raise ValueError(
+        f'ensemble.combine = "{cfg.combine}" does not combine scores: use mean, min or uwo, or make_score'
+    )
 
 
 def make_score(reward_fn, cfg: EnsembleConfig):

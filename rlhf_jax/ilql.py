@@ -40,7 +40,7 @@ class ILQLConfig:
     gamma: float = 0.99
     """Discount (0.99: Snell et al., 2023, in code)."""
     lam: float = 0.0
-    """0: y_t as above (Snell et al., 2023). 1: the log's own returns, the Monte-Carlo baseline of LMRL-Gym."""
+    """0: y_t as above. 1: the log's own returns in its place (LMRL-Gym's Monte-Carlo baseline)."""
     tau: float = 0.7
     """Expectile of V (0.7 on Wordle, 0.6 on comments: Snell et al., 2023, in code)."""
     cql_coef: float = 0.01
@@ -48,7 +48,7 @@ class ILQLConfig:
     polyak: float = 0.005
     """How far the target heads move a step (0.005: Snell et al., 2023, in code)."""
     beta: float = 16.0
-    """Weight of Q - V in decoding, per unit of reward (16 on Wordle, 8 on comments: Snell et al., in code)."""
+    """Weight of Q - V in decoding, per unit of reward (16 on Wordle, 8 on comments: Snell et al.)."""
 
     def __post_init__(self):
         for name, ok, want in [
@@ -76,7 +76,11 @@ def init_state(params, tx) -> ILQLState:
 
 
 def move_target(target, q, cfg: ILQLConfig):
-    """Q' + polyak (Q - Q'), leaf by leaf."""
+    """Q' + polyak (Q - Q'), leaf by leaf.
+
+    The heads must be float32 or wider: where Q - Q' is below 1 / (2 polyak) units in the last place of Q',
+    nothing moves.
+    """
     return jax.tree.map(lambda old, new: old + cfg.polyak * (new - old), target, q)
 
 

@@ -243,8 +243,8 @@ def mismatch(responses: Sequences, shift: int = 1) -> Sequences:
 def pick_pairs(samples: Samples, scores, k: int) -> tuple[Comparisons, Float[Array, " G"]]:
     """The best against the worst of every `k` rows, [B / k] pairs, and the weight of each: online DPO.
 
-    Rows k i to k i + k - 1 are draws of one prompt, `scores` [B] a judge's (Guo et al., 2024, with k = 2). The
-    weight, for `PreferenceBatch`, is 1, and 0 where all k scores are equal and there is nothing to prefer.
+    Rows k i to k i + k - 1 are draws of one prompt, `scores` [B] a judge's (Guo et al., 2024, with k = 2).
+    The weight, for `PreferenceBatch`, is 1, and 0 where all k scores are equal: nothing is preferred.
     Raises ValueError where k is below 2, or does not divide the rows.
     """
     if k < 2 or len(scores) % k:

@@ -204,10 +204,12 @@ def test_centring_takes_the_mean_off_each_member(params):
     assert np.abs(means).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [("members", 1), ("combine", "median"), ("uncertainty_coef", -0.1)],
-)
+@pytest.mark.parametrize(("setting", "value"), [("members", 1), ("uncertainty_coef", -0.1)])
 def test_bad_settings_are_refused_by_name(setting, value):
-    with pytest.raises(ValueError, match=rf"ensemble\.{setting} = "):
+    with pytest.raises(ValueError, match=rf"ensemble\.{setting} = {value}"):
         EnsembleConfig(**{setting: value})
+
+
+def test_averaged_weights_have_no_scores_to_combine():
+    with pytest.raises(ValueError, match='"warm" does not combine scores'):
+        ensemble.combine(SCORES, EnsembleConfig(combine="warm"))

@@ -9,8 +9,18 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax import epochs, optimizer, parallel, ppo, reward_model, rollout, sampling, train_step
-from rlhf_jax.batches import Comparisons, Prompts, Rollout, Samples, Sequences
+from rlhf_jax import (
+    epochs,
+    optimizer,
+    parallel,
+    policy_gradient,
+    ppo,
+    reward_model,
+    rollout,
+    sampling,
+    train_step,
+)
+from rlhf_jax.batches import Comparisons, PolicyRollout, Prompts, Rollout, Samples, Sequences
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.reduce import DATA, share
@@ -126,6 +136,39 @@ def test_a_ppo_update_does_not_depend_on_the_layout(params):
     state, metrics = compare(run, atol=3e-5)
     assert state.step == metrics["ppo/steps"] == 4
     assert metrics["ppo/policy_clipfrac"] > 0
+
+
+def test_a_policy_gradient_update_does_not_depend_on_the_layout(params):
+    """Eight devices hold two rows each of groups of four, and some groups are flat."""
+    cfg = policy_gradient.PolicyGradientConfig(
+        epochs=2,
+        minibatches=2,
+        group=4,
+        scale="group_std",
+        importance_cap=1.5,
+        mask_flat_groups=True,
+        mask_truncated=True,
+        stop=STOP,
+        overlong=0.5,
+    )
+    full = rollout_of(3)
+    own = full.samples.logprobs + 0.3 * np.where(full.samples.mask, full.values, 0)
+    rewards = np.where(np.arange(B)[:, None] < 8, full.rewards, 0)
+    batch = PolicyRollout(full.samples, rewards, own, full.ref_logprobs)
+
+    def run(devices):
+        update = devices.compile(
+            policy_gradient.make_update(LM.policy_fn, TX, cfg, axis_name=devices.axis_name),
+            (P(), P(), P(), ROWS, P()),
+            (P(), P()),
+            donate=(0,),
+        )
+        state = start(devices, params["policy"])
+        return jax.device_get(update(state, {}, KL_COEF, devices.put_batch(batch), KEY))
+
+    state, metrics = compare(run, atol=3e-5)
+    assert state.step == metrics["pg/steps"] == 4
+    assert metrics["pg/flat_groups"] == 0.5 and metrics["pg/importance_capped"] > 0
 
 
 def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params):

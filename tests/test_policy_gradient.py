@@ -679,7 +679,7 @@ OTHER = replace(RLOO, kl_in_reward="none")
     ],
 )
 def test_a_penalty_in_the_loss_reaches_the_optimum_if_it_sees_the_whole_response(cfg, exact):
-    """As measured 2e-5, 2e-5, .56 and .31."""
+    """Measured 4e-5, 4e-5, .63 and .39."""
     found = ascent(cfg)
     assert found < GATE if exact else found > 30 * GATE, found
 
@@ -847,7 +847,7 @@ def test_grpo_on_a_transformer_with_cached_sampling_comes_near_the_optimum():
     def run(reference, scores, key):
         grpo = replace(GROUPED, **SEVERAL)
         return train(
-            reference, reference, scores, key, grpo, lm=lm, rows=256, iterations=500, lr=3e-3
+            reference, reference, scores, key, grpo, lm=lm, rows=256, iterations=600, lr=6e-3
         )
 
     trained = run(reference, world.scores[None], KEY)

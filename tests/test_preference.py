@@ -524,6 +524,8 @@ def test_microbatches_and_more_padding_change_nothing(models, batches, kind):
     want = take_step(params, batch, kind)
     assert moved(want[0].params, params) > 1e-4
     assert_close(take_step(params, batch, kind, microbatches=4), want)
+    with pytest.raises(ValueError, match="microbatches = 3 does not divide the 16 rows"):
+        take_step(params, batch, kind, microbatches=3)
 
     def widen(x):  # two columns more on the left, three on the right
         if not isinstance(x, Sequences):
@@ -575,13 +577,29 @@ def test_the_reference_free_kinds_do_not_read_the_reference(models, batches, kin
     assert (difference == 0) if kind in ("simpo", "orpo") else (difference > 1e-4)
 
 
-def test_the_likelihood_in_orpo_is_reported_and_weighs_what_beta_does_not(models, batches):
-    _, metrics = take_step(models[1], batches["orpo"], "orpo")
-    batch, weights = batches["orpo"], normalise(batches["orpo"].weight)
-    chosen = batch.comparisons.chosen
-    by_token = REFERENCE(models[1], chosen) / chosen.mask.sum(axis=1)
-    np.testing.assert_allclose(metrics["preference/sft_loss"], -weights @ by_token, rtol=1e-5)
-    assert metrics["preference/loss"] > metrics["preference/sft_loss"]
+@pytest.mark.parametrize("kind", ["dpo", "ipo", "simpo", "orpo"])
+def test_the_metrics_of_pairs_are_weighted_means(models, batches, kind):
+    ref, params = models
+    batch, mean = batches[kind], partial(np.average, weights=batches[kind].weight)
+    sides = batch.comparisons
+    logprobs = np.array([REFERENCE(params, side) for side in sides])
+    ratios = logprobs - [REFERENCE(ref, side) for side in sides]
+    by_token = logprobs / [side.mask.sum(axis=1) for side in sides]
+    odds = by_token - np.log1p(-np.exp(by_token))
+    rewards = {"dpo": 0.5 * ratios, "ipo": 0.5 * ratios, "simpo": 0.5 * by_token, "orpo": odds}
+    margin = rewards[kind][0] - rewards[kind][1]
+    _, metrics = take_step(params, batch, kind)
+    wanted = {
+        "accuracy": mean(margin > 0),
+        "margin": mean(margin),
+        "chosen_logprob": mean(logprobs[0]),
+        "rejected_logprob": mean(logprobs[1]),
+    }
+    if kind == "orpo":
+        wanted["sft_loss"] = mean(-by_token[0])
+    for name, want in wanted.items():
+        np.testing.assert_allclose(metrics[f"preference/{name}"], want, rtol=1e-4)
+    assert abs(wanted["accuracy"] - 0.5) > 0.02  # so that the other sign would show
 
 
 # --- KTO's reference point

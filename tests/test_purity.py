@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax import optimizer, ppo, reward_model, rollout, sampling, sft, train_step
+from rlhf_jax import (
+    optimizer,
+    policy_gradient,
+    ppo,
+    reward_model,
+    rollout,
+    sampling,
+    sft,
+    train_step,
+)
 from rlhf_jax.batches import Comparisons, Prompts, Samples, Sequences
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -86,6 +95,18 @@ TX = optimizer.make(
 PPO = ppo.PPOConfig(
     epochs=2, minibatches=2, microbatches=2, whiten_rewards=True, kl_stop=0.1, entropy_coef=0.01
 )
+PG = policy_gradient.PolicyGradientConfig(
+    epochs=2,
+    minibatches=2,
+    microbatches=2,
+    group=2,
+    scale="group_std",
+    importance_cap=2.0,
+    kl_in_reward="none",
+    kl_in_loss="k2",
+    overlong=0.4,
+    kl_stop=0.1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +127,14 @@ def steps():
     )
     annotate_args = lambda seed: (params["ac"], params["policy"], samples(seed), scores)
     annotated = jax.jit(annotate)
+    engine = rollout.RolloutConfig(stop=(1,), recompute_logprobs=True)
+    logprobs_of = rollout.make_logprobs(LM.policy_fn, engine)
+    logprobs_args = lambda seed: (params["policy"], params["policy"], samples(seed))
+    policy_rollout = jax.jit(
+        lambda seen, scores: rollout.policy_rollout(
+            seen, *logprobs_of(params["policy"], params["policy"], seen), scores, engine
+        )
+    )
     pairs = lambda seed: Comparisons(sequences(seed), sequences(seed + 100))
     return {
         "sft": (
@@ -126,6 +155,17 @@ def steps():
                 key,
             ),
         ),
+        "pg": (
+            policy_gradient.make_update(LM.policy_fn, TX, PG),
+            lambda seed: (
+                state["policy"],
+                {},
+                np.float32(0.1),
+                policy_rollout(samples(seed), scores),
+                key,
+            ),
+        ),
+        "logprobs": (logprobs_of, logprobs_args),
         "sample": (
             sampling.make_sample(LM, sampling.SampleConfig(length=T, stop=(1,), top_k=5)),
             lambda seed: (params["policy"], prompts(seed), key),
@@ -134,7 +174,7 @@ def steps():
     }
 
 
-NAMES = ["sft", "reward", "ppo", "sample", "annotate"]
+NAMES = ["sft", "reward", "ppo", "pg", "sample", "annotate", "logprobs"]
 
 
 @pytest.mark.parametrize("name", NAMES)

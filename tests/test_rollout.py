@@ -72,3 +72,31 @@ def test_integer_scores_are_refused():
         annotate(jnp.ones(4, jnp.int32))
     with pytest.raises(TypeError, match="scores are int32"):
         annotate(jnp.ones((4, T), jnp.int32))
+
+
+def policy_rollout(scores, **settings):
+    cfg = RolloutConfig(stop=(EOS,), **settings)
+    logprobs_of = rollout.make_logprobs(policy_fn, cfg)
+    seen = logprobs_of(jnp.float32(-3.0), jnp.float32(-2.0), samples())
+    return rollout.policy_rollout(samples(), *seen, scores, cfg)
+
+
+def test_without_a_critic_the_samplers_log_probabilities_are_the_learners():
+    got = policy_rollout(jnp.zeros(4), temperature=0.5)
+    np.testing.assert_array_equal(got.logprobs, samples().logprobs)
+    np.testing.assert_allclose(got.ref_logprobs, np.where(MASK, -4.0, 0))
+
+
+def test_recomputed_they_stand_beside_those_of_the_engine_that_sampled():
+    got = policy_rollout(jnp.zeros(4), temperature=0.5, recompute_logprobs=True)
+    np.testing.assert_allclose(got.logprobs, np.where(MASK, -6.0, 0))
+    np.testing.assert_array_equal(got.samples.logprobs, samples().logprobs)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, T)])
+def test_rewards_are_the_same_with_a_critic_and_without(shape):
+    scores = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape) + 0.7
+    got, want = policy_rollout(scores), annotate(scores)
+    np.testing.assert_array_equal(got.rewards, want.rewards)
+    with pytest.raises(TypeError, match="scores are int32"):
+        policy_rollout(scores.astype(jnp.int32))

@@ -1,0 +1,111 @@
+"""ILQL: Q-learning on logged responses with rewards, and decoding that its Q guides (Snell et al., 2023).
+
+    python launch.py ilql
+
+The log are both responses of every training comparison, each with the reward model's score. Q and V are
+learned from it and the SFT policy stays as it is: decoding adds beta (Q - V) to its log-probabilities, so
+one training gives a policy for every beta, and a table shows gold against KL over some of them. Gold goes
+from -0.11 to 1.30 at a KL of 1.9, and to 1.46 at 3.0 with beta 8 (seed 0); a minute beyond the shared stages.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from experiments import ground as grounds
+from experiments import stages, verdict
+from rlhf_jax import advantages, ilql, loop, optimizer
+from rlhf_jax.batches import LoggedBatch
+from rlhf_jax.data.batching import batch_at
+from rlhf_jax.data.comparisons import encode_comparisons
+from rlhf_jax.ilql import ILQLConfig
+from rlhf_jax.models import networks
+from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.parallel import DATA
+
+
+@dataclass(frozen=True)
+class QConfig:
+    """The loop round the loss."""
+
+    steps: int = 1000
+    """Gradient steps."""
+    batch_size: int = 64
+    """Logged responses a step."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+    betas: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    """Further weights of Q - V that the table shows; the verdict is on ilql.beta."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=2e-3, warmup=20, b2=0.99, eps=1e-8)
+    )
+
+
+@dataclass(frozen=True)
+class Config(grounds.Config):
+    """Settings of the ilql experiment."""
+
+    ilql: ILQLConfig = ILQLConfig(gamma=1.0, beta=4.0)
+    q: QConfig = QConfig()
+
+
+config = Config()
+
+
+def main(cfg: Config):
+    """Runs what is not yet in the run directory, and prints what came of it."""
+    ground = grounds.lay("ilql", cfg, {"q.batch_size": cfg.q.batch_size})
+    if ground is None:
+        return
+    cfg, devices = ground.cfg, ground.devices
+    log, root = logged(ground), jax.random.key(cfg.seed)
+    q, tx = networks.q_network(ground.lm), optimizer.make(cfg.q.optimizer, cfg.q.steps)
+    step = devices.compile(
+        ilql.make_train_step(q.q_fn, tx, cfg.ilql, axis_name=devices.axis_name),
+        (P(), P(), P(DATA), P()),
+        (P(), P()),
+    )
+
+    def body(state, i):
+        batch = devices.put_batch(batch_at(log, cfg.q.batch_size, cfg.seed, i))
+        return step(state, {}, batch, jax.random.fold_in(root, i))
+
+    start = ilql.init_state(q.init(root, jax.device_get(ground.reference)), tx)
+    state = loop.iterate(
+        ground.folder, "ilql", devices.put(start), body,
+        iterations=cfg.q.steps, save_every=cfg.q.save_every, log_every=5, unit="steps",
+        wandb=cfg.wandb,
+    )  # fmt: skip
+
+    policy = networks.guided(ground.lm, q)
+    answers = stages.responder(
+        cfg.sample, devices, policy, ground.words, ground.lengths[0], 4 * cfg.sft.batch_size
+    )
+    reference, state = jax.device_get((ground.reference, state))
+    answer = lambda beta: grounds.after(
+        ground, ilql.guided_params(reference, state, replace(cfg.ilql, beta=beta)), answers
+    )
+    prompts, rows = grounds.held_out_prompts(ground), []
+    for beta in sorted({0.0, cfg.ilql.beta, *cfg.q.betas}):
+        said = answer(beta)
+        ratio = said.samples.logprobs - grounds.reference_logprobs(ground, said.samples)
+        rows.append({
+            "beta": beta,
+            "kl": verdict.kl(prompts, ratio)["mean"],
+            "score": float(grounds.scores(ground, said).mean()),
+            "gold": float(grounds.golds(ground, prompts, said).mean()),
+        })  # fmt: skip
+    grounds.conclude(ground, "ILQL", answer(cfg.ilql.beta), extra={"by beta": rows})
+
+
+def logged(ground: grounds.Ground) -> LoggedBatch:
+    """Both sides of every comparison, with the reward model's score on the last token, of deviation 1."""
+    sides = encode_comparisons(ground.words, ground.pairs, *ground.lengths)
+    responses = jax.tree.map(lambda *x: np.concatenate(x), *sides)
+    scores = stages.score(networks.reward_model(ground.lm).fn, ground.reward, responses)
+    scores = jnp.asarray((scores - scores.mean()) / scores.std())
+    rewards = advantages.on_last_token(scores, jnp.asarray(responses.mask))
+    return LoggedBatch(responses=responses, rewards=np.asarray(rewards))
