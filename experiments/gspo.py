@@ -5,10 +5,12 @@
 TODO
 """
 
+from dataclasses import replace
+
 from experiments import rl
 from rlhf_jax import policy_gradient
 
-config = rl.Config(pg=policy_gradient.GSPO)
+config = rl.Config(pg=replace(policy_gradient.GSPO, group=8))
 
 
 def main(cfg: rl.Config):

@@ -9,7 +9,8 @@ judged by one of two golds: the symbolic one of the grammar, and a frozen teache
 larger than they are. Best of n (one pool of draws) and RLOO without a KL penalty then spend KL on them.
 It draws gold and proxy against KL beside the frontier (the most gold that any policy of that KL can
 have), fits the curves of Gao et al., tests them beyond the range they were fitted on, and says where gold
-turns. Controls: with gold itself as the reward nothing turns; with few pairs gold turns while the proxy rises.
+turns. Controls: with gold itself as the reward nothing turns; with few pairs gold turns
+while the proxy rises.
 
 Seeds are nested (preference data, reward model, policy) and intervals bootstrap over them.
 """
@@ -136,7 +137,7 @@ def of_aspects(golds, log_weights, aspects) -> maths.Frontier:
     ]
     known = functools.reduce(np.intersect1d, (f.lambdas for f in frontiers))
     cut = [maths.Frontier(*(x[np.isin(f.lambdas, known)] for x in f)) for f in frontiers]
-    return maths.average(cut, counts.tolist())
+    return maths.average(cut, counts.astype(float).tolist())
 
 
 # --- the study

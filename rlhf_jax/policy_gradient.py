@@ -219,7 +219,7 @@ def prepare(rollout: PolicyRollout, kl_coef, cfg: PolicyGradientConfig, *, axis_
     samples, mask, T = rollout.samples, rollout.samples.mask, rollout.samples.mask.shape[1]
     on_tokens = lambda x: jnp.where(mask, x[:, None], 0.0)  # [B] -> [B, T]
     tokens = normalise(mask, axis_name)
-    mean_token = lambda x: psum(jnp.vdot(tokens, x.astype(jnp.float32)), axis_name)
+    mean_token = lambda x: psum(jnp.vdot(tokens, jnp.where(mask, x, 0.0)), axis_name)
 
     rewards = rollout.rewards
     if cfg.kl_in_reward == "k1":

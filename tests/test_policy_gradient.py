@@ -306,6 +306,7 @@ IN_LOSS = dict(kl_in_reward="none", kl_level="sequence")
         replace(RLOO, kl_in_loss="k3", kl_corrected=True, **IN_LOSS),
         replace(DR_GRPO, group=6, kl_in_loss="k1", **IN_LOSS),
         replace(DAPO, group=6, kl_in_loss="k2", kl_corrected=True, **IN_LOSS),
+        replace(GSPO, group=3, clip_low=0.02, kl_in_loss="k3", **IN_LOSS),
     ],
 )
 def test_the_loss_against_a_slow_twin(cfg):

@@ -4,8 +4,8 @@
 
 The policy names a number and ends its turn; the environment, which holds a secret, says whether that is
 higher or lower. A turn that is anything else gets "what". Each turn costs a little, and the right number
-earns 1 and ends the game: rewards lie on several tokens, and words of the environment between the
-policy's own. All is a NumPy function of token arrays, over rows; a prompt's index decides its secret.
+earns 1 and ends the game: so rewards lie on several tokens, and the environment's words between the
+policy's. All of it is functions of arrays, over rows; the index of a prompt decides its secret.
 """
 
 import functools
@@ -79,7 +79,7 @@ def respond(
     Float[np.ndarray, " B"],
     Bool[np.ndarray, " B"],
 ]:
-    """(secret, reply, its mask, reward, done) after one turn that said `tokens`: see `episodes.play`."""
+    """(secret, reply, its mask, reward, done) after a turn of `tokens`, as `episodes.play` asks for it."""
     guess = tokens[:, 0] - len(WORDS)
     understood = (mask.sum(axis=1) == TURN) & (guess >= 0) & (tokens[:, TURN - 1] == END)
     reply = np.select(
@@ -88,6 +88,21 @@ def respond(
     right = reply == RIGHT
     reward = right.astype(np.float32) - np.float32(cfg.cost)
     return secret, reply[:, None].astype(np.int32), np.ones((len(reply), 1), bool), reward, right
+
+
+def outcomes(
+    tokens: Int[np.ndarray, "B T"], heard: Bool[np.ndarray, "B T"]
+) -> tuple[Bool[np.ndarray, " B"], Int[np.ndarray, " B"]]:
+    """(won, turns taken) of whole games; `heard` marks the environment's own words."""
+    return np.any(heard & (tokens == RIGHT), axis=1), heard.sum(axis=1)
+
+
+def random_turns(
+    rows: int, cfg: GuessingConfig, rng: np.random.Generator
+) -> Int[np.ndarray, "rows n"]:
+    """A turn of a player who knows the words and not the game: any number, equally likely."""
+    guess = rng.integers(cfg.numbers, size=rows) + len(WORDS)
+    return np.stack([guess, np.full(rows, END)], axis=1).astype(np.int32)
 
 
 def optimal_return(cfg: GuessingConfig) -> float:
@@ -112,10 +127,10 @@ def optimal_return(cfg: GuessingConfig) -> float:
 def expected_return(
     player: Callable[[int, int, int], Float[np.ndarray, " numbers"]], cfg: GuessingConfig
 ) -> float:
-    """The exact return of `player(low, high, turn)`: its probability of each number.
+    """The exact return of `player(low, high, turn)`, which gives the probability of each number.
 
     Secrets `low` to `high - 1` are still possible, counted from 0 as turns are. What is missing to a sum
-    of one is turns that are not understood.
+    of one are turns that are not understood.
     """
 
     @functools.cache
@@ -135,6 +150,5 @@ def expected_return(
 
 
 def random_return(cfg: GuessingConfig) -> float:
-    """The exact return of tokens that are drawn uniformly: what an untrained policy comes near."""
-    turn = np.full(cfg.numbers, len(vocabulary(cfg)) ** -TURN)
-    return expected_return(lambda low, high, turn_number: turn, cfg)
+    """The exact return of a player of `random_turns`."""
+    return expected_return(lambda low, high, turn: np.full(cfg.numbers, 1 / cfg.numbers), cfg)

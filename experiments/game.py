@@ -1,0 +1,287 @@
+"""A game of several turns: PPO or RLOO learns to guess a number, where the best return is known exactly.
+
+    python launch.py game
+    python launch.py game --algorithm rloo
+
+takes about a minute on two CPU cores. A language model learns the words from games of a player who guesses at
+random (SFT); then it plays, and rewards on several of its tokens teach it binary search. The words of the
+environment, which lie between its own, are carried as holes in the mask, and no loss sees them. The
+return should end within 5 % of the exact optimum, from that of random play, which is exact too.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from experiments import stages, verdict
+from rlhf_jax import (
+    episodes,
+    loop,
+    optimizer,
+    parallel,
+    policy_gradient,
+    ppo,
+    rollout,
+    run,
+    sampling,
+    train_step,
+)
+from rlhf_jax.batches import Demonstrations, Samples
+from rlhf_jax.episodes import EpisodeConfig
+from rlhf_jax.evaluate import bootstrap_interval
+from rlhf_jax.models import networks
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.parallel import DATA
+from rlhf_jax.policy_gradient import PolicyGradientConfig
+from rlhf_jax.ppo import PPOConfig
+from rlhf_jax.rollout import RolloutConfig
+from rlhf_jax.sampling import SampleConfig
+from rlhf_jax.tasks import guessing
+from rlhf_jax.tasks.guessing import GuessingConfig
+
+ROLLOUT = RolloutConfig()  # rewards are given token by token: nothing is taken off a missing END
+SFT = stages.SFTConfig(
+    steps=100,
+    batch_size=128,
+    eval_every=25,
+    optimizer=OptimizerConfig(lr=1e-2, warmup=10, b2=0.99, eps=1e-8),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the game experiment."""
+
+    seed: int = 0
+    """Of all that is drawn."""
+    run: str = ""
+    """Run directory; empty: runs/game/HASH-OF-CONFIG."""
+    devices: str = "auto"
+    """auto, device (the first one), pmap, or mesh (a data axis over all)."""
+    wandb: bool = False
+    """Log to Weights & Biases too."""
+    algorithm: Literal["ppo", "rloo"] = "ppo"
+    """With a critic, or against other games with the same secret."""
+    game: GuessingConfig = GuessingConfig()
+    model: ModelConfig = ModelConfig(d_model=32, context=32, heads=2)
+    sft: stages.SFTConfig = SFT
+    demonstrations: int = 4096
+    """Games of random play for SFT; an eighth of them is held out."""
+    ppo: PPOConfig = PPOConfig(epochs=2, minibatches=2, value_coef=0.5)
+    pg: PolicyGradientConfig = replace(policy_gradient.RLOO, group=8, minibatches=2)
+    iterations: int = 200
+    """Rollouts, each followed by an update."""
+    batch_size: int = 512
+    """Games in a rollout."""
+    kl_coef: float = 0.1
+    """Weight of the KL to random play, which keeps numbers being tried; it falls linearly to zero."""
+    save_every: int = 50
+    """Iterations between checkpoints."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3))
+    eval_games: int = 2048
+    """Games, with secrets of their own, that the return is measured on."""
+
+
+config = Config()
+AGAIN = "python launch.py game --seed 1 (or any other setting, or --run NEW_FOLDER)"
+SFT_FROM, EVALUATION_FROM = 2**29, 2**30
+"""Where prompts begin to be counted: those of training, from 0, share no secrets with these."""
+
+
+def main(cfg: Config):
+    """Runs what is not yet in the run directory, and prints what came of it."""
+    learner, group = (cfg.ppo, 1) if cfg.algorithm == "ppo" else (cfg.pg, cfg.pg.group)
+    devices = parallel.choose(cfg.devices, batch_sizes(cfg, learner, group))
+    folder = run.open_run("game", cfg, cfg.run)
+    if verdict.stands(folder):
+        print("this run is finished")
+        return verdict.show(folder, AGAIN)
+    root = jax.random.key(cfg.seed)
+    vocab_size = len(guessing.vocabulary(cfg.game))
+    lm = networks.language_model(replace(cfg.model, vocab_size=vocab_size))
+    sample = devices.compile(
+        sampling.make_sample(lm, SampleConfig(length=guessing.TURN, stop=(guessing.END,))),
+        (P(), P(DATA), P()),
+        P(DATA),
+    )
+
+    def sample_turn(params, prompts, key):
+        return devices.fetch(sample(params, devices.put_batch(prompts), key))
+
+    # 1. a language model that knows the words, from games of random play
+    games, held_out = demonstrations(cfg), cfg.demonstrations // 8
+    reference, sft_loss = stages.train_sft(
+        folder, cfg.sft, devices, lm,
+        jax.tree.map(lambda x: x[held_out:], games), jax.tree.map(lambda x: x[:held_out], games),
+        cfg.seed, wandb=cfg.wandb,
+    )  # fmt: skip
+    reference = devices.put(reference)
+
+    # 2. it plays, and learns from what it earns
+    tx = optimizer.make(cfg.optimizer, cfg.iterations * learner.epochs * learner.minibatches)
+    make = with_ppo if cfg.algorithm == "ppo" else with_rloo
+    params, policy_of, annotate, update = make(cfg, lm, tx, reference, devices.axis_name)
+    annotate = devices.compile(annotate, (P(), P(), P(DATA), P(DATA)), P(DATA))
+    update = devices.compile(update, (P(), P(), P(), P(DATA), P()), (P(), P()), donate=0)
+
+    def iteration(state, i):
+        key = jax.random.fold_in(root, i)
+        rows = np.arange(cfg.batch_size, dtype=np.int32)
+        index = i * (cfg.batch_size // group) + rows // group
+        samples, rewards = play(cfg, sample_turn, policy_of(state.params), index, rows % group, key)
+        batch = annotate(
+            state.params, reference, devices.put_batch(samples), devices.put_batch(rewards)
+        )
+        kl_coef = devices.put(np.float32(cfg.kl_coef * (1 - i / cfg.iterations)))
+        state, metrics = update(state, {}, kl_coef, batch, jax.random.fold_in(key, 2**16))
+        won, turns = guessing.outcomes(*words_of(samples))
+        return state, metrics | {"game/win_rate": won.mean(), "game/turns": turns.mean()}
+
+    state = loop.iterate(
+        folder, cfg.algorithm, devices.put(train_step.init_state(params, tx)), iteration,
+        iterations=cfg.iterations, save_every=cfg.save_every, wandb=cfg.wandb,
+    )  # fmt: skip
+
+    # 3. the verdict: the same games before and after, beside what is known exactly
+    index = EVALUATION_FROM + np.arange(cfg.eval_games, dtype=np.int32)
+    key = jax.random.fold_in(root, 2**30)
+    sides = {
+        name: evaluate_games(cfg, sample_turn, policy, index, key)
+        for name, policy in (("before", reference), ("after", policy_of(state.params)))
+    }
+    returns = {name: rewards.sum(axis=1) for name, (_, rewards) in sides.items()}
+    ends = {name: guessing.outcomes(*words_of(samples)) for name, (samples, _) in sides.items()}
+    optimum = guessing.optimal_return(cfg.game)
+    intervals = lambda of: {name: bootstrap_interval(x)._asdict() for name, x in of.items()}
+    results = {
+        "return": intervals(returns)
+        | {"of random play, exact": guessing.random_return(cfg.game), "optimum, exact": optimum},
+        "share of the optimum": float(returns["after"].mean() / optimum),
+        "games won": intervals({name: won for name, (won, _) in ends.items()}),
+        "turns a game": intervals({name: turns for name, (_, turns) in ends.items()}),
+        "SFT held-out loss, nats a token": sft_loss,
+        "entropy of random play, nats a token": float(np.log(cfg.game.numbers) / guessing.TURN),
+    }
+    samples, tokens = rows_of(cfg, index, sides, returns)
+    verdict.write(folder, results, samples=samples, tokens=tokens)
+    for row in samples[:5]:
+        print(f"{row['prompt']} {row['after']}")
+    return verdict.show(folder, AGAIN)
+
+
+def batch_sizes(cfg: Config, learner, group: int) -> dict[str, int]:
+    """What must divide over the devices; raises ValueError for settings that do not fit together."""
+    if learner.temperature != 1:
+        area = "ppo" if cfg.algorithm == "ppo" else "pg"
+        raise ValueError(
+            f"{area}.temperature = {learner.temperature}: games are sampled at 1, so leave it there"
+        )
+    for name, parts in (("minibatches", learner.minibatches), ("group", group)):
+        if cfg.batch_size % parts:
+            raise ValueError(
+                f"{name} = {parts} does not divide batch_size = {cfg.batch_size}: choose a divisor"
+            )
+    return {
+        "sft.batch_size": cfg.sft.batch_size,
+        "batch_size": cfg.batch_size,
+        "batch_size / minibatches": cfg.batch_size // learner.minibatches,
+    }
+
+
+def play(cfg: Config, sample_turn, params, index, draw, key) -> tuple[Samples, np.ndarray]:
+    """A game a row, and its rewards [B, T]; rows of one index share a secret."""
+    return episodes.play(
+        sample_turn,
+        partial(guessing.respond, cfg=cfg.game),
+        params,
+        guessing.prompts(index, draw),
+        guessing.secrets(index, cfg.game, cfg.seed),
+        key,
+        EpisodeConfig(turns=cfg.game.turns, turn_length=guessing.TURN, reply_length=1),
+    )
+
+
+def demonstrations(cfg: Config) -> Demonstrations:
+    """Games of random play, whose own words are learned and the environment's are not."""
+    rows, rng = cfg.demonstrations, np.random.default_rng(cfg.seed)
+
+    def random_turn(params, prompts, key):
+        turn = guessing.random_turns(rows, cfg.game, rng)
+        mask = np.ones(turn.shape, bool)
+        grow = lambda x, y: np.concatenate([x, y], axis=1)
+        return Samples(
+            tokens=grow(prompts.tokens, turn),
+            attention_mask=grow(prompts.attention_mask, mask),
+            mask=mask,
+            logprobs=np.zeros(mask.shape, np.float32),
+        )
+
+    index = SFT_FROM + np.arange(rows, dtype=np.int32)
+    games, _ = play(cfg, random_turn, None, index, 0 * index, jax.random.key(0))
+    return Demonstrations(games.tokens, games.attention_mask, games.mask)
+
+
+def with_ppo(cfg: Config, lm, tx, reference, axis_name):
+    """(params, the policy's part of them, annotate, update)."""
+    network = networks.actor_critic(lm)
+    return (
+        network.init(jax.device_get(reference)),
+        lambda params: params["policy"],
+        rollout.make_annotate(lm.policy_fn, network.fn, ROLLOUT),
+        ppo.make_update(network.fn, tx, cfg.ppo, axis_name=axis_name),
+    )
+
+
+def with_rloo(cfg: Config, lm, tx, reference, axis_name):
+    """The same, without a critic."""
+    logprobs_of = rollout.make_logprobs(lm.policy_fn, ROLLOUT)
+
+    def annotate(params, ref_params, samples, rewards):
+        both = logprobs_of(params, ref_params, samples)
+        return rollout.policy_rollout(samples, *both, rewards, ROLLOUT)
+
+    update = policy_gradient.make_update(lm.policy_fn, tx, cfg.pg, axis_name=axis_name)
+    return jax.device_get(reference), lambda params: params, annotate, update
+
+
+def words_of(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """All that was said after the prompt [B, T], and which of it the environment said."""
+    T = samples.mask.shape[1]
+    return samples.tokens[:, -T:], samples.attention_mask[:, -T:] & ~samples.mask
+
+
+def evaluate_games(cfg: Config, sample_turn, params, index, key):
+    """Samples and rewards of one game for each index, played in batches of one size."""
+    parts = []
+    for start in range(0, len(index), cfg.batch_size):
+        rows = np.resize(index[start : start + cfg.batch_size], cfg.batch_size)
+        parts.append(play(cfg, sample_turn, params, rows, 0 * rows, key))
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(index)], *parts)
+
+
+def rows_of(cfg: Config, index, sides, returns, games: int = 30, shown: int = 8):
+    """Rows of samples.jsonl and of tokens.jsonl, where the environment's words have no reward."""
+    secrets = guessing.secrets(index[:games], cfg.game, cfg.seed)
+    samples: list[dict] = [
+        {"method": cfg.algorithm.upper(), "prompt": f"(secret {secret + 1}) guess"}
+        for secret in secrets
+    ]
+    tokens = []
+    for side, (played, rewards) in sides.items():
+        said, heard = words_of(played)
+        for i, row in enumerate(samples):
+            real = heard[i] | played.mask[i]
+            words = guessing.text(said[i][real], cfg.game)
+            row |= {side: words, f"{side}_score": float(returns[side][i])}
+            if side == "after" and i < shown:
+                earned = [
+                    None if environment else float(reward)
+                    for environment, reward in zip(heard[i][real], rewards[i][real], strict=True)
+                ]
+                tokens.append({"prompt": row["prompt"], "tokens": words.split(), "reward": earned})
+    return samples, tokens
