@@ -10,7 +10,7 @@ intervals that bootstrap over nested seeds, and the regret to the frontier, and 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ class Config:
     """How seeds are run: "vmap" (one program), "processes" (one each, on a core), auto by the hardware."""
     methods: tuple[str, ...] = METHODS
     """Beside best of n, which needs no training."""
-    pairs: int = 5000
+    pairs: int = 4000
     """Comparisons of a data seed."""
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     """Learning rates to choose from."""
@@ -51,13 +51,15 @@ class Config:
     """Strengths of DPO."""
     passes: tuple[float, ...] = (1.0, 3.0, 9.0)
     """Strengths of SFT on what was chosen: passes over it."""
-    iterations: int = 60
+    iterations: int = 50
     """Rollouts of on-policy methods."""
     batch_size: int = 128
     """Responses in each."""
     matched: tuple[float, ...] = (1.0, 2.0, 4.0)
     """KLs at which methods are compared, nats a response; the middle one chooses the learning rate."""
-    lab: LabConfig = field(default_factory=lambda: LabConfig(reward_steps=300))
+    lab: LabConfig = LabConfig(
+        reward_epochs=1.0, reward_steps=300, reward_batch=16, pool_prompts=64, pool_draws=128
+    )
 
     def __post_init__(self):
         for method in self.methods:

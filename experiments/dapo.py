@@ -2,7 +2,8 @@
 
     python launch.py dapo
 
-TODO
+Nothing holds it to the reference, as published; --rl.refill 2 draws further prompts in place of groups
+without signal. Groups are 8 here and 16 in the paper. --start-from RUN takes the shared stages from a run.
 """
 
 from dataclasses import replace

@@ -2,7 +2,8 @@
 
     python launch.py dr_grpo
 
-TODO
+Nothing holds it to the reference, as published, so that it over-optimizes a weak reward model: --pg.kl-in-
+reward k1 holds it. --start-from RUN takes the shared stages from a run.
 """
 
 from experiments import rl

@@ -176,20 +176,25 @@ def main(cfg: Config):
 
 def batch_sizes(cfg: Config, learner, group: int) -> dict[str, int]:
     """What must divide over the devices; raises ValueError for settings that do not fit together."""
+    area = "ppo" if cfg.algorithm == "ppo" else "pg"
     if learner.temperature != 1:
-        area = "ppo" if cfg.algorithm == "ppo" else "pg"
         raise ValueError(
             f"{area}.temperature = {learner.temperature}: games are sampled at 1, so leave it there"
         )
     for name, parts in (("minibatches", learner.minibatches), ("group", group)):
         if cfg.batch_size % parts:
             raise ValueError(
-                f"{name} = {parts} does not divide batch_size = {cfg.batch_size}: choose a divisor"
+                f"{area}.{name} = {parts} does not divide batch_size = {cfg.batch_size}: "
+                "choose a divisor"
             )
+    if cfg.demonstrations < 8:
+        raise ValueError(
+            f"demonstrations = {cfg.demonstrations}: an eighth is held out, so it must be 8 or more"
+        )
     return {
         "sft.batch_size": cfg.sft.batch_size,
         "batch_size": cfg.batch_size,
-        "batch_size / minibatches": cfg.batch_size // learner.minibatches,
+        f"batch_size / {area}.minibatches": cfg.batch_size // learner.minibatches,
     }
 
 

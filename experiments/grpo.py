@@ -2,7 +2,8 @@
 
     python launch.py grpo
 
-TODO
+Its k3 in the loss has another optimum than pi_ref exp(r / beta): --pg.kl-in-loss none --pg.kl-in-reward k1
+has that one. Groups are 8 here and 64 in the paper. --start-from RUN takes the shared stages from a run.
 """
 
 from dataclasses import replace

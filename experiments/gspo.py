@@ -2,7 +2,7 @@
 
     python launch.py gspo
 
-TODO
+Nothing holds it to the reference, as published. --start-from RUN takes the shared stages from a run.
 """
 
 from dataclasses import replace

@@ -18,7 +18,7 @@ Seeds are nested (preference data, reward model, policy) and intervals bootstrap
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,14 +53,16 @@ class Config:
     """How seeds are run: "vmap" (one program), "processes" (one each, on a core), auto by the hardware."""
     golds: tuple[str, ...] = ("symbolic", "teacher")
     """What people judge by: the grammar's own sentiment, a frozen teacher, or both."""
-    pairs: tuple[int, ...] = (100, 1000, 10_000)
+    pairs: tuple[int, ...] = (100, 1000, 4000)
     """Comparisons that a reward model learns."""
     sizes: tuple[str, ...] = ("100k",)
     """Sizes of the reward models (10k, 100k, 400k, 1M, 3M, 10M); of a teacher's, only smaller ones."""
     trained_against: str = "100k"
     """The size that policies are trained against; best of n is told for all sizes."""
-    method: Method = Method("rloo", strength=0.0, iterations=100, batch_size=64)
-    lab: LabConfig = field(default_factory=lambda: LabConfig(reward_epochs=1.0, reward_steps=300))
+    method: Method = Method("rloo", strength=0.0, iterations=80, batch_size=64)
+    lab: LabConfig = LabConfig(
+        reward_epochs=1.0, reward_steps=300, reward_batch=16, pool_prompts=48, pool_draws=128
+    )
 
     def __post_init__(self):
         known = {"golds": ("symbolic", "teacher"), "sizes": tuple(labs.SIZES)}

@@ -15,7 +15,7 @@ config = replace(
     seeds=10,
     pairs=(100, 300, 1000, 3000, 10_000),
     sizes=("10k", "100k", "1M"),
-    lab=LabConfig(reward_epochs=1.0, reward_steps=300, teacher="400k"),
+    lab=LabConfig(reward_epochs=1.0, reward_steps=300, reward_batch=16, teacher="400k"),
 )
 
 

@@ -44,7 +44,7 @@ class Config(grounds.Config):
     raft: RAFTConfig = RAFTConfig()
     rl: RLConfig = field(
         default_factory=lambda: RLConfig(
-            iterations=20, batch_size=1024, kl_coef=0.0, save_every=5, optimizer=OptimizerConfig(lr=1e-3)
+            iterations=12, batch_size=1024, kl_coef=0.0, save_every=4, optimizer=OptimizerConfig(lr=1e-3)
         )
     )  # fmt: skip
 

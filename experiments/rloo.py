@@ -2,7 +2,8 @@
 
     python launch.py rloo
 
-TODO
+The shared stages are those of `sentiment`; --start-from RUN takes them from a run, and the method adds less
+than a minute. Gold goes from -0.11 to 1.44 at a KL of 3.4 (seed 0).
 """
 
 from experiments import rl

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from rlhf_jax.advantages import refuse_integers
 from rlhf_jax.batches import Prompts, Samples
 
 
@@ -71,19 +70,22 @@ def play(
     flat = lambda x: x.reshape(B, -1)
     alive = np.ones(B, bool)
     for turn in range(cfg.turns):
-        before = _so_far(prompts, flat(tokens), flat(real), width=-shape[2])
+        before = _so_far(prompts, flat(tokens), flat(real), shape[2])
         said = sample_turn(params, before, jax.random.fold_in(rng, turn))
         _check("turn_length", n, np.shape(said.mask))
         spoken = np.asarray(said.mask) & alive[:, None]
         words = np.asarray(said.tokens)[:, -n:]
         state, reply, heard, earned, done = respond(state, words, spoken)
         _check("reply_length", cfg.reply_length, heard.shape)
-        refuse_integers(earned)
+        if not np.issubdtype(earned.dtype, np.floating):
+            raise TypeError(
+                f"rewards are {earned.dtype}, which cannot hold 0.7: make them float32 where they are born"
+            )
 
         real[:, turn] = np.concatenate([spoken, heard & alive[:, None]], axis=1)
         mask[:, turn, :n] = spoken
-        everything = np.concatenate([words, reply], axis=1)
-        tokens[:, turn] = np.where(real[:, turn], everything, cfg.pad)
+        both = np.concatenate([words, reply], axis=1)
+        tokens[:, turn] = np.where(real[:, turn], both, cfg.pad)
         logprobs[:, turn, :n] = np.where(spoken, said.logprobs, 0.0)
         last = n - 1 - np.argmax(spoken[:, ::-1], axis=1)
         rewards[np.arange(B), turn, last] = np.where(alive, earned, 0.0)
@@ -102,12 +104,12 @@ def play(
     return samples, packed(rewards)
 
 
-def _so_far(prompts: Prompts, tokens, real, width) -> Prompts:
-    """Prompts with all that was said since, left-padded, of the last columns from `width` on."""
+def _so_far(prompts: Prompts, tokens, real, room: int) -> Prompts:
+    """Prompts with all that was said since, left-padded; `room` columns of it are still empty."""
     tokens = np.concatenate([prompts.tokens, tokens], axis=1)
     real = np.concatenate([prompts.attention_mask, real], axis=1)
-    order = np.argsort(real, axis=1, kind="stable")  # padding goes to the left end
-    take = lambda x: np.take_along_axis(x, order, axis=1)[:, -(x.shape[1] + width) :]
+    order = np.argsort(real, axis=1, kind="stable")[:, room:]  # padding goes to the left end
+    take = lambda x: np.take_along_axis(x, order, axis=1)
     return prompts._replace(tokens=take(tokens), attention_mask=take(real))
 
 

@@ -48,7 +48,7 @@ def share(rows: Int[Array, "... n"], axis_name: str | None) -> Int[Array, "... m
     if rows.shape[-1] % devices:
         raise ValueError(
             f"a minibatch of {rows.shape[-1]} rows does not divide over {devices} devices: "
-            "use fewer ppo.minibatches or a larger batch"
+            "use fewer minibatches or a larger batch"
         )
     width = rows.shape[-1] // devices
     start = jax.lax.axis_index(axis_name) * width
