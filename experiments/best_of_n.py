@@ -2,7 +2,7 @@
 
     python launch.py best_of_n
 
-TODO
+Half a minute beyond the shared stages; --start-from RUN takes those from a run.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,9 @@
 
     python launch.py dpo                            # --preference.kind ipo, simpo, orpo or kto, too
 
-TODO
+A minute beyond the shared stages; --start-from RUN takes those from a run. Gold goes from -0.11 to 0.70 at
+a KL of 1.4 (seed 0). On 20,000 comparisons a second pass, or three times the learning rate, overfits: gold falls
+below the start, in responses that leave the grammar.
 
 It learns from all training comparisons, those that teach the held-out judge too: gold alone is a fair judge
 of it.
@@ -33,13 +35,13 @@ class DPOConfig:
 
     epochs: float = 1.0
     """Passes over the comparisons (1: Rafailov et al., 2023)."""
-    batch_size: int = 64
-    """Pairs a step (64: Rafailov et al., 2023); for "kto", labelled responses, two a pair."""
+    batch_size: int = 32
+    """Pairs a step; for "kto", labelled responses, two a pair."""
     eval_every: int = 50
     """Steps between held-out accuracies (and checkpoints)."""
     microbatches: int = 1
     """Parts that a batch is cut into, on each device, to save memory."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, warmup=20))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-4, warmup=20))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
     python launch.py ensemble                                   # --ensemble.combine mean, min or uwo
     python launch.py ensemble --ensemble.combine warm --ensemble.shared-head     # their averaged weights
 
-TODO
+Some minutes beyond the shared stages; --start-from RUN takes those from a run. Held-out accuracy 0.715 to 0.768
+a member, 0.755 of their mean, 0.759 of mean less half a deviation (UWO), 0.717 of averaged weights (WARM); RLOO
+against UWO takes gold from -0.11 to 1.48 (seed 0).
 """
 
 from dataclasses import dataclass, replace

@@ -2,9 +2,11 @@
 
     python launch.py online_dpo
 
-TODO
+A minute beyond the shared stages; --start-from RUN takes those from a run. Gold goes from -0.11 to 1.41 at
+a KL of 4.8 (seed 0).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import jax.numpy as jnp
@@ -82,16 +84,13 @@ def with_pairs(ground: Ground) -> rl.OnPolicy:
     cfg, devices = ground.cfg, ground.devices
     policy_fn, k = ground.lm.policy_fn, cfg.online.draws
     tx = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations)
-    step = preference.make_train_step(
+    step: Callable = preference.make_train_step(
         policy_fn, tx, cfg.preference,
         microbatches=cfg.online.microbatches, axis_name=devices.axis_name,
     )  # fmt: skip
 
     def update(state, frozen, kl_coef, rolled: PolicyRollout, rng):
-        samples, of_row = (
-            rolled.samples,
-            lambda x: jnp.sum(x, axis=1),
-        )  # both are zero after the end
+        samples, of_row = rolled.samples, lambda x: jnp.sum(x, axis=1)  # zero after the end
         scores, reference = of_row(rolled.rewards), of_row(rolled.ref_logprobs).reshape(-1, k)
         pairs, weight = preference.pick_pairs(samples, scores, k)
         picked = lambda which: jnp.take_along_axis(

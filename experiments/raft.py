@@ -2,7 +2,8 @@
 
     python launch.py raft
 
-TODO
+A minute beyond the shared stages; --start-from RUN takes those from a run. Gold goes from -0.11 to 1.30 at
+a KL of 3.1 (seed 0).
 """
 
 from dataclasses import dataclass, field

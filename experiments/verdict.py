@@ -41,7 +41,7 @@ def of_rewards(scores, train, held_out, gold=None) -> dict:
     words = lambda pairs, side: np.array([len(getattr(c, side).split()) for c in pairs])
     lengths = np.stack([words(held_out, "chosen"), words(held_out, "rejected")], axis=1)
     length = evaluate.length_baseline(
-        words(train, "chosen"), words(train, "rejected"), *lengths.T, groups
+        words(train, "chosen"), words(train, "rejected"), lengths[:, 0], lengths[:, 1], groups
     )
     taste = evaluate.length_report(scores, lengths, gold, groups)
     where_known = lambda found: {k: x._asdict() for k, x in found.items() if x is not None}
