@@ -3,8 +3,8 @@
     python launch.py dpo                            # --preference.kind ipo, simpo, orpo or kto, too
 
 A minute beyond the shared stages; --start-from RUN takes those from a run. Gold goes from -0.11 to 0.70 at
-a KL of 1.4 (seed 0). On 20,000 comparisons a second pass, or three times the learning rate, overfits: gold falls
-below the start, in responses that leave the grammar.
+a KL of 1.4 (seed 0). A second pass over the comparisons, or three times the learning rate,
+overfits: gold falls below the start, in responses that leave the grammar.
 
 It learns from all training comparisons, those that teach the held-out judge too: gold alone is a fair judge
 of it.

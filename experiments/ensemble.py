@@ -1,11 +1,11 @@
 """Several reward models against over-optimization, and RLOO against their common score (Coste et al., 2024).
 
-    python launch.py ensemble                                   # --ensemble.combine mean, min or uwo
-    python launch.py ensemble --ensemble.combine warm --ensemble.shared-head     # their averaged weights
+    python launch.py ensemble                          # --ensemble.combine mean, min or uwo
+    python launch.py ensemble --ensemble.combine warm --ensemble.shared-head      # averaged weights
 
-Some minutes beyond the shared stages; --start-from RUN takes those from a run. Held-out accuracy 0.715 to 0.768
-a member, 0.755 of their mean, 0.759 of mean less half a deviation (UWO), 0.717 of averaged weights (WARM); RLOO
-against UWO takes gold from -0.11 to 1.48 (seed 0).
+Some minutes beyond the shared stages; --start-from RUN takes those from a run. Held-out accuracy 0.715 to
+0.768 a member, 0.755 of their mean, 0.759 of mean less half a deviation (UWO), 0.717 of averaged weights
+(WARM); RLOO against UWO takes gold from -0.11 to 1.48 (seed 0).
 """
 
 from dataclasses import dataclass, replace
@@ -77,7 +77,8 @@ def main(cfg: Config):
 def train(ground: Ground):
     """The parameters of all members [M, ...], taught by the pairs that taught `ground.reward`.
 
-    Member 0 is that reward model again, up to rounding; the others see the pairs in other orders.
+    Member 0 has that model's head and order of pairs, and parts from it by rounding alone, which a thousand
+    steps make large; the others have their own.
     """
     cfg, devices, M = ground.cfg, ground.devices, ground.cfg.ensemble.members
     rm, root = networks.reward_model(ground.lm), jax.random.key(cfg.seed)
