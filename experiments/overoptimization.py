@@ -262,7 +262,10 @@ def rows_of(runs, frontier, shape, cell) -> list[dict]:
 
 
 def curve_of(run_of_seed, way):
-    """KL ascending, gold and proxy of one small run, or None: RL's are running means over a tenth of it."""
+    """KL ascending, gold and proxy of one small run, or None.
+
+    RL's are over windows of a tenth of it: means, and the median of KL, which few responses can dominate.
+    """
     if way == "best of n":
         if "gold" not in run_of_seed:
             return None
@@ -271,7 +274,8 @@ def curve_of(run_of_seed, way):
         return None
     rl = {name: np.array(x, float) for name, x in run_of_seed["rl"].items()}
     width = max(1, len(rl["kl"]) // 10)
-    smooth = lambda x: np.convolve(x, np.ones(width) / width, "valid")
-    start = lambda x: np.concatenate([x[:1], smooth(x)])  # the reference, then the means
-    order = np.argsort(start(rl["kl"]), kind="stable")
-    return tuple(start(rl[name])[order] for name in ("kl", "gold", "proxy"))
+    windows = lambda x: np.lib.stride_tricks.sliding_window_view(x, width)
+    start = lambda x, mean: np.concatenate([x[:1], mean(windows(x), axis=1)])  # the reference first
+    kl = start(rl["kl"], np.median)
+    order = np.argsort(kl, kind="stable")
+    return (kl[order], *(start(rl[name], np.mean)[order] for name in ("gold", "proxy")))

@@ -183,6 +183,14 @@ def test_best_of_n_estimates_end_at_what_it_chose(finished):
     assert results["kl"]["low"] == results["kl"]["high"] == pytest.approx(rows[-1]["kl"])
 
 
+def test_online_pairs_are_of_one_prompt_on_any_devices(finished):
+    first = lambda folder: next(row for row in read(folder)[1] if row["stage"] == "online_dpo")
+    one = first(finished("online_dpo"))
+    eight = first(finished("online_dpo", "--devices", "pmap"))
+    for name in (*PREFERENCE, *OBJECTIVE, "train/grad_norm"):
+        assert eight[name] == pytest.approx(one[name], rel=1e-3, abs=1e-4), name
+
+
 def test_the_first_member_of_an_ensemble_is_the_reward_model_itself(finished):
     folder = finished("ensemble")
     one, several = carry(folder, "reward"), carry(folder, "ensemble")
