@@ -233,6 +233,8 @@ def rows_of(runs, frontier, shape, cell) -> list[dict]:
             continue
         kls, golds, proxies = zip(*curves, strict=True)
         x, gain = np.concatenate(kls), np.concatenate([gold - gold[0] for gold in golds])
+        if len(np.unique(x[x > 0])) < 8:  # too few points for a curve, as in a trial
+            continue
         fitted, beyond = maths.fit(x, gain, form), maths.extrapolation(x, gain, form, 0.5)
         turn = maths.turning_point(kls, golds)
         row = about | {"policy": way}
@@ -276,6 +278,6 @@ def curve_of(run_of_seed, way):
     width = max(1, len(rl["kl"]) // 10)
     windows = lambda x: np.lib.stride_tricks.sliding_window_view(x, width)
     start = lambda x, mean: np.concatenate([x[:1], mean(windows(x), axis=1)])  # the reference first
-    kl = start(rl["kl"], np.median)
+    kl = np.maximum(start(rl["kl"], np.median), 0.0)  # an estimate from samples may be negative
     order = np.argsort(kl, kind="stable")
     return (kl[order], *(start(rl[name], np.mean)[order] for name in ("gold", "proxy")))

@@ -133,11 +133,9 @@ def test_overoptimization_writes_its_table_and_picture(tmp_path, capsys):
     command += ["--trained-against", "10k", "--method.iterations", "4", "--method.batch-size", "8"]
     assert launch.main([*command, "--run", str(tmp_path / "run")]) == 0
     table = json.loads((tmp_path / "run" / "results.json").read_text())["over-optimization"]
-    ways = [(row["reward model"], row["pairs"], row["policy"]) for row in table]
-    assert ways == [
-        *(("10k", n, way) for n in (4, 8) for way in ("best of n", "RL")),
-        ("gold itself", None, "RL"),
-    ]
+    assert {row["policy"] for row in table} <= {"best of n", "RL"}
+    cells = {path.name for path in (tmp_path / "run" / "cells").iterdir()}
+    assert cells == {"symbolic-10k-4", "symbolic-10k-8", "symbolic-gold"}
     assert (tmp_path / "run" / "overoptimization.png").stat().st_size > 10_000
     assert launch.main([*command, "--run", str(tmp_path / "run")]) == 0
     assert "this run is finished" in capsys.readouterr().out
