@@ -233,7 +233,7 @@ def rows_of(runs, frontier, shape, cell) -> list[dict]:
             continue
         kls, golds, proxies = zip(*curves, strict=True)
         x, gain = np.concatenate(kls), np.concatenate([gold - gold[0] for gold in golds])
-        if len(np.unique(x[x > 0])) < 8:  # too few points for a curve, as in a trial
+        if len(np.unique(x[x > 0])) < 5:  # too few points for a curve, as in a trial
             continue
         fitted, beyond = maths.fit(x, gain, form), maths.extrapolation(x, gain, form, 0.5)
         turn = maths.turning_point(kls, golds)
