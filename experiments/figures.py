@@ -54,7 +54,8 @@ def overoptimization(path, panels, frontiers, grammar):
             axes.set_ylabel("score a response")
             axes.grid(alpha=0.15)
             axes.spines[["top", "right"]].set_visible(False)
-    grid[0, 0].legend(frameon=False, fontsize=8, title="pairs (solid gold, dashed proxy)")
+    for axes in grid[0]:
+        axes.legend(frameon=False, fontsize=8, title="pairs (solid gold, dashed proxy)")
     figure.savefig(path, dpi=120)
 
 
