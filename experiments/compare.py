@@ -19,12 +19,15 @@ from experiments import figures, verdict
 from experiments import lab as labs
 from experiments.lab import Lab, LabConfig, Seed
 from experiments.learners import METHODS, ON_POLICY, Method, examine, from_comparisons, on_policy
-from experiments.overoptimization import frontier_of, gold_run
+from experiments.overoptimization import frontier_of, frontier_run
 from experiments.population import Job, nested, opened, resolve, run_jobs
+from experiments.proxies import judge, learn_rewards
 from rlhf_jax import checkpoint, run
 from rlhf_jax import overoptimization as maths
 from rlhf_jax.models import networks
 from rlhf_jax.nested_seeds import nested_bootstrap
+
+TABLE = "at matched KL"
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,7 @@ class Config:
     """Responses in each."""
     matched: tuple[float, ...] = (1.0, 2.0, 4.0)
     """KLs at which methods are compared, nats a response; the middle one chooses the learning rate."""
-    lab: LabConfig = LabConfig(
-        reward_epochs=1.0, reward_steps=300, reward_batch=16, pool_prompts=64, pool_draws=128
-    )
+    lab: LabConfig = LabConfig()
 
     def __post_init__(self):
         for method in self.methods:
@@ -80,10 +81,10 @@ config = Config()
 def reward_run(lab: Lab, pairs: int, seeds: Sequence[Seed]) -> list[dict]:
     """The reward model of each seed, kept in the run directory, and its best of n."""
     size = lab.cfg.policy
-    params = labs.learn_rewards(lab, size, "symbolic", pairs, seeds)
+    params, scores = learn_rewards(lab, size, "symbolic", pairs, seeds)
     for s, seed in enumerate(seeds):
         checkpoint.save(reward_place(lab, seed), 1, labs.nth(params, s))
-    return labs.judge(lab, size, params, "symbolic")
+    return judge(lab, "symbolic", scores)
 
 
 def reward_place(lab: Lab, seed: Seed):
@@ -136,25 +137,28 @@ def main(cfg: Config):
     how = resolve(cfg.population)
     folder = run.open_run("compare", cfg, cfg.run, ignore=("run", "population"))
     again = f"python launch.py compare --seeds {cfg.seeds + 3} (or any other setting)"
+    middle = sorted(cfg.matched)[len(cfg.matched) // 2]
+    shown = {
+        TABLE: ("method", *(f"gold at KL {kl:g}" for kl in cfg.matched), f"regret at KL {middle:g}")
+    }
     if verdict.stands(folder):
         print("this run is finished")
-        return verdict.show(folder, again)
-    opening = folder, cfg.lab, (), False
+        return verdict.show(folder, again, shown)
+    opening = folder, cfg.lab, (), False  # neither other sizes nor a teacher
     lab = opened(opening)
     seeds, tuning = nested(cfg.seeds), nested(cfg.tuning_seeds, first=cfg.seeds)
     start = float(labs.pool_gold(lab, "symbolic").mean())
     judged = run_jobs(opening, [Job("reward", reward_run, (cfg.pairs,))], seeds + tuning, how)
     judged = judged["reward"][: len(seeds)]
-    free = Method("rloo", lr=1e-3, strength=0.0, iterations=80, batch_size=cfg.batch_size)
-    control = [Job("gold", gold_run, ("symbolic", free))]
-    frontier = frontier_of(run_jobs(opening, control, tuning[:1], how)["gold"])
+    free = Method("rloo", lr=1e-3, iterations=80, batch_size=2 * cfg.batch_size)
+    control = [Job("frontier", frontier_run, ("symbolic", free))]
+    frontier = frontier_of(run_jobs(opening, control, tuning[:1], how)["frontier"])
 
     # learning rates, on the tuning seeds
     trials = {
         (name, lr): jobs_of(cfg, grid(cfg, name, lr)) for name in cfg.methods for lr in cfg.lrs
     }
     tuned = run_jobs(opening, [job for jobs in trials.values() for job in jobs], tuning, how)
-    middle = sorted(cfg.matched)[len(cfg.matched) // 2]
 
     def worth(trial):
         """Gold at the middle KL; a setting that never gets there is worth its largest KL's."""
@@ -196,7 +200,7 @@ def main(cfg: Config):
         rows.append(row)
     accuracy = nested_bootstrap(np.array([own["accuracy"] for own in judged]))._asdict()
     results = {
-        "at matched KL": rows,
+        TABLE: rows,
         "gold of the reference": start,
         "reward accuracy, by gold": accuracy,
     }
@@ -211,5 +215,5 @@ def main(cfg: Config):
     }
     figures.comparison(folder / "compare.png", curves, dots, frontier, cfg.matched)
     verdict.write(folder, results)
-    verdict.show(folder, again)
+    verdict.show(folder, again, shown)
     print(f"picture: {folder / 'compare.png'}")

@@ -1,8 +1,8 @@
-"""Small whole runs over many seeds, for studies: preference data, a reward model, best of n, a policy.
+"""What the small runs of a study share: language models, held-out prompts, a pool of responses, golds.
 
-What all runs of a study share (language models, a teacher, a pool of responses) is trained once. The rest
-are functions with a leading axis of seeds [S, ...], mapped by `jax.vmap`; `population.py` decides whether
-all seeds are one program or a process each.
+It is trained once. What each seed does (`proxies.py`: comparisons and reward models; `learners.py`: policies)
+are functions with a leading axis of seeds [S, ...], mapped by `jax.vmap`; `population.py` decides whether all
+seeds are one program or a process each.
 """
 
 import functools
@@ -16,13 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import stages
-from rlhf_jax import best_of_n, checkpoint, optimizer, parallel, reward_model, sampling, train_step
-from rlhf_jax.batches import Comparisons, Prompts, Samples, Sequences
+from rlhf_jax import checkpoint, parallel, sampling
+from rlhf_jax.batches import Prompts, Samples
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.prompts import encode_prompts, repeat_draws
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.tasks import annotators, reviews
 
 SHAPE = ModelConfig(context=64, positions="rotary")
@@ -36,7 +35,6 @@ SIZES = {  # parameters of the blocks, to a digit
 }
 PROMPT, LENGTH = 10, 24  # columns of a prompt and of a response
 CHUNK = 256  # rows that are sampled or scored at once, a seed
-TEACHER = 2**20  # the teacher's seed, which no study counts up to
 
 
 @dataclass(frozen=True)
@@ -55,17 +53,17 @@ class LabConfig:
     """Reviews that the language models learn."""
     sft: stages.SFTConfig = stages.SFTConfig(steps=800, eval_every=100)
     people: annotators.AnnotatorConfig = annotators.AnnotatorConfig()
-    reward_epochs: float = 2.0
+    reward_epochs: float = 1.0
     """Passes of a reward model over its comparisons,"""
-    reward_steps: int = 60
-    """but at least so many gradient steps."""
-    reward_batch: int = 32
+    reward_steps: int = 300
+    """but at least so many gradient steps: of 1000 pairs 60 steps learn little."""
+    reward_batch: int = 16
     """Pairs a step."""
     reward_lr: float = 3e-3
     """Peak learning rate of reward models of width 64; it falls with the root of the width."""
-    pool_prompts: int = 64
+    pool_prompts: int = 48
     """Held-out prompts that best of n answers."""
-    pool_draws: int = 256
+    pool_draws: int = 128
     """Responses of the reference to each: the largest n."""
 
     def __post_init__(self):
@@ -98,11 +96,11 @@ class Lab(NamedTuple):
     asked: list[str]  # held-out prompts, each `pool_draws` times,
     asked_encoded: Prompts
     pool: Samples  # and what the reference said to them
-    teacher: Any  # reward parameters, of deviation 1 on the pool; None where it is not asked for
+    teacher: Any  # reward parameters, of deviation 1 on the pool; None until `proxies.with_teacher`
 
 
-def open_lab(folder: pathlib.Path, cfg: LabConfig, sizes: Sequence[str], teacher: bool) -> Lab:
-    """The lab in `folder`, with language models of `sizes`; what stands there is not trained again."""
+def open_lab(folder: pathlib.Path, cfg: LabConfig, sizes: Sequence[str]) -> Lab:
+    """The lab in `folder`, with language models of `sizes` too; what stands there is not trained again."""
     train, held_out = reviews.split_prompts(0.1, cfg.seed)
     corpus = [tuple(r) for r in reviews.generate(cfg.seed, cfg.reviews, train)]
     corpus_held_out = [tuple(r) for r in reviews.generate(cfg.seed + 1, 1000, held_out)]
@@ -111,7 +109,7 @@ def open_lab(folder: pathlib.Path, cfg: LabConfig, sizes: Sequence[str], teacher
         stages.demonstrations(words, texts, (PROMPT, LENGTH)) for texts in (corpus, corpus_held_out)
     ]
     lms, trunks = {}, {}
-    for size in dict.fromkeys([cfg.policy, *sizes, *[cfg.teacher] * teacher]):
+    for size in dict.fromkeys([cfg.policy, *sizes]):
         lms[size] = network(size, len(words))
         lr = cfg.sft.optimizer.lr * (64 / max(64, SIZES[size].d_model)) ** 0.5
         trunks[size], _ = stages.train_sft(
@@ -140,13 +138,7 @@ def open_lab(folder: pathlib.Path, cfg: LabConfig, sizes: Sequence[str], teacher
         pool=like, teacher=None,
     )  # fmt: skip
     answer = lambda: one(respond(lab, one_more(trunks[cfg.policy]), lab.asked_encoded, [cfg.seed]))
-    lab = lab._replace(pool=kept(folder / "pool", like, answer))
-    if teacher:
-        size, best = cfg.teacher, [Seed(TEACHER, TEACHER, TEACHER)]
-        learn = lambda: one(learn_rewards(lab, size, "symbolic", cfg.teacher_pairs, best))
-        like = networks.reward_model(lms[size]).init(jax.random.key(0), trunks[size])
-        lab = lab._replace(teacher=kept(folder / "teacher", jax.device_get(like), learn))
-    return lab
+    return lab._replace(pool=kept(folder / "pool", like, answer))
 
 
 @functools.cache
@@ -180,9 +172,18 @@ def one_more(tree, n: int = 1):
     return jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], n, axis=0), tree)
 
 
-def chunks(n: int):
-    """The rows of n, CHUNK at a time; the last chunk is filled up with copies of the last row."""
-    return [np.minimum(np.arange(i, i + CHUNK), n - 1) for i in range(0, n, CHUNK)]
+def stack(trees):
+    """Trees of arrays as one with a leading axis."""
+    return jax.tree.map(lambda *xs: np.stack(xs), *trees)
+
+
+def in_chunks(fn: Callable, N: int):
+    """The arrays [S, rows, ...] that `fn(rows)` gives for CHUNK rows of N at a time, joined: [S, N, ...].
+
+    The last chunk is filled up with copies of the last row, so that jit meets one shape.
+    """
+    parts = [fn(np.minimum(np.arange(i, i + CHUNK), N - 1)) for i in range(0, N, CHUNK)]
+    return jax.tree.map(lambda *x: np.concatenate(x, axis=1)[:, :N], *jax.device_get(parts))
 
 
 def batch_of(data, rows):
@@ -200,11 +201,8 @@ def respond(lab: Lab, params, prompts: Prompts, seeds: Sequence[int], stage: int
     rngs, S = keys(seeds, stage), len(seeds)
     if prompts.index.ndim == 1:
         prompts = one_more(prompts, S)
-    N, parts = prompts.index.shape[1], []
-    for rows in chunks(N):
-        chunk = jax.tree.map(lambda x, rows=rows: x[:, rows], prompts)
-        parts.append(lab.sample(params, chunk, rngs))
-    return jax.tree.map(lambda *x: np.concatenate(x, axis=1)[:, :N], *jax.device_get(parts))
+    say = lambda rows: lab.sample(params, jax.tree.map(lambda x: x[:, rows], prompts), rngs)
+    return in_chunks(say, prompts.index.shape[1])
 
 
 @functools.cache
@@ -215,11 +213,11 @@ def scorer(lm: networks.LanguageModel):
 
 def score(lab: Lab, size: str, params, samples) -> np.ndarray:
     """The rewards `params` [S] of samples [S, N, ...]: [S, N]."""
-    N, parts = samples.tokens.shape[1], []
-    for rows in chunks(N):
-        tokens, mask = samples.tokens[:, rows], samples.attention_mask[:, rows]
-        parts.append(scorer(lab.lms[size])(params, tokens, mask))
-    return np.concatenate(jax.device_get(parts), axis=1)[:, :N]
+    fn = scorer(lab.lms[size])
+    return in_chunks(
+        lambda rows: fn(params, samples.tokens[:, rows], samples.attention_mask[:, rows]),
+        samples.tokens.shape[1],
+    )
 
 
 def texts(lab: Lab, samples: Samples) -> list[str]:
@@ -237,96 +235,6 @@ def gold(lab: Lab, kind: str, prompts: Sequence[str], samples: Samples) -> np.nd
     return score(
         lab, lab.cfg.teacher, one_more(lab.teacher), jax.tree.map(lambda x: x[None], samples)
     )[0]
-
-
-def compare(lab: Lab, kind: str, pairs: int, seeds: Sequence[Seed]) -> Comparisons:
-    """`pairs` comparisons for each seed [S, pairs, ...], of the reference's responses, judged by gold.
-
-    The first n of a larger set are the set of n.
-    """
-    rows = [rows_at(len(lab.prompts), pairs, seed.data, 0) for seed in seeds]
-    asked = [
-        repeat_draws(jax.tree.map(lambda x, r=r: x[r], lab.encoded), 2)._replace(
-            draw=np.arange(2 * pairs, dtype=np.int32)  # a prompt may recur
-        )
-        for r in rows
-    ]
-    reference = one_more(lab.trunks[lab.cfg.policy], len(seeds))
-    said = respond(lab, reference, stack(asked), [seed.data for seed in seeds], stage=1)
-    both = []
-    for s, seed in enumerate(seeds):
-        samples = jax.tree.map(lambda x, s=s: x[s], said)
-        prompts = [lab.prompts[row] for row in np.repeat(rows[s], 2)]
-        worth, words = gold(lab, kind, prompts, samples), samples.mask.sum(axis=1)
-        shown = annotators.Pairs(worth[::2], worth[1::2], words[::2], words[1::2])
-        best = annotators.annotate(shown, lab.cfg.people, seed.data)  # 0 or 1
-        first = 2 * np.arange(pairs)
-        side = lambda rows, x=samples: Sequences(
-            x.tokens[rows], x.attention_mask[rows], x.mask[rows]
-        )
-        both.append(Comparisons(chosen=side(first + best), rejected=side(first + 1 - best)))
-    return stack(both)
-
-
-def stack(trees):
-    """Trees of arrays as one with a leading axis."""
-    return jax.tree.map(lambda *xs: np.stack(xs), *trees)
-
-
-def learn_rewards(lab: Lab, size: str, kind: str, pairs: int, seeds: Sequence[Seed]):
-    """Reward models [S], each of its own comparisons; mean 0 and deviation 1 on the pool."""
-    cfg, lm = lab.cfg, lab.lms[size]
-    rm, data = networks.reward_model(lm), compare(lab, kind, pairs, seeds)
-    batch_size = min(cfg.reward_batch, pairs)
-    steps = max(cfg.reward_steps, round(cfg.reward_epochs * pairs / batch_size))
-    lr = cfg.reward_lr * (64 / max(64, lm.d_model)) ** 0.5
-    tx = optimizer.make(
-        OptimizerConfig(lr=lr, warmup=min(20, steps // 5), b2=0.99, eps=1e-8), steps
-    )
-    step = jax.jit(jax.vmap(reward_model.make_train_step(rm.fn, tx), in_axes=(0, None, 0, 0)))
-    rngs = keys([seed.reward for seed in seeds], stage=2)
-    state = jax.jit(
-        jax.vmap(
-            lambda rng, trunk: train_step.init_state(rm.init(rng, trunk), tx), in_axes=(0, None)
-        )
-    )(rngs, lab.trunks[size])
-    for i in range(steps):
-        rows = np.stack([rows_at(pairs, batch_size, seed.reward, i) for seed in seeds])
-        state, _ = step(state, {}, batch_of(data, rows), rngs)
-    params = jax.device_get(state.params)
-    scores = score(lab, size, params, one_more(lab.pool, len(seeds)))
-    mean, deviation = scores.mean(axis=1), scores.std(axis=1)
-    return params | {
-        "head": params["head"] / deviation[:, None],
-        "bias": (params["bias"] - mean) / deviation,
-    }
-
-
-def judge(lab: Lab, size: str, params, kind: str) -> list[dict]:
-    """How each reward model [S] ranks two responses of the pool, and what its best of n are worth."""
-    golds = pool_gold(lab, kind)
-    scores = score(lab, size, params, one_more(lab.pool, len(params["bias"])))
-    ns = 2 ** np.arange(int(np.log2(lab.cfg.pool_draws)) + 1)
-    by_prompt = lambda x: x.reshape(lab.cfg.pool_prompts, lab.cfg.pool_draws)
-    rows = []
-    for own in scores:
-        decided = golds[::2] != golds[1::2]
-        margin = np.sign(own[::2] - own[1::2]) * np.sign(golds[::2] - golds[1::2])
-        mean = lambda values, own=own: best_of_n.estimates(
-            by_prompt(own), by_prompt(values), ns
-        ).mean(0)
-        rows.append({
-"accuracy": float(np.mean(0.5 + 0.5 * margin[decided])) if decided.any() else 0.5,
-            "kl": [best_of_n.kl(int(n)) for n in ns],
-            "gold": mean(golds).tolist(),
-            "proxy": mean(own).tolist(),
-        })  # fmt: skip
-    return rows
-
-
-def asked(lab: Lab, draws: int) -> list[str]:
-    """The held-out prompts, each `draws` times, as `learners.examine` asks them."""
-    return [prompt for prompt in lab.asked[:: lab.cfg.pool_draws] for _ in range(draws)]
 
 
 def pool_gold(lab: Lab, kind: str) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments import lab as labs
 from experiments.lab import Lab, Seed
+from experiments.proxies import compare
 from rlhf_jax import optimizer, policy_gradient, ppo, preference, rollout, sft, train_step
 from rlhf_jax.batches import PreferenceBatch, Samples
 from rlhf_jax.data.batching import rows_at
@@ -23,6 +24,8 @@ from rlhf_jax.preference import PreferenceConfig
 
 ON_POLICY = ("ppo", "rloo", "grpo")
 METHODS = (*ON_POLICY, "dpo", "sft")
+EPOCHS = {"ppo": 2, "rloo": 1, "grpo": 2}  # updates of a rollout
+GROUP = {"ppo": 1, "rloo": 4, "grpo": 8}  # responses to a prompt
 
 
 @dataclass(frozen=True)
@@ -62,20 +65,16 @@ def on_policy(
     The curves are of the rollouts, each drawn from the policy of its iteration: the KL to the reference
     (nats a response), gold, proxy (the score that was trained on) and length.
     """
-    S, policy = len(seeds), lab.lms[lab.cfg.policy]
-    stop = (lab.words.eos_token_id,)
-    cfg = rollout.RolloutConfig(stop=stop, missing_eos_penalty=0.0 if rewards is None else 1.0)
-    epochs, group = {"ppo": (2, 1), "rloo": (1, 4), "grpo": (2, 8)}[method.name]
-    tx = optimizer.make(OptimizerConfig(lr=method.lr), method.iterations * epochs)
-    reference, root = (
-        lab.trunks[lab.cfg.policy],
-        labs.keys([seed.policy for seed in seeds], stage=3),
-    )
-    start, policy_of, learn = _algorithm(method.name, policy, tx, cfg, epochs, group)
-    state = jax.jit(lambda ref: train_step.init_state(start(ref), tx))(reference)
-    state = jax.tree.map(jnp.asarray, labs.one_more(jax.device_get(state), S))
-    learn = jax.jit(jax.vmap(learn, in_axes=(0, None, None, 0, 0, 0)), donate_argnums=0)
-    fold = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
+    S, group = len(seeds), GROUP[method.name]
+    start, policy_of, learn = _compiled(
+        method.name, lab.lms[lab.cfg.policy], method.lr, method.iterations,
+        rollout.RolloutConfig(
+            stop=(lab.words.eos_token_id,), missing_eos_penalty=0.0 if rewards is None else 1.0
+        ),
+    )  # fmt: skip
+    reference = lab.trunks[lab.cfg.policy]
+    root = labs.keys([seed.policy for seed in seeds], stage=3)
+    state = jax.tree.map(jnp.asarray, labs.one_more(jax.device_get(start(reference)), S))
 
     def rows_of(i):
         """The prompts of iteration i for each seed [S, B], `group` adjacent draws of each."""
@@ -86,7 +85,7 @@ def on_policy(
 
     curves = {name: np.zeros((S, method.iterations)) for name in ("kl", "gold", "proxy", "length")}
     for i in range(method.iterations):
-        rows, rng = rows_of(i), fold(root, i)
+        rows, rng = rows_of(i), _fold(root, i)
         prompts = jax.tree.map(lambda x, r=rows: x[r], lab.encoded)
         draw = np.broadcast_to(np.arange(method.batch_size, dtype=np.int32), rows.shape)
         samples = lab.sample(policy_of(state.params), prompts._replace(draw=draw), rng)
@@ -107,6 +106,19 @@ def on_policy(
         curves["kl"][:, i] = metrics["objective/kl"]
         curves["length"][:, i] = metrics["objective/length"]
     return Trained(jax.device_get(policy_of(state.params)), curves)
+
+
+_fold = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
+
+
+@cache
+def _compiled(name, policy, lr, iterations, cfg):
+    """The state that a reference starts in, the policy's part of parameters, and one update of each seed."""
+    tx = optimizer.make(OptimizerConfig(lr=lr), iterations * EPOCHS[name])
+    start, policy_of, learn = _algorithm(name, policy, tx, cfg, EPOCHS[name], GROUP[name])
+    begin = jax.jit(lambda reference: train_step.init_state(start(reference), tx))
+    learn = jax.vmap(learn, in_axes=(0, None, None, 0, 0, 0))
+    return begin, policy_of, jax.jit(learn, donate_argnums=0)
 
 
 def _algorithm(name, policy, tx, cfg, epochs, group):
@@ -147,7 +159,7 @@ def from_comparisons(
     lab: Lab, method: Method, seeds: Sequence[Seed], *, kind: str, pairs: int
 ) -> Trained:
     """Policies trained on the comparisons of each data seed: DPO on both sides, SFT on what was chosen."""
-    policy, data = lab.lms[lab.cfg.policy], labs.compare(lab, kind, pairs, seeds)
+    policy, data = lab.lms[lab.cfg.policy], compare(lab, kind, pairs, seeds)
     reference, batch_size = lab.trunks[lab.cfg.policy], min(method.batch_size, pairs)
     passes = 1 / method.strength if method.name == "sft" else method.epochs
     steps = max(1, round(passes * pairs / batch_size))
@@ -185,10 +197,11 @@ def _logprobs(policy_fn):
 
 def logprob(lab: Lab, params, samples: Samples) -> np.ndarray:
     """log pi(y | x) of each response [S, N] under one policy of the lab's policy size."""
-    fn, N, parts = _logprobs(lab.lms[lab.cfg.policy].policy_fn), samples.tokens.shape[1], []
-    for rows in labs.chunks(N):
-        parts.append(fn(params, samples.tokens[:, rows], samples.attention_mask[:, rows]))
-    tokens = np.concatenate(jax.device_get(parts), axis=1)[:, :N]
+    fn = _logprobs(lab.lms[lab.cfg.policy].policy_fn)
+    tokens = labs.in_chunks(
+        lambda rows: fn(params, samples.tokens[:, rows], samples.attention_mask[:, rows]),
+        samples.tokens.shape[1],
+    )
     return np.where(samples.mask, tokens, 0.0).sum(axis=2)
 
 

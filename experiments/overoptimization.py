@@ -18,7 +18,7 @@ Seeds are nested (preference data, reward model, policy) and intervals bootstrap
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,14 +27,21 @@ from experiments import lab as labs
 from experiments.lab import Lab, LabConfig, Seed
 from experiments.learners import Method, examine, logprob, on_policy
 from experiments.population import Job, nested, opened, resolve, run_jobs
+from experiments.proxies import judge, learn_rewards
 from rlhf_jax import overoptimization as maths
 from rlhf_jax import run
 from rlhf_jax.nested_seeds import nested_bootstrap
 from rlhf_jax.tasks import reviews
 
 LAMBDAS = tuple(np.concatenate([[0.0], np.geomspace(0.02, 20, 80)]))
+PENALTIES = 0.5, 0.25  # KL coefficients of the policies that sample the frontier
 WAYS = {"best of n": "best_of_n", "RL": "rl"}  # to spend KL, and the curve of Gao et al. for each
-MATCHED = (2.0, 4.0, 6.0)  # KLs at which regret is told, nats a response
+TABLE = "over-optimization"
+SHOWN = {  # of its columns, on the screen; the report has them all
+    TABLE: ("gold", "reward model", "pairs", "policy", "gold turns", "at KL", "fall after it",
+            "gold at the end", "regret at KL 2")
+}  # fmt: skip
+MATCHED = (1.0, 2.0, 4.0)  # KLs at which regret is told, nats a response
 
 
 @dataclass(frozen=True)
@@ -60,9 +67,7 @@ class Config:
     trained_against: str = "100k"
     """The size that policies are trained against; best of n is told for all sizes."""
     method: Method = Method("rloo", strength=0.0, iterations=80, batch_size=64)
-    lab: LabConfig = LabConfig(
-        reward_epochs=1.0, reward_steps=300, reward_batch=16, pool_prompts=48, pool_draws=128
-    )
+    lab: LabConfig = LabConfig()
 
     def __post_init__(self):
         known = {"golds": ("symbolic", "teacher"), "sizes": tuple(labs.SIZES)}
@@ -93,8 +98,8 @@ def proxy_run(
     lab: Lab, kind: str, size: str, pairs: int, method: Method | None, seeds: Sequence[Seed]
 ) -> list[dict]:
     """A reward model of each seed, its best of n, and with a method the policy trained against it."""
-    rewards = labs.learn_rewards(lab, size, kind, pairs, seeds)
-    rows = labs.judge(lab, size, rewards, kind)
+    rewards, scores = learn_rewards(lab, size, kind, pairs, seeds)
+    rows = judge(lab, kind, scores)
     if method is not None:
         curves = on_policy(lab, method, seeds, kind=kind, size=size, rewards=rewards).curves
         rows = [
@@ -104,29 +109,32 @@ def proxy_run(
 
 
 def gold_run(lab: Lab, kind: str, method: Method, seeds: Sequence[Seed]) -> list[dict]:
-    """The control, trained on gold itself; and the frontier that its draws and the reference's reach.
+    """The control, trained on gold itself."""
+    curves = on_policy(lab, method, seeds, kind=kind).curves
+    return [{"rl": {name: x[s] for name, x in curves.items()}} for s in range(len(seeds))]
 
-    Draws of a tuned policy carry the estimate to KLs at which the reference says nothing that good.
+
+def frontier_run(lab: Lab, kind: str, method: Method, seeds: Sequence[Seed]) -> list[dict]:
+    """The most gold that a policy of each KL can have, estimated from draws.
+
+    The pool alone says nothing of KLs at which the reference hardly ever speaks. So draws of policies are
+    added that were trained on gold with a KL penalty, whose optima lie on the frontier; every draw is
+    weighed against the mixture of all its sources.
     """
-    trained = on_policy(lab, method, seeds, kind=kind)
-    draws = min(64, lab.cfg.pool_draws)
-    said, golds, ratio = examine(lab, trained.params, seeds, kind=kind, draws=draws)
-    pool, pool_gold = lab.pool, labs.pool_gold(lab, kind)
-    aspect = lambda prompts: np.array([reviews.aspect_of(prompt) for prompt in prompts])
-    aspects = np.concatenate([aspect(lab.asked), aspect(labs.asked(lab, draws))])
-    rows = []
-    for s in range(len(seeds)):
-        policy = labs.nth(trained.params, s)
-        own = said.logprobs[s].sum(axis=1)
-        ref = np.concatenate([pool.logprobs.sum(axis=1), own - ratio[s]])
-        tuned = np.concatenate([logprob(lab, policy, labs.one_more(pool))[0], own])
-        counts = len(pool_gold), golds.shape[1]
-        weights = maths.balance_log_weights(ref, np.stack([ref, tuned]), counts)
-        worth = np.concatenate([pool_gold, golds[s]])
-        frontier = of_aspects(worth, weights, aspects)
-        curves = {name: x[s] for name, x in trained.curves.items()}
-        rows.append({"rl": curves, "frontier": frontier._asdict()})
-    return rows
+    said, golds = [labs.one_more(lab.pool)], [labs.pool_gold(lab, kind)]
+    sources, asked = [lab.trunks[lab.cfg.policy]], [*lab.asked]
+    for strength in PENALTIES:
+        policy = on_policy(lab, replace(method, strength=strength), seeds[:1], kind=kind).params
+        more, gold, _ = examine(lab, policy, seeds[:1], kind=kind, draws=lab.cfg.pool_draws)
+        sources.append(labs.one(policy))
+        said.append(more)
+        golds.append(gold[0])
+        asked += lab.asked
+    logprobs = np.array([[logprob(lab, source, x)[0] for x in said] for source in sources])
+    logprobs = logprobs.reshape(len(sources), -1)  # of each source, of all draws
+    weights = maths.balance_log_weights(logprobs[0], logprobs, [len(x) for x in golds])
+    aspects = np.array([reviews.aspect_of(prompt) for prompt in asked])
+    return [of_aspects(np.concatenate(golds), weights, aspects)._asdict()] * len(seeds)
 
 
 def of_aspects(golds, log_weights, aspects) -> maths.Frontier:
@@ -152,7 +160,7 @@ def main(cfg: Config, name: str = "overoptimization"):
     again = f"python launch.py {name} --seeds {cfg.seeds + 2} (or any other setting)"
     if verdict.stands(folder):
         print("this run is finished")
-        return verdict.show(folder, again)
+        return verdict.show(folder, again, SHOWN)
     seeds = nested(cfg.seeds, cfg.reward_seeds, cfg.policy_seeds)
     width = lambda size: labs.SIZES[size].d_model
     cells = [
@@ -170,10 +178,13 @@ def main(cfg: Config, name: str = "overoptimization"):
     ] + [Job(f"{kind}-gold", gold_run, (kind, cfg.method)) for kind in cfg.golds]
     opening = folder, cfg.lab, cfg.sizes, "teacher" in cfg.golds
     lab = opened(opening)
+    free = replace(cfg.method, batch_size=2 * cfg.method.batch_size)
+    tops = [Job(f"{kind}-frontier", frontier_run, (kind, free)) for kind in cfg.golds]
+    tops = run_jobs(opening, tops, seeds[:1], how)
     found = run_jobs(opening, jobs, seeds, how)
 
     shape = cfg.seeds, cfg.reward_seeds, cfg.policy_seeds
-    frontiers = {kind: frontier_of(found[f"{kind}-gold"]) for kind in cfg.golds}
+    frontiers = {kind: frontier_of(tops[f"{kind}-frontier"]) for kind in cfg.golds}
     of_law = [maths.frontier_of_law(*reviews.gold_law(a), LAMBDAS) for a in reviews.ASPECTS]
     grammar = maths.average(of_law)
     cells = sorted(cells, key=lambda cell: (cell[0], width(cell[1]), cell[2]))
@@ -191,7 +202,7 @@ def main(cfg: Config, name: str = "overoptimization"):
         )
     ]
     results = {
-        "over-optimization": table,
+        TABLE: table,
         "gold of the reference": {
             kind: float(labs.pool_gold(lab, kind).mean()) for kind in cfg.golds
         },
@@ -202,7 +213,7 @@ def main(cfg: Config, name: str = "overoptimization"):
     if len(cfg.sizes) > 1:
         figures.by_size(folder / "sizes.png", table)
     verdict.write(folder, results)
-    verdict.show(folder, again)
+    verdict.show(folder, again, SHOWN)
     print(f"pictures: {folder / 'overoptimization.png'}")
 
 
@@ -215,10 +226,8 @@ def panel(found, cfg, kind, way):
 
 
 def frontier_of(rows) -> maths.Frontier:
-    """The frontier of the control that carried it furthest."""
-    frontiers = [row["frontier"] for row in rows]
-    best = max(frontiers, key=lambda f: f["kl"][-1])
-    return maths.Frontier(**{name: np.array(x, float) for name, x in best.items()})
+    """What the one `frontier_run` found."""
+    return maths.Frontier(**{name: np.array(x, float) for name, x in rows[0].items()})
 
 
 def rows_of(runs, frontier, shape, cell) -> list[dict]:

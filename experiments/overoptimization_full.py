@@ -8,14 +8,12 @@ See `overoptimization.py`, whose other settings these are.
 from dataclasses import replace
 
 from experiments import overoptimization
-from experiments.lab import LabConfig
 
 config = replace(
     overoptimization.config,
     seeds=10,
     pairs=(100, 300, 1000, 3000, 10_000),
     sizes=("10k", "100k", "1M"),
-    lab=LabConfig(reward_epochs=1.0, reward_steps=300, reward_batch=16, teacher="400k"),
 )
 
 

@@ -16,7 +16,7 @@ config = replace(
     pairs=(100, 300, 1000, 3000, 10_000),
     sizes=("1M", "3M", "10M"),
     trained_against="3M",
-    lab=LabConfig(policy="1M", teacher="10M", reward_epochs=1.0, reward_steps=300),
+    lab=LabConfig(policy="1M", teacher="10M", pool_prompts=64, pool_draws=256),
 )
 
 

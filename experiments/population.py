@@ -20,6 +20,7 @@ import jax
 from rich.progress import track
 
 from experiments.lab import Lab, Seed, open_lab
+from experiments.proxies import with_teacher
 from rlhf_jax import run
 
 KINDS = ("auto", "vmap", "processes")
@@ -55,7 +56,7 @@ def nested(data: int, reward: int = 1, policy: int = 1, first: int = 0) -> list[
 def run_jobs(
     opening: tuple, jobs: Sequence[Job], seeds: Sequence[Seed], how: str
 ) -> dict[str, list[Any]]:
-    """The results of every job by name, one for each seed; `opening` are the arguments of `open_lab`."""
+    """The results of every job by name, one for each seed; `opening` are the arguments of `opened`."""
     folder: pathlib.Path = opening[0]
     place = lambda job, seed: f"cells/{job.name}/{'-'.join(map(str, seed))}.json"
     missing = [(j, [s for s in seeds if not (folder / place(j, s)).exists()]) for j in jobs]
@@ -78,8 +79,10 @@ def work(opening: tuple, job: Job, seeds: Sequence[Seed]) -> list:
 
 @functools.lru_cache(maxsize=1)
 def opened(opening: tuple) -> Lab:
-    """`open_lab` of these arguments, once in a process."""
-    return open_lab(*opening)
+    """The lab of (folder, LabConfig, sizes, whether it has a teacher), once in a process."""
+    folder, cfg, sizes, teacher = opening
+    lab = open_lab(folder, cfg, (*sizes, *[cfg.teacher] * teacher))
+    return with_teacher(lab) if teacher else lab
 
 
 def _in_processes(opening, tasks):

@@ -99,8 +99,8 @@ def stands(folder) -> bool:
     return (folder / "report.html").exists()
 
 
-def show(folder, again: str):
-    """Prints the numbers, how to start another run, and where this one is."""
+def show(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None):
+    """Prints the numbers, how to start another run, and where this one is; of wide tables some columns."""
     table = Table("result", "value", "95 % interval", box=None, header_style="bold")
 
     def add(name, value):
@@ -119,10 +119,12 @@ def show(folder, again: str):
     rich.print(table)
     for name, rows in results.items():
         if isinstance(rows, list) and rows:
-            columns = rows[0].keys() if name != "calibration" else CALIBRATION
-            table = Table(*columns, box=None, header_style="bold")
+            shown = (columns or {}).get(name) or tuple(rows[0])
+            table = Table(
+                *(shown if name != "calibration" else CALIBRATION), box=None, header_style="bold"
+            )
             for row in rows:
-                table.add_row(*map(_cell, row.values()))
+                table.add_row(*(_cell(row.get(column)) for column in shown))
             rich.print(table)
     print(f"start another: {again}")
     print(f"report: {folder / 'report.html'}")
@@ -131,5 +133,7 @@ def show(folder, again: str):
 
 def _cell(value) -> str:
     if isinstance(value, dict):
-        return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+        return f"{value['mean']:.3f}\n{value['low']:.2f} to {value['high']:.2f}"
+    if value is None:
+        return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

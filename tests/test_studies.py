@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import launch
-from experiments import compare, learners, overoptimization, population, stages
+from experiments import compare, learners, overoptimization, population, proxies, stages
 from experiments.lab import LabConfig, Seed
 from experiments.learners import Method
 from experiments.population import Job, nested
@@ -87,10 +87,8 @@ def test_nested_seeds_belong_to_one_above():
 
 
 def test_comparisons_of_few_pairs_are_the_first_of_many(opening):
-    from experiments import lab as labs
-
     lab, seeds = population.opened(opening), nested(2)
-    few, many = (labs.compare(lab, "symbolic", n, seeds) for n in (4, 8))
+    few, many = (proxies.compare(lab, "symbolic", n, seeds) for n in (4, 8))
     np.testing.assert_array_equal(few.chosen.tokens, many.chosen.tokens[:, :4])
     assert (many.chosen.tokens[0] != many.chosen.tokens[1]).any()
 
@@ -135,7 +133,7 @@ def test_overoptimization_writes_its_table_and_picture(tmp_path, capsys):
     table = json.loads((tmp_path / "run" / "results.json").read_text())["over-optimization"]
     assert {row["policy"] for row in table} <= {"best of n", "RL"}
     cells = {path.name for path in (tmp_path / "run" / "cells").iterdir()}
-    assert cells == {"symbolic-10k-4", "symbolic-10k-8", "symbolic-gold"}
+    assert cells == {"symbolic-10k-4", "symbolic-10k-8", "symbolic-gold", "symbolic-frontier"}
     assert (tmp_path / "run" / "overoptimization.png").stat().st_size > 10_000
     assert launch.main([*command, "--run", str(tmp_path / "run")]) == 0
     assert "this run is finished" in capsys.readouterr().out
