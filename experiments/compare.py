@@ -58,7 +58,7 @@ class Config:
     """Rollouts of on-policy methods."""
     batch_size: int = 64
     """Responses in each."""
-    matched: tuple[float, ...] = (1.0, 2.0, 4.0)
+    matched: tuple[float, ...] = (1.0, 2.0, 3.0)
     """KLs at which methods are compared, nats a response; the middle one chooses the learning rate."""
     lab: LabConfig = LabConfig()
 

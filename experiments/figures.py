@@ -23,17 +23,19 @@ def band(axes, curves, grid, colour, label, style="-"):
 def overoptimization(path, panels, frontiers, grammar):
     """Gold and proxy against the root of KL: a row for each gold, best of n on the left, RL on the right.
 
-    `panels[gold][way]` are pairs of a label and the (KL, gold, proxy) of each seed; `frontiers[gold]` what is
-    possible, and `grammar` the same for the grammar itself, whose law of gold is exact.
+    `panels[gold][way]` are a label, the (KL, gold, proxy) of each seed, and the curve fitted to the lower
+    half of their KL or None; `frontiers[gold]` is what is possible, and `grammar` the same for the grammar
+    itself, whose law of gold is exact.
     """
     kinds = list(panels)
     figure = Figure(figsize=(11, 4.2 * len(kinds)), layout="constrained")
     grid = figure.subplots(len(kinds), 2, squeeze=False)
     for line, kind in zip(grid, kinds, strict=True):
         for axes, (way, cells) in zip(line, panels[kind].items(), strict=True):
-            far = max(np.sqrt(kl).max() for _, seeds in cells for kl, _, _ in seeds)
+            ends = [min(np.sqrt(kl).max() for kl, _, _ in seeds) for _, seeds, _ in cells]
+            far = max(ends)
             d = np.linspace(0, far, 160)
-            for colour, (label, seeds) in zip(COLOURS, cells, strict=False):
+            for colour, (label, seeds, _) in zip(COLOURS, cells, strict=False):
                 gold = [(np.sqrt(kl), y) for kl, y, _ in seeds]
                 proxy = [(np.sqrt(kl), y) for kl, _, y in seeds]
                 band(axes, gold, d, colour, label)
@@ -47,6 +49,12 @@ def overoptimization(path, panels, frontiers, grammar):
                 shown = np.sqrt(grammar.kl) <= far
                 axes.plot(np.sqrt(grammar.kl)[shown], grammar.gold[shown], ":", color="k",
                           linewidth=1.2, label="frontier of the grammar, exact")  # fmt: skip
+            axes.set_ylim(axes.get_ylim())  # a fit may lead anywhere
+            for colour, end, (_, seeds, fit) in zip(COLOURS, ends, cells, strict=False):
+                if fit:
+                    start = np.mean([gold[0] for _, gold, _ in seeds])
+                    x = np.linspace(0.02, end, 120)
+                    axes.plot(x, start + fit.predict(x**2), ":", color=colour, linewidth=1)
             axes.set_title(f"{kind} gold, {way}", fontsize=11)
             ticks = [t for t in (0, 0.25, 1, 2, 4, 6, 9, 16, 25, 36, 64) if t <= far**2]
             axes.set_xticks(np.sqrt(ticks), [f"{t:g}" for t in ticks])
@@ -54,8 +62,11 @@ def overoptimization(path, panels, frontiers, grammar):
             axes.set_ylabel("score a response")
             axes.grid(alpha=0.15)
             axes.spines[["top", "right"]].set_visible(False)
-    for axes in grid[0]:
-        axes.legend(frameon=False, fontsize=8, title="pairs (solid gold, dashed proxy)")
+    grid[0, 0].legend(frameon=False, fontsize=8, title_fontsize=8,
+                      title="pairs (gold solid, proxy dashed,\nfit to half the KL dotted)")  # fmt: skip
+    for axes in grid[:, 1]:
+        control = [line for line in axes.lines if line.get_label() == "gold itself"]
+        axes.legend(handles=control, frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
 
 

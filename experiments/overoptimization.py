@@ -38,7 +38,7 @@ PENALTIES = 0.5, 0.25  # KL coefficients of the policies that sample the frontie
 WAYS = {"best of n": "best_of_n", "RL": "rl"}  # to spend KL, and the curve of Gao et al. for each
 TABLE = "over-optimization"
 SHOWN = {  # of its columns, on the screen; the report has them all
-    TABLE: ("gold", "reward model", "pairs", "policy", "gold turns", "at KL", "fall after it",
+    TABLE: ("gold", "reward model", "pairs", "policy", "gold turns at KL", "fall after it",
             "gold at the end", "regret at KL 2")
 }  # fmt: skip
 MATCHED = (1.0, 2.0, 4.0)  # KLs at which regret is told, nats a response
@@ -218,11 +218,19 @@ def main(cfg: Config, name: str = "overoptimization"):
 
 
 def panel(found, cfg, kind, way):
-    """Pairs of a label and the curves of its seeds, for one picture."""
+    """A label, the curves of its seeds, and what was fitted to half their KL, for one picture."""
     shown = [(f"{n}", found.get(f"{kind}-{cfg.trained_against}-{n}", [])) for n in cfg.pairs]
     shown.append(("gold itself", found[f"{kind}-gold"]))
-    curves = [(label, [curve_of(run, way) for run in runs]) for label, runs in shown]
-    return [(label, seeds) for label, seeds in curves if seeds and all(seeds)]
+    cells = []
+    for label, runs in shown:
+        curves = [curve for run in runs if (curve := curve_of(run, way)) is not None]
+        if not curves:
+            continue
+        x, gain = pooled(curves, min(kl.max() for kl, _, _ in curves))
+        enough = len(np.unique(x[(x > 0) & (x <= x.max() / 2)])) >= 2
+        fitted = maths.extrapolation(x, gain, WAYS[way], 0.5).fit if enough else None
+        cells.append((label, curves, fitted))
+    return cells
 
 
 def frontier_of(rows) -> maths.Frontier:
@@ -241,25 +249,29 @@ def rows_of(runs, frontier, shape, cell) -> list[dict]:
         if any(curve is None for curve in curves):
             continue
         kls, golds, proxies = zip(*curves, strict=True)
-        x, gain = np.concatenate(kls), np.concatenate([gold - gold[0] for gold in golds])
+        x, gain = pooled(curves, min(kl.max() for kl in kls))
         if len(np.unique(x[x > 0])) < 5:  # too few points for a curve, as in a trial
             continue
-        fitted, beyond = maths.fit(x, gain, form), maths.extrapolation(x, gain, form, 0.5)
         turn = maths.turning_point(kls, golds)
+        fitted, beyond = maths.fit(x, gain, form), maths.extrapolation(x, gain, form, 0.5)
+        end = lambda ys, kls=kls, kl=turn.end: interval(
+            [np.interp(kl, x, y) for x, y in zip(kls, ys, strict=True)]
+        )
         row = about | {"policy": way}
         if pairs is not None:
             row["accuracy"] = interval([x["accuracy"] for x in runs])
+        at = {"mean": turn.kl, "low": turn.low, "high": turn.high}
         row |= {
             "alpha": fitted.alpha,
             "beta": fitted.beta,
             "R2": fitted.r2,
             "R2 beyond half the KL": beyond.r2,
-            "gold turns": turn.turned,
-            "at KL": {"mean": turn.kl, "low": turn.low, "high": turn.high},
+            "gold turns at KL": at if turn.turned else None,
+            "share of resamples that turn": turn.share,
             "fall after it": turn.drop,
-            "largest KL": turn.end,
-            "gold at the end": interval([gold[-1] for gold in golds]),
-            "proxy at the end": interval([proxy[-1] for proxy in proxies]),
+            "end: largest KL of all seeds": turn.end,
+            "gold at the end": end(golds),
+            "proxy at the end": end(proxies),
         }
         for kl in MATCHED:
             values = [
@@ -270,6 +282,13 @@ def rows_of(runs, frontier, shape, cell) -> list[dict]:
             row[f"regret at KL {kl:g}"] = interval(lost) if known else None
         rows.append(row)
     return rows
+
+
+def pooled(curves, end):
+    """KL and gain of gold over its start, of all seeds, as far as all of them reach."""
+    x = np.concatenate([kl for kl, _, _ in curves])
+    gain = np.concatenate([gold - gold[0] for _, gold, _ in curves])
+    return x[x <= end], gain[x <= end]
 
 
 def curve_of(run_of_seed, way):

@@ -1,0 +1,72 @@
+"""Seeds of one small run: as one program, as processes, and one after another; seconds and ratio in one run.
+
+    JAX_COMPILATION_CACHE_DIR=.jax_cache python -m bench.population --seeds 8 --size 100k
+
+A small run is a reward model of 300 steps, its best of n, and a policy of `--iterations` rollouts against
+it. Every way is run twice and the second time is told: with a compilation cache all of them, new processes
+too, find what was compiled. Before them the language models and the comparisons are made, once for all.
+"""
+
+import pathlib
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, replace
+
+import jax
+import rich
+import tyro
+from rich.table import Table
+
+from experiments import overoptimization
+from experiments.lab import LabConfig
+from experiments.population import Job, nested, opened, run_jobs, work
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the measurement."""
+
+    seeds: int = 8
+    size: str = "100k"
+    """Of the policy and the reward model."""
+    pairs: int = 1000
+    """Comparisons that each reward model learns."""
+    iterations: int = 40
+    """Rollouts of 64 responses of each policy."""
+    looped: int = 2
+    """Seeds that are run one after another; their time is told for all seeds."""
+    ways: tuple[str, ...] = ("vmap", "processes", "loop")
+
+
+def main(cfg: Config):
+    """Prints the table."""
+    folder = pathlib.Path(tempfile.mkdtemp())
+    opening = folder, LabConfig(policy=cfg.size), (cfg.size,), False
+    method = replace(overoptimization.config.method, iterations=cfg.iterations)
+    job = Job("run", overoptimization.proxy_run, ("symbolic", cfg.size, cfg.pairs, method))
+    seeds, lab = nested(cfg.seeds), opened(opening)
+    overoptimization.learn_rewards(lab, cfg.size, "symbolic", cfg.pairs, seeds)
+
+    def once(way):
+        began = time.perf_counter()
+        if way == "loop":
+            for seed in seeds[: cfg.looped]:
+                work(opening, job, [seed])
+            return (time.perf_counter() - began) * cfg.seeds / cfg.looped
+        shutil.rmtree(folder / "cells", ignore_errors=True)
+        run_jobs(opening, [job], seeds, way)
+        return time.perf_counter() - began
+
+    seconds = {way: (once(way), once(way))[1] for way in cfg.ways}
+    device = jax.devices()[0].device_kind
+    title = f"{cfg.seeds} seeds, {cfg.size}, {device}"
+    table = Table("way", "seconds", f"of {cfg.ways[0]}", title=title)
+    for way, took in seconds.items():
+        table.add_row(way, f"{took:.1f}", f"{took / seconds[cfg.ways[0]]:.2f}")
+    rich.print(table)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
