@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 
 from experiments import ground as grounds
-from experiments import stages
+from experiments import outcome, stages
 from rlhf_jax import best_of_n
 from rlhf_jax.evaluate import bootstrap_interval
 
@@ -44,12 +44,12 @@ def main(cfg: Config):
     ground = grounds.lay("best_of_n", cfg, {})
     if ground is None:
         return
-    N, prompts = cfg.best.draws, grounds.held_out_prompts(ground)
+    N, prompts = cfg.best.draws, outcome.held_out_prompts(ground)
     asked = [prompt for prompt in prompts for _ in range(N)]
     key = jax.random.fold_in(ground.key, 3)
     pool = ground.answers.respond(ground.reference, asked, key)
-    flat = grounds.scores(ground, pool)
-    proxy, gold = (x.reshape(-1, N) for x in (flat, grounds.golds(ground, asked, pool)))
+    flat = outcome.scores(ground, pool)
+    proxy, gold = (x.reshape(-1, N) for x in (flat, outcome.golds(ground, asked, pool)))
 
     ns = [2**power for power in range(N.bit_length()) if 2**power < N] + [N]
     means = [best_of_n.estimates(proxy, values, ns) for values in (gold, proxy)]
@@ -63,7 +63,7 @@ def main(cfg: Config):
     samples = jax.tree.map(lambda x: x[chosen], pool.samples)
     said = stages.Answers([pool.texts[row] for row in chosen], samples)
     bound = float(best_of_n.kl(N))  # of the policy: it has no log-probabilities that would tell
-    grounds.conclude(
+    outcome.conclude(
         ground,
         f"the best of {N}",
         said,

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from rich.progress import track
 
 from experiments import ground as grounds
+from experiments import outcome
 from experiments.ground import Ground
 from rlhf_jax import evaluate, loop, optimizer, preference, train_step
 from rlhf_jax.batches import LabelledBatch, PreferenceBatch, Sequences
@@ -92,7 +93,7 @@ def main(cfg: Config):
     own = evaluate.accuracy(found, [c.group for c in ground.pairs_held_out])
     params = jax.device_get(state.params)
     extra = {"accuracy of the policy's own reward, held-out pairs": own._asdict()}
-    grounds.conclude(ground, kind.upper(), grounds.after(ground, params), extra=extra)
+    outcome.conclude(ground, kind.upper(), outcome.after(ground, params), extra=extra)
 
 
 def make_logprobs_of(ground: Ground) -> Callable:

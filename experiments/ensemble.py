@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
-from experiments import rl, stages
+from experiments import outcome, rl, stages
 from experiments.ground import Ground
 from rlhf_jax import ensemble, evaluate, loop, optimizer, reward_model
 from rlhf_jax.data.batching import rows_at
@@ -62,16 +62,16 @@ def main(cfg: Config):
     params, _ = rl.train(ground, rl.with_policy_gradient(ground, "rloo"))
 
     # 3. the verdict, and where they disagree
-    said = grounds.after(ground, params)
+    said = outcome.after(ground, params)
     spread = lambda answers: each(ground, members, answers.samples).std(axis=-1).mean().item()
     extra = {
         "disagreement of the reward models": {
-            "before": spread(grounds.before(ground)),
+            "before": spread(outcome.before(ground)),
             "after": spread(said),
         },
         "ensemble": rows,
     }
-    grounds.conclude(ground, f"RLOO ({ours.combine})", said, extra=extra)
+    outcome.conclude(ground, f"RLOO ({ours.combine})", said, extra=extra)
 
 
 def train(ground: Ground):

@@ -10,16 +10,14 @@ The return should rise from that of random play, which is exact, to within 5 % o
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Literal
 
 import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from experiments import stages, verdict
+from experiments import playing, stages, verdict
 from rlhf_jax import (
-    episodes,
     loop,
     optimizer,
     parallel,
@@ -30,8 +28,6 @@ from rlhf_jax import (
     sampling,
     train_step,
 )
-from rlhf_jax.batches import Demonstrations, Samples
-from rlhf_jax.episodes import EpisodeConfig
 from rlhf_jax.evaluate import bootstrap_interval
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -89,8 +85,6 @@ class Config:
 
 config = Config()
 AGAIN = "python launch.py game --seed 1 (or any other setting, or --run NEW_FOLDER)"
-SFT_FROM, EVALUATION_FROM = 2**29, 2**30
-"""Where prompts begin to be counted: those of training, from 0, share no secrets with these."""
 
 
 def main(cfg: Config):
@@ -114,7 +108,7 @@ def main(cfg: Config):
         return devices.fetch(sample(params, devices.put_batch(prompts), key))
 
     # 1. a language model that knows the words, from games of random play
-    games, held_out = demonstrations(cfg), cfg.demonstrations // 8
+    games, held_out = playing.demonstrations(cfg), cfg.demonstrations // 8
     reference, sft_loss = stages.train_sft(
         folder, cfg.sft, devices, lm,
         jax.tree.map(lambda x: x[held_out:], games), jax.tree.map(lambda x: x[:held_out], games),
@@ -133,13 +127,15 @@ def main(cfg: Config):
         key = jax.random.fold_in(root, i)
         rows = np.arange(cfg.batch_size, dtype=np.int32)
         index = i * (cfg.batch_size // group) + rows // group
-        samples, rewards = play(cfg, sample_turn, policy_of(state.params), index, rows % group, key)
+        samples, rewards = playing.play(
+            cfg, sample_turn, policy_of(state.params), index, rows % group, key
+        )
         batch = annotate(
             state.params, reference, devices.put_batch(samples), devices.put_batch(rewards)
         )
         kl_coef = devices.put(np.float32(cfg.kl_coef * (1 - i / cfg.iterations)))
         state, metrics = update(state, {}, kl_coef, batch, jax.random.fold_in(key, 2**16))
-        won, turns = guessing.outcomes(*words_of(samples))
+        won, turns = guessing.outcomes(*playing.words_of(samples))
         return state, metrics | {"game/win_rate": won.mean(), "game/turns": turns.mean()}
 
     state = loop.iterate(
@@ -148,14 +144,16 @@ def main(cfg: Config):
     )  # fmt: skip
 
     # 3. the verdict: the same games before and after, beside what is known exactly
-    index = EVALUATION_FROM + np.arange(cfg.eval_games, dtype=np.int32)
+    index = playing.EVALUATION_FROM + np.arange(cfg.eval_games, dtype=np.int32)
     key = jax.random.fold_in(root, 2**30)
     sides = {
-        name: evaluate_games(cfg, sample_turn, policy, index, key)
+        name: playing.evaluate_games(cfg, sample_turn, policy, index, key)
         for name, policy in (("before", reference), ("after", policy_of(state.params)))
     }
     returns = {name: rewards.sum(axis=1) for name, (_, rewards) in sides.items()}
-    ends = {name: guessing.outcomes(*words_of(samples)) for name, (samples, _) in sides.items()}
+    ends = {
+        name: guessing.outcomes(*playing.words_of(samples)) for name, (samples, _) in sides.items()
+    }
     optimum = guessing.optimal_return(cfg.game)
     intervals = lambda of: {name: bootstrap_interval(x)._asdict() for name, x in of.items()}
     results = {
@@ -167,7 +165,7 @@ def main(cfg: Config):
         "SFT held-out loss, nats a token": sft_loss,
         "entropy of random play, nats a token": float(np.log(cfg.game.numbers) / guessing.TURN),
     }
-    samples, tokens = rows_of(cfg, index, sides, returns)
+    samples, tokens = playing.rows_of(cfg, index, sides, returns)
     verdict.write(folder, results, samples=samples, tokens=tokens)
     for row in samples[:5]:
         print(f"{row['prompt']} {row['after']}")
@@ -198,39 +196,6 @@ def batch_sizes(cfg: Config, learner, group: int) -> dict[str, int]:
     }
 
 
-def play(cfg: Config, sample_turn, params, index, draw, key) -> tuple[Samples, np.ndarray]:
-    """A game a row, and its rewards [B, T]; rows of one index share a secret."""
-    return episodes.play(
-        sample_turn,
-        partial(guessing.respond, cfg=cfg.game),
-        params,
-        guessing.prompts(index, draw),
-        guessing.secrets(index, cfg.game, cfg.seed),
-        key,
-        EpisodeConfig(turns=cfg.game.turns, turn_length=guessing.TURN, reply_length=1),
-    )
-
-
-def demonstrations(cfg: Config) -> Demonstrations:
-    """Games of random play, whose own words are learned and the environment's are not."""
-    rows, rng = cfg.demonstrations, np.random.default_rng(cfg.seed)
-
-    def random_turn(params, prompts, key):
-        turn = guessing.random_turns(rows, cfg.game, rng)
-        mask = np.ones(turn.shape, bool)
-        grow = lambda x, y: np.concatenate([x, y], axis=1)
-        return Samples(
-            tokens=grow(prompts.tokens, turn),
-            attention_mask=grow(prompts.attention_mask, mask),
-            mask=mask,
-            logprobs=np.zeros(mask.shape, np.float32),
-        )
-
-    index = SFT_FROM + np.arange(rows, dtype=np.int32)
-    games, _ = play(cfg, random_turn, None, index, 0 * index, jax.random.key(0))
-    return Demonstrations(games.tokens, games.attention_mask, games.mask)
-
-
 def with_ppo(cfg: Config, lm, tx, reference, axis_name):
     """(params, the policy's part of them, annotate, update)."""
     network = networks.actor_critic(lm)
@@ -252,41 +217,3 @@ def with_rloo(cfg: Config, lm, tx, reference, axis_name):
 
     update = policy_gradient.make_update(lm.policy_fn, tx, cfg.pg, axis_name=axis_name)
     return jax.device_get(reference), lambda params: params, annotate, update
-
-
-def words_of(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """All that was said after the prompt [B, T], and which of it the environment said."""
-    T = samples.mask.shape[1]
-    return samples.tokens[:, -T:], samples.attention_mask[:, -T:] & ~samples.mask
-
-
-def evaluate_games(cfg: Config, sample_turn, params, index, key):
-    """Samples and rewards of one game for each index, played in batches of one size."""
-    parts = []
-    for start in range(0, len(index), cfg.batch_size):
-        rows = np.resize(index[start : start + cfg.batch_size], cfg.batch_size)
-        parts.append(play(cfg, sample_turn, params, rows, 0 * rows, key))
-    return jax.tree.map(lambda *x: np.concatenate(x)[: len(index)], *parts)
-
-
-def rows_of(cfg: Config, index, sides, returns, games: int = 30, shown: int = 8):
-    """Rows of samples.jsonl and of tokens.jsonl, where the environment's words have no reward."""
-    secrets = guessing.secrets(index[:games], cfg.game, cfg.seed)
-    samples: list[dict] = [
-        {"method": cfg.algorithm.upper(), "prompt": f"(secret {secret + 1}) guess"}
-        for secret in secrets
-    ]
-    tokens = []
-    for side, (played, rewards) in sides.items():
-        said, heard = words_of(played)
-        for i, row in enumerate(samples):
-            real = heard[i] | played.mask[i]
-            words = guessing.text(said[i][real], cfg.game)
-            row |= {side: words, f"{side}_score": float(returns[side][i])}
-            if side == "after" and i < shown:
-                earned = [
-                    None if environment else float(reward)
-                    for environment, reward in zip(heard[i][real], rewards[i][real], strict=True)
-                ]
-                tokens.append({"prompt": row["prompt"], "tokens": words.split(), "reward": earned})
-    return samples, tokens

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
-from experiments import stages, verdict
+from experiments import outcome, stages, verdict
 from rlhf_jax import advantages, ilql, loop, optimizer
 from rlhf_jax.batches import LoggedBatch
 from rlhf_jax.data.batching import batch_at
@@ -85,20 +85,20 @@ def main(cfg: Config):
         cfg.sample, devices, policy, ground.words, ground.lengths[0], 4 * cfg.sft.batch_size
     )
     reference, state = jax.device_get((ground.reference, state))
-    answer = lambda beta: grounds.after(
+    answer = lambda beta: outcome.after(
         ground, ilql.guided_params(reference, state, replace(cfg.ilql, beta=beta)), answers
     )
-    prompts, rows = grounds.held_out_prompts(ground), []
+    prompts, rows = outcome.held_out_prompts(ground), []
     for beta in sorted({0.0, cfg.ilql.beta, *cfg.q.betas}):
         said = answer(beta)
-        ratio = said.samples.logprobs - grounds.reference_logprobs(ground, said.samples)
+        ratio = said.samples.logprobs - outcome.reference_logprobs(ground, said.samples)
         rows.append({
             "beta": beta,
             "kl": verdict.kl(prompts, ratio)["mean"],
-            "score": float(grounds.scores(ground, said).mean()),
-            "gold": float(grounds.golds(ground, prompts, said).mean()),
+            "score": float(outcome.scores(ground, said).mean()),
+            "gold": float(outcome.golds(ground, prompts, said).mean()),
         })  # fmt: skip
-    grounds.conclude(ground, "ILQL", answer(cfg.ilql.beta), extra={"by beta": rows})
+    outcome.conclude(ground, "ILQL", answer(cfg.ilql.beta), extra={"by beta": rows})
 
 
 def logged(ground: grounds.Ground) -> LoggedBatch:

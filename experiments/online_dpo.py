@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 
 from experiments import ground as grounds
-from experiments import rl
+from experiments import outcome, rl
 from experiments.ground import Ground
 from experiments.rl import RLConfig
 from rlhf_jax import optimizer, preference, rollout
@@ -51,7 +51,7 @@ def main(cfg: Config):
     if ground is None:
         return
     params, _ = rl.train(ground, with_pairs(ground))
-    grounds.conclude(ground, "online DPO", grounds.after(ground, params))
+    outcome.conclude(ground, "online DPO", outcome.after(ground, params))
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from experiments import figures, verdict
+from experiments import curves, figures, verdict
 from experiments import lab as labs
 from experiments.lab import Lab, LabConfig, Seed
 from experiments.learners import Method, examine, logprob, on_policy
@@ -30,18 +30,15 @@ from experiments.population import Job, nested, opened, resolve, run_jobs
 from experiments.proxies import judge, learn_rewards
 from rlhf_jax import overoptimization as maths
 from rlhf_jax import run
-from rlhf_jax.nested_seeds import nested_bootstrap
 from rlhf_jax.tasks import reviews
 
 LAMBDAS = tuple(np.concatenate([[0.0], np.geomspace(0.02, 20, 80)]))
 PENALTIES = 0.5, 0.25  # KL coefficients of the policies that sample the frontier
-WAYS = {"best of n": "best_of_n", "RL": "rl"}  # to spend KL, and the curve of Gao et al. for each
 TABLE = "over-optimization"
 SHOWN = {  # of its columns, on the screen; the report has them all
     TABLE: ("gold", "reward model", "pairs", "policy", "gold turns at KL", "fall after it",
             "gold at the end", "regret at KL 2")
 }  # fmt: skip
-MATCHED = (1.0, 2.0, 4.0)  # KLs at which regret is told, nats a response
 
 
 @dataclass(frozen=True)
@@ -101,17 +98,17 @@ def proxy_run(
     rewards, scores = learn_rewards(lab, size, kind, pairs, seeds)
     rows = judge(lab, kind, scores)
     if method is not None:
-        curves = on_policy(lab, method, seeds, kind=kind, size=size, rewards=rewards).curves
+        seen = on_policy(lab, method, seeds, kind=kind, size=size, rewards=rewards).curves
         rows = [
-            row | {"rl": {name: x[s] for name, x in curves.items()}} for s, row in enumerate(rows)
+            row | {"rl": {name: x[s] for name, x in seen.items()}} for s, row in enumerate(rows)
         ]
     return rows
 
 
 def gold_run(lab: Lab, kind: str, method: Method, seeds: Sequence[Seed]) -> list[dict]:
     """The control, trained on gold itself."""
-    curves = on_policy(lab, method, seeds, kind=kind).curves
-    return [{"rl": {name: x[s] for name, x in curves.items()}} for s in range(len(seeds))]
+    seen = on_policy(lab, method, seeds, kind=kind).curves
+    return [{"rl": {name: x[s] for name, x in seen.items()}} for s in range(len(seeds))]
 
 
 def frontier_run(lab: Lab, kind: str, method: Method, seeds: Sequence[Seed]) -> list[dict]:
@@ -148,6 +145,11 @@ def of_aspects(golds, log_weights, aspects) -> maths.Frontier:
     known = functools.reduce(np.intersect1d, (f.lambdas for f in frontiers))
     cut = [maths.Frontier(*(x[np.isin(f.lambdas, known)] for x in f)) for f in frontiers]
     return maths.average(cut, counts.astype(float).tolist())
+
+
+def frontier_of(rows) -> maths.Frontier:
+    """What the one `frontier_run` found."""
+    return maths.Frontier(**{name: np.array(x, float) for name, x in rows[0].items()})
 
 
 # --- the study
@@ -191,13 +193,13 @@ def main(cfg: Config, name: str = "overoptimization"):
     table = [
         row
         for kind, size, pairs in cells
-        for row in rows_of(
+        for row in curves.rows_of(
             found[f"{kind}-{size}-{pairs}"], frontiers[kind], shape, (kind, size, pairs)
         )
     ] + [
         row
         for kind in cfg.golds
-        for row in rows_of(
+        for row in curves.rows_of(
             found[f"{kind}-gold"], frontiers[kind], shape, (kind, "gold itself", None)
         )
     ]
@@ -208,104 +210,13 @@ def main(cfg: Config, name: str = "overoptimization"):
         },
     }
     run.write_json(folder / "curves.json", {job.name: found[job.name] for job in jobs})
-    panels = {kind: {way: panel(found, cfg, kind, way) for way in WAYS} for kind in cfg.golds}
+    panels = {
+        kind: {way: curves.panel(found, cfg, kind, way) for way in curves.WAYS}
+        for kind in cfg.golds
+    }
     figures.overoptimization(folder / "overoptimization.png", panels, frontiers, grammar)
     if len(cfg.sizes) > 1:
         figures.by_size(folder / "sizes.png", table)
     verdict.write(folder, results)
     verdict.show(folder, again, SHOWN)
     print(f"pictures: {folder / 'overoptimization.png'}")
-
-
-def panel(found, cfg, kind, way):
-    """A label, the curves of its seeds, and what was fitted to half their KL, for one picture."""
-    shown = [(f"{n}", found.get(f"{kind}-{cfg.trained_against}-{n}", [])) for n in cfg.pairs]
-    shown.append(("gold itself", found[f"{kind}-gold"]))
-    cells = []
-    for label, runs in shown:
-        curves = [curve for run in runs if (curve := curve_of(run, way)) is not None]
-        if not curves:
-            continue
-        x, gain = pooled(curves, min(kl.max() for kl, _, _ in curves))
-        enough = len(np.unique(x[(x > 0) & (x <= x.max() / 2)])) >= 2
-        fitted = maths.extrapolation(x, gain, WAYS[way], 0.5).fit if enough else None
-        cells.append((label, curves, fitted))
-    return cells
-
-
-def frontier_of(rows) -> maths.Frontier:
-    """What the one `frontier_run` found."""
-    return maths.Frontier(**{name: np.array(x, float) for name, x in rows[0].items()})
-
-
-def rows_of(runs, frontier, shape, cell) -> list[dict]:
-    """What a cell's best of n and policies came to: a row each."""
-    kind, size, pairs = cell
-    about = {"gold": kind, "reward model": size, "pairs": pairs}
-    interval = lambda values: nested_bootstrap(np.reshape(values, shape))._asdict()
-    rows = []
-    for way, form in WAYS.items():
-        curves = [curve_of(x, way) for x in runs]
-        if any(curve is None for curve in curves):
-            continue
-        kls, golds, proxies = zip(*curves, strict=True)
-        x, gain = pooled(curves, min(kl.max() for kl in kls))
-        if len(np.unique(x[x > 0])) < 5:  # too few points for a curve, as in a trial
-            continue
-        turn = maths.turning_point(kls, golds)
-        fitted, beyond = maths.fit(x, gain, form), maths.extrapolation(x, gain, form, 0.5)
-        end = lambda ys, kls=kls, kl=turn.end: interval(
-            [np.interp(kl, x, y) for x, y in zip(kls, ys, strict=True)]
-        )
-        row = about | {"policy": way}
-        if pairs is not None:
-            row["accuracy"] = interval([x["accuracy"] for x in runs])
-        at = {"mean": turn.kl, "low": turn.low, "high": turn.high}
-        row |= {
-            "alpha": fitted.alpha,
-            "beta": fitted.beta,
-            "R2": fitted.r2,
-            "R2 beyond half the KL": beyond.r2,
-            "gold turns at KL": at if turn.turned else None,
-            "share of resamples that turn": turn.share,
-            "fall after it": turn.drop,
-            "end: largest KL of all seeds": turn.end,
-            "gold at the end": end(golds),
-            "proxy at the end": end(proxies),
-        }
-        for kl in MATCHED:
-            values = [
-                np.interp(kl, x, gold, right=np.nan) for x, gold in zip(kls, golds, strict=True)
-            ]
-            lost = maths.regret(frontier, kl, np.array(values))
-            known = np.all(np.isfinite(lost))
-            row[f"regret at KL {kl:g}"] = interval(lost) if known else None
-        rows.append(row)
-    return rows
-
-
-def pooled(curves, end):
-    """KL and gain of gold over its start, of all seeds, as far as all of them reach."""
-    x = np.concatenate([kl for kl, _, _ in curves])
-    gain = np.concatenate([gold - gold[0] for _, gold, _ in curves])
-    return x[x <= end], gain[x <= end]
-
-
-def curve_of(run_of_seed, way):
-    """KL ascending, gold and proxy of one small run, or None.
-
-    RL's are over windows of a tenth of it: means, and the median of KL, which few responses can dominate.
-    """
-    if way == "best of n":
-        if "gold" not in run_of_seed:
-            return None
-        return tuple(np.array(run_of_seed[name]) for name in ("kl", "gold", "proxy"))
-    if "rl" not in run_of_seed:
-        return None
-    rl = {name: np.array(x, float) for name, x in run_of_seed["rl"].items()}
-    width = max(1, len(rl["kl"]) // 10)
-    windows = lambda x: np.lib.stride_tricks.sliding_window_view(x, width)
-    start = lambda x, mean: np.concatenate([x[:1], mean(windows(x), axis=1)])  # the reference first
-    kl = np.maximum(start(rl["kl"], np.median), 0.0)  # an estimate from samples may be negative
-    order = np.argsort(kl, kind="stable")
-    return (kl[order], *(start(rl[name], np.mean)[order] for name in ("gold", "proxy")))

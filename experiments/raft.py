@@ -12,7 +12,7 @@ import jax
 from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
-from experiments import rl
+from experiments import outcome, rl
 from experiments.ground import Ground
 from experiments.rl import RLConfig
 from rlhf_jax import best_of_n, kl, optimizer, rollout, sft
@@ -59,7 +59,7 @@ def main(cfg: Config):
     if ground is None:
         return
     params, _ = rl.train(ground, with_winners(ground))
-    grounds.conclude(ground, "RAFT", grounds.after(ground, params))
+    outcome.conclude(ground, "RAFT", outcome.after(ground, params))
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
+from experiments import outcome
 from experiments.ground import Ground
 from rlhf_jax import kl, loop, optimizer, policy_gradient, ppo, rollout, train_step
 from rlhf_jax.data import rewards
@@ -280,4 +281,4 @@ def main(name: str, cfg: Config):
     if ground is None:
         return
     params, _ = train(ground, with_policy_gradient(ground, name))
-    grounds.conclude(ground, name.upper(), grounds.after(ground, params))
+    outcome.conclude(ground, name.upper(), outcome.after(ground, params))

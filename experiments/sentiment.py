@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import jax
 
 from experiments import ground as grounds
-from experiments import rl
+from experiments import outcome, rl
 from experiments.rl import RLConfig
 from rlhf_jax import ppo, rollout
 from rlhf_jax.models import networks
@@ -46,8 +46,8 @@ def main(cfg: Config):
     params, kl_coef = rl.train(ground, rl.with_ppo(ground, actor_critic))
 
     # 3. the verdict, on held-out prompts
-    said = grounds.after(ground, params["policy"])
-    scores = grounds.scores(ground, said)
+    said = outcome.after(ground, params["policy"])
+    scores = outcome.scores(ground, said)
     annotate = jax.jit(rollout.make_annotate(lm.policy_fn, actor_critic.fn, cfg.rollout))
     annotated = annotate(params, jax.device_get(ground.reference), said.samples, scores)
     batch, _ = ppo.prepare(annotated, kl_coef, cfg.ppo)
@@ -57,4 +57,4 @@ def main(cfg: Config):
         "advantage": batch.advantages,
         "reward": annotated.rewards - kl_coef * log_ratio,
     }
-    grounds.conclude(ground, "PPO", said, tokens=tokens)
+    outcome.conclude(ground, "PPO", said, tokens=tokens)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import launch
-from experiments import game
+from experiments import game, playing
 from rlhf_jax import checkpoint, loop, metrics
 from rlhf_jax.tasks import guessing
 
@@ -179,7 +179,7 @@ def one_late(samples):
 @pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "wrong"), [("ppo", one_late), ("rloo", everything)])
 def test_a_wrong_mask_does_not_learn_it(tmp_path, monkeypatch, algorithm, wrong):
-    play = game.play
+    play = playing.play
 
     def masked(cfg, sample_turn, params, *rest):
         samples, rewards = play(cfg, sample_turn, params, *rest)
@@ -191,6 +191,6 @@ def test_a_wrong_mask_does_not_learn_it(tmp_path, monkeypatch, algorithm, wrong)
         return right(tokens, heard) if heard.any() else (np.zeros(1), np.zeros(1))
 
     right = guessing.outcomes
-    monkeypatch.setattr(game, "play", masked)
+    monkeypatch.setattr(playing, "play", masked)
     monkeypatch.setattr(guessing, "outcomes", outcomes)
     assert learn(tmp_path / "run", algorithm)["share of the optimum"] < 0.5

@@ -1,0 +1,84 @@
+"""The verdict that every method ends with: on prompts that no stage has seen, beside where it started."""
+
+import jax
+import numpy as np
+
+from experiments import ground as grounds
+from experiments import stages, verdict
+from experiments.ground import Ground
+from rlhf_jax import run
+from rlhf_jax.batches import Samples
+from rlhf_jax.models import networks
+
+
+def held_out_prompts(ground: Ground) -> list[str]:
+    """The prompts of the verdict, each as often as it is answered."""
+    return [
+        prompt for prompt in ground.world.prompts_held_out for _ in range(ground.cfg.eval_draws)
+    ]
+
+
+def before(ground: Ground) -> stages.Answers:
+    """What the SFT policy says to the held-out prompts."""
+    key = jax.random.fold_in(ground.key, 2)
+    return ground.answers.respond(ground.reference, held_out_prompts(ground), key)
+
+
+def after(ground: Ground, params, answers: stages.Responder | None = None) -> stages.Answers:
+    """What a trained policy says to them, with the same noise; `answers` where it is another network."""
+    key = jax.random.fold_in(ground.key, 2)
+    return (answers or ground.answers).respond(params, held_out_prompts(ground), key)
+
+
+def scores(ground: Ground, answers: stages.Answers, params=None) -> np.ndarray:
+    """What the reward gives to the responses, or a reward model of parameters `params`."""
+    if params is None:
+        return stages.score(ground.reward_fn, ground.reward, answers.samples)
+    return stages.score(networks.reward_model(ground.lm).fn, params, answers.samples)
+
+
+def golds(ground: Ground, prompts, answers: stages.Answers) -> np.ndarray:
+    """What the responses are worth: the true score where it is known, else the judge's."""
+    if ground.world.gold:
+        return ground.world.gold(prompts, answers.texts)
+    return scores(ground, answers, ground.judge)
+
+
+def reference_logprobs(ground: Ground, samples: Samples) -> np.ndarray:
+    """Log-probability of each token under the SFT policy [N, T], zero where nothing was said."""
+    T = samples.mask.shape[1]
+    fn = jax.jit(
+        lambda params, tokens, mask: ground.lm.policy_fn(
+            params, tokens, mask, last=T, temperature=ground.cfg.sample.temperature
+        )[0]
+    )
+    logprobs = fn(jax.device_get(ground.reference), samples.tokens, samples.attention_mask)
+    return np.where(samples.mask, np.asarray(logprobs), 0.0)
+
+
+def conclude(
+    ground: Ground, method: str, said: stages.Answers, *, kl=None, extra=None, tokens=None
+):
+    """Writes and shows what came of `method`, whose policy said `said` to the held-out prompts.
+
+    `kl` is given where the sampler's own log-probabilities do not tell it (nats a response, an
+    interval); `extra` are further results; `tokens` are quantities [N, T] by name, beside the KL, for
+    the report's rows token by token.
+    """
+    prompts, sides = held_out_prompts(ground), (before(ground), said)
+    own = [scores(ground, side) for side in sides]
+    judged = [scores(ground, side, ground.judge) for side in sides]
+    worth = [golds(ground, prompts, side) for side in sides]
+    log_ratio = np.asarray(said.samples.logprobs) - reference_logprobs(ground, said.samples)
+    results = verdict.before_and_after(method, prompts, golds=worth, scores=own, judged=judged)
+    results |= {"kl": kl or verdict.kl(prompts, log_ratio)} | (extra or {}) | ground.facts
+    quantities = {"kl": log_ratio} | (tokens or {})
+    verdict.write(
+        ground.folder,
+        results,
+        samples=verdict.sample_rows(method, prompts, sides, worth, own),
+        tokens=verdict.token_rows(ground.words, prompts, said.samples, quantities),
+    )
+    verdict.show(
+        ground.folder, grounds.again(run.read_json(ground.folder / "config.json")["experiment"])
+    )
