@@ -6,10 +6,11 @@ import re
 import jax
 import numpy as np
 import pytest
+import runs
 
 import launch
 from experiments import game, playing
-from rlhf_jax import checkpoint, loop, metrics
+from rlhf_jax import loop, metrics
 from rlhf_jax.tasks import guessing
 
 TINY = [
@@ -86,19 +87,7 @@ def test_a_run_interrupted_in_the_middle_ends_with_the_same_bits(whole, tmp_path
     assert not (tmp_path / "run" / "results.json").exists()
     assert launch.main(again) == 0
 
-    def arrays(folder):
-        """Path to bytes of the last carry, by its manifest."""
-        step = checkpoint.latest(folder / "stages" / stage)
-        manifest = folder / "stages" / stage / f"{step}{checkpoint.SUFFIX}"
-        like = {
-            path: np.zeros(shape, dtype)
-            for path, (shape, dtype) in json.loads(manifest.read_text())["arrays"].items()
-        }
-        with checkpoint._manager(folder / "stages" / stage) as manager:
-            targets = {path: leaf for path, leaf in like.items() if leaf.size}
-            return manager.restore(step, args=checkpoint.ocp.args.StandardRestore(targets))
-
-    got, want = arrays(tmp_path / "run"), arrays(folder)
+    got, want = runs.arrays(tmp_path / "run", stage), runs.arrays(folder, stage)
     assert len(want) > 20
     jax.tree.map(np.testing.assert_array_equal, got, want)
     for name in ("samples.jsonl", "tokens.jsonl"):

@@ -1,24 +1,19 @@
 """Experiments that compare methods, tiny, on one SFT policy and one reward model: what each leaves."""
 
 import json
-import pathlib
 import re
-import signal
-import subprocess
-import sys
-import textwrap
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+import runs
 
 import launch
 from experiments import dpo
 from rlhf_jax import best_of_n, checkpoint, metrics
 from rlhf_jax.batches import Comparisons, PreferenceBatch, Sequences
 
-ROOT = pathlib.Path(__file__).parent.parent
 parts = str.split  # of a command line
 SHARED = parts(
     """--devices device --model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 400
@@ -78,17 +73,6 @@ def read(folder):
     return json.loads((folder / "results.json").read_text()), rows
 
 
-def carry(folder, stage):
-    """Every array of the last checkpoint of a stage, by path."""
-    place = folder / "stages" / stage
-    step = checkpoint.latest(place)
-    arrays = json.loads((place / f"{step}{checkpoint.SUFFIX}").read_text())["arrays"]
-    like = {path: np.zeros(shape, dtype) for path, (shape, dtype) in arrays.items()}
-    with checkpoint._manager(place) as manager:
-        targets = {path: leaf for path, leaf in like.items() if leaf.size}
-        return manager.restore(step, args=checkpoint.ocp.args.StandardRestore(targets))
-
-
 @pytest.mark.parametrize("name", OWN)
 def test_a_method_starts_from_the_stages_of_another_and_leaves_its_own(finished, base, name):
     folder = finished(name)
@@ -99,7 +83,9 @@ def test_a_method_starts_from_the_stages_of_another_and_leaves_its_own(finished,
     assert all(np.isfinite(row[key]) for row in own for key in names & row.keys())
     assert not {"sft", "reward", "judge"} & {row["stage"] for row in rows}  # copied, not trained
     for shared in ("sft", "reward", "judge"):
-        jax.tree.map(np.testing.assert_array_equal, carry(folder, shared), carry(base, shared))
+        jax.tree.map(
+            np.testing.assert_array_equal, runs.arrays(folder, shared), runs.arrays(base, shared)
+        )
     assert results["gold"]["before"] == read(base)[0]["gold"]["before"]
     assert results["kl"]["mean"] > 1e-4 and (folder / "report.html").exists()
     assert sum("win rate of" in key for key in results) == 1
@@ -196,7 +182,7 @@ def test_online_pairs_are_of_one_prompt_on_any_devices(finished):
 
 def test_the_first_member_of_an_ensemble_is_the_reward_model_itself(finished):
     folder = finished("ensemble")
-    one, several = carry(folder, "reward"), carry(folder, "ensemble")
+    one, several = runs.arrays(folder, "reward"), runs.arrays(folder, "ensemble")
     params = [path for path in one if "params" in path and one[path].ndim]
     assert len(params) > 5
     for path in params:
@@ -211,43 +197,17 @@ def test_the_first_member_of_an_ensemble_is_the_reward_model_itself(finished):
     assert {"rloo", "ensemble"} <= {row["stage"] for row in rows}
 
 
-@pytest.mark.parametrize("name", ["dpo", "raft"])
-def test_a_killed_run_ends_with_the_same_bits(finished, base, tmp_path, name):
-    whole, stage = finished(name), OWN[name][1]
-    program = textwrap.dedent(f"""
-        import os, signal, sys
-        sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT)!r}]
-        import conftest, launch
-        from rlhf_jax import loop
-
-        iterate = loop.iterate
-
-        def killing(folder, stage, carry, body, **settings):
-            def counting(carry, i):
-                if stage == {stage!r} and i == 3:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return body(carry, i)
-            return iterate(folder, stage, carry, counting, **settings)
-
-        loop.iterate = killing
-        launch.main(sys.argv[1:])
-    """)
-    again = command(name, base, tmp_path / "run")
-    answer = subprocess.run(
-        [sys.executable, "-c", program, *again], capture_output=True, text=True, cwd=ROOT
-    )
-    assert answer.returncode == -signal.SIGKILL, answer.stderr
-    assert checkpoint.latest(tmp_path / "run" / "stages" / stage) == 2
+def test_a_killed_run_ends_with_the_same_bits(finished, base, tmp_path):
+    whole, folder = finished("raft"), tmp_path / "run"
+    again = command("raft", base, folder)
+    runs.kill(again, "raft", 3)
+    assert checkpoint.latest(folder / "stages" / "raft") == 2
     assert launch.main(again) == 0
-    got, want = carry(tmp_path / "run", stage), carry(whole, stage)
+    got, want = runs.arrays(folder, "raft"), runs.arrays(whole, "raft")
     jax.tree.map(np.testing.assert_array_equal, got, want)
     assert len(want) > 20
-    untimed = lambda folder: [
-        {k: v for k, v in row.items() if k != "time"} for row in read(folder)[1]
-    ]
-    assert untimed(tmp_path / "run") == untimed(whole)
-    same = (tmp_path / "run" / "samples.jsonl", whole / "samples.jsonl")
-    assert same[0].read_text() == same[1].read_text()
+    assert runs.untimed(folder) == runs.untimed(whole)
+    assert (folder / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
 
 
 @pytest.mark.parametrize(

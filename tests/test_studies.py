@@ -100,35 +100,16 @@ def test_gold_at_a_kl_lies_between_runs_in_the_root_of_kl():
     assert np.isnan(compare.gold_at(points, 0.5, 4.5))
 
 
-SMALL = [
-    *(
-        "--lab.policy",
-        "10k",
-        "--lab.reviews",
-        "80",
-        "--lab.sft.steps",
-        "12",
-        "--lab.sft.batch-size",
-        "8",
-    ),
-    *("--lab.sft.eval-every", "6", "--lab.reward-steps", "3", "--lab.pool-prompts", "8"),
-    *("--lab.pool-draws", "8", "--population", "vmap", "--seeds", "2"),
-]
+SMALL = str.split(  # of a command line
+    """--lab.policy 10k --lab.reviews 80 --lab.sft.steps 12 --lab.sft.batch-size 8 --lab.sft.eval-every 6
+    --lab.reward-steps 3 --lab.pool-prompts 8 --lab.pool-draws 8 --population vmap --seeds 2"""
+)
 
 
 def test_overoptimization_writes_its_table_and_picture(tmp_path, capsys):
-    command = [
-        "overoptimization",
-        *SMALL,
-        "--golds",
-        "symbolic",
-        "--pairs",
-        "4",
-        "8",
-        "--sizes",
-        "10k",
-    ]
-    command += ["--trained-against", "10k", "--method.iterations", "4", "--method.batch-size", "8"]
+    own = """overoptimization --golds symbolic --pairs 4 8 --sizes 10k --trained-against 10k
+        --method.iterations 4 --method.batch-size 8"""
+    command = [*own.split(), *SMALL]
     assert launch.main([*command, "--run", str(tmp_path / "run")]) == 0
     table = json.loads((tmp_path / "run" / "results.json").read_text())["over-optimization"]
     assert {row["policy"] for row in table} <= {"best of n", "RL"}
@@ -140,19 +121,9 @@ def test_overoptimization_writes_its_table_and_picture(tmp_path, capsys):
 
 
 def test_compare_writes_gold_at_matched_kl(tmp_path):
-    command = [
-        "compare",
-        *SMALL,
-        "--methods",
-        "rloo",
-        "dpo",
-        "--pairs",
-        "8",
-        "--lrs",
-        "1e-3",
-        "3e-2",
-    ]
-    command += ["--iterations", "2", "--batch-size", "8", "--kl-coefs", "0.1", "--betas", "0.1"]
+    own = """compare --methods rloo dpo --pairs 8 --lrs 1e-3 3e-2 --iterations 2 --batch-size 8
+        --kl-coefs 0.1 --betas 0.1"""
+    command = [*own.split(), *SMALL]
     assert launch.main([*command, "--matched", "0.001", "--run", str(tmp_path / "run")]) == 0
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["at matched KL"]
     assert [row["method"] for row in rows] == ["RLOO", "DPO", "best of n"]

@@ -1,0 +1,59 @@
+"""What tests of whole runs share: killing one, and reading what it left."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+
+from rlhf_jax import checkpoint, metrics
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def kill(command: list[str], stage: str, iteration: int):
+    """Runs `command` in a process of its own, which dies by SIGKILL before that iteration of `stage`."""
+    program = textwrap.dedent(f"""
+        import os, signal, sys
+        sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT)!r}]
+        import conftest, launch
+        from rlhf_jax import loop
+
+        iterate = loop.iterate
+
+        def killing(folder, stage, carry, body, **settings):
+            def counting(carry, i):
+                if stage == {stage!r} and i == {iteration}:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return body(carry, i)
+            return iterate(folder, stage, carry, counting, **settings)
+
+        loop.iterate = killing
+        launch.main(sys.argv[1:])
+    """)
+    answer = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, cwd=ROOT
+    )
+    assert answer.returncode == -signal.SIGKILL, answer.stderr
+
+
+def arrays(folder: pathlib.Path, stage: str) -> dict[str, np.ndarray]:
+    """Every array of the last checkpoint of a stage, by path."""
+    place = folder / "stages" / stage
+    step = checkpoint.latest(place)
+    manifest = json.loads((place / f"{step}{checkpoint.SUFFIX}").read_text())["arrays"]
+    like = {path: np.zeros(shape, dtype) for path, (shape, dtype) in manifest.items()}
+    with checkpoint._manager(place) as manager:
+        targets = {path: leaf for path, leaf in like.items() if leaf.size}
+        return manager.restore(step, args=checkpoint.ocp.args.StandardRestore(targets))
+
+
+def untimed(folder: pathlib.Path) -> list[dict]:
+    """The metrics, without when they were written."""
+    return [
+        {k: v for k, v in row.items() if k != "time"}
+        for row in metrics.read(folder / "metrics.jsonl")
+    ]
