@@ -138,9 +138,8 @@ def main(cfg: Config):
     folder = run.open_run("compare", cfg, cfg.run, ignore=("run", "population"))
     again = f"python launch.py compare --seeds {cfg.seeds + 3} (or any other setting)"
     middle = sorted(cfg.matched)[len(cfg.matched) // 2]
-    shown = {
-        TABLE: ("method", *(f"gold at KL {kl:g}" for kl in cfg.matched), f"regret at KL {middle:g}")
-    }
+    columns = [f"gold at KL {kl:g}" for kl in cfg.matched]
+    shown = {TABLE: ("method", *columns, f"regret at KL {middle:g}", "gold at largest KL")}
     if verdict.stands(folder):
         print("this run is finished")
         return verdict.show(folder, again, shown)
@@ -196,7 +195,8 @@ def main(cfg: Config):
             row[f"gold at KL {kl:g}"] = interval(golds) if known else None
             lost = maths.regret(frontier, kl, golds)
             row[f"regret at KL {kl:g}"] = interval(lost) if np.isfinite(lost).all() else None
-        row["largest KL of all seeds"] = min(max(p["kl"] for p in own) for own in points)
+        row["largest KL"] = end = min(max(p["kl"] for p in own) for own in points)
+        row["gold at largest KL"] = interval(np.array([gold_at(p, start, end) for p in points]))
         rows.append(row)
     accuracy = nested_bootstrap(np.array([own["accuracy"] for own in judged]))._asdict()
     results = {

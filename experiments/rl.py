@@ -15,6 +15,7 @@ from experiments.ground import Ground
 from rlhf_jax import kl, loop, optimizer, policy_gradient, ppo, rollout, train_step
 from rlhf_jax.data import rewards
 from rlhf_jax.data.batching import rows_at
+from rlhf_jax.evaluate import bootstrap_interval
 from rlhf_jax.models import networks
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.padding import is_stop
@@ -185,6 +186,21 @@ class Judge:
         return end
 
 
+def python_reward(ground: Ground, said) -> dict:
+    """What the Python reward, if there is one, gives to the held-out prompts before and after."""
+    rl, prompts = ground.cfg.rl, outcome.held_out_prompts(ground)
+    if not rl.reward:
+        return {}
+    scorer = rewards.Scorer(rewards.load(rl.reward), rl.scorer)
+    sides = {"before": outcome.before(ground), "after": said}
+    scores = {name: scorer.submit(prompts, side.texts).result() for name, side in sides.items()}
+    return {
+        "Python reward": {
+            name: bootstrap_interval(np.asarray(x), prompts)._asdict() for name, x in scores.items()
+        }
+    }
+
+
 def train(ground: Ground, algorithm: OnPolicy):
     """(parameters, KL coefficient) after all iterations. Metrics and checkpoints go to the run directory."""
     cfg, rl, devices, world = ground.cfg, ground.cfg.rl, ground.devices, ground.world
@@ -281,4 +297,5 @@ def main(name: str, cfg: Config):
     if ground is None:
         return
     params, _ = train(ground, with_policy_gradient(ground, name))
-    outcome.conclude(ground, name.upper(), outcome.after(ground, params))
+    said = outcome.after(ground, params)
+    outcome.conclude(ground, name.upper(), said, extra=python_reward(ground, said))
