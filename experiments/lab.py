@@ -177,12 +177,12 @@ def stack(trees):
     return jax.tree.map(lambda *xs: np.stack(xs), *trees)
 
 
-def in_chunks(fn: Callable, N: int):
-    """The arrays [S, rows, ...] that `fn(rows)` gives for CHUNK rows of N at a time, joined: [S, N, ...].
+def in_chunks(fn: Callable, N: int, size: int = CHUNK):
+    """The arrays [S, rows, ...] that `fn(rows)` gives for `size` rows of N at a time, joined: [S, N, ...].
 
     The last chunk is filled up with copies of the last row, so that jit meets one shape.
     """
-    parts = [fn(np.minimum(np.arange(i, i + CHUNK), N - 1)) for i in range(0, N, CHUNK)]
+    parts = [fn(np.minimum(np.arange(i, i + size), N - 1)) for i in range(0, N, size)]
     return jax.tree.map(lambda *x: np.concatenate(x, axis=1)[:, :N], *jax.device_get(parts))
 
 
@@ -213,11 +213,9 @@ def scorer(lm: networks.LanguageModel):
 
 def score(lab: Lab, size: str, params, samples) -> np.ndarray:
     """The rewards `params` [S] of samples [S, N, ...]: [S, N]."""
-    fn = scorer(lab.lms[size])
-    return in_chunks(
-        lambda rows: fn(params, samples.tokens[:, rows], samples.attention_mask[:, rows]),
-        samples.tokens.shape[1],
-    )
+    fn, N = scorer(lab.lms[size]), samples.tokens.shape[1]
+    ask = lambda rows: fn(params, samples.tokens[:, rows], samples.attention_mask[:, rows])
+    return in_chunks(ask, N, min(CHUNK, N))
 
 
 def texts(lab: Lab, samples: Samples) -> list[str]:

@@ -9,16 +9,27 @@ import numpy as np
 import pytest
 
 from rlhf_jax import (
+    ensemble,
+    ilql,
     optimizer,
     policy_gradient,
     ppo,
+    preference,
     reward_model,
     rollout,
     sampling,
     sft,
     train_step,
 )
-from rlhf_jax.batches import Comparisons, Prompts, Samples, Sequences
+from rlhf_jax.batches import (
+    Comparisons,
+    LabelledBatch,
+    LoggedBatch,
+    PreferenceBatch,
+    Prompts,
+    Samples,
+    Sequences,
+)
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 
@@ -89,6 +100,8 @@ LM = networks.language_model(
 )
 AC = networks.actor_critic(LM)
 REWARD = networks.reward_model(LM)
+Q = networks.q_network(LM)
+MEMBERS = ensemble.EnsembleConfig(members=2)
 TX = optimizer.make(
     optimizer.OptimizerConfig(warmup=2, weight_decay=0.1, eps_placement="tensorflow"), steps=8
 )
@@ -117,7 +130,9 @@ def steps():
     @jax.jit
     def init(key):
         policy = LM.init(key)
-        return {"policy": policy, "reward": REWARD.init(key, policy), "ac": AC.init(policy)}
+        members = ensemble.init(REWARD.init, key, policy, MEMBERS)
+        params = {"policy": policy, "reward": REWARD.init(key, policy), "ac": AC.init(policy)}
+        return params | {"q": Q.init(key, policy), "members": members}
 
     params = init(key)
     state = {name: train_step.init_state(tree, TX) for name, tree in params.items()}
@@ -136,7 +151,48 @@ def steps():
         )
     )
     pairs = lambda seed: Comparisons(sequences(seed), sequences(seed + 100))
+    ones = np.ones(B, np.float32)
+    of_members = lambda seed: jax.tree.map(lambda x: np.stack([x, x[::-1]], axis=1), pairs(seed))
+    labels = lambda seed: LabelledBatch(
+        sequences(seed), scores > 0, -ones, sequences(seed + 100), -2 * ones, ones
+    )
+    logged = lambda seed: LoggedBatch(sequences(seed), samples(seed).logprobs)
+    ready = {
+        "ilql": ilql.init_state(params["q"], TX),
+        "members": ensemble.init_state(params["members"], TX),
+    }
+    prefer = lambda kind: preference.make_train_step(
+        LM.policy_fn, TX, preference.PreferenceConfig(kind=kind), microbatches=2
+    )
     return {
+        "dpo": (
+            prefer("dpo"),
+            lambda seed: (
+                state["policy"],
+                {},
+                PreferenceBatch(pairs(seed), -ones, -2 * ones, ones),
+                key,
+            ),
+        ),
+        "kto": (prefer("kto"), lambda seed: (state["policy"], {}, labels(seed), key)),
+        "ilql": (
+            ilql.make_train_step(Q.q_fn, TX, ilql.ILQLConfig(), microbatches=2),
+            lambda seed: (ready["ilql"], {}, logged(seed), key),
+        ),
+        "ensemble": (
+            ensemble.make_train_step(
+                REWARD.fn, TX, reward_model.RewardLossConfig(), microbatches=2
+            ),
+            lambda seed: (ready["members"], {}, of_members(seed), key),
+        ),
+        "ensemble score": (
+            ensemble.make_score(REWARD.fn, MEMBERS),
+            lambda seed: (
+                params["members"],
+                sequences(seed).tokens,
+                sequences(seed).attention_mask,
+            ),
+        ),
         "sft": (
             sft.make_train_step(LM.policy_fn, TX, microbatches=2),
             lambda seed: (state["policy"], {}, sequences(seed), key),
@@ -175,6 +231,7 @@ def steps():
 
 
 NAMES = ["sft", "reward", "ppo", "pg", "sample", "annotate", "logprobs"]
+NAMES += ["dpo", "kto", "ilql", "ensemble", "ensemble score"]
 
 
 @pytest.mark.parametrize("name", NAMES)
