@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from rlhf_jax.models import networks, transformer
-from rlhf_jax.models.attention import rotate
-from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.attention import rotary_speeds, rotate
+from rlhf_jax.models.config import ModelConfig, RopeScaling
 
 TINY = ModelConfig(vocab_size=23, context=32, layers=2, d_model=16, heads=4)
 KINDS = {
@@ -25,6 +26,39 @@ KINDS = {
     ),
     "neox": dataclasses.replace(TINY, positions="rotary", parallel_residual=True, tied=False),
     "wide heads": dataclasses.replace(TINY, heads=3, head_dim=6, kv_heads=1, d_model=16),
+    "gemma": dataclasses.replace(
+        TINY,
+        positions="rotary",
+        norm="rmsnorm",
+        activation="geglu",
+        bias=False,
+        kv_heads=2,
+        norm_offset=1.0,
+        norm_place="both",
+        qk_norm="head",
+        attention_scale=0.6,
+        attention_softcap=2.0,
+        logit_softcap=3.0,
+        embedding_scale=4.0,
+        window=3,
+        local_layers=(1,),
+        rope_theta_local=50.0,
+        rope_scaling=RopeScaling("linear", 2.0),
+    ),
+    "olmo": dataclasses.replace(
+        TINY,
+        positions="rotary",
+        rotary_share=0.5,
+        norm="rmsnorm",
+        activation="gelu_exact",
+        bias=False,
+        qkv_bias=True,
+        kv_heads=2,
+        norm_place="after",
+        qk_norm="all",
+        window=4,
+        rope_scaling=RopeScaling("llama3", 4.0, 1.0, 4.0, 8),
+    ),
 }
 
 
@@ -52,48 +86,83 @@ def slow_twin(cfg, params, tokens):
 
     def norm(x, w):
         if cfg.norm == "rmsnorm":
-            return x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps) * w["scale"]
+            x = x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps)
+            return x * (w["scale"] + cfg.norm_offset)
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + cfg.norm_eps)
         return x * w["scale"] + w.get("bias", 0)
 
     lin = lambda x, w: x @ w["kernel"] + w.get("bias", 0)
     gelu = lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
-    def turn(x):  # [L, n, h], each pair as a complex number
+    def speed_of(j, n, local):  # of pair j of n coordinates
+        if local and cfg.rope_theta_local:
+            return cfg.rope_theta_local ** (-2 * j / n)
+        speed, s = cfg.rope_theta ** (-2 * j / n), cfg.rope_scaling
+        if s.kind == "linear":
+            return speed / s.factor
+        if s.kind == "llama3":
+            wavelength = 2 * np.pi / speed
+            if wavelength < s.original_context / s.high:
+                return speed
+            if wavelength > s.original_context / s.low:
+                return speed / s.factor
+            ramp = (s.original_context / wavelength - s.low) / (s.high - s.low)
+            return (1 - ramp) * speed / s.factor + ramp * speed
+        return speed
+
+    def turn(x, local):  # [L, n, h], each pair as a complex number
         if cfg.positions != "rotary":
             return x
-        z = x[..., : h // 2] + 1j * x[..., h // 2 :]
-        speed = cfg.rope_theta ** (-2 * np.arange(h // 2) / h)
+        n = int(h * cfg.rotary_share)
+        z = x[..., : n // 2] + 1j * x[..., n // 2 : n]
+        speed = np.array([speed_of(j, n, local) for j in range(n // 2)])
         z = z * np.exp(1j * np.arange(L)[:, None, None] * speed)
-        return np.concatenate([z.real, z.imag], -1)
+        return np.concatenate([z.real, z.imag, x[..., n:]], -1)
 
-    x = p["embedding"]["embedding"][tokens]
+    cap = lambda x, c: c * np.tanh(x / c) if c else x
+    before = lambda x, w, name: x if cfg.norm_place == "after" else norm(x, w[name])
+    after = lambda x, w, name: x if cfg.norm_place == "before" else norm(x, w[name])
+    x = p["embedding"]["embedding"][tokens] * cfg.embedding_scale
     if cfg.positions == "learned":
         x = x + p["position_embedding"]["embedding"][:L]
     for i in range(cfg.layers):
         w = jax.tree.map(lambda a: a[i], p["blocks"])  # noqa: B023
-        y = norm(x, w["attention_norm"])
-        q, k, v = (lin(y, w[n]).reshape(L, -1, h) for n in ("query", "key", "value"))
-        q, k = turn(q), turn(k)
+        y = before(x, w, "attention_norm")
+        q, k, v = (lin(y, w[n]) for n in ("query", "key", "value"))
+        if cfg.qk_norm == "all":
+            q, k = norm(q, w["query_norm"]), norm(k, w["key_norm"])
+        q, k, v = (z.reshape(L, -1, h) for z in (q, k, v))
+        if cfg.qk_norm == "head":
+            q, k = norm(q, w["query_norm"]), norm(k, w["key_norm"])
+        local = bool(cfg.window) and (not cfg.local_layers or i in cfg.local_layers)
+        q, k = turn(q, local), turn(k, local)
         out = np.zeros((L, H, h))
         for a in range(H):
             for t in range(L):
-                s = np.array([q[t, a] @ k[u, a // (H // K)] for u in range(t + 1)]) / np.sqrt(h)
+                first = max(0, t + 1 - cfg.window) if local else 0
+                s = np.array([q[t, a] @ k[u, a // (H // K)] for u in range(first, t + 1)])
+                s = cap(s * (cfg.attention_scale or 1 / np.sqrt(h)), cfg.attention_softcap)
                 s = np.exp(s - s.max())
-                out[t, a] = (s / s.sum()) @ v[: t + 1, a // (H // K)]
-        attended = lin(out.reshape(L, -1), w["attention_out"])
+                out[t, a] = (s / s.sum()) @ v[first : t + 1, a // (H // K)]
+        attended = after(lin(out.reshape(L, -1), w["attention_out"]), w, "attention_after_norm")
         if not cfg.parallel_residual:
             x = x + attended
-        y = norm(x, w["mlp_norm"])
+        y = before(x, w, "mlp_norm")
         up = lin(y, w["up"])
         if cfg.activation == "swiglu":
             gate = lin(y, w["gate"])
             up = gate / (1 + np.exp(-gate)) * up
+        elif cfg.activation == "geglu":
+            up = gelu(lin(y, w["gate"])) * up
+        elif cfg.activation == "gelu_exact":
+            up = up * scipy.stats.norm.cdf(up)
         else:
             up = gelu(up)
-        x = x + lin(up, w["down"]) + (attended if cfg.parallel_residual else 0)
+        y = after(lin(up, w["down"]), w, "mlp_after_norm")
+        x = x + y + (attended if cfg.parallel_residual else 0)
     x = norm(x, p["final_norm"])
-    return x @ (p["embedding"]["embedding"].T if cfg.tied else p["unembedding"]["kernel"])
+    x = x @ (p["embedding"]["embedding"].T if cfg.tied else p["unembedding"]["kernel"])
+    return cap(x, cfg.logit_softcap)
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=list(KINDS))
@@ -187,7 +256,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_log_probabilities():
 
 def test_rotary_scores_depend_on_distance_alone():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
-    at = lambda x, p: rotate(x, jnp.array([[p]]), 100.0)
+    at = lambda x, p: rotate(x, jnp.array([[p]]), rotary_speeds(8, 100.0))
     score = lambda a, b: float(jnp.vdot(at(q, a), at(k, b)))
     np.testing.assert_allclose(score(3, 1), score(13, 11), rtol=1e-4)
     assert abs(score(3, 1) - score(3, 2)) > 1e-3
@@ -274,6 +343,9 @@ def test_a_model_of_logits_alone_serves_the_same_protocol():
         (dict(heads=4, kv_heads=3), "kv_heads = 3"),
         (dict(d_model=18, heads=4), "heads = 4 does not divide model.d_model = 18"),
         (dict(positions="rotary", head_dim=5), "head_dim = 5 is odd"),
+        (dict(positions="rotary", head_dim=8, rotary_share=0.4), "rotary_share = 0.4 .* is odd"),
+        (dict(local_layers=(1,)), r"local_layers = \(1,\) and model.window = 0"),
+        (dict(norm_offset=1.0), 'norm_offset = 1.0 .* model.norm = "layernorm"'),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_by_name(settings, words):

@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rlhf_jax.models.config import RopeScaling
+
+NO_SCALING = RopeScaling()
+
 
 class LayerCache(NamedTuple):
     """One layer's keys and values for S columns, K key-value heads of width h."""
@@ -14,19 +18,38 @@ class LayerCache(NamedTuple):
     values: Float[Array, "B S K h"]
 
 
-def rotate(
-    x: Float[Array, "B L N h"], positions: Int[Array, "B L"], theta: float
-) -> Float[Array, "B L N h"]:
-    """`x` with the pair (i, i + h/2) of each head turned by positions theta^(-2i/h), in float32.
+def rotary_speeds(
+    width: int, theta: float, scaling: RopeScaling = NO_SCALING
+) -> Float[Array, " half"]:
+    """theta^(-2i/width), the radians a position that pair i of `width` coordinates turns, scaled.
 
-    Su et al. (2021), in the half-split order that Hugging Face's Llama uses.
+    "llama3" divides the speed of wavelengths beyond original_context / low by the factor, leaves those below
+    original_context / high, and goes from one to the other linearly in original_context / wavelength
+    (Llama 3.1).
     """
-    half = x.shape[-1] // 2
+    half = width // 2
     speed = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None, None] * speed[None, None, None]  # [B, L, 1, h/2]
+    if scaling.kind == "linear":
+        return speed / scaling.factor
+    if scaling.kind == "llama3":
+        turns = scaling.original_context * speed / (2 * jnp.pi)
+        kept = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0.0, 1.0)
+        return kept * speed + (1 - kept) * speed / scaling.factor
+    return speed
+
+
+def rotate(
+    x: Float[Array, "B L N h"], positions: Int[Array, "B L"], speed: Float[Array, " half"]
+) -> Float[Array, "B L N h"]:
+    """`x` with the pair (i, i + half) of each head turned by positions speed_i, in float32.
+
+    Su et al. (2021), in the half-split order that Hugging Face's Llama uses. Coordinates from 2 half on stay.
+    """
+    angles = positions[..., None, None] * speed[None, None, None]  # [B, L, 1, half]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    half = len(speed)
+    a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1).astype(x.dtype)
 
 
 def attend(
@@ -34,9 +57,21 @@ def attend(
     k: Float[Array, "B S K h"],
     v: Float[Array, "B S K h"],
     mask: Bool[Array, "B L S"],
+    *,
+    scale: float = 0.0,
+    softcap: float = 0.0,
 ) -> Float[Array, "B L H h"]:
     """softmax(q k / sqrt(h)) v over the columns that `mask` allows; softmax in float32.
 
+    `scale` takes the place of 1 / sqrt(h); logits x become softcap tanh(x / softcap) where that is not 0.
     A row that may see nothing (padding) comes back finite and unread.
     """
-    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+    if not softcap:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale or None)
+    (B, L, H, h), K = q.shape, k.shape[2]
+    q = q.reshape(B, L, K, H // K, h)  # the query heads of each key head
+    logits = jnp.einsum("blkgh,bskh->bkgls", q, k, preferred_element_type=jnp.float32)
+    logits = softcap * jnp.tanh(logits * (scale or h**-0.5) / softcap)
+    logits = jnp.where(mask[:, None, None], logits, -1e30)  # the cap lies far above
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgls,bskh->blkgh", weights, v).reshape(B, L, H, h)

@@ -5,6 +5,22 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How rotary wavelengths are stretched for contexts beyond those of pretraining."""
+
+    kind: Literal["none", "linear", "llama3"] = "none"
+    """linear: all by `factor`. llama3: the long ones by it, the short ones not, with a ramp between."""
+    factor: float = 1.0
+    """How far they are stretched."""
+    low: float = 1.0
+    """llama3: wavelengths longer than original_context / low are stretched whole,"""
+    high: float = 4.0
+    """and those shorter than original_context / high not at all."""
+    original_context: int = 8192
+    """llama3: positions of pretraining."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shape and style of a decoder-only transformer. The defaults are a small GPT-2."""
 
@@ -28,14 +44,39 @@ class ModelConfig:
     """Learned absolute positions, or rotary embedding of queries and keys (Su et al., 2021)."""
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
+    rope_theta_local: float = 0.0
+    """The same of local layers, whose wavelengths are then not scaled (Gemma 3); 0: as the others."""
+    rope_scaling: RopeScaling = RopeScaling()
+    rotary_share: float = 1.0
+    """The share of each head that rotary positions turn: its first coordinates (GPT-NeoX)."""
+    window: int = 0
+    """Columns that a token of a local layer sees, its own among them; 0: no layer is local."""
+    local_layers: tuple[int, ...] = ()
+    """Which layers (from 0) are local; empty, with a window: all (Mistral)."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalisation before attention, before the MLP and at the end."""
     norm_eps: float = 1e-5
     """Added to the variance in a norm."""
-    activation: Literal["gelu", "swiglu"] = "gelu"
-    """tanh-approximate GELU, or a gated SiLU (Shazeer, 2020)."""
+    norm_offset: float = 0.0
+    """Added to the scales of RMS norms (Gemma keeps them less 1)."""
+    norm_place: Literal["before", "after", "both"] = "before"
+    """Norms stand before attention and MLP, after them (OLMo 2), or both (Gemma)."""
+    qk_norm: Literal["none", "head", "all"] = "none"
+    """A norm of queries and keys: of each head (Qwen 3), or of all heads as one vector (OLMo 2)."""
+    attention_scale: float = 0.0
+    """What query-key products are multiplied by; 0 means 1 / sqrt(head_dim)."""
+    attention_softcap: float = 0.0
+    """Attention logits x become softcap tanh(x / softcap); 0: they stay (Gemma 2)."""
+    logit_softcap: float = 0.0
+    """The same for the logits of the vocabulary."""
+    embedding_scale: float = 1.0
+    """What embeddings of tokens are multiplied by (Gemma: sqrt(D))."""
+    activation: Literal["gelu", "gelu_exact", "swiglu", "geglu"] = "gelu"
+    """tanh-approximate GELU, GELU, or a gated SiLU or tanh-approximate GELU (Shazeer, 2020)."""
     bias: bool = True
     """Biases in projections and layer norms."""
+    qkv_bias: bool = False
+    """Biases in queries, keys and values, where the other projections have none (Qwen 2)."""
     tied: bool = True
     """The unembedding is the embedding, transposed."""
     parallel_residual: bool = False
@@ -62,7 +103,18 @@ class ModelConfig:
                 "choose a divisor, or set model.head_dim"
             )
         width = self.head_dim or self.d_model // self.heads
-        if self.positions == "rotary" and width % 2:
+        if self.positions == "rotary" and int(width * self.rotary_share) % 2:
             raise ValueError(
                 f"model.head_dim = {width} is odd, and rotary positions turn pairs: choose an even one"
+                if self.rotary_share == 1
+                else f"model.rotary_share = {self.rotary_share} of a head of {width} is odd: "
+                "rotary positions turn pairs"
+            )
+        if self.local_layers and not self.window:
+            raise ValueError(
+                f"model.local_layers = {self.local_layers} and model.window = 0: say how far they see"
+            )
+        if self.norm_offset and self.norm != "rmsnorm":
+            raise ValueError(
+                f'model.norm_offset = {self.norm_offset} is of rmsnorm, and model.norm = "{self.norm}"'
             )

@@ -12,9 +12,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.models.attention import LayerCache, attend, rotate
+from rlhf_jax.models.attention import LayerCache, attend, rotary_speeds, rotate
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.padding import position_ids
+
+ACTIVATIONS = {
+    "gelu": nn.gelu,
+    "gelu_exact": lambda x: nn.gelu(x, approximate=False),
+    "swiglu": nn.silu,
+    "geglu": nn.gelu,
+}
 
 
 class Cache(NamedTuple):
@@ -35,8 +42,25 @@ def check_context(cfg: ModelConfig, length: int):
         )
 
 
+class OffsetRMSNorm(nn.Module):
+    """x / rms(x) times (offset + scale), in float32; the scale starts at 1 - offset."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self, x):  # noqa: D102
+        cfg, y = self.cfg, x.astype(jnp.float32)
+        start = nn.initializers.constant(1 - cfg.norm_offset)
+        scale = self.param("scale", start, x.shape[-1:], cfg.param_dtype)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + cfg.norm_eps)
+        scale = cfg.norm_offset + scale.astype(jnp.float32)
+        return (y * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(cfg.dtype)
+
+
 def norm(cfg: ModelConfig, name: str | None = None):
     """The family's normalisation, statistics in float32."""
+    if cfg.norm_offset:
+        return OffsetRMSNorm(cfg, name=name)
     kinds: dict[str, Any] = dict(
         epsilon=cfg.norm_eps, dtype=cfg.dtype, param_dtype=cfg.param_dtype, name=name
     )
@@ -45,11 +69,43 @@ def norm(cfg: ModelConfig, name: str | None = None):
     )
 
 
-def dense(cfg: ModelConfig, width: int, name: str, scale: float = 1.0):
+def softcap(logits, cap: float):
+    """cap tanh(logits / cap), or the logits where the cap is 0."""
+    return cap * jnp.tanh(logits / cap) if cap else logits
+
+
+def masks(
+    cfg: ModelConfig, mask, columns, of: Int[Array, " S"]
+) -> tuple[Bool[Array, "B L S"], ...]:
+    """What tokens in `columns` [L] see of columns `of`, in layers that are not local and in those that are.
+
+    One entry serves all layers where they do not differ.
+    """
+    if not cfg.window:
+        return (mask,)
+    near = mask & (columns[:, None] - of[None] < cfg.window)[None]
+    return (mask, near) if cfg.local_layers else (near,)
+
+
+def speeds(cfg: ModelConfig, width: int, local):
+    """How fast rotary positions turn a head of `width`, in a layer that is local or not."""
+    turned = int(width * cfg.rotary_share)
+    whole = rotary_speeds(turned, cfg.rope_theta, cfg.rope_scaling)
+    if not cfg.rope_theta_local:
+        return whole
+    return jnp.where(local, rotary_speeds(turned, cfg.rope_theta_local), whole)
+
+
+def local_layers(cfg: ModelConfig) -> Bool[Array, " layers"]:
+    """Which layers are local, where some are and some are not."""
+    return jnp.isin(jnp.arange(cfg.layers), jnp.array(cfg.local_layers, int))
+
+
+def dense(cfg: ModelConfig, width: int, name: str, scale: float = 1.0, bias: bool = False):
     """A projection, initialised normal with deviation `scale` / sqrt(its input width)."""
     return nn.Dense(
         width,
-        use_bias=cfg.bias,
+        use_bias=cfg.bias or bias,
         dtype=cfg.dtype,
         param_dtype=cfg.param_dtype,
         kernel_init=nn.initializers.variance_scaling(scale**2, "fan_in", "normal"),
@@ -64,32 +120,52 @@ class Block(nn.Module):
     keep: bool = False  # hand out this pass's keys and values, for a cache
 
     @nn.compact
-    def __call__(self, x, positions, mask, cache=None, column=0):
-        """(x [B L, D], this layer's keys and values or the cache with them written at `column`)."""
+    def __call__(self, x, positions, masks, local, cache=None, column=0):
+        """(x [B L, D], this layer's keys and values or the cache with them written at `column`).
+
+        `masks` are those of the layers that are not local and of those that are, or one for all; `local` says
+        which this one is.
+        """
         cfg, (B, L) = self.cfg, positions.shape
         kv_heads, width = cfg.kv_heads or cfg.heads, cfg.head_dim or cfg.d_model // cfg.heads
         to_residual = (2 * cfg.layers) ** -0.5
 
-        y = norm(cfg, "attention_norm")(x)
-        heads = lambda name, n: dense(cfg, n * width, name)(y).reshape(B, L, n, width)
-        q, k, v = heads("query", cfg.heads), heads("key", kv_heads), heads("value", kv_heads)
+        before = lambda name, x: norm(cfg, name)(x) if cfg.norm_place != "after" else x
+        after = lambda name, y: norm(cfg, name)(y) if cfg.norm_place != "before" else y
+
+        y = before("attention_norm", x)
+
+        def heads(name, n, normed):
+            z = dense(cfg, n * width, name, bias=cfg.qkv_bias)(y)
+            if normed and cfg.qk_norm == "all":
+                z = norm(cfg, f"{name}_norm")(z)
+            z = z.reshape(B, L, n, width)
+            return norm(cfg, f"{name}_norm")(z) if normed and cfg.qk_norm == "head" else z
+
+        q, k = heads("query", cfg.heads, True), heads("key", kv_heads, True)
+        v = heads("value", kv_heads, False)
         if cfg.positions == "rotary":
-            q, k = (rotate(z, positions, cfg.rope_theta) for z in (q, k))
+            q, k = (rotate(z, positions, speeds(cfg, width, local)) for z in (q, k))
         if cache is not None:
             write = lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, column, 0, 0))
             k, v = write(cache.keys, k), write(cache.values, v)
-        attended = attend(q, k, v, mask).reshape(B * L, -1)
+        mask = masks[0] if len(masks) == 1 else jnp.where(local, masks[1], masks[0])
+        attended = attend(q, k, v, mask, scale=cfg.attention_scale, softcap=cfg.attention_softcap)
+        attended = attended.reshape(B * L, -1)
         attended = dense(cfg, cfg.d_model, "attention_out", to_residual)(attended)
+        attended = after("attention_after_norm", attended)
 
         if not cfg.parallel_residual:
             x = x + attended
-        y = norm(cfg, "mlp_norm")(x)
+        y = before("mlp_norm", x)
         d_mlp = cfg.d_mlp or 4 * cfg.d_model
-        if cfg.activation == "swiglu":
-            y = nn.silu(dense(cfg, d_mlp, "gate")(y)) * dense(cfg, d_mlp, "up")(y)
+        act = ACTIVATIONS[cfg.activation]
+        if cfg.activation in ("swiglu", "geglu"):
+            y = act(dense(cfg, d_mlp, "gate")(y)) * dense(cfg, d_mlp, "up")(y)
         else:
-            y = nn.gelu(dense(cfg, d_mlp, "up")(y))
+            y = act(dense(cfg, d_mlp, "up")(y))
         y = dense(cfg, cfg.d_model, "down", to_residual)(y)
+        y = after("mlp_after_norm", y)
         x = x + y if not cfg.parallel_residual else x + attended + y
         return x, LayerCache(keys=k, values=v) if self.keep or cache is not None else None
 
@@ -114,7 +190,7 @@ class Transformer(nn.Module):
             nn.remat(Block) if cfg.remat else Block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+            in_axes=(nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
             length=cfg.layers,
         )(cfg, self.keep)
         self.final_norm = norm(cfg)
@@ -130,6 +206,8 @@ class Transformer(nn.Module):
     def embed(self, tokens, positions):
         """Flat stream [B L, D] of token (and learned position) embeddings."""
         x = self.embedding(tokens)
+        if self.cfg.embedding_scale != 1:
+            x = x * jnp.asarray(self.cfg.embedding_scale, x.dtype)
         if self.cfg.positions == "learned":
             x = x + self.position_embedding(positions)
         return x.reshape(-1, self.cfg.d_model)
@@ -143,13 +221,16 @@ class Transformer(nn.Module):
         tokens = jnp.where(attention_mask, tokens, 0)  # what stands on padding is never read
         positions = position_ids(attention_mask)
         mask = jnp.tril(jnp.ones((L, L), bool))[None] & attention_mask[:, None]  # [B, L, L]
-        x, kept = self.blocks(self.embed(tokens, positions), positions, mask)
+        seen = masks(self.cfg, mask, jnp.arange(L), jnp.arange(L))
+        x, kept = self.blocks(
+            self.embed(tokens, positions), positions, seen, local_layers(self.cfg)
+        )
         return self.finish(x).reshape(B, L, -1), kept
 
     def unembed(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
         """Logits, in float32."""
         project = self.embedding.attend if self.cfg.tied else self.unembedding
-        return project(hidden).astype(jnp.float32)
+        return softcap(project(hidden).astype(jnp.float32), self.cfg.logit_softcap)
 
     def finish(self, x):
         """Hidden states of a flat stream that has passed the blocks."""
@@ -195,11 +276,12 @@ def decode(cfg: ModelConfig, params, cache: Cache, tokens: Int[Array, " B"], rea
     attention_mask = cache.attention_mask | (jnp.arange(S) == cache.column)[None]
     positions = cache.positions[:, None]  # [B, 1]
     x = model.apply({"params": params}, tokens[:, None], positions, method="embed")
-    layers = []
+    layers, local = [], local_layers(cfg)
+    seen = masks(cfg, attention_mask[:, None], cache.column[None], jnp.arange(S))
     for i, layer in enumerate(cache.layers):
         weights = jax.tree.map(lambda w: w[i], params["blocks"])  # noqa: B023
         x, layer = block.apply(
-            {"params": weights}, x, positions, attention_mask[:, None], layer, cache.column
+            {"params": weights}, x, positions, seen, local[i], layer, cache.column
         )
         layers.append(layer)
     hidden = model.apply({"params": params}, x, method="finish")
