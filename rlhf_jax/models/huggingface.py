@@ -1,0 +1,246 @@
+"""Decoders in the Hugging Face format: a folder with config.json and safetensors, read and written.
+
+    model = huggingface.load("EleutherAI/pythia-160m")       # or a folder
+    lm = networks.language_model(model.cfg)
+    lm.policy_fn(model.params, ...)
+
+Reading streams: one tensor of one layer at a time goes from the mapped file to its devices, in their sharding
+and dtype, and layers are stacked there, so this process never holds more than that above the file cache.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from rlhf_jax.models import networks
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.families import FAMILIES
+from rlhf_jax.models.families.family import Family, Tensor
+
+INDEX = "model.safetensors.index.json"
+PATTERNS = [
+    "*.json",
+    "*.safetensors",
+    "*.model",
+    "*.txt",
+    "*.jinja",
+]  # what is fetched of a hub's repository
+
+
+class Loaded(NamedTuple):
+    """A checkpoint."""
+
+    cfg: ModelConfig
+    params: Any  # of networks.language_model(cfg), or of its reward_model where `is_reward`
+    family: Family
+    config: dict  # config.json as it was
+    folder: pathlib.Path
+    is_reward: bool  # it classifies, into one label
+
+
+def resolve(name: str, revision: str | None = None) -> pathlib.Path:
+    """The folder `name`, or that of a hub's repository in the hub's own cache, fetched where it is not there.
+
+    Raises ValueError where it is neither.
+    """
+    if pathlib.Path(name).is_dir():
+        return pathlib.Path(name)
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=PATTERNS)
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise ValueError(f"model {name!r} is no folder, and no model of a hub: {why}") from None
+    return pathlib.Path(found)
+
+
+def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, dict]:
+    """The family and the settings that config.json means; `settings` are further fields of ModelConfig.
+
+    Raises ValueError for an architecture or a setting that is not known.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"{folder} holds no config.json: name a folder in the Hugging Face format")
+    config = json.loads(path.read_text())
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"{path} has model_type = {kind!r}: known are {', '.join(sorted(FAMILIES))}"
+        )
+    family = FAMILIES[kind]
+    try:
+        cfg = ModelConfig(**family.settings(config), **settings)
+    except KeyError as error:
+        raise ValueError(f"{path} has no {error.args[0]}, which a {kind} needs") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return family, cfg, config
+
+
+def load(
+    name: str,
+    *,
+    revision: str | None = None,
+    sharding: Callable[[str, tuple[int, ...]], Any] | None = None,
+    **settings,
+) -> Loaded:
+    """The model `name` (a folder or a hub's), with its parameters on the devices.
+
+    `sharding(path, shape)` says where a parameter lies, as "blocks/query/kernel" [layers, D, H h]; by default
+    on the first device. `settings` are fields of ModelConfig that config.json does not decide (dtype,
+    param_dtype, remat). Raises ValueError for what does not fit, naming the tensor, before any is read.
+    """
+    folder = resolve(name, revision)
+    family, cfg, config = read_config(folder, **settings)
+    is_reward = any("SequenceClassification" in x for x in config.get("architectures") or [])
+    files = Files(folder, family)
+    like = jax.eval_shape(networks.language_model(cfg).init, jax.random.key(0))
+    if is_reward:
+        like = {path: x for path, x in like.items() if path != "unembedding"}
+    shapes = {"/".join(k.key for k in path): x.shape for path, x in jax.tree.leaves_with_path(like)}
+    tensors = {path: tensor for path, tensor in family.tensors(cfg).items() if path in shapes}
+    check(files, tensors, shapes, cfg, is_reward)
+    where = sharding or (lambda path, shape: jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    dtype = jnp.dtype(cfg.param_dtype)
+    flat = {
+        path: read(files, tensors[path], shape, dtype, where(path, shape))
+        for path, shape in shapes.items()
+    }
+    params = unflatten(flat)
+    if is_reward:
+        head = files.tensor("score.weight").astype(np.float32)[0]
+        params = {"trunk": params, "head": jnp.asarray(head), "bias": jnp.float32(0.0)}
+    return Loaded(cfg, params, family, config, folder, is_reward)
+
+
+class Files:
+    """The tensors of a folder, in one file or in several with an index, by the names of its family."""
+
+    def __init__(self, folder: pathlib.Path, family: Family):
+        self.folder, self.family, self.open = folder, family, {}
+        if (folder / INDEX).exists():
+            self.file_of = json.loads((folder / INDEX).read_text())["weight_map"]
+        elif (folder / "model.safetensors").exists():
+            names = self.file("model.safetensors").keys()
+            self.file_of = dict.fromkeys(names, "model.safetensors")
+        else:
+            raise ValueError(f"{folder} holds neither model.safetensors nor {INDEX}")
+
+    def file(self, name: str):
+        """An open file, mapped into memory; raises ValueError for one that is absent or cut off."""
+        if name not in self.open:
+            try:
+                self.open[name] = safe_open(self.folder / name, framework="numpy")
+            except (SafetensorError, OSError) as error:
+                raise ValueError(
+                    f"{self.folder / name} cannot be read ({error}): fetch it again"
+                ) from None
+        return self.open[name]
+
+    def real(self, name: str) -> str | None:
+        """The name that a tensor has here: with the family's prefix, or without."""
+        return next((x for x in (self.family.prefix + name, name) if x in self.file_of), None)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor, from the head of its file."""
+        name = self.real(name) or name
+        return tuple(self.file(self.file_of[name]).get_slice(name).get_shape())
+
+    def tensor(self, name: str) -> np.ndarray:
+        """The array itself."""
+        name = self.real(name) or name
+        return self.file(self.file_of[name]).get_tensor(name)
+
+    def surplus(self, wanted: set[str]) -> Iterator[str]:
+        """Tensors that are neither wanted nor known to hold no weight."""
+        for name in self.file_of:
+            bare = name.removeprefix(self.family.prefix)
+            idle = any(re.fullmatch(pattern, bare) for pattern in self.family.ignored)
+            if name not in wanted and bare not in wanted and not idle:
+                yield name
+
+
+def check(files: Files, tensors: dict[str, Tensor], shapes, cfg: ModelConfig, is_reward: bool):
+    """Raises ValueError for a tensor that is missing or surplus, or whose shape does not fit, by its name."""
+    wanted = {"lm_head.weight", "embed_out.weight"} if cfg.tied or is_reward else set()
+    for path, tensor in tensors.items():
+        layers = range(cfg.layers) if "*" in tensor.name else [0]
+        shape = shapes[path][1:] if "*" in tensor.name else shapes[path]
+        want = tensor.shape(shape)
+        for layer in layers:
+            name = tensor.name.replace("*", str(layer))
+            wanted.add(name)
+            if files.real(name) is None:
+                raise ValueError(f"{files.folder} lacks the tensor {files.family.prefix}{name}")
+            if files.shape(name) != want:
+                raise ValueError(
+                    f"{files.folder}: the tensor {files.real(name)} is {list(files.shape(name))}, and "
+                    f"config.json asks for {list(want)}"
+                )
+    if is_reward:
+        if files.real("score.weight") is None or files.shape("score.weight") != (1, cfg.d_model):
+            raise ValueError(
+                f"{files.folder} classifies, and has no score.weight of [1, {cfg.d_model}]: a reward "
+                "model has one label"
+            )
+        wanted.add("score.weight")
+    for name in files.surplus(wanted):
+        raise ValueError(
+            f"{files.folder} holds a tensor that its config.json does not explain: {name}"
+        )
+
+
+def read(files: Files, tensor: Tensor, shape, dtype, sharding) -> jax.Array:
+    """One parameter on its devices; of one that is stacked [layers, ...], a layer at a time."""
+    if "*" not in tensor.name:
+        return place(lambda: tensor.read(files.tensor(tensor.name)), shape, dtype, sharding)
+    whole = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+    put = jax.jit(
+        lambda whole, x, i: jax.lax.dynamic_update_index_in_dim(whole, x, i, 0),
+        donate_argnums=0,
+        out_shardings=sharding,
+    )
+    for layer in range(shape[0]):
+        name = tensor.name.replace("*", str(layer))
+        get = lambda name=name: tensor.read(files.tensor(name))
+        whole = put(whole, place(get, shape[1:], dtype, without_layers(sharding)), layer)
+    return whole
+
+
+def place(get: Callable[[], np.ndarray], shape, dtype, sharding) -> jax.Array:
+    """What `get` reads, each device taking its slice."""
+    x = get()
+    return jax.make_array_from_callback(
+        tuple(shape), sharding, lambda index: np.ascontiguousarray(x[index]).astype(dtype)
+    )
+
+
+def without_layers(sharding):
+    """The sharding of one layer of what is stacked."""
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return jax.sharding.NamedSharding(
+            sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:])
+        )
+    return sharding
+
+
+def unflatten(flat: dict[str, Any]) -> dict:
+    """A tree of "a/b/c" paths."""
+    tree = {}
+    for path, x in flat.items():
+        *parents, last = path.split("/")
+        place = tree
+        for name in parents:
+            place = place.setdefault(name, {})
+        place[last] = x
+    return tree
