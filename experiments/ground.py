@@ -187,16 +187,26 @@ def again(name: str) -> str:
 
 
 def check_same_start(start: pathlib.Path, cfg):
-    """Raises ValueError where `start` is no run, or its shared stages were trained with other settings."""
+    """Raises ValueError where `start` is no run, or its shared stages were trained with other settings.
+
+    A setting that `start` is older than stood at what is its default now.
+    """
     if not (start / "config.json").exists():
         raise ValueError(f'start_from = "{start}" holds no config.json: name the folder of a run')
     theirs, ours = run.read_json(start / "config.json")["settings"], run.plain(cfg)
-    other = [name for name in SHARED if theirs.get(name) != ours[name]]
+    theirs = over(run.plain(Config()), theirs)
+    other = [name for name in SHARED if theirs[name] != ours[name]]
     if other:
         raise ValueError(
             f'start_from = "{start}" was trained with other settings of {", ".join(other)}: '
             "give the same, or train from the start"
         )
+
+
+def over(old: dict, new: dict) -> dict:
+    """`new`, and what `old` has beside it, at any depth."""
+    both = lambda name: isinstance(old.get(name), dict) and isinstance(new[name], dict)
+    return old | {name: over(old[name], x) if both(name) else x for name, x in new.items()}
 
 
 def copy_stages(start: pathlib.Path, folder: pathlib.Path):

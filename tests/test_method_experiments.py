@@ -1,5 +1,6 @@
 """Experiments that compare methods, tiny, on one SFT policy and one reward model: what each leaves."""
 
+import dataclasses
 import json
 import re
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ import runs
 
 import launch
 from experiments import dpo
-from rlhf_jax import best_of_n, checkpoint, metrics
+from experiments import ground as grounds
+from rlhf_jax import best_of_n, checkpoint, metrics, run
 from rlhf_jax.batches import Comparisons, PreferenceBatch, Sequences
 
 parts = str.split  # of a command line
@@ -89,6 +91,17 @@ def test_a_method_starts_from_the_stages_of_another_and_leaves_its_own(finished,
     assert results["gold"]["before"] == read(base)[0]["gold"]["before"]
     assert results["kl"]["mean"] > 1e-4 and (folder / "report.html").exists()
     assert sum("win rate of" in key for key in results) == 1
+
+
+def test_a_setting_that_a_run_is_older_than_stood_at_its_default(tmp_path):
+    cfg = grounds.Config()
+    settings = json.loads(json.dumps(run.plain(cfg)))
+    del settings["model"]["window"], settings["model"]["rope_scaling"]
+    (tmp_path / "config.json").write_text(json.dumps({"settings": settings}))
+    grounds.check_same_start(tmp_path, cfg)
+    other = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, window=8))
+    with pytest.raises(ValueError, match="other settings of model"):
+        grounds.check_same_start(tmp_path, other)
 
 
 def test_dpo_does_not_lose_the_pairs_that_it_was_taught(finished):
