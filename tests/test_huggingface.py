@@ -298,3 +298,59 @@ def test_a_classifier_of_several_labels_is_no_reward_model(tmp_path):
     rewrite(folder, lambda x: x.update({"score.weight": np.zeros((3, 36), np.float32)}))
     with pytest.raises(ValueError, match=r"score\.weight of \[1, 36\]: a reward model has one"):
         huggingface.load(str(folder))
+
+
+# --- writing
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_written_is_what_was_read(loaded, tmp_path, name):
+    model = loaded(name)
+    huggingface.save(
+        tmp_path, model.cfg, model.params, is_reward=model.is_reward, config=model.config
+    )
+    there, here = (load_file(x / "model.safetensors") for x in (GOLDEN / name, tmp_path))
+    assert there.keys() == here.keys()
+    for key, x in there.items():
+        np.testing.assert_array_equal(here[key], x)
+    again = huggingface.load(str(tmp_path))
+    assert again.cfg == model.cfg and again.is_reward == model.is_reward
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+
+
+def test_large_ones_are_cut_into_files_with_an_index(loaded, tmp_path):
+    model = loaded("mistral")
+    huggingface.save(tmp_path, model.cfg, model.params, shard_bytes=30_000)
+    files = sorted(tmp_path.glob("model-*-of-*.safetensors"))
+    assert len(files) > 2 and all(file.stat().st_size < 34_000 for file in files)
+    assert not (tmp_path / "model.safetensors").exists()
+    again = huggingface.load(str(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+
+
+@pytest.mark.parametrize(
+    ("settings", "family"),
+    [
+        (dict(positions="rotary"), "gpt_neox"),  # what `sentiment` trains
+        (dict(), "gpt2"),
+        (
+            dict(positions="rotary", norm="rmsnorm", activation="swiglu", bias=False, kv_heads=2),
+            "llama",
+        ),
+    ],
+)
+def test_a_model_of_our_own_finds_its_family(tmp_path, settings, family):
+    cfg = ModelConfig(vocab_size=31, context=16, d_model=16, heads=4, **settings)
+    lm = networks.language_model(cfg)
+    params = jax.jit(lm.init)(jax.random.key(0))
+    assert huggingface.family_of(cfg).model_type == family
+    huggingface.save(tmp_path, cfg, params)
+    again = huggingface.load(str(tmp_path))
+    assert huggingface.explicit(again.cfg) == huggingface.explicit(cfg)
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
+def test_settings_that_no_family_has_are_refused():
+    cfg = ModelConfig(positions="rotary", norm="rmsnorm", parallel_residual=True)
+    with pytest.raises(ValueError, match="no family of Hugging Face checkpoints"):
+        huggingface.family_of(cfg)

@@ -12,12 +12,14 @@ import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -121,6 +123,105 @@ def load(
         head = files.tensor("score.weight").astype(np.float32)[0]
         params = {"trunk": params, "head": jnp.asarray(head), "bias": jnp.float32(0.0)}
     return Loaded(cfg, params, family, config, folder, is_reward)
+
+
+def save(
+    folder: pathlib.Path,
+    cfg: ModelConfig,
+    params,
+    *,
+    is_reward: bool = False,
+    config: dict | None = None,
+    tokenizer=None,
+    shard_bytes: float = 5e9,
+):
+    """Writes `params` so that transformers reads them back: config.json, safetensors, and the tokenizer.
+
+    `config` is the config.json that the model was read from, whose other keys are kept. A reward model
+    becomes a classifier of one label; its `bias` has no place there, and shifts all scores alike. Files hold
+    at most `shard_bytes`, and one of them is held here at a time. Raises ValueError where no family has the
+    settings.
+    """
+    family = family_of(cfg, (config or {}).get("model_type"))
+    trunk = params["trunk"] if is_reward else params
+    flat = {"/".join(k.key for k in path): x for path, x in jax.tree.leaves_with_path(trunk)}
+    wanted: dict[str, list] = {}  # name in the files -> pairs of where it lies and of ours
+    for path, tensor in family.tensors(cfg).items():
+        if path not in flat:
+            continue
+        layers = range(cfg.layers) if "*" in tensor.name else [None]
+        for layer in layers:
+            name = tensor.name.replace("*", str(layer))
+            prefix = "" if name.startswith(("lm_head", "embed_out")) else family.prefix
+            ours = flat[path] if layer is None else flat[path][layer]
+            wanted.setdefault(prefix + name, []).append((tensor, ours))
+    if is_reward:
+        wanted["score.weight"] = [(Tensor("score.weight"), params["head"][None])]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[list[str]] = [[]]
+    size, total = 0, 0
+    for name, parts in wanted.items():
+        more = sum(x.nbytes for _, x in parts)
+        if shards[-1] and size + more > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size, total = size + more, total + more
+    files = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    files = ["model.safetensors"] if len(shards) == 1 else files
+    for file, names in zip(files, shards, strict=True):
+        arrays = {}
+        for name in names:
+            tensor = wanted[name][0][0]
+            arrays[name] = tensor.write([np.asarray(jax.device_get(x)) for _, x in wanted[name]])
+        save_file(arrays, folder / file, metadata={"format": "pt"})
+    if len(shards) > 1:
+        file_of = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        index = {"metadata": {"total_size": total}, "weight_map": file_of}
+        (folder / INDEX).write_text(json.dumps(index, indent=1))
+
+    architecture = family.reward_architecture if is_reward else family.architecture
+    keys = (config or {}) | family.config(cfg) | {"model_type": family.model_type}
+    keys |= {"architectures": [architecture], "dtype": cfg.param_dtype}
+    if is_reward:
+        keys |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    if tokenizer is not None:
+        names = ("pad_token_id", "bos_token_id", "eos_token_id")
+        keys |= {name: getattr(tokenizer, name) for name in names}
+        tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(keys, indent=1))
+
+
+def family_of(cfg: ModelConfig, name: str | None = None) -> Family:
+    """The family `name`, or the first whose config.json can say `cfg`. Raises ValueError if none can."""
+    if name is not None:
+        return FAMILIES[name]
+    want = explicit(cfg)
+    for family in FAMILIES.values():
+        try:
+            if explicit(ModelConfig(**family.settings(family.config(cfg)))) == want:
+                return family
+        except (KeyError, ValueError):
+            continue
+    raise ValueError(
+        "no family of Hugging Face checkpoints has this model's settings: "
+        f"known are {', '.join(sorted(FAMILIES))}"
+    )
+
+
+def explicit(cfg: ModelConfig) -> ModelConfig:
+    """The settings with the zeros that mean "as usual" spelt out, and without what no checkpoint says."""
+    return replace(
+        cfg,
+        kv_heads=cfg.kv_heads or cfg.heads,
+        head_dim=cfg.head_dim or cfg.d_model // cfg.heads,
+        d_mlp=cfg.d_mlp or 4 * cfg.d_model,
+        remat=False,
+        param_dtype="float32",
+        dtype="float32",
+        logprob_chunk=0,
+    )
 
 
 class Files:

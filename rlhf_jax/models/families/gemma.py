@@ -39,10 +39,11 @@ def gemma3(config: dict) -> dict:
 
 def config(cfg: ModelConfig) -> dict:
     """Of the settings."""
+    scale = cfg.attention_scale or (cfg.head_dim or cfg.d_model // cfg.heads) ** -0.5
     keys = llama.config(
         cfg,
         hidden_activation="gelu_pytorch_tanh",
-        query_pre_attn_scalar=round(cfg.attention_scale**-2, 6),
+        query_pre_attn_scalar=round(scale**-2),
         attn_logit_softcapping=cfg.attention_softcap or None,
         final_logit_softcapping=cfg.logit_softcap or None,
         sliding_window=cfg.window,
