@@ -133,7 +133,7 @@ def save(
     is_reward: bool = False,
     config: dict | None = None,
     tokenizer=None,
-    shard_bytes: float = 5e9,
+    shard_bytes: int = 5 * 10**9,
 ):
     """Writes `params` so that transformers reads them back: config.json, safetensors, and the tokenizer.
 
