@@ -9,10 +9,11 @@ import pathlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
+import tyro
 
 from experiments import stages, verdict, worlds
 from rlhf_jax import parallel, run
@@ -20,7 +21,7 @@ from rlhf_jax.batches import Prompts
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.data.splits import split
-from rlhf_jax.models import networks
+from rlhf_jax.models import huggingface, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.parallel import Devices
 from rlhf_jax.rollout import RolloutConfig
@@ -43,8 +44,12 @@ class Config:
     """auto, device (the first one), pmap, or mesh (a data axis over all)."""
     wandb: bool = False
     """Log to Weights & Biases too."""
+    pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
+    """Folder or hub name of a decoder in the Hugging Face format, which SFT starts from, with its tokenizer;
+    of the settings of `model`, dtype, param_dtype, remat and logprob_chunk still count. Empty: a model of
+    that shape, from scratch."""
     tokenizer: str = ""
-    """Folder or hub name of a transformers tokenizer; empty: trained on the corpus."""
+    """Folder or hub name of a transformers tokenizer; empty: the model's, or trained on the corpus."""
     data: worlds.DataConfig = worlds.DataConfig()
     annotators: AnnotatorConfig = AnnotatorConfig()
     model: ModelConfig = ModelConfig(d_model=64, context=64, positions="rotary")
@@ -56,7 +61,17 @@ class Config:
     """Responses to each held-out prompt, before and after."""
 
 
-SHARED = ("seed", "tokenizer", "data", "annotators", "model", "sft", "reward", "sample")
+SHARED = (
+    "seed",
+    "pretrained",
+    "tokenizer",
+    "data",
+    "annotators",
+    "model",
+    "sft",
+    "reward",
+    "sample",
+)
 """The settings that decide what the shared stages end with."""
 
 
@@ -100,6 +115,9 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
                 f"{part}.temperature = {getattr(cfg, part).temperature} is not what samples are drawn "
                 "at: set sample.temperature, and the others follow"
             )
+    if cfg.pretrained:
+        cfg = replace(cfg, **of_pretrained(cfg))
+    check_context(cfg)
     sizes = {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size}
     devices = parallel.choose(cfg.devices, sizes | batch_sizes)
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed)
@@ -118,11 +136,11 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         if hasattr(getattr(cfg, part), "stop"):
             drawn[part]["stop"] = (words.eos_token_id,)
     cfg = replace(cfg, **{part: replace(getattr(cfg, part), **x) for part, x in drawn.items()})
-    cfg = replace(
-        cfg,
-        model=replace(cfg.model, vocab_size=len(words)),
-        sample=replace(cfg.sample, pad=words.pad_token_id),
-    )
+    cfg = replace(cfg, sample=replace(cfg.sample, pad=words.pad_token_id))
+    if cfg.pretrained:
+        check_vocabulary(cfg, words)
+    else:
+        cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
     lm = networks.language_model(cfg.model)
     lengths = cfg.data.prompt_length, cfg.sample.length
     answers = stages.responder(cfg.sample, devices, lm, words, lengths[0], cfg.sft.batch_size * 4)
@@ -133,8 +151,9 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         stages.demonstrations(words, texts, lengths)
         for texts in (world.corpus, world.corpus_held_out)
     )
+    start = huggingface.load(cfg.pretrained, **kept(cfg)).params if cfg.pretrained else None
     reference, sft_loss = stages.train_sft(
-        folder, cfg.sft, devices, lm, demos, demos_held_out, cfg.seed, wandb=cfg.wandb
+        folder, cfg.sft, devices, lm, demos, demos_held_out, cfg.seed, wandb=cfg.wandb, start=start
     )
 
     # 2. two reward models, from what people preferred
@@ -172,6 +191,38 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         reward_fn=networks.reward_model(lm).fn,
         facts=facts | world.known(held_out),
     )
+
+
+def kept(cfg) -> dict:
+    """The settings of the model that no config.json decides."""
+    return {x: getattr(cfg.model, x) for x in ("dtype", "param_dtype", "remat", "logprob_chunk")}
+
+
+def of_pretrained(cfg) -> dict:
+    """The settings that a pretrained model decides: its shape, and the tokenizer unless one is named."""
+    folder = huggingface.resolve(cfg.pretrained)
+    _, model, _ = huggingface.read_config(folder, **kept(cfg))
+    return {"model": model, "tokenizer": cfg.tokenizer or str(folder)}
+
+
+def check_context(cfg):
+    """Raises ValueError where prompt and response do not fit the model's positions."""
+    prompt, response = cfg.data.prompt_length, cfg.sample.length
+    if prompt + response > cfg.model.context:
+        raise ValueError(
+            f"data.prompt_length = {prompt} and sample.length = {response} do not fit the model's "
+            f"{cfg.model.context} positions: shorten one"
+        )
+
+
+def check_vocabulary(cfg, words):
+    """Raises ValueError where the tokenizer has tokens, other than padding, that the model cannot embed."""
+    largest = max(id for token, id in words.get_vocab().items() if token != words.pad_token)
+    if largest >= cfg.model.vocab_size:
+        raise ValueError(
+            f'tokenizer "{cfg.tokenizer}" has token {largest}, and the embedding of '
+            f'"{cfg.pretrained}" ends at {cfg.model.vocab_size - 1}: give the model\'s own tokenizer'
+        )
 
 
 def about_reward(world: worlds.World, scored, train, held_out) -> dict:

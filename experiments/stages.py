@@ -63,8 +63,10 @@ class RewardConfig:
     )
 
 
-def train_sft(folder, cfg: SFTConfig, devices: Devices, lm, train, held_out, seed, *, wandb=False):
-    """The language model's parameters with the lowest held-out loss."""
+def train_sft(
+    folder, cfg: SFTConfig, devices: Devices, lm, train, held_out, seed, *, wandb=False, start=None
+):
+    """The language model's parameters with the lowest held-out loss; `start` are those it begins with."""
     tx = optimizer.make(cfg.optimizer, cfg.steps)
     step = devices.compile(
         sft.make_train_step(
@@ -75,7 +77,7 @@ def train_sft(folder, cfg: SFTConfig, devices: Devices, lm, train, held_out, see
     )
     nats = jax.jit(sft.make_held_out_loss(lm.policy_fn))
     root = jax.random.key(seed)
-    params = jax.jit(lm.init)(root)
+    params = jax.jit(lm.init)(root) if start is None else start
     carry = {
         "state": devices.put(train_step.init_state(params, tx)),
         "best": devices.put(params),

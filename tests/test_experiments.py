@@ -1,5 +1,6 @@
 """Whole experiments, tiny: what they leave, that they go on after a kill, and what they refuse."""
 
+import dataclasses
 import gzip
 import json
 import re
@@ -12,6 +13,9 @@ import runs
 import launch
 from experiments import worlds
 from rlhf_jax import metrics
+from rlhf_jax.data import tokenizer
+from rlhf_jax.models import huggingface, networks
+from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.tasks import reviews
 
 parts = str.split  # of a command line
@@ -95,6 +99,40 @@ def test_a_run_killed_in_the_middle_of_a_stage_ends_with_the_same_bits(whole, tm
     for name in ("samples.jsonl", "tokens.jsonl", "comparisons.jsonl"):
         assert (folder / name).read_text() == (whole / name).read_text()
     assert runs.untimed(folder) == runs.untimed(whole)
+
+
+SHAPES = {
+    "gpt2": ModelConfig(context=64, d_model=16, heads=2),
+    "qwen3": ModelConfig(
+        context=64, d_model=16, heads=4, kv_heads=2, head_dim=8, d_mlp=24, positions="rotary",
+        norm="rmsnorm", activation="swiglu", bias=False, qk_norm="head", tied=False,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=SHAPES)
+def pretrained(request, whole, tmp_path):
+    """A folder in the Hugging Face format, with a tokenizer that has no pad token."""
+    words = tokenizer.load(whole / "tokenizer")
+    words.pad_token = None
+    cfg = dataclasses.replace(SHAPES[request.param], vocab_size=len(words))
+    params = jax.jit(networks.language_model(cfg).init)(jax.random.key(1))
+    huggingface.save(tmp_path / "model", cfg, params, tokenizer=words)
+    assert (
+        json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == request.param
+    )
+    return tmp_path / "model"
+
+
+def test_all_stages_run_from_a_pretrained_model(pretrained, capsys):
+    folder = pretrained.parent / "run"
+    command = [*TINY, "--model", str(pretrained), "--run", str(folder)]
+    assert launch.main(command) == 0
+    assert json.loads((folder / "results.json").read_text())["kl"]["mean"] > 0
+    assert not (folder / "tokenizer").exists()  # the model's own is used
+    too_long = ["--sample.length", "60", "--run", str(pretrained.parent / "other")]
+    assert launch.main([*command, *too_long]) == 1
+    assert "sample.length = 60 do not fit the model's 64 positions" in capsys.readouterr().err
 
 
 @pytest.fixture
