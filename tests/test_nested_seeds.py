@@ -5,7 +5,11 @@ from scipy.stats import trim_mean
 from rlhf_jax import evaluate
 from rlhf_jax.nested_seeds import interquartile_mean, nested_bootstrap
 
-RNG = np.random.default_rng(0)
+
+@pytest.fixture
+def rng():
+    """Of each test its own: what ran before it changes nothing."""
+    return np.random.default_rng(0)
 
 
 def test_the_interquartile_mean_by_hand():
@@ -16,9 +20,9 @@ def test_the_interquartile_mean_by_hand():
     assert interquartile_mean(np.array([1, 2, 3, 4, 1000])) == pytest.approx((1.5 + 3 + 3) / 2.5)
 
 
-def test_the_interquartile_mean_is_scipys_where_a_quarter_is_a_whole_number_of_values():
+def test_the_interquartile_mean_is_scipys_where_a_quarter_is_a_whole_number_of_values(rng):
     for n in (4, 8, 40):
-        values = RNG.normal(size=(3, n, 2))
+        values = rng.normal(size=(3, n, 2))
         want = trim_mean(values, 0.25, axis=1)
         np.testing.assert_allclose(interquartile_mean(values, axis=1), want, rtol=1e-12)
         assert interquartile_mean(values[0, :, 0]) == pytest.approx(want[0, 0])
@@ -26,13 +30,13 @@ def test_the_interquartile_mean_is_scipys_where_a_quarter_is_a_whole_number_of_v
 
 
 @pytest.mark.parametrize("n", [1, 3, 5, 6, 7])
-def test_the_interquartile_mean_of_values_is_that_of_four_copies_of_them(n):
-    values = RNG.normal(size=n)
+def test_the_interquartile_mean_of_values_is_that_of_four_copies_of_them(n, rng):
+    values = rng.normal(size=n)
     assert interquartile_mean(values) == pytest.approx(trim_mean(np.repeat(values, 4), 0.25))
 
 
-def test_one_level_is_the_plain_bootstrap():
-    values = RNG.exponential(size=70)
+def test_one_level_is_the_plain_bootstrap(rng):
+    values = rng.exponential(size=70)
     plain = evaluate.bootstrap_interval(values, seed=3)
     assert nested_bootstrap(values, np.mean, seed=3) == pytest.approx(plain, rel=1e-12)
     assert nested_bootstrap(values[None, :, None], np.mean) == pytest.approx(plain, rel=0.02)
@@ -40,18 +44,18 @@ def test_one_level_is_the_plain_bootstrap():
     assert wide.low < plain.low < plain.high < wide.high
 
 
-def test_copies_at_a_lower_level_are_no_evidence():
+def test_copies_at_a_lower_level_are_no_evidence(rng):
     """Copies of a run make the interval no narrower than the seeds above them do."""
-    seeds = RNG.normal(size=60)
+    seeds = rng.normal(size=60)
     copies = np.broadcast_to(seeds[:, None, None], (60, 4, 3))
     plain = evaluate.bootstrap_interval(seeds, resamples=4000)
     nested = nested_bootstrap(copies, np.mean, resamples=4000)
     assert nested == pytest.approx(plain, rel=0.06, abs=0.012)
 
 
-def test_the_variance_of_a_resample_is_the_multistage_bootstraps():
+def test_the_variance_of_a_resample_is_the_multistage_bootstraps(rng):
     """Of the mean over a x b: V / a + W / (a b), the biased variances between and within the rows."""
-    values = RNG.normal(size=(6, 1)) + 2.0 * RNG.normal(size=(6, 5))
+    values = rng.normal(size=(6, 1)) + 2.0 * rng.normal(size=(6, 5))
     between, within = values.mean(1).var(), values.var(axis=1).mean()
     means = []
     nested_bootstrap(
@@ -75,9 +79,9 @@ def test_it_covers_where_data_seeds_differ_and_the_flat_bootstrap_does_not(stati
     assert covered["flat"] / trials < 0.65
 
 
-def test_a_difference_on_the_same_seeds_is_known_better_than_either():
-    shared = RNG.normal(size=(10, 3, 2))
-    a, b = shared + 0.2 + 0.01 * RNG.normal(size=shared.shape), shared
+def test_a_difference_on_the_same_seeds_is_known_better_than_either(rng):
+    shared = rng.normal(size=(10, 3, 2))
+    a, b = shared + 0.2 + 0.01 * rng.normal(size=shared.shape), shared
     difference = nested_bootstrap(a - b)
     assert difference.low > 0.15 and difference.high < 0.25
     assert nested_bootstrap(a).low < nested_bootstrap(b).high
