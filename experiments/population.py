@@ -2,9 +2,10 @@
 
 A job is a module-level function `work(lab, *args, seeds) -> [result of each seed]`, mapped over its seeds
 by `jax.vmap`. As "vmap" it is called once with all of them; as "processes" once for each, in worker
-processes that hold one core each. Measured (`bench/population.py`): on a GPU one program is 11 times as fast as
-one seed after another; on two CPU cores it is no faster, and processes are by a third. The results are the same to float tolerance, and stand in the run directory, a file a seed: what is there is not
-computed again.
+processes that hold one core each. Measured (`bench/population.py`): on a GPU one program is 11 times as fast
+as one seed after another; on two CPU cores it is no faster, and processes are by a third. The results are
+the same to float tolerance, and stand in the run directory, a file a seed: what is there is not computed
+again.
 """
 
 import concurrent.futures
