@@ -3,7 +3,8 @@
     python launch.py gspo
 
 Nothing holds it to the reference, as published, so that it over-optimizes: gold goes from -0.11 to 0.61
-alone, at a KL of 6.9, while the reward model's score goes to 2.74 (seed 0); --pg.kl-in-reward k1 holds it.
+alone, at a KL of 6.9, while the reward model's score goes to 2.74 (seed 0); --pg.kl-in-reward k1 holds it
+(1.51 at 3.3).
 --start-from RUN takes the shared stages from a run.
 """
 
