@@ -98,17 +98,20 @@ def proxy_run(
     rewards, scores = learn_rewards(lab, size, kind, pairs, seeds)
     rows = judge(lab, kind, scores)
     if method is not None:
-        seen = on_policy(lab, method, seeds, kind=kind, size=size, rewards=rewards).curves
-        rows = [
-            row | {"rl": {name: x[s] for name, x in seen.items()}} for s, row in enumerate(rows)
-        ]
+        trained = on_policy(lab, method, seeds, kind=kind, size=size, rewards=rewards)
+        rows = [row | more for row, more in zip(rows, rl_of(trained), strict=True)]
     return rows
 
 
 def gold_run(lab: Lab, kind: str, method: Method, seeds: Sequence[Seed]) -> list[dict]:
     """The control, trained on gold itself."""
-    seen = on_policy(lab, method, seeds, kind=kind).curves
-    return [{"rl": {name: x[s] for name, x in seen.items()}} for s in range(len(seeds))]
+    return rl_of(on_policy(lab, method, seeds, kind=kind))
+
+
+def rl_of(trained) -> list[dict]:
+    """The curves of each seed."""
+    seeds = len(trained.curves["kl"])
+    return [{"rl": {name: x[s] for name, x in trained.curves.items()}} for s in range(seeds)]
 
 
 def frontier_run(lab: Lab, kind: str, method: Method, seeds: Sequence[Seed]) -> list[dict]:

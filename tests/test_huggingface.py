@@ -354,3 +354,15 @@ def test_settings_that_no_family_has_are_refused():
     cfg = ModelConfig(positions="rotary", norm="rmsnorm", parallel_residual=True)
     with pytest.raises(ValueError, match="no family of Hugging Face checkpoints"):
         huggingface.family_of(cfg)
+    with pytest.raises(ValueError, match="llama has not this model's settings"):
+        huggingface.family_of(cfg, "llama")
+
+
+def test_bfloat16_is_written_and_read_as_it_is(tmp_path):
+    model = huggingface.load(str(GOLDEN / "qwen2"), param_dtype="bfloat16")
+    huggingface.save(tmp_path, model.cfg, model.params)
+    assert {str(x.dtype) for x in load_file(tmp_path / "model.safetensors").values()} == {
+        "bfloat16"
+    }
+    again = huggingface.load(str(tmp_path), param_dtype="bfloat16")
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)

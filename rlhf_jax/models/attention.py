@@ -52,6 +52,11 @@ def rotate(
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1).astype(x.dtype)
 
 
+def softcapped(logits, cap: float):
+    """cap tanh(logits / cap), or the logits where the cap is 0."""
+    return cap * jnp.tanh(logits / cap) if cap else logits
+
+
 def attend(
     q: Float[Array, "B L H h"],
     k: Float[Array, "B S K h"],
@@ -71,7 +76,7 @@ def attend(
     (B, L, H, h), K = q.shape, k.shape[2]
     q = q.reshape(B, L, K, H // K, h)  # the query heads of each key head
     logits = jnp.einsum("blkgh,bskh->bkgls", q, k, preferred_element_type=jnp.float32)
-    logits = softcap * jnp.tanh(logits * (scale or h**-0.5) / softcap)
+    logits = softcapped(logits * (scale or h**-0.5), softcap)
     logits = jnp.where(mask[:, None, None], logits, -1e30)  # the cap lies far above
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgls,bskh->blkgh", weights, v).reshape(B, L, H, h)

@@ -145,24 +145,28 @@ def save(
     family = family_of(cfg, (config or {}).get("model_type"))
     trunk = params["trunk"] if is_reward else params
     flat = {"/".join(k.key for k in path): x for path, x in jax.tree.leaves_with_path(trunk)}
-    wanted: dict[str, list] = {}  # name in the files -> pairs of where it lies and of ours
+    wanted: dict[
+        str, list
+    ] = {}  # name in the files -> where each of its parts lies, path and layer
     for path, tensor in family.tensors(cfg).items():
         if path not in flat:
             continue
         layers = range(cfg.layers) if "*" in tensor.name else [None]
         for layer in layers:
             name = tensor.name.replace("*", str(layer))
-            prefix = "" if name.startswith(("lm_head", "embed_out")) else family.prefix
-            ours = flat[path] if layer is None else flat[path][layer]
-            wanted.setdefault(prefix + name, []).append((tensor, ours))
+            prefix = "" if name == family.head else family.prefix
+            wanted.setdefault(prefix + name, []).append((tensor, path, layer))
     if is_reward:
-        wanted["score.weight"] = [(Tensor("score.weight"), params["head"][None])]
+        flat["head"] = params["head"][None]
+        wanted["score.weight"] = [(Tensor("score.weight"), "head", None)]
 
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[list[str]] = [[]]
     size, total = 0, 0
     for name, parts in wanted.items():
-        more = sum(x.nbytes for _, x in parts)
+        more = sum(
+            flat[path].nbytes // (1 if layer is None else cfg.layers) for _, path, layer in parts
+        )
         if shards[-1] and size + more > shard_bytes:
             shards.append([])
             size = 0
@@ -173,8 +177,8 @@ def save(
     for file, names in zip(files, shards, strict=True):
         arrays = {}
         for name in names:
-            tensor = wanted[name][0][0]
-            arrays[name] = tensor.write([np.asarray(jax.device_get(x)) for _, x in wanted[name]])
+            ours = [flat[path] if i is None else flat[path][i] for _, path, i in wanted[name]]
+            arrays[name] = wanted[name][0][0].write([np.asarray(x) for x in jax.device_get(ours)])
         save_file(arrays, folder / file, metadata={"format": "pt"})
     if len(shards) > 1:
         file_of = {name: file for file, names in zip(files, shards, strict=True) for name in names}
@@ -195,18 +199,16 @@ def save(
 
 def family_of(cfg: ModelConfig, name: str | None = None) -> Family:
     """The family `name`, or the first whose config.json can say `cfg`. Raises ValueError if none can."""
-    if name is not None:
-        return FAMILIES[name]
     want = explicit(cfg)
-    for family in FAMILIES.values():
+    for family in FAMILIES.values() if name is None else [FAMILIES[name]]:
         try:
             if explicit(ModelConfig(**family.settings(family.config(cfg)))) == want:
                 return family
         except (KeyError, ValueError):
             continue
     raise ValueError(
-        "no family of Hugging Face checkpoints has this model's settings: "
-        f"known are {', '.join(sorted(FAMILIES))}"
+        f"{name or 'no family of Hugging Face checkpoints'} has not this model's settings: "
+        f"known families are {', '.join(sorted(FAMILIES))}"
     )
 
 
@@ -273,7 +275,7 @@ class Files:
 
 def check(files: Files, tensors: dict[str, Tensor], shapes, cfg: ModelConfig, is_reward: bool):
     """Raises ValueError for a tensor that is missing or surplus, or whose shape does not fit, by its name."""
-    wanted = {"lm_head.weight", "embed_out.weight"} if cfg.tied or is_reward else set()
+    wanted = {files.family.head} if cfg.tied or is_reward else set()
     for path, tensor in tensors.items():
         layers = range(cfg.layers) if "*" in tensor.name else [0]
         shape = shapes[path][1:] if "*" in tensor.name else shapes[path]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.models.attention import LayerCache, attend, rotary_speeds, rotate
+from rlhf_jax.models.attention import LayerCache, attend, rotary_speeds, rotate, softcapped
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.padding import position_ids
 
@@ -67,11 +67,6 @@ def norm(cfg: ModelConfig, name: str | None = None):
     return (
         nn.RMSNorm(**kinds) if cfg.norm == "rmsnorm" else nn.LayerNorm(use_bias=cfg.bias, **kinds)
     )
-
-
-def softcap(logits, cap: float):
-    """cap tanh(logits / cap), or the logits where the cap is 0."""
-    return cap * jnp.tanh(logits / cap) if cap else logits
 
 
 def masks(
@@ -230,7 +225,7 @@ class Transformer(nn.Module):
     def unembed(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
         """Logits, in float32."""
         project = self.embedding.attend if self.cfg.tied else self.unembedding
-        return softcap(project(hidden).astype(jnp.float32), self.cfg.logit_softcap)
+        return softcapped(project(hidden).astype(jnp.float32), self.cfg.logit_softcap)
 
     def finish(self, x):
         """Hidden states of a flat stream that has passed the blocks."""

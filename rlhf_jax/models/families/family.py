@@ -56,7 +56,8 @@ class Family(NamedTuple):
     tensors: Callable[
         [ModelConfig], dict[str, Tensor]
     ]  # path of ours, as "blocks/query/kernel" -> where
-    prefix: str  # of the names, which some files leave out
+    prefix: str  # of the names but the head's, which some files leave out
+    head: str = "lm_head.weight"  # the unembedding
     ignored: tuple[str, ...] = ()  # regular expressions of names that hold no weight
 
 

@@ -79,5 +79,6 @@ GPT_NEOX = Family(
     config=config,
     tensors=tensors,
     prefix="gpt_neox.",
+    head="embed_out.weight",
     ignored=(r"layers\.\d+\.attention\.((masked_)?bias|rotary_emb\.inv_freq)",),
 )
