@@ -6,7 +6,6 @@ what a method made of it.
 """
 
 import pathlib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, NamedTuple
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import stages, verdict, worlds
+from experiments import pretrained, stages, start_from, verdict, worlds
 from rlhf_jax import parallel, run
 from rlhf_jax.batches import Prompts
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
@@ -61,20 +60,6 @@ class Config:
     """Responses to each held-out prompt, before and after."""
 
 
-SHARED = (
-    "seed",
-    "pretrained",
-    "tokenizer",
-    "data",
-    "annotators",
-    "model",
-    "sft",
-    "reward",
-    "sample",
-)
-"""The settings that decide what the shared stages end with."""
-
-
 class Ground(NamedTuple):
     """What the shared stages leave to a method."""
 
@@ -116,20 +101,20 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
                 "at: set sample.temperature, and the others follow"
             )
     if cfg.pretrained:
-        cfg = replace(cfg, **of_pretrained(cfg))
-    check_context(cfg)
+        cfg = replace(cfg, **pretrained.decided(cfg))
+    pretrained.check_context(cfg)
     sizes = {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size}
     devices = parallel.choose(cfg.devices, sizes | batch_sizes)
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed)
     if cfg.start_from:
-        check_same_start(pathlib.Path(cfg.start_from), cfg)
+        start_from.check(pathlib.Path(cfg.start_from), cfg, Config())
     folder = run.open_run(name, cfg, cfg.run, ignore=("run", "wandb", "start_from"))
     if verdict.stands(folder):
         print("this run is finished")
         verdict.show(folder, again(name))
         return None
     if cfg.start_from:
-        copy_stages(pathlib.Path(cfg.start_from), folder)
+        start_from.copy(pathlib.Path(cfg.start_from), folder)
     words = stages.read_tokenizer(folder, cfg.tokenizer, world.corpus, cfg.data.vocab_size)
     drawn = {part: {"temperature": cfg.sample.temperature} for part in timed}
     for part in drawn:
@@ -138,7 +123,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     cfg = replace(cfg, **{part: replace(getattr(cfg, part), **x) for part, x in drawn.items()})
     cfg = replace(cfg, sample=replace(cfg.sample, pad=words.pad_token_id))
     if cfg.pretrained:
-        check_vocabulary(cfg, words)
+        pretrained.check_vocabulary(cfg, words)
     else:
         cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
     lm = networks.language_model(cfg.model)
@@ -151,7 +136,9 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         stages.demonstrations(words, texts, lengths)
         for texts in (world.corpus, world.corpus_held_out)
     )
-    start = huggingface.load(cfg.pretrained, **kept(cfg)).params if cfg.pretrained else None
+    start = (
+        huggingface.load(cfg.pretrained, **pretrained.kept(cfg)).params if cfg.pretrained else None
+    )
     reference, sft_loss = stages.train_sft(
         folder, cfg.sft, devices, lm, demos, demos_held_out, cfg.seed, wandb=cfg.wandb, start=start
     )
@@ -193,38 +180,6 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     )
 
 
-def kept(cfg) -> dict:
-    """The settings of the model that no config.json decides."""
-    return {x: getattr(cfg.model, x) for x in ("dtype", "param_dtype", "remat", "logprob_chunk")}
-
-
-def of_pretrained(cfg) -> dict:
-    """The settings that a pretrained model decides: its shape, and the tokenizer unless one is named."""
-    folder = huggingface.resolve(cfg.pretrained)
-    _, model, _ = huggingface.read_config(folder, **kept(cfg))
-    return {"model": model, "tokenizer": cfg.tokenizer or str(folder)}
-
-
-def check_context(cfg):
-    """Raises ValueError where prompt and response do not fit the model's positions."""
-    prompt, response = cfg.data.prompt_length, cfg.sample.length
-    if prompt + response > cfg.model.context:
-        raise ValueError(
-            f"data.prompt_length = {prompt} and sample.length = {response} do not fit the model's "
-            f"{cfg.model.context} positions: shorten one"
-        )
-
-
-def check_vocabulary(cfg, words):
-    """Raises ValueError where the tokenizer has tokens, other than padding, that the model cannot embed."""
-    largest = max(id for token, id in words.get_vocab().items() if token != words.pad_token)
-    if largest >= cfg.model.vocab_size:
-        raise ValueError(
-            f'tokenizer "{cfg.tokenizer}" has token {largest}, and the embedding of '
-            f'"{cfg.pretrained}" ends at {cfg.model.vocab_size - 1}: give the model\'s own tokenizer'
-        )
-
-
 def about_reward(world: worlds.World, scored, train, held_out) -> dict:
     """`verdict.of_rewards` of what was scored [N, 2] on held-out pairs, with gold where it is known."""
     asked, *sides = zip(*((c.prompt, c.chosen, c.rejected) for c in held_out), strict=True)
@@ -235,43 +190,3 @@ def about_reward(world: worlds.World, scored, train, held_out) -> dict:
 def again(name: str) -> str:
     """How to start another run."""
     return f"python launch.py {name} --seed 1 (or any other setting, or --run NEW_FOLDER)"
-
-
-def check_same_start(start: pathlib.Path, cfg):
-    """Raises ValueError where `start` is no run, or its shared stages were trained with other settings.
-
-    A setting that `start` is older than stood at what is its default now.
-    """
-    if not (start / "config.json").exists():
-        raise ValueError(f'start_from = "{start}" holds no config.json: name the folder of a run')
-    theirs, ours = run.read_json(start / "config.json")["settings"], run.plain(cfg)
-    theirs = over(run.plain(Config()), theirs)
-    other = [name for name in SHARED if theirs[name] != ours[name]]
-    if other:
-        raise ValueError(
-            f'start_from = "{start}" was trained with other settings of {", ".join(other)}: '
-            "give the same, or train from the start"
-        )
-
-
-def over(old: dict, new: dict) -> dict:
-    """`new`, and what `old` has beside it, at any depth."""
-    both = lambda name: isinstance(old.get(name), dict) and isinstance(new[name], dict)
-    return old | {name: over(old[name], x) if both(name) else x for name, x in new.items()}
-
-
-def copy_stages(start: pathlib.Path, folder: pathlib.Path):
-    """The finished shared stages of run `start`, in `folder`; what stands there already is left."""
-    (folder / "stages").mkdir(exist_ok=True)
-    names = ["tokenizer", "comparisons.jsonl", "stages/sft", "stages/reward", "stages/judge"]
-    for name in names:
-        source, place = start / name, folder / name
-        done = source.exists() and (
-            not name.startswith("stages") or (source / "done.json").exists()
-        )
-        if done and not place.exists():
-            partial = place.with_name(f".{place.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            copy = shutil.copytree if source.is_dir() else shutil.copyfile
-            copy(source, partial)
-            partial.replace(place)

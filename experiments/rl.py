@@ -10,12 +10,11 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
-from experiments import outcome
+from experiments import judge, outcome
 from experiments.ground import Ground
 from rlhf_jax import kl, loop, optimizer, policy_gradient, ppo, rollout, train_step
 from rlhf_jax.data import rewards
 from rlhf_jax.data.batching import rows_at
-from rlhf_jax.evaluate import bootstrap_interval
 from rlhf_jax.models import networks
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.padding import is_stop
@@ -161,53 +160,13 @@ def with_policy_gradient(ground: Ground, stage: str) -> OnPolicy:
     )
 
 
-class Judge:
-    """Scores of samples: by the reward model, a Python function on threads of the host, or both."""
-
-    def __init__(self, ground: Ground, reward_fn: Callable):
-        rl, devices = ground.cfg.rl, ground.devices
-        self.ground, self.weight = ground, 1.0 if not rl.reward else rl.reward_model_weight
-        self.scorer = rewards.Scorer(rewards.load(rl.reward), rl.scorer) if rl.reward else None
-        self.score = devices.compile(reward_fn, (P(), P(DATA)), P(DATA))
-
-    def begin(self, params, prompts: list[str], samples) -> Callable[[], np.ndarray]:
-        """What gives the scores [B] when it is asked; until then the threads work, and the devices may."""
-        fetch, pending = self.ground.devices.fetch, None
-        if self.scorer is not None:
-            pending = self.scorer.submit(prompts, self.ground.answers.texts(fetch(samples)))
-        learned = self.score(params, samples) if self.weight else None
-
-        def end():
-            total = np.zeros(len(prompts), np.float32)
-            if learned is not None:
-                total += np.float32(self.weight) * fetch(learned)
-            return total + pending.result() if pending else total
-
-        return end
-
-
-def python_reward(ground: Ground, said) -> dict:
-    """What the Python reward, if there is one, gives to the held-out prompts before and after."""
-    rl, prompts = ground.cfg.rl, outcome.held_out_prompts(ground)
-    if not rl.reward:
-        return {}
-    scorer = rewards.Scorer(rewards.load(rl.reward), rl.scorer)
-    sides = {"before": outcome.before(ground), "after": said}
-    scores = {name: scorer.submit(prompts, side.texts).result() for name, side in sides.items()}
-    return {
-        "Python reward": {
-            name: bootstrap_interval(np.asarray(x), prompts)._asdict() for name, x in scores.items()
-        }
-    }
-
-
 def train(ground: Ground, algorithm: OnPolicy):
     """(parameters, KL coefficient) after all iterations. Metrics and checkpoints go to the run directory."""
     cfg, rl, devices, world = ground.cfg, ground.cfg.rl, ground.devices, ground.world
     of_samples = lambda fn: lambda params, x: fn(params, x.tokens, x.attention_mask)
     judge_fn = of_samples(networks.reward_model(ground.lm).fn)
     held_out = devices.compile(judge_fn, (P(), P(DATA)), P(DATA))
-    judge = Judge(ground, of_samples(ground.reward_fn))
+    scorer = judge.Judge(ground, of_samples(ground.reward_fn))
     root, group = jax.random.key(cfg.seed), algorithm.group
     reference, reward_params, judge_params = (
         devices.put(params) for params in (ground.reference, ground.reward, ground.judge)
@@ -221,7 +180,7 @@ def train(ground: Ground, algorithm: OnPolicy):
         batch = jax.tree.map(lambda x: x[rows], ground.prompts)
         batch = batch._replace(draw=np.arange(rl.batch_size, dtype=np.int32))  # a prompt may recur
         samples = ground.answers.sample(policy, devices.put_batch(batch), key)
-        return rows, samples, judge.begin(reward_params, [world.prompts[r] for r in rows], samples)
+        return rows, samples, scorer.begin(reward_params, [world.prompts[r] for r in rows], samples)
 
     def refilled(policy, drawn, key, first):
         """A batch whose groups without signal were replaced by later ones, in at most `rl.refill` rounds."""
@@ -298,4 +257,4 @@ def main(name: str, cfg: Config):
         return
     params, _ = train(ground, with_policy_gradient(ground, name))
     said = outcome.after(ground, params)
-    outcome.conclude(ground, name.upper(), said, extra=python_reward(ground, said))
+    outcome.conclude(ground, name.upper(), said, extra=judge.python_reward(ground, said))

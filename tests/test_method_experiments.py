@@ -11,7 +11,7 @@ import pytest
 import runs
 
 import launch
-from experiments import dpo
+from experiments import dpo, start_from
 from experiments import ground as grounds
 from rlhf_jax import best_of_n, checkpoint, metrics, run
 from rlhf_jax.batches import Comparisons, PreferenceBatch, Sequences
@@ -98,10 +98,10 @@ def test_a_setting_that_a_run_is_older_than_stood_at_its_default(tmp_path):
     settings = json.loads(json.dumps(run.plain(cfg)))
     del settings["model"]["window"], settings["model"]["rope_scaling"]
     (tmp_path / "config.json").write_text(json.dumps({"settings": settings}))
-    grounds.check_same_start(tmp_path, cfg)
+    start_from.check(tmp_path, cfg, grounds.Config())
     other = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, window=8))
     with pytest.raises(ValueError, match="other settings of model"):
-        grounds.check_same_start(tmp_path, other)
+        start_from.check(tmp_path, other, grounds.Config())
 
 
 def test_dpo_does_not_lose_the_pairs_that_it_was_taught(finished):

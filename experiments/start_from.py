@@ -1,0 +1,59 @@
+"""The shared stages of another run, in the place of training them again."""
+
+import pathlib
+import shutil
+
+from rlhf_jax import run
+
+SHARED = (
+    "seed",
+    "pretrained",
+    "tokenizer",
+    "data",
+    "annotators",
+    "model",
+    "sft",
+    "reward",
+    "sample",
+)
+"""The settings that decide what the shared stages end with."""
+
+
+def check(start: pathlib.Path, cfg, default):
+    """Raises ValueError where `start` is no run, or its shared stages were trained with other settings.
+
+    A setting that `start` is older than stood at what is its default now: `default` is a config of defaults.
+    """
+    if not (start / "config.json").exists():
+        raise ValueError(f'start_from = "{start}" holds no config.json: name the folder of a run')
+    theirs, ours = run.read_json(start / "config.json")["settings"], run.plain(cfg)
+    theirs = over(run.plain(default), theirs)
+    other = [name for name in SHARED if theirs[name] != ours[name]]
+    if other:
+        raise ValueError(
+            f'start_from = "{start}" was trained with other settings of {", ".join(other)}: '
+            "give the same, or train from the start"
+        )
+
+
+def over(old: dict, new: dict) -> dict:
+    """`new`, and what `old` has beside it, at any depth."""
+    both = lambda name: isinstance(old.get(name), dict) and isinstance(new[name], dict)
+    return old | {name: over(old[name], x) if both(name) else x for name, x in new.items()}
+
+
+def copy(start: pathlib.Path, folder: pathlib.Path):
+    """The finished shared stages of run `start`, in `folder`; what stands there already is left."""
+    (folder / "stages").mkdir(exist_ok=True)
+    names = ["tokenizer", "comparisons.jsonl", "stages/sft", "stages/reward", "stages/judge"]
+    for name in names:
+        source, place = start / name, folder / name
+        done = source.exists() and (
+            not name.startswith("stages") or (source / "done.json").exists()
+        )
+        if done and not place.exists():
+            partial = place.with_name(f".{place.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            copy = shutil.copytree if source.is_dir() else shutil.copyfile
+            copy(source, partial)
+            partial.replace(place)
