@@ -20,12 +20,13 @@ from jax.sharding import PartitionSpec as P
 from rich.progress import track
 
 from experiments import ground as grounds
-from experiments import outcome
+from experiments import outcome, rl
 from experiments.ground import Ground
 from rlhf_jax import evaluate, loop, optimizer, preference, train_step
 from rlhf_jax.batches import LabelledBatch, PreferenceBatch, Sequences
 from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.comparisons import encode_comparisons
+from rlhf_jax.models import lora
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.parallel import DATA
 from rlhf_jax.preference import PreferenceConfig
@@ -69,30 +70,31 @@ def main(cfg: Config):
     data = labelled(pairs, logprobs_of, ground) if kind == "kto" else pairs
     steps = max(1, round(cfg.dpo.epochs * len(data.weight) / cfg.dpo.batch_size))
     tx, root = optimizer.make(cfg.dpo.optimizer, steps), jax.random.key(cfg.seed)
-    step = devices.compile(
-        preference.make_train_step(
-            ground.lm.policy_fn, tx, cfg.preference,
-            microbatches=cfg.dpo.microbatches, axis_name=devices.axis_name,
-        ),
-        (P(), P(), P(DATA), P()),
-        (P(), P()),
+    make = lambda policy_fn: preference.make_train_step(
+        policy_fn, tx, cfg.preference,
+        microbatches=cfg.dpo.microbatches, axis_name=devices.axis_name,
     )  # fmt: skip
+    step = devices.compile(
+        lora.over_base(make, ground.lm.policy_fn, cfg.lora), (P(), P(), P(DATA), P()), (P(), P())
+    )
+    base, trained = rl.split(ground, ground.reference)
+    frozen, whole = {"base": devices.put(base)}, lambda trained: lora.join(base, trained, cfg.lora)
 
     def body(state, i):
         batch = devices.put_batch(batch_at(data, cfg.dpo.batch_size, cfg.seed, i))
-        state, metrics = step(state, {}, batch, jax.random.fold_in(root, i))
+        state, metrics = step(state, frozen, batch, jax.random.fold_in(root, i))
         if (i + 1) % cfg.dpo.eval_every == 0 or i + 1 == steps:
-            right = margins(state.params, held_out, logprobs_of, kind) > 0
+            right = margins(whole(state.params), held_out, logprobs_of, kind) > 0
             metrics |= {"preference/held_out_accuracy": right.mean()}
         return state, metrics
 
     state = loop.iterate(
-        ground.folder, "dpo", devices.put(train_step.init_state(ground.reference, tx)), body,
+        ground.folder, "dpo", devices.put(train_step.init_state(trained, tx)), body,
         iterations=steps, save_every=cfg.dpo.eval_every, unit="steps", wandb=cfg.wandb,
     )  # fmt: skip
-    found = margins(state.params, held_out, logprobs_of, kind)
+    params = whole(jax.device_get(state.params))
+    found = margins(params, held_out, logprobs_of, kind)
     own = evaluate.accuracy(found, [c.group for c in ground.pairs_held_out])
-    params = jax.device_get(state.params)
     extra = {"accuracy of the policy's own reward, held-out pairs": own._asdict()}
     outcome.conclude(ground, kind.upper(), outcome.after(ground, params), extra=extra)
 

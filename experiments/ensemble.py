@@ -94,7 +94,7 @@ def train(ground: Ground):
         (P(), P(), P(DATA), P()),
         (P(), P()),
     )  # fmt: skip
-    params = ensemble.init(rm.init, root, jax.device_get(ground.reference), cfg.ensemble)
+    params = ensemble.init(rm.init, root, ground.reference, cfg.ensemble)
 
     def body(state, i):
         rows = np.stack([rows_at(count, size, cfg.seed + m, i) for m in range(M)], axis=1)
@@ -122,7 +122,7 @@ def on_held_out_pairs(ground: Ground, members) -> dict[str, np.ndarray]:
     fn, cfg = networks.reward_model(ground.lm).fn, ground.cfg.ensemble
     pairs = encode_comparisons(ground.words, ground.pairs_held_out, *ground.lengths)
     sides = [jnp.asarray(each(ground, members, side)).T for side in pairs]  # [M, N] each
-    scored = {"one reward model": stages.both_scores(fn, ground.reward, pairs)}
+    scored = {"one reward model": stages.both_scores(ground.reward_fn, ground.reward, pairs)}
     for m in range(cfg.members):
         scored[f"member {m}"] = np.stack([side[m] for side in sides], axis=1)
     for how in ("mean", "min", "uwo"):

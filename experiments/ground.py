@@ -20,8 +20,9 @@ from rlhf_jax.batches import Prompts
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.data.splits import split
-from rlhf_jax.models import huggingface, networks
+from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.parallel import Devices
 from rlhf_jax.rollout import RolloutConfig
 from rlhf_jax.sampling import SampleConfig, check_on_policy
@@ -47,6 +48,13 @@ class Config:
     """Folder or hub name of a decoder in the Hugging Face format, which SFT starts from, with its tokenizer;
     of the settings of `model`, dtype, param_dtype, remat and logprob_chunk still count. Empty: a model of
     that shape, from scratch."""
+    reference: str = ""
+    """The same of one that takes the place of SFT: the policy starts from it as it is."""
+    reward_model: str = ""
+    """The same of a classifier of one label, with the policy's tokenizer, that takes the place of the reward
+    model; the held-out judge is trained here all the same."""
+    lora: LoraConfig = LoraConfig()
+    """What is trained of a transformer, in SFT too where it starts from a pretrained model."""
     tokenizer: str = ""
     """Folder or hub name of a transformers tokenizer; empty: the model's, or trained on the corpus."""
     data: worlds.DataConfig = worlds.DataConfig()
@@ -75,7 +83,7 @@ class Ground(NamedTuple):
     pairs: list[Comparison]  # what people preferred, both reward models' halves
     halves: tuple[list[Comparison], list[Comparison]]  # what taught `reward`, and `judge`
     pairs_held_out: list[Comparison]  # what taught neither
-    reference: Any  # parameters: of the SFT policy,
+    reference: Any  # parameters, on the host: of the SFT policy,
     reward: Any  # of the reward model to train against,
     judge: Any  # and of the one to judge by
     reward_fn: Callable  # (reward, tokens, attention_mask) -> scores [B]
@@ -100,9 +108,10 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
                 f"{part}.temperature = {getattr(cfg, part).temperature} is not what samples are drawn "
                 "at: set sample.temperature, and the others follow"
             )
-    if cfg.pretrained:
+    if pretrained.named(cfg):
         cfg = replace(cfg, **pretrained.decided(cfg))
-    pretrained.check_context(cfg)
+    lengths = cfg.data.prompt_length, cfg.sample.length
+    pretrained.check_context(cfg, lengths)
     sizes = {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size}
     devices = parallel.choose(cfg.devices, sizes | batch_sizes)
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed)
@@ -122,12 +131,12 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
             drawn[part]["stop"] = (words.eos_token_id,)
     cfg = replace(cfg, **{part: replace(getattr(cfg, part), **x) for part, x in drawn.items()})
     cfg = replace(cfg, sample=replace(cfg.sample, pad=words.pad_token_id))
-    if cfg.pretrained:
+    if pretrained.named(cfg):
         pretrained.check_vocabulary(cfg, words)
     else:
         cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
     lm = networks.language_model(cfg.model)
-    lengths = cfg.data.prompt_length, cfg.sample.length
+    scorer = pretrained.scorer(cfg, words, lengths) if cfg.reward_model else None
     answers = stages.responder(cfg.sample, devices, lm, words, lengths[0], cfg.sft.batch_size * 4)
     key = jax.random.key(cfg.seed)
 
@@ -136,27 +145,26 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         stages.demonstrations(words, texts, lengths)
         for texts in (world.corpus, world.corpus_held_out)
     )
-    start = (
-        huggingface.load(cfg.pretrained, **pretrained.kept(cfg)).params if cfg.pretrained else None
-    )
-    reference, sft_loss = stages.train_sft(
-        folder, cfg.sft, devices, lm, demos, demos_held_out, cfg.seed, wandb=cfg.wandb, start=start
-    )
+    reference, sft_loss = stages.reference(folder, cfg, devices, lm, demos, demos_held_out)
 
     # 2. two reward models, from what people preferred
     ask = lambda prompts: answers.respond(reference, prompts, jax.random.fold_in(key, 1)).texts
     compared = world.comparisons(folder, ask)
     train, held_out = split(compared, lambda c: c.group, cfg.data.held_out, cfg.seed)
     halves = split(train, lambda c: c.group, 0.5, cfg.seed + 1)
-    reward, judge = (
-        stages.train_reward(
-            folder, stage, cfg.reward, devices, lm, reference,
-            encode_comparisons(words, half, *lengths), demos_held_out, cfg.seed, wandb=cfg.wandb,
-        )
-        for stage, half in zip(("reward", "judge"), halves, strict=True)
+    taught = lambda stage, half: stages.train_reward(
+        folder, stage, cfg.reward, devices, lm, reference,
+        encode_comparisons(words, half, *lengths), demos_held_out, cfg.seed,
+        wandb=cfg.wandb, adapters=cfg.lora,
     )  # fmt: skip
+    if scorer:
+        reward_fn, reward = scorer()
+        reward = stages.centred(reward_fn, jax.device_get(reward), demos_held_out)
+    else:
+        reward_fn, reward = networks.reward_model(lm).fn, taught("reward", halves[0])
+    judge = taught("judge", halves[1])
     judged = encode_comparisons(words, held_out, *lengths)
-    scored = stages.both_scores(networks.reward_model(lm).fn, reward, judged)
+    scored = stages.both_scores(reward_fn, reward, judged)
     facts = about_reward(world, scored, train, held_out)
     facts |= {"SFT held-out loss, nats a response": sft_loss * demos_held_out.mask.sum(1).mean()}
     return Ground(
@@ -175,7 +183,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         reference=reference,
         reward=reward,
         judge=judge,
-        reward_fn=networks.reward_model(lm).fn,
+        reward_fn=reward_fn,
         facts=facts | world.known(held_out),
     )
 

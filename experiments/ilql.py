@@ -16,13 +16,13 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
-from experiments import outcome, stages, verdict
+from experiments import outcome, rl, stages, verdict
 from rlhf_jax import advantages, ilql, loop, optimizer
 from rlhf_jax.batches import LoggedBatch
 from rlhf_jax.data.batching import batch_at
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.ilql import ILQLConfig
-from rlhf_jax.models import networks
+from rlhf_jax.models import lora, networks
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.parallel import DATA
 
@@ -63,19 +63,19 @@ def main(cfg: Config):
     cfg, devices = ground.cfg, ground.devices
     log, root = logged(ground), jax.random.key(cfg.seed)
     q, tx = networks.q_network(ground.lm), optimizer.make(cfg.q.optimizer, cfg.q.steps)
+    make = lambda q_fn: ilql.make_train_step(q_fn, tx, cfg.ilql, axis_name=devices.axis_name)
     step = devices.compile(
-        ilql.make_train_step(q.q_fn, tx, cfg.ilql, axis_name=devices.axis_name),
-        (P(), P(), P(DATA), P()),
-        (P(), P()),
+        lora.over_base(make, q.q_fn, cfg.lora), (P(), P(), P(DATA), P()), (P(), P())
     )
+    base, trained = rl.split(ground, q.init(root, ground.reference))
+    frozen = {"base": devices.put(base)}
 
     def body(state, i):
         batch = devices.put_batch(batch_at(log, cfg.q.batch_size, cfg.seed, i))
-        return step(state, {}, batch, jax.random.fold_in(root, i))
+        return step(state, frozen, batch, jax.random.fold_in(root, i))
 
-    start = ilql.init_state(q.init(root, jax.device_get(ground.reference)), tx)
     state = loop.iterate(
-        ground.folder, "ilql", devices.put(start), body,
+        ground.folder, "ilql", devices.put(ilql.init_state(trained, tx)), body,
         iterations=cfg.q.steps, save_every=cfg.q.save_every, log_every=5, unit="steps",
         wandb=cfg.wandb,
     )  # fmt: skip
@@ -84,9 +84,11 @@ def main(cfg: Config):
     answers = stages.responder(
         cfg.sample, devices, policy, ground.words, ground.lengths[0], 4 * cfg.sft.batch_size
     )
-    reference, state = jax.device_get((ground.reference, state))
+    state = jax.device_get(state)
+    whole = lora.join(base, state.train.params, cfg.lora)
+    state = state._replace(train=state.train._replace(params=whole))
     answer = lambda beta: outcome.after(
-        ground, ilql.guided_params(reference, state, replace(cfg.ilql, beta=beta)), answers
+        ground, ilql.guided_params(ground.reference, state, replace(cfg.ilql, beta=beta)), answers
     )
     prompts, rows = outcome.held_out_prompts(ground), []
     for beta in sorted({0.0, cfg.ilql.beta, *cfg.q.betas}):
@@ -105,7 +107,7 @@ def logged(ground: grounds.Ground) -> LoggedBatch:
     """Both sides of every comparison, with the reward model's score on the last token, of deviation 1."""
     sides = encode_comparisons(ground.words, ground.pairs, *ground.lengths)
     responses = jax.tree.map(lambda *x: np.concatenate(x), *sides)
-    scores = stages.score(networks.reward_model(ground.lm).fn, ground.reward, responses)
+    scores = stages.score(ground.reward_fn, ground.reward, responses)
     scores = jnp.asarray((scores - scores.mean()) / scores.std())
     rewards = advantages.on_last_token(scores, jnp.asarray(responses.mask))
     return LoggedBatch(responses=responses, rewards=np.asarray(rewards))

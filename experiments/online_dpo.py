@@ -8,6 +8,7 @@ a KL of 4.8 (seed 0).
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax.numpy as jnp
 
@@ -82,14 +83,16 @@ def batch_sizes(cfg: Config) -> dict[str, int]:
 def with_pairs(ground: Ground) -> rl.OnPolicy:
     """Each rollout is one gradient step on the best against the worst of every prompt's draws."""
     cfg, devices = ground.cfg, ground.devices
-    policy_fn, k = ground.lm.policy_fn, cfg.online.draws
-    tx = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations)
-    step: Callable = preference.make_train_step(
-        policy_fn, tx, cfg.preference,
-        microbatches=cfg.online.microbatches, axis_name=devices.axis_name,
-    )  # fmt: skip
+    tx, k = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations), cfg.online.draws
 
-    def update(state, frozen, kl_coef, rolled: PolicyRollout, rng):
+    def make(policy_fn) -> Callable:
+        step = preference.make_train_step(
+            policy_fn, tx, cfg.preference,
+            microbatches=cfg.online.microbatches, axis_name=devices.axis_name,
+        )  # fmt: skip
+        return partial(update, step)
+
+    def update(step, state, frozen, kl_coef, rolled: PolicyRollout, rng):
         samples, of_row = rolled.samples, lambda x: jnp.sum(x, axis=1)  # zero after the end
         scores, reference = of_row(rolled.rewards), of_row(rolled.ref_logprobs).reshape(-1, k)
         pairs, weight = preference.pick_pairs(samples, scores, k)
@@ -104,13 +107,15 @@ def with_pairs(ground: Ground) -> rl.OnPolicy:
         )  # fmt: skip
 
     see, join = rl.without_critic(ground)
+    base, trained = rl.split(ground, ground.reference)
     return rl.OnPolicy(
         stage="online_dpo",
-        params=ground.reference,
+        base=base,
+        trained=trained,
         policy_of=lambda params: params,
         see=see,
         join=join,
-        update=rl.compile_update(devices, update),
+        update=rl.compile_update(ground, make, ground.lm.policy_fn),
         tx=tx,
         group=k,
     )

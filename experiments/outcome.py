@@ -52,7 +52,7 @@ def reference_logprobs(ground: Ground, samples: Samples) -> np.ndarray:
             params, tokens, mask, last=T, temperature=ground.cfg.sample.temperature
         )[0]
     )
-    logprobs = fn(jax.device_get(ground.reference), samples.tokens, samples.attention_mask)
+    logprobs = fn(ground.reference, samples.tokens, samples.attention_mask)
     return np.where(samples.mask, np.asarray(logprobs), 0.0)
 
 

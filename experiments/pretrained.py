@@ -1,6 +1,9 @@
-"""What a pretrained model decides, and what has to fit it."""
+"""Models that are read instead of trained: what they decide, and what has to fit them."""
 
-from rlhf_jax.models import huggingface
+from collections.abc import Callable
+
+from rlhf_jax.data import tokenizer
+from rlhf_jax.models import huggingface, networks
 
 
 def kept(cfg) -> dict:
@@ -8,28 +11,77 @@ def kept(cfg) -> dict:
     return {x: getattr(cfg.model, x) for x in ("dtype", "param_dtype", "remat", "logprob_chunk")}
 
 
+def named(cfg) -> str:
+    """The folder or hub name of the model that the policy starts from; empty where it starts from nothing.
+
+    Raises ValueError where two are given.
+    """
+    reference = getattr(cfg, "reference", "")
+    if reference and cfg.pretrained:
+        raise ValueError(
+            f'reference = "{reference}" and model = "{cfg.pretrained}" are both given: name a '
+            "reference to skip SFT, or a model to start it from"
+        )
+    return reference or cfg.pretrained
+
+
 def decided(cfg) -> dict:
     """The settings that a pretrained model decides: its shape, and the tokenizer unless one is named."""
-    folder = huggingface.resolve(cfg.pretrained)
-    _, model, _ = huggingface.read_config(folder, **kept(cfg))
+    folder = huggingface.resolve(named(cfg))
+    _, model, config = huggingface.read_config(folder, **kept(cfg))
+    if huggingface.classifies(config):
+        raise ValueError(
+            f'"{named(cfg)}" is a reward model, and no policy: give it as reward-model'
+        )
     return {"model": model, "tokenizer": cfg.tokenizer or str(folder)}
 
 
-def check_context(cfg):
-    """Raises ValueError where prompt and response do not fit the model's positions."""
-    prompt, response = cfg.data.prompt_length, cfg.sample.length
-    if prompt + response > cfg.model.context:
+def start(cfg):
+    """The parameters of the pretrained model, or None where there is none."""
+    return huggingface.load(named(cfg), **kept(cfg)).params if named(cfg) else None
+
+
+def check_context(cfg, lengths: tuple[int, int], limit: int | None = None, whose="the model's"):
+    """Raises ValueError where prompt and response, of `lengths`, do not fit the model's positions."""
+    limit = limit or cfg.model.context
+    if sum(lengths) > limit:
+        response = "sample.length" if hasattr(cfg, "sample") else "data.length"
         raise ValueError(
-            f"data.prompt_length = {prompt} and sample.length = {response} do not fit the model's "
-            f"{cfg.model.context} positions: shorten one"
+            f"data.prompt_length = {lengths[0]} and {response} = {lengths[1]} do not fit {whose} "
+            f"{limit} positions: shorten one"
         )
 
 
-def check_vocabulary(cfg, words):
+def check_vocabulary(cfg, words, model=None, name: str = ""):
     """Raises ValueError where the tokenizer has tokens, other than padding, that the model cannot embed."""
     largest = max(id for token, id in words.get_vocab().items() if token != words.pad_token)
-    if largest >= cfg.model.vocab_size:
+    size = (model or cfg.model).vocab_size
+    if largest >= size:
         raise ValueError(
             f'tokenizer "{cfg.tokenizer}" has token {largest}, and the embedding of '
-            f'"{cfg.pretrained}" ends at {cfg.model.vocab_size - 1}: give the model\'s own tokenizer'
+            f'"{name or named(cfg)}" ends at {size - 1}: give the model\'s own tokenizer'
         )
+
+
+def scorer(cfg, words, lengths: tuple[int, int]) -> Callable[[], tuple[Callable, object]]:
+    """What loads the reward model `cfg.reward_model`: its function and its parameters.
+
+    Raises ValueError, before anything is loaded, where it is none, or reads other tokens than `words` writes.
+    """
+    folder = huggingface.resolve(cfg.reward_model)
+    _, model, config = huggingface.read_config(folder, **kept(cfg))
+    if not huggingface.classifies(config):
+        raise ValueError(
+            f'reward_model = "{cfg.reward_model}" has architectures = {config.get("architectures")} '
+            "in its config.json: name a model for sequence classification, with one label"
+        )
+    vocabulary = lambda words: {k: v for k, v in words.get_vocab().items() if k != words.pad_token}
+    if vocabulary(tokenizer.load(folder)) != vocabulary(words):
+        raise ValueError(
+            f'reward_model = "{cfg.reward_model}" has another tokenizer than the policy: '
+            "call it from a Python function and give that as rl.reward, which scores texts"
+        )
+    check_vocabulary(cfg, words, model, cfg.reward_model)
+    check_context(cfg, lengths, model.context, "the reward model's")
+    fn = networks.reward_model(networks.language_model(model)).fn
+    return lambda: (fn, huggingface.load(cfg.reward_model, **kept(cfg)).params)

@@ -18,6 +18,7 @@ from experiments.rl import RLConfig
 from rlhf_jax import best_of_n, kl, optimizer, rollout, sft
 from rlhf_jax.batches import PolicyRollout
 from rlhf_jax.data.batching import batch_at
+from rlhf_jax.models import lora
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.parallel import DATA
 
@@ -82,15 +83,15 @@ def with_winners(ground: Ground) -> rl.OnPolicy:
     """Each rollout is supervised fine-tuning on its winners by the reward, less `rl.kl_coef` times the KL."""
     cfg, devices, steps = ground.cfg, ground.devices, steps_of(ground.cfg)
     tx = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations * steps)
+    make = lambda policy_fn: sft.make_train_step(
+        policy_fn, tx, microbatches=cfg.raft.microbatches, axis_name=devices.axis_name
+    )
     step = devices.compile(
-        sft.make_train_step(
-            ground.lm.policy_fn, tx,
-            microbatches=cfg.raft.microbatches, axis_name=devices.axis_name,
-        ),
+        lora.over_base(make, ground.lm.policy_fn, cfg.lora),
         (P(), P(), P(DATA), P()),
         (P(), P()),
         donate=0,
-    )  # fmt: skip
+    )
 
     def look(rolled: PolicyRollout, kl_coef):
         """What the draws are ranked by [B], and metrics."""
@@ -114,9 +115,11 @@ def with_winners(ground: Ground) -> rl.OnPolicy:
         return state, metrics | learned
 
     see, join = rl.without_critic(ground)
+    base, trained = rl.split(ground, ground.reference)
     return rl.OnPolicy(
         stage="raft",
-        params=ground.reference,
+        base=base,
+        trained=trained,
         policy_of=lambda params: params,
         see=see,
         join=join,

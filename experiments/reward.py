@@ -8,10 +8,12 @@ has not seen. A minute or two on two CPU cores for a few thousand pairs.
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
+import tyro
 
-from experiments import stages, verdict
+from experiments import pretrained, stages, verdict
 from rlhf_jax import parallel, run
 from rlhf_jax.data.comparisons import (
     ComparisonFields,
@@ -23,6 +25,7 @@ from rlhf_jax.data.sources import read_jsonl
 from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.lora import LoraConfig
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,16 @@ class Config:
     """auto, device (the first one), pmap, or mesh (a data axis over all)."""
     wandb: bool = False
     """Log to Weights & Biases too."""
+    pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
+    """Folder or hub name of a decoder in the Hugging Face format, which SFT starts from, with its tokenizer;
+    of the settings of `model`, dtype, param_dtype, remat and logprob_chunk still count. Empty: a model of
+    that shape, from scratch."""
+    reference: str = ""
+    """The same of one that takes the place of SFT: the reward model starts from it as it is."""
+    lora: LoraConfig = LoraConfig()
+    """What is trained of a transformer, in SFT too where it starts from a pretrained model."""
     tokenizer: str = ""
-    """Folder or hub name of a transformers tokenizer; empty: trained on the training texts."""
+    """Folder or hub name of a transformers tokenizer; empty: the model's, or trained on the texts."""
     data: RewardDataConfig = RewardDataConfig()
     model: ModelConfig = ModelConfig(d_model=64, context=256)
     sft: stages.SFTConfig = stages.SFTConfig(steps=200, batch_size=32, eval_every=40)
@@ -72,6 +83,10 @@ def main(cfg: Config):
     """Runs what is not yet in the run directory, and prints what came of it."""
     if not cfg.data.comparisons:
         raise ValueError('data.comparisons is "": name JSONL files of preferences')
+    if pretrained.named(cfg):
+        cfg = replace(cfg, **pretrained.decided(cfg))
+    lengths = cfg.data.prompt_length, cfg.data.length
+    pretrained.check_context(cfg, lengths)
     devices = parallel.choose(
         cfg.devices,
         {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size},
@@ -87,19 +102,20 @@ def main(cfg: Config):
         print("this run is finished")
         return verdict.show(folder, AGAIN)
     words = stages.read_tokenizer(folder, cfg.tokenizer, corpus, cfg.data.vocab_size)
-    cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
-    lm, lengths = networks.language_model(cfg.model), (cfg.data.prompt_length, cfg.data.length)
+    if pretrained.named(cfg):
+        pretrained.check_vocabulary(cfg, words)
+    else:
+        cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
+    lm = networks.language_model(cfg.model)
 
     demos, demos_held_out = (
         stages.demonstrations(words, texts, lengths) for texts in (corpus, corpus_held_out)
     )
-    trunk, sft_loss = stages.train_sft(
-        folder, cfg.sft, devices, lm, demos, demos_held_out, cfg.seed, wandb=cfg.wandb
-    )
+    trunk, sft_loss = stages.reference(folder, cfg, devices, lm, demos, demos_held_out)
     pairs, judged = (encode_comparisons(words, side, *lengths) for side in (train, held_out))
     params = stages.train_reward(
         folder, "reward", cfg.reward, devices, lm, trunk,
-        pairs, demos_held_out, cfg.seed, wandb=cfg.wandb,
+        pairs, demos_held_out, cfg.seed, wandb=cfg.wandb, adapters=cfg.lora,
     )  # fmt: skip
     scores = stages.both_scores(networks.reward_model(lm).fn, params, judged)
     results = verdict.of_rewards(scores, train, held_out) | {

@@ -15,10 +15,10 @@ from experiments.ground import Ground
 from rlhf_jax import kl, loop, optimizer, policy_gradient, ppo, rollout, train_step
 from rlhf_jax.data import rewards
 from rlhf_jax.data.batching import rows_at
-from rlhf_jax.models import networks
+from rlhf_jax.models import lora, networks
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.padding import is_stop
-from rlhf_jax.parallel import DATA, Devices
+from rlhf_jax.parallel import DATA
 from rlhf_jax.policy_gradient import PolicyGradientConfig
 
 
@@ -58,8 +58,9 @@ class OnPolicy(NamedTuple):
     """An algorithm, as the loop sees it."""
 
     stage: str
-    params: Any  # to start from
-    policy_of: Callable  # params -> the policy's own
+    base: Any  # what is not trained of the parameters, where adapters are,
+    trained: Any  # and what is, to start from
+    policy_of: Callable  # whole parameters -> the policy's own
     see: Callable  # (params, ref_params, samples) -> what the devices can do before the scores are there
     join: Callable  # (params, ref_params, samples, that, scores) -> the rollout that `update` takes
     update: Callable  # (state, frozen, kl_coef, rollout, rng) -> (state, metrics)
@@ -91,9 +92,15 @@ def make_tx(cfg, algorithm):
     return optimizer.make(cfg.rl.optimizer, steps)
 
 
-def compile_update(devices: Devices, update: Callable) -> Callable:
-    """A pure `update(state, frozen, kl_coef, rollout, rng)` on the devices."""
-    return devices.compile(update, (P(), P(), P(), P(DATA), P()), (P(), P()), donate=0)
+def split(ground: Ground, params):
+    """(base, trained) of the parameters of a method."""
+    return lora.split(jax.random.fold_in(ground.key, 4), params, ground.cfg.lora)
+
+
+def compile_update(ground: Ground, make: Callable, fn: Callable) -> Callable:
+    """`make(fn)`, a pure `update(state, frozen, kl_coef, rollout, rng)`, on the devices and over the base."""
+    update = lora.over_base(make, fn, ground.cfg.lora)
+    return ground.devices.compile(update, (P(), P(), P(), P(DATA), P()), (P(), P()), donate=0)
 
 
 def with_ppo(ground: Ground, actor_critic) -> OnPolicy:
@@ -101,7 +108,8 @@ def with_ppo(ground: Ground, actor_critic) -> OnPolicy:
     cfg, devices, tx = ground.cfg, ground.devices, make_tx(ground.cfg, ground.cfg.ppo)
     if cfg.rl.value_from not in ("policy", "reward"):
         raise ValueError(f'rl.value_from = "{cfg.rl.value_from}": use "policy" or "reward"')
-    start = ground.reward if cfg.rl.value_from == "reward" else None
+    start = lora.merge(ground.reward) if cfg.rl.value_from == "reward" else None
+    base, trained = split(ground, actor_critic.init(ground.reference, start))
     annotate = devices.compile(
         rollout.make_annotate(ground.lm.policy_fn, actor_critic.fn, cfg.rollout),
         (P(), P(), P(DATA), P(DATA)),
@@ -109,14 +117,17 @@ def with_ppo(ground: Ground, actor_critic) -> OnPolicy:
     )
     return OnPolicy(
         stage="ppo",
-        params=actor_critic.init(ground.reference, start),
+        base=base,
+        trained=trained,
         policy_of=lambda params: params["policy"],
         see=lambda params, ref_params, samples: None,
         join=lambda params, ref_params, samples, _, scores: annotate(
             params, ref_params, samples, scores
         ),
         update=compile_update(
-            devices, ppo.make_update(actor_critic.fn, tx, cfg.ppo, axis_name=devices.axis_name)
+            ground,
+            lambda fn: ppo.make_update(fn, tx, cfg.ppo, axis_name=devices.axis_name),
+            actor_critic.fn,
         ),
         tx=tx,
         group=1,
@@ -143,17 +154,18 @@ def with_policy_gradient(ground: Ground, stage: str) -> OnPolicy:
     """REINFORCE, RLOO, GRPO and what descends from it: no critic."""
     cfg, devices, tx = ground.cfg, ground.devices, make_tx(ground.cfg, ground.cfg.pg)
     see, join = without_critic(ground)
+    base, trained = split(ground, ground.reference)
     return OnPolicy(
         stage=stage,
-        params=ground.reference,
+        base=base,
+        trained=trained,
         policy_of=lambda params: params,
         see=see,
         join=join,
         update=compile_update(
-            devices,
-            policy_gradient.make_update(
-                ground.lm.policy_fn, tx, cfg.pg, axis_name=devices.axis_name
-            ),
+            ground,
+            lambda fn: policy_gradient.make_update(fn, tx, cfg.pg, axis_name=devices.axis_name),
+            ground.lm.policy_fn,
         ),
         tx=tx,
         group=cfg.pg.group,
@@ -168,8 +180,8 @@ def train(ground: Ground, algorithm: OnPolicy):
     held_out = devices.compile(judge_fn, (P(), P(DATA)), P(DATA))
     scorer = judge.Judge(ground, of_samples(ground.reward_fn))
     root, group = jax.random.key(cfg.seed), algorithm.group
-    reference, reward_params, judge_params = (
-        devices.put(params) for params in (ground.reference, ground.reward, ground.judge)
+    base, reference, reward_params, judge_params = devices.share(
+        (algorithm.base, ground.reference, ground.reward, ground.judge)
     )
 
     def draw(policy, drawn, key):
@@ -201,20 +213,21 @@ def train(ground: Ground, algorithm: OnPolicy):
 
     def iteration(carry, i):
         state, kl_coef, drawn = carry["state"], carry["kl_coef"], int(carry["drawn"])
-        key, policy = jax.random.fold_in(root, i), algorithm.policy_of(state.params)
+        params, key = lora.join(base, state.params, cfg.lora), jax.random.fold_in(root, i)
+        policy = algorithm.policy_of(params)
         rows, samples, end = draw(policy, drawn, key)
         if rl.refill:
             first = rows, devices.fetch(samples), end()
             rows, said, scores, drawn = refilled(policy, drawn, key, first)
             samples = devices.put_batch(said)
-            seen = algorithm.see(state.params, reference, samples)
+            seen = algorithm.see(params, reference, samples)
         else:
-            seen = algorithm.see(state.params, reference, samples)
+            seen = algorithm.see(params, reference, samples)
             said, scores, drawn = devices.fetch(samples), end(), drawn + 1
-        annotated = algorithm.join(
-            state.params, reference, samples, seen, devices.put_batch(scores)
+        annotated = algorithm.join(params, reference, samples, seen, devices.put_batch(scores))
+        state, metrics = algorithm.update(
+            state, {"base": base}, kl_coef, annotated, jax.random.fold_in(key, 1)
         )
-        state, metrics = algorithm.update(state, {}, kl_coef, annotated, jax.random.fold_in(key, 1))
         judged = devices.fetch(held_out(judge_params, samples))
         texts, prompts = ground.answers.texts(said), [world.prompts[row] for row in rows]
         tokens = jnp.asarray(said.tokens[:, -cfg.sample.length :])
@@ -231,7 +244,7 @@ def train(ground: Ground, algorithm: OnPolicy):
         return {"state": state, "kl_coef": kl_coef, "drawn": np.int32(drawn)}, metrics
 
     carry = {
-        "state": devices.put(train_step.init_state(algorithm.params, algorithm.tx)),
+        "state": devices.put(train_step.init_state(algorithm.trained, algorithm.tx)),
         "kl_coef": devices.put(jnp.float32(rl.kl_coef)),
         "drawn": np.int32(0),  # batches of prompts that were sampled
     }
@@ -239,7 +252,8 @@ def train(ground: Ground, algorithm: OnPolicy):
         ground.folder, algorithm.stage, carry, iteration,
         iterations=rl.iterations, save_every=rl.save_every, wandb=cfg.wandb,
     )  # fmt: skip
-    return jax.device_get((carry["state"].params, carry["kl_coef"]))
+    trained, kl_coef = jax.device_get((carry["state"].params, carry["kl_coef"]))
+    return lora.join(algorithm.base, trained, cfg.lora), kl_coef
 
 
 @dataclass(frozen=True)

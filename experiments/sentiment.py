@@ -49,7 +49,7 @@ def main(cfg: Config):
     said = outcome.after(ground, params["policy"])
     scores = outcome.scores(ground, said)
     annotate = jax.jit(rollout.make_annotate(lm.policy_fn, actor_critic.fn, cfg.rollout))
-    annotated = annotate(params, jax.device_get(ground.reference), said.samples, scores)
+    annotated = annotate(params, ground.reference, said.samples, scores)
     batch, _ = ppo.prepare(annotated, kl_coef, cfg.ppo)
     log_ratio = annotated.samples.logprobs - annotated.ref_logprobs
     tokens = {

@@ -13,17 +13,21 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from rich.progress import track
 
+from experiments import pretrained
 from rlhf_jax import loop, optimizer, reward_model, sampling, sft, train_step
 from rlhf_jax.batches import Comparisons, Samples, Sequences
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.prompts import encode_prompts
-from rlhf_jax.models import networks
+from rlhf_jax.models import lora, networks
+from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.parallel import DATA, Devices
 from rlhf_jax.reward_model import RewardLossConfig
 from rlhf_jax.sampling import SampleConfig
+
+NONE = LoraConfig()  # no adapters
 
 
 @dataclass(frozen=True)
@@ -63,41 +67,53 @@ class RewardConfig:
     )
 
 
+def reference(folder, cfg, devices: Devices, lm, train: Sequences, held_out: Sequences):
+    """The SFT policy's parameters, on the host, and its held-out loss: trained, or read where one is named.
+
+    `cfg` is an experiment's, whose `reference`, `pretrained`, `lora`, `sft`, `seed` and `wandb` are read.
+    """
+    start = pretrained.start(cfg)
+    if cfg.reference:
+        return jax.device_get(start), float(held_out_loss(lm, held_out)(start))
+    return train_sft(
+        folder, cfg.sft, devices, lm, train, held_out, cfg.seed,
+        wandb=cfg.wandb, start=start, adapters=cfg.lora,
+    )  # fmt: skip
+
+
 def train_sft(
-    folder, cfg: SFTConfig, devices: Devices, lm, train, held_out, seed, *, wandb=False, start=None
-):
-    """The language model's parameters with the lowest held-out loss; `start` are those it begins with."""
+    folder, cfg: SFTConfig, devices: Devices, lm, train, held_out, seed, *,
+    wandb=False, start=None, adapters: LoraConfig = NONE,
+):  # fmt: skip
+    """The language model's parameters with the lowest held-out loss, on the host, and that loss.
+
+    `start` are those it begins with, `adapters` what is trained of them; without, all is, from nothing.
+    """
+    adapters = NONE if start is None else adapters
     tx = optimizer.make(cfg.optimizer, cfg.steps)
-    step = devices.compile(
-        sft.make_train_step(
-            lm.policy_fn, tx, microbatches=cfg.microbatches, axis_name=devices.axis_name
-        ),
-        (P(), P(), P(DATA), P()),
-        (P(), P()),
+    make = lambda policy_fn: sft.make_train_step(
+        policy_fn, tx, microbatches=cfg.microbatches, axis_name=devices.axis_name
     )
-    nats = jax.jit(sft.make_held_out_loss(lm.policy_fn))
-    root = jax.random.key(seed)
+    step = devices.compile(
+        lora.over_base(make, lm.policy_fn, adapters), (P(), P(), P(DATA), P()), (P(), P())
+    )
+    root, loss_of = jax.random.key(seed), held_out_loss(lm, held_out)
     params = jax.jit(lm.init)(root) if start is None else start
+    base, trained = lora.split(jax.random.fold_in(root, 0), params, adapters)
+    frozen, whole = {"base": devices.put(base)}, lambda trained: lora.join(base, trained, adapters)
     carry = {
-        "state": devices.put(train_step.init_state(params, tx)),
-        "best": devices.put(params),
+        "state": devices.put(train_step.init_state(trained, tx)),
+        "best": devices.put(trained),
         "lowest": np.float32(np.inf),
         "since": np.int32(0),
     }
 
-    def held_out_loss(params):
-        params = jax.device_get(params)
-        batches = padded_batches(held_out, min(256, len(held_out.tokens)))
-        sums = [nats(params, batch, real) for batch, real in batches]
-        total, tokens = np.sum(jax.device_get(sums), axis=0)
-        return np.float32(total / tokens)
-
     def body(carry, i):
         batch = devices.put_batch(batch_at(train, cfg.batch_size, seed, i))
-        state, metrics = step(carry["state"], {}, batch, jax.random.fold_in(root, i))
+        state, metrics = step(carry["state"], frozen, batch, jax.random.fold_in(root, i))
         carry = carry | {"state": state}
         if (i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps:
-            loss = held_out_loss(state.params)
+            loss = loss_of(whole(state.params))
             metrics = metrics | {"sft/held_out_loss": loss}
             lower = loss < carry["lowest"]
             carry["since"] = np.int32(0 if lower else carry["since"] + 1)
@@ -114,42 +130,65 @@ def train_sft(
         unit="steps",
         wandb=wandb,
     )  # fmt: skip
-    return carry["best"], float(carry["lowest"])
+    return jax.device_get(lora.merge(whole(carry["best"]))), float(carry["lowest"])
+
+
+def held_out_loss(lm, held_out: Sequences) -> Callable:
+    """`loss_of(params)`: mean negative log-likelihood, nats a token, on the first device."""
+    nats = jax.jit(sft.make_held_out_loss(lm.policy_fn))
+
+    def loss_of(params) -> np.float32:
+        params = jax.device_get(params)
+        batches = padded_batches(held_out, min(256, len(held_out.tokens)))
+        sums = [nats(params, batch, real) for batch, real in batches]
+        total, tokens = np.sum(jax.device_get(sums), axis=0)
+        return np.float32(total / tokens)
+
+    return loss_of
 
 
 def train_reward(
     folder, stage, cfg: RewardConfig, devices: Devices, lm, trunk,
-    train: Comparisons, demonstrations: Sequences, seed, *, wandb=False,
+    train: Comparisons, demonstrations: Sequences, seed, *, wandb=False, adapters: LoraConfig = NONE,
 ):  # fmt: skip
-    """A reward model's parameters, started from `trunk`, its mean score of demonstrations set to zero."""
+    """A reward model's parameters, started from `trunk`, its mean score of demonstrations set to zero.
+
+    With `adapters` they are the trunk's own arrays, adapters beside them, and the head.
+    """
     rm = networks.reward_model(lm)
     pairs = len(train.chosen.tokens)
     steps = max(1, round(cfg.epochs * pairs / cfg.batch_size))
     tx = optimizer.make(cfg.optimizer, steps)
+    make = lambda reward_fn: reward_model.make_train_step(
+        reward_fn, tx, cfg.loss, microbatches=cfg.microbatches, axis_name=devices.axis_name
+    )
     step = devices.compile(
-        reward_model.make_train_step(
-            rm.fn, tx, cfg.loss, microbatches=cfg.microbatches, axis_name=devices.axis_name
-        ),
-        (P(), P(), P(DATA), P()),
-        (P(), P()),
+        lora.over_base(make, rm.fn, adapters), (P(), P(), P(DATA), P()), (P(), P())
     )
     root = jax.random.key(seed)
-    params = rm.init(jax.random.fold_in(root, 0), jax.device_get(trunk))
+    params = rm.init(jax.random.fold_in(root, 0), trunk)
+    base, trained = lora.split(jax.random.fold_in(root, 1), params, adapters)
+    frozen = {"base": devices.put(base)}
 
     def body(state, i):
         batch = devices.put_batch(batch_at(train, cfg.batch_size, seed, i))
-        return step(state, {}, batch, jax.random.fold_in(root, i))
+        return step(state, frozen, batch, jax.random.fold_in(root, i))
 
     state = loop.iterate(
-        folder, stage, devices.put(train_step.init_state(params, tx)), body,
+        folder, stage, devices.put(train_step.init_state(trained, tx)), body,
         iterations=steps,
         save_every=cfg.save_every,
         log_every=5,
         unit="steps",
         wandb=wandb,
     )  # fmt: skip
-    scores = score(rm.fn, state.params, demonstrations)
-    return reward_model.centre(state.params, jnp.float32(scores.mean()))
+    return centred(rm.fn, lora.join(base, jax.device_get(state.params), adapters), demonstrations)
+
+
+def centred(reward_fn, params, demonstrations: Sequences):
+    """A reward model's parameters with its mean score of demonstrations set to zero."""
+    mean = score(reward_fn, params, demonstrations).mean()
+    return reward_model.centre(params, jnp.float32(mean))
 
 
 def read_tokenizer(folder, name, corpus, vocab_size):

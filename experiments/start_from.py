@@ -8,6 +8,9 @@ from rlhf_jax import run
 SHARED = (
     "seed",
     "pretrained",
+    "reference",
+    "reward_model",
+    "lora",
     "tokenizer",
     "data",
     "annotators",

@@ -24,12 +24,21 @@ class Devices(NamedTuple):
     compile: Callable  # compile(fn, in_specs, out_specs, donate=()) -> the compiled function
     put_batch: Callable  # rows [B, ...] -> cut over the devices
     put: Callable  # whole on every device, in buffers of its own
+    share: (
+        Callable  # the same, but what is one array in the tree stays one: for what no step donates
+    )
     fetch: Callable  # rows on the devices -> NumPy arrays [B, ...]
 
 
 def _own(tree, sharding):
     # device_put may alias its input, and a donated alias would delete the caller's array
     return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
+
+
+def _shared(tree, sharding):
+    placed = {id(x): x for x in jax.tree.leaves(tree)}
+    placed = {name: _own(x, sharding) for name, x in placed.items()}
+    return jax.tree.map(lambda x: placed[id(x)], tree)
 
 
 def on_device() -> Devices:
@@ -42,6 +51,7 @@ def on_device() -> Devices:
         compile=lambda fn, in_specs, out_specs, donate=(): jax.jit(fn, donate_argnums=donate),
         put_batch=lambda batch: jax.device_put(batch, device),
         put=lambda tree: _own(tree, device),
+        share=lambda tree: _shared(tree, device),
         fetch=jax.device_get,
     )
 
@@ -74,6 +84,7 @@ def on_mesh(data: int = -1) -> Devices:
         compile=compile,
         put_batch=lambda batch: jax.device_put(batch, place(P(DATA))),
         put=lambda tree: _own(tree, place(P())),
+        share=lambda tree: _shared(tree, place(P())),
         fetch=jax.device_get,
     )
 
@@ -100,6 +111,7 @@ def on_pmap() -> Devices:
             lambda x: np.asarray(x).reshape(count, -1, *x.shape[1:]), batch
         ),
         put=lambda tree: _own(tree, NamedSharding(mesh, P())),
+        share=lambda tree: _shared(tree, NamedSharding(mesh, P())),
         fetch=lambda tree: jax.tree.map(
             lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree)
         ),

@@ -30,7 +30,7 @@ from rlhf_jax.batches import (
     Samples,
     Sequences,
 )
-from rlhf_jax.models import networks
+from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 
 B, P, T, V = 4, 3, 5, 11
@@ -101,6 +101,7 @@ LM = networks.language_model(
 AC = networks.actor_critic(LM)
 REWARD = networks.reward_model(LM)
 Q = networks.q_network(LM)
+ADAPTERS = lora.LoraConfig(rank=2)
 MEMBERS = ensemble.EnsembleConfig(members=2)
 TX = optimizer.make(
     optimizer.OptimizerConfig(warmup=2, weight_decay=0.1, eps_placement="tensorflow"), steps=8
@@ -160,6 +161,7 @@ def steps():
     ready = {
         "ilql": ilql.init_state(params["q"], TX),
         "members": ensemble.init_state(params["members"], TX),
+        "adapters": train_step.init_state(lora.split(key, params["policy"], ADAPTERS)[1], TX),
     }
     prefer = lambda kind: preference.make_train_step(
         LM.policy_fn, TX, preference.PreferenceConfig(kind=kind), microbatches=2
@@ -197,6 +199,10 @@ def steps():
             sft.make_train_step(LM.policy_fn, TX, microbatches=2),
             lambda seed: (state["policy"], {}, sequences(seed), key),
         ),
+        "adapters": (
+            lora.over_base(lambda fn: sft.make_train_step(fn, TX), LM.policy_fn, ADAPTERS),
+            lambda seed: (ready["adapters"], {"base": params["policy"]}, sequences(seed), key),
+        ),
         "reward": (
             reward_model.make_train_step(REWARD.fn, TX, microbatches=2),
             lambda seed: (state["reward"], {}, pairs(seed), key),
@@ -231,7 +237,7 @@ def steps():
 
 
 NAMES = ["sft", "reward", "ppo", "pg", "sample", "annotate", "logprobs"]
-NAMES += ["dpo", "kto", "ilql", "ensemble", "ensemble score"]
+NAMES += ["adapters", "dpo", "kto", "ilql", "ensemble", "ensemble score"]
 
 
 @pytest.mark.parametrize("name", NAMES)

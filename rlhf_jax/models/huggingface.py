@@ -89,6 +89,11 @@ def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, 
     return family, cfg, config
 
 
+def classifies(config: dict) -> bool:
+    """Whether config.json is a reward model's."""
+    return any("SequenceClassification" in x for x in config.get("architectures") or [])
+
+
 def load(
     name: str,
     *,
@@ -104,7 +109,7 @@ def load(
     """
     folder = resolve(name, revision)
     family, cfg, config = read_config(folder, **settings)
-    is_reward = any("SequenceClassification" in x for x in config.get("architectures") or [])
+    is_reward = classifies(config)
     files = Files(folder, family)
     like = jax.eval_shape(networks.language_model(cfg).init, jax.random.key(0))
     if is_reward:

@@ -152,6 +152,11 @@ def with_values(policy_fn: Callable, values_fn: Callable) -> Callable:
     return actor_critic_fn
 
 
+def headless(params):
+    """A language model's parameters without its unembedding, which other heads do not read."""
+    return {name: x for name, x in params.items() if name != "unembedding"}
+
+
 def scalar_head(hidden, head):
     """hidden [..., D] times head [D], in float32."""
     return hidden.astype(jnp.float32) @ head.astype(jnp.float32)
@@ -160,9 +165,9 @@ def scalar_head(hidden, head):
 def actor_critic(lm: LanguageModel, value: str = "separate") -> Network:
     """Policy and critic; params are {"policy", "value"} in both kinds, so samplers need not know.
 
-    "separate": a trunk of its own, `init(policy_params, trunk=None)` copies `trunk` (the policy's by
-    default; a reward model's, with its head, when given reward parameters). "shared": a head on the
-    policy's trunk, one pass for both. A head that is not copied starts at zero (Ziegler et al., 2019).
+    "separate": a trunk of its own, `init(policy_params, reward_params=None)` starts it from the policy's, or
+    from a reward model's with its head. "shared": a head on the policy's trunk, one pass for both. A head
+    that is not given starts at zero (Ziegler et al., 2019). No array is copied: copy before you donate.
     """
     zero = lambda: jnp.zeros((lm.d_model,), jnp.float32)
 
@@ -172,11 +177,11 @@ def actor_critic(lm: LanguageModel, value: str = "separate") -> Network:
 
     def separate_init(policy_params, reward_params=None):
         start = reward_params or {
-            "trunk": {k: v for k, v in policy_params.items() if k != "unembedding"},
+            "trunk": headless(policy_params),
             "head": zero(),
             "bias": jnp.float32(0.0),
         }
-        return {"policy": policy_params, "value": jax.tree.map(jnp.copy, start)}
+        return {"policy": policy_params, "value": start}
 
     def shared_fn(params, tokens, attention_mask, *, last, temperature=1.0):
         hidden = lm.hidden_fn(params["policy"], tokens, attention_mask)
@@ -209,12 +214,12 @@ def reward_model(lm: LanguageModel) -> Network:
 
     `init(key, trunk)` takes a language model's parameters; the head is normal with deviation
     1 / sqrt(D + 1) (Stiennon et al., 2020, in code). `bias` shifts all scores and has no gradient: it is
-    what `reward_model.centre` sets.
+    what `reward_model.centre` sets. No array of the trunk is copied: copy before you donate.
     """
 
     def init(key, trunk):
         return {
-            "trunk": {k: jax.tree.map(jnp.copy, v) for k, v in trunk.items() if k != "unembedding"},
+            "trunk": headless(trunk),
             "head": jax.random.normal(key, (lm.d_model,)) * (lm.d_model + 1) ** -0.5,
             "bias": jnp.float32(0.0),
         }
@@ -256,7 +261,7 @@ def q_network(lm: LanguageModel, heads: int = 2) -> QNetwork:
         vocabulary = trunk["embedding"]["embedding"].shape[0]
         start = jax.random.normal(key, (heads, lm.d_model, vocabulary))
         return {
-            "trunk": {k: jax.tree.map(jnp.copy, v) for k, v in trunk.items() if k != "unembedding"},
+            "trunk": headless(trunk),
             "q": {"head": 0.1 * (lm.d_model + 1) ** -0.5 * start, "bias": jnp.zeros((heads,))},
             "value": {"head": jnp.zeros((lm.d_model,)), "bias": jnp.float32(0.0)},
         }

@@ -96,16 +96,31 @@ def local_layers(cfg: ModelConfig) -> Bool[Array, " layers"]:
     return jnp.isin(jnp.arange(cfg.layers), jnp.array(cfg.local_layers, int))
 
 
-def dense(cfg: ModelConfig, width: int, name: str, scale: float = 1.0, bias: bool = False):
-    """A projection, initialised normal with deviation `scale` / sqrt(its input width)."""
-    return nn.Dense(
-        width,
-        use_bias=cfg.bias or bias,
-        dtype=cfg.dtype,
-        param_dtype=cfg.param_dtype,
-        kernel_init=nn.initializers.variance_scaling(scale**2, "fan_in", "normal"),
-        name=name,
-    )
+class Dense(nn.Module):
+    """A projection, and beside it the low-rank one of `models.lora` where the parameters hold it.
+
+    It is initialised normal with deviation `scale` / sqrt(its input width).
+    """
+
+    cfg: ModelConfig
+    width: int
+    scale: float = 1.0
+    bias: bool = False  # though the model's other projections have none
+
+    @nn.compact
+    def __call__(self, x):  # noqa: D102
+        cfg = self.cfg
+        init = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
+        kernel = self.param("kernel", init, (x.shape[-1], self.width), cfg.param_dtype)
+        x, kernel = x.astype(cfg.dtype), kernel.astype(cfg.dtype)
+        y = x @ kernel
+        if self.has_variable("params", "lora_a"):
+            a, b = (self.get_variable("params", name) for name in ("lora_a", "lora_b"))
+            y += x @ a.astype(cfg.dtype) @ b.astype(cfg.dtype)
+        if cfg.bias or self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.width,), cfg.param_dtype)
+            y += jnp.broadcast_to(bias.astype(cfg.dtype), y.shape)
+        return y
 
 
 class Block(nn.Module):
@@ -131,7 +146,7 @@ class Block(nn.Module):
         y = before("attention_norm", x)
 
         def heads(name, n, normed):
-            z = dense(cfg, n * width, name, bias=cfg.qkv_bias)(y)
+            z = Dense(cfg, n * width, bias=cfg.qkv_bias, name=name)(y)
             if normed and cfg.qk_norm == "all":
                 z = norm(cfg, f"{name}_norm")(z)
             z = z.reshape(B, L, n, width)
@@ -147,7 +162,7 @@ class Block(nn.Module):
         mask = masks[0] if len(masks) == 1 else jnp.where(local, masks[1], masks[0])
         attended = attend(q, k, v, mask, scale=cfg.attention_scale, softcap=cfg.attention_softcap)
         attended = attended.reshape(B * L, -1)
-        attended = dense(cfg, cfg.d_model, "attention_out", to_residual)(attended)
+        attended = Dense(cfg, cfg.d_model, to_residual, name="attention_out")(attended)
         attended = after("attention_after_norm", attended)
 
         if not cfg.parallel_residual:
@@ -156,10 +171,10 @@ class Block(nn.Module):
         d_mlp = cfg.d_mlp or 4 * cfg.d_model
         act = ACTIVATIONS[cfg.activation]
         if cfg.activation in ("swiglu", "geglu"):
-            y = act(dense(cfg, d_mlp, "gate")(y)) * dense(cfg, d_mlp, "up")(y)
+            y = act(Dense(cfg, d_mlp, name="gate")(y)) * Dense(cfg, d_mlp, name="up")(y)
         else:
-            y = act(dense(cfg, d_mlp, "up")(y))
-        y = dense(cfg, cfg.d_model, "down", to_residual)(y)
+            y = act(Dense(cfg, d_mlp, name="up")(y))
+        y = Dense(cfg, cfg.d_model, to_residual, name="down")(y)
         y = after("mlp_after_norm", y)
         x = x + y if not cfg.parallel_residual else x + attended + y
         return x, LayerCache(keys=k, values=v) if self.keep or cache is not None else None

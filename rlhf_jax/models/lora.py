@@ -1,0 +1,107 @@
+"""Low-rank adapters: x W becomes x W + alpha / rank (x A) B, and A and B alone are trained (Hu et al., 2022).
+
+    base, trained = lora.split(key, params, cfg)
+    update = lora.over_base(lambda fn: ppo.make_update(fn, tx, ppo_cfg), actor_critic_fn, cfg)
+    state = train_step.init_state(trained, tx)                     # moments of the adapters, and of no more
+    state, metrics = update(state, {"base": base}, kl_coef, rollout, rng)
+    params = lora.join(base, state.params, cfg)                    # what any network's functions take
+
+The adapters are leaves beside the kernel that they adapt, so a tree with them and one without are parameters
+of the same network: the reference is `base`, and needs no copy. Steps do not know of any of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """What is trained of a transformer; heads on it (of a reward, of values) are trained whole."""
+
+    rank: int = 0
+    """Of each adapter (r); 0: there are none, and everything is trained."""
+    alpha: float = 16.0
+    """Adapters are multiplied by alpha / rank."""
+    matrices: tuple[str, ...] = ("query", "value")
+    """Which are adapted, of query, key, value, attention_out, gate, up and down."""
+
+    def __post_init__(self):
+        if self.rank < 0:
+            raise ValueError(f"lora.rank = {self.rank}: it must be 1 or more, or 0 for no adapters")
+        if self.rank and not self.matrices:
+            raise ValueError("lora.matrices is empty: name one, or set lora.rank to 0")
+
+
+def split(key: jax.Array, params, cfg: LoraConfig):
+    """(base, trained) of parameters, together as much as `join` makes of them: the same function at first.
+
+    `trained` holds, for each matrix [layers, n, m] of each transformer in the tree, float32 A [layers, n, r],
+    uniform within 1 / sqrt(n), and B [layers, r, m], zero; and the leaves that are in no transformer. No
+    array is copied. Without adapters `base` is empty and all is trained.
+
+    Raises ValueError for an unknown matrix.
+    """
+    if not cfg.rank:
+        return {}, params
+    if "blocks" in params:
+        adapters = {}
+        for i, name in enumerate(cfg.matrices):
+            if "kernel" not in params["blocks"].get(name, {}):
+                known = [x for x, block in params["blocks"].items() if "kernel" in block]
+                raise ValueError(
+                    f'lora.matrices has "{name}": this model has {", ".join(sorted(known))}'
+                )
+            layers, n, m = params["blocks"][name]["kernel"].shape
+            shape, bound = (layers, n, cfg.rank), n**-0.5
+            a = jax.random.uniform(jax.random.fold_in(key, i), shape, minval=-bound, maxval=bound)
+            adapters[name] = {"lora_a": a, "lora_b": jnp.zeros((layers, cfg.rank, m))}
+        return params, {"blocks": adapters}
+    base, trained = {}, {}
+    for i, (name, x) in enumerate(params.items()):
+        if isinstance(x, dict):
+            base[name], trained[name] = split(jax.random.fold_in(key, i), x, cfg)
+        else:
+            trained[name] = x
+    return base, trained
+
+
+def join(base, trained, cfg: LoraConfig):
+    """The parameters of both, B times alpha / rank: arrays of `base` are shared and not copied."""
+    if not isinstance(trained, dict):
+        return trained
+    joined = dict(base)
+    for name, x in trained.items():
+        joined[name] = (
+            x * (cfg.alpha / cfg.rank) if name == "lora_b" else join(base.get(name, {}), x, cfg)
+        )
+    return joined
+
+
+def merge(params):
+    """Parameters without adapters that mean the same: W + A B, summed in float32 and kept in W's dtype."""
+    if not isinstance(params, dict):
+        return params
+    merged = {name: merge(x) for name, x in params.items() if not name.startswith("lora_")}
+    if "lora_a" in params:
+        kernel, a, b = (jnp.asarray(params[x], jnp.float32) for x in ("kernel", "lora_a", "lora_b"))
+        merged["kernel"] = (kernel + a @ b).astype(params["kernel"].dtype)
+    return merged
+
+
+def over_base(make: Callable, fn: Callable, cfg: LoraConfig) -> Callable:
+    """`make(fn)`, a step or an update of (state, frozen, ...), over the parameters `frozen["base"]`.
+
+    `fn(params, ...)` is a network's, as `policy_fn`; the state is of what `split` calls trained, so no
+    gradient and no optimizer's moment of the base is ever made.
+    """
+
+    def step(state, frozen, *rest):
+        def joined_fn(trained, *args, **kwargs):
+            return fn(join(frozen["base"], trained, cfg), *args, **kwargs)
+
+        return make(joined_fn)(state, frozen, *rest)
+
+    return step
