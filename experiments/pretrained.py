@@ -33,7 +33,13 @@ def decided(cfg) -> dict:
         raise ValueError(
             f'"{named(cfg)}" is a reward model, and no policy: give it as reward-model'
         )
-    return {"model": model, "tokenizer": cfg.tokenizer or str(folder)}
+    return {"model": model, "tokenizer": cfg.tokenizer or str(with_tokenizer(folder))}
+
+
+def with_tokenizer(folder):
+    """The folder of a model's tokenizer: an adapter has one of its own, or that of the model it adapts."""
+    own = (folder / "tokenizer_config.json").exists()
+    return folder if own else huggingface.base_of(folder)
 
 
 def start(cfg):
@@ -76,7 +82,7 @@ def scorer(cfg, words, lengths: tuple[int, int]) -> Callable[[], tuple[Callable,
             "in its config.json: name a model for sequence classification, with one label"
         )
     vocabulary = lambda words: {k: v for k, v in words.get_vocab().items() if k != words.pad_token}
-    if vocabulary(tokenizer.load(folder)) != vocabulary(words):
+    if vocabulary(tokenizer.load(with_tokenizer(folder))) != vocabulary(words):
         raise ValueError(
             f'reward_model = "{cfg.reward_model}" has another tokenizer than the policy: '
             "call it from a Python function and give that as rl.reward, which scores texts"

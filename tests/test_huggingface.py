@@ -20,7 +20,7 @@ from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.families import FAMILIES
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-CASES = sorted(path.parent.name for path in GOLDEN.glob("*/golden.npz"))
+CASES = sorted(path.parent.name for path in GOLDEN.glob("*/model.safetensors"))
 POLICIES = [name for name in CASES if not name.startswith("reward")]
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from rlhf_jax.models import networks
+from rlhf_jax.models import lora, networks, peft
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.families.family import Family, Tensor
@@ -68,9 +68,15 @@ def resolve(name: str, revision: str | None = None) -> pathlib.Path:
 def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, dict]:
     """The family and the settings that config.json means; `settings` are further fields of ModelConfig.
 
-    Raises ValueError for an architecture or a setting that is not known.
+    An adapter's are those of the model that it adapts. Raises ValueError for an architecture or a setting
+    that is not known.
     """
     path = folder / "config.json"
+    if (folder / peft.CONFIG).exists():
+        family, cfg, config = read_config(base_of(folder), **settings)
+        if peft.read_config(folder).get("task_type") == "SEQ_CLS":
+            config |= {"architectures": [family.reward_architecture]}
+        return family, cfg, config
     if not path.exists():
         raise ValueError(f"{folder} holds no config.json: name a folder in the Hugging Face format")
     config = json.loads(path.read_text())
@@ -89,6 +95,13 @@ def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, 
     return family, cfg, config
 
 
+def base_of(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of the model that the adapter in `folder` adapts; `folder` itself where there is none."""
+    if not (folder / peft.CONFIG).exists():
+        return folder
+    return resolve(peft.read_config(folder)["base_model_name_or_path"])
+
+
 def classifies(config: dict) -> bool:
     """Whether config.json is a reward model's."""
     return any("SequenceClassification" in x for x in config.get("architectures") or [])
@@ -105,9 +118,13 @@ def load(
 
     `sharding(path, shape)` says where a parameter lies, as "blocks/query/kernel" [layers, D, H h]; by default
     on the first device. `settings` are fields of ModelConfig that config.json does not decide (dtype,
-    param_dtype, remat). Raises ValueError for what does not fit, naming the tensor, before any is read.
+    param_dtype, remat). An adapter in PEFT's format is read with its model and merged into it.
+
+    Raises ValueError for what does not fit, naming the tensor, before any is read.
     """
     folder = resolve(name, revision)
+    if (folder / peft.CONFIG).exists():
+        return with_adapter(folder, load(str(base_of(folder)), sharding=sharding, **settings))
     family, cfg, config = read_config(folder, **settings)
     is_reward = classifies(config)
     files = Files(folder, family)
@@ -128,6 +145,24 @@ def load(
         head = files.tensor("score.weight").astype(np.float32)[0]
         params = {"trunk": params, "head": jnp.asarray(head), "bias": jnp.float32(0.0)}
     return Loaded(cfg, params, family, config, folder, is_reward)
+
+
+def with_adapter(folder: pathlib.Path, base: Loaded) -> Loaded:
+    """The model, with the adapter in `folder` merged into it."""
+    trunk = base.params["trunk"] if base.is_reward else base.params
+    trained, cfg = peft.read(folder, base.family, base.cfg, trunk["blocks"])
+    _, _, config = read_config(folder)
+    params, is_reward = base.params, classifies(config)
+    if is_reward and not base.is_reward:
+        params = {"trunk": networks.headless(params)}
+    if is_reward and "trunk" not in trained:
+        trained = {"trunk": trained}
+    params = lora.merge(lora.join(params, trained, cfg))
+    if is_reward and "head" not in params:
+        raise ValueError(
+            f"{folder} adapts a classifier, and neither it nor its model has a score.weight"
+        )
+    return base._replace(params=params, config=config, folder=folder, is_reward=is_reward)
 
 
 def save(

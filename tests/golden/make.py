@@ -1,6 +1,7 @@
 """Writes the checkpoints and outputs that `rlhf_jax` is compared with: transformers', in PyTorch.
 
-    pip install torch==2.13.0 transformers==5.24.0 safetensors numpy
+    pip install torch==2.13.0 transformers==5.24.0 safetensors numpy psutil accelerate
+    pip install --no-deps peft==0.21.2
     python tests/golden/make.py
 
 It is the one script here that needs PyTorch, and no test runs it. For each case of the table below
@@ -15,6 +16,9 @@ them, and `CASE/golden.npz`:
     scores          float32 [3]        of the last column
     transformers, torch                their versions
 
+and for each adapter of the second table `CASE/adapter_config.json` and `CASE/adapter_model.safetensors`, as
+PEFT leaves them, beside the same `golden.npz` of the model with the adapter, and PEFT's version in it.
+
 The models are tiny, random and far from their initialization, so that every number in a checkpoint
 and the settings of its config show in the outputs. The script fails if padding shows in them, or if
 a change of config that a case lists under `matters` does not. It prints a table of what it wrote:
@@ -25,6 +29,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import peft
 import torch
 import transformers as tf
 
@@ -261,6 +266,24 @@ CASES = {
 }
 
 
+ADAPTERS = {
+    "adapter_gpt2": ("gpt2", "CAUSAL_LM", {
+        "r": 2, "lora_alpha": 3, "target_modules": ["attn.c_attn", "mlp.c_proj"],
+        "rank_pattern": {"c_attn": 3}, "alpha_pattern": {"c_attn": 5}, "fan_in_fan_out": True,
+    }),
+    "adapter_neox": ("gpt_neox", "CAUSAL_LM", {
+        "r": 2, "lora_alpha": 3, "target_modules": ["query_key_value"], "layers_to_transform": [1],
+    }),
+    "adapter_qwen3": ("qwen3", "CAUSAL_LM", {
+        "r": 4, "lora_alpha": 3, "target_modules": ["q_proj", "o_proj", "gate_proj"],
+        "use_rslora": True,
+    }),
+    "adapter_reward": ("reward_llama", "SEQ_CLS", {
+        "r": 2, "lora_alpha": 3, "target_modules": ["v_proj", "up_proj"],
+    }),
+}  # name: the case that is adapted, and PEFT's settings  # fmt: skip
+
+
 def build(case: Case, change: dict[str, Any]) -> torch.nn.Module:
     """The same weights whatever the change, if it leaves their shapes alone."""
     torch.manual_seed(0)
@@ -338,12 +361,44 @@ def write(name: str) -> str:
     return f"{name:20} {count:10} {size:8} {real.std().item():10.2f}"
 
 
+def write_adapter(name: str) -> str:
+    """Writes one adapter, random and not zero, and returns its line of the table."""
+    base, kind, settings = ADAPTERS[name]
+    model = build(CASES[base], {})
+    tokens, mask = make_batch()
+    before = outputs_of(model, tokens, mask)
+    torch.manual_seed(1)
+    config = peft.LoraConfig(task_type=kind, init_lora_weights=False, **settings)
+    model = peft.get_peft_model(model, config).eval()
+    outputs = outputs_of(model.base_model.model, tokens, mask)
+    key = "scores" if "scores" in outputs else "logits"
+    distance = (outputs[key] - before[key]).abs().max().item()
+    assert distance > 0.1, f"{name} moves the outputs by {distance:.1e} only"
+    folder = FOLDER / name
+    model.peft_config["default"].base_model_name_or_path = base
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    np.savez(
+        folder / "golden.npz",
+        tokens=tokens.numpy().astype(np.int32),
+        attention_mask=mask.numpy(),
+        **{key: value.numpy() for key, value in outputs.items() if key != "hidden"},
+        transformers=np.array(tf.__version__),
+        torch=np.array(str(torch.__version__)),
+        peft=np.array(peft.__version__),
+    )
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    return f"{name:20} {'':10} {size:8} {distance:10.2f} (moved)"
+
+
 def main() -> None:
     torch.set_num_threads(1)
     tf.utils.logging.disable_progress_bar()
     print(f"{'case':20} {'parameters':>10} {'bytes':>8} {'deviation':>10}")
     for name in CASES:
         print(write(name), flush=True)
+    for name in ADAPTERS:
+        print(write_adapter(name), flush=True)
 
 
 if __name__ == "__main__":
