@@ -136,6 +136,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     else:
         cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
     lm = networks.language_model(cfg.model)
+    pretrained.check_adapters(cfg, lm)
     scorer = pretrained.scorer(cfg, words, lengths) if cfg.reward_model else None
     answers = stages.responder(cfg.sample, devices, lm, words, lengths[0], cfg.sft.batch_size * 4)
     key = jax.random.key(cfg.seed)

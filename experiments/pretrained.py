@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+import jax
+
 from rlhf_jax.data import tokenizer
-from rlhf_jax.models import huggingface, networks
+from rlhf_jax.models import huggingface, lora, networks
 
 
 def kept(cfg) -> dict:
@@ -67,6 +69,11 @@ def check_vocabulary(cfg, words, model=None, name: str = ""):
             f'tokenizer "{cfg.tokenizer}" has token {largest}, and the embedding of '
             f'"{name or named(cfg)}" ends at {size - 1}: give the model\'s own tokenizer'
         )
+
+
+def check_adapters(cfg, lm):
+    """Raises ValueError where the model lacks a matrix that is to be adapted."""
+    jax.eval_shape(lambda key: lora.split(key, lm.init(key), cfg.lora), jax.random.key(0))
 
 
 def scorer(cfg, words, lengths: tuple[int, int]) -> Callable[[], tuple[Callable, object]]:

@@ -107,6 +107,7 @@ def main(cfg: Config):
     else:
         cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
     lm = networks.language_model(cfg.model)
+    pretrained.check_adapters(cfg, lm)
 
     demos, demos_held_out = (
         stages.demonstrations(words, texts, lengths) for texts in (corpus, corpus_held_out)

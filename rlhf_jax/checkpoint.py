@@ -82,6 +82,34 @@ def _load(directory, iteration, like):
     return jax.tree.unflatten(jax.tree.structure(like), restored)
 
 
+def read(directory, iteration: int, *below: str) -> dict[str, np.ndarray]:
+    """The arrays of step `iteration`, on the host, by path: `jax.tree_util.keystr`'s, as "['state'].params".
+
+    With `below`, paths, only what stands below the first of them that is there is read, by the rest of its
+    path. Raises ValueError if a file is damaged.
+    """
+    directory = pathlib.Path(directory).absolute()
+    damage = _damage(directory, iteration)
+    if damage:
+        raise ValueError(f"checkpoint {directory / str(iteration)} is damaged: {damage}")
+    saved = _read_manifest(directory, iteration)["arrays"]
+    top = next((top for top in below if any(path.startswith(top) for path in saved)), None)
+    if below and top is None:
+        return {}
+    kinds = {path: x for path, x in saved.items() if path.startswith(top or "") and np.prod(x[0])}
+    args = ocp.args.PyTreeRestore(
+        item={
+            path: np.broadcast_to(np.zeros((), dtype), shape)
+            for path, (shape, dtype) in kinds.items()
+        },
+        restore_args={path: ocp.RestoreArgs(restore_type=np.ndarray) for path in kinds},
+        partial_restore=True,
+    )
+    with _manager(directory) as manager:
+        found = manager.restore(iteration, args=args)
+    return {path.removeprefix(top or ""): x for path, x in found.items()}
+
+
 def restore_latest(directory, like) -> tuple[int, Any] | None:
     """The newest undamaged step and its tree as of `restore`; None where no step was finished.
 

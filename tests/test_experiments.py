@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import re
+from functools import partial
 
 import jax
 import numpy as np
@@ -124,15 +125,63 @@ def pretrained(request, whole, tmp_path):
     return tmp_path / "model"
 
 
-def test_all_stages_run_from_a_pretrained_model(pretrained, capsys):
+@pytest.mark.parametrize("pretrained", ["gpt2"], indirect=True)
+def test_all_stages_run_from_a_pretrained_model(pretrained):
     folder = pretrained.parent / "run"
-    command = [*TINY, "--model", str(pretrained), "--run", str(folder)]
-    assert launch.main(command) == 0
+    assert launch.main([*TINY, "--model", str(pretrained), "--run", str(folder)]) == 0
     assert json.loads((folder / "results.json").read_text())["kl"]["mean"] > 0
     assert not (folder / "tokenizer").exists()  # the model's own is used
-    too_long = ["--sample.length", "60", "--run", str(pretrained.parent / "other")]
-    assert launch.main([*command, *too_long]) == 1
-    assert "sample.length = 60 do not fit the model's 64 positions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pretrained", ["qwen3"], indirect=True)
+def test_what_a_run_with_adapters_learned_is_exported_and_another_run_starts_there(pretrained):
+    place = pretrained.parent
+    of = lambda name: str(place / name)
+    command = [*TINY, "--lora.rank", "2", "--lora.matrices", "query", "down", "--rl.kl-coef", "0.0"]
+    assert launch.main([*command, "--model", of("model"), "--run", of("run")]) == 0
+    saved = runs.arrays(place / "run", "ppo")
+    assert not any("kernel" in path for path in saved)
+    assert (
+        sum("lora_a" in path for path in saved) == 3 * 2 * 2
+    )  # two moments, two trunks, two matrices
+    sft, export = ["--stage", "sft", "--to", of("sft")], ["export", "--run", of("run")]
+    for more in (
+        sft,
+        ["--stage", "reward", "--to", of("reward")],
+        ["--to", of("policy")],
+        ["--adapter", "--base", of("sft"), "--to", of("adapter")],
+    ):
+        assert launch.main([*export, *more]) == 0
+    params = lambda name: huggingface.load(of(name)).params
+    same = partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(same, params("policy"), params("adapter"))
+    start = ["--reference", of("policy"), "--reward-model", of("reward"), "--run", of("again")]
+    assert launch.main([*command, *start]) == 0
+    assert {path.name for path in (place / "again" / "stages").iterdir()} == {"judge", "ppo"}
+    rows = [
+        [json.loads(row) for row in (place / name / "samples.jsonl").read_text().splitlines()]
+        for name in ("run", "again")
+    ]
+    for old, new in zip(*rows, strict=True):
+        assert new["before"] == old["after"]
+        assert new["before_score"] == pytest.approx(old["after_score"], abs=1e-4)
+    assert any(row["before"] != row["after"] for row in rows[0])
+
+
+@pytest.fixture(scope="module")
+def folders(whole, tmp_path_factory):
+    """A policy and a reward model in the Hugging Face format, with a small tokenizer, and a larger one."""
+    place = tmp_path_factory.mktemp("folders")
+    words = tokenizer.train(["a good film"] * 9, 300, place / "small")
+    cfg = dataclasses.replace(SHAPES["gpt2"], vocab_size=300)
+    lm = networks.language_model(cfg)
+    params = jax.jit(lm.init)(jax.random.key(0))
+    reward = networks.reward_model(lm).init(jax.random.key(1), params)
+    huggingface.save(place / "gpt2", cfg, params, tokenizer=words)
+    huggingface.save(place / "reward", cfg, reward, is_reward=True, tokenizer=words)
+    return {name: str(place / name.lower()) for name in ("GPT2", "REWARD")} | {
+        "WORDS": str(whole / "tokenizer")
+    }
 
 
 @pytest.fixture
@@ -197,15 +246,22 @@ def test_reward_prints_accuracy_beside_length_and_a_calibration_table(files, cap
          "rl.batch_size / ppo.minibatches = 4 does not divide over 8 devices: use 8"),
         (["--ppo.minibatches", "3"], "ppo.minibatches = 3 does not divide rl.batch_size = 8"),
         (["--sample.top-k", "5"], "sample.top_k = 5"),
+        (["--model", "GPT2", "--sample.length", "60"], "= 60 do not fit the model's 64 positions"),
+        (["--model", "GPT2", "--reference", "GPT2"], "are both given"),
+        (["--model", "GPT2", "--tokenizer", "WORDS"], r"has token \d+, and the embedding of .* ends at 299"),
+        (["--reward-model", "GPT2"], "reward_model = .*for sequence classification"),
+        (["--model", "REWARD"], "is a reward model, and no policy"),
+        (["--reward-model", "REWARD"], "has another tokenizer than the policy: .* rl.reward"),
+        (["--lora.rank", "2", "--lora.matrices", "gate"], 'lora.matrices has "gate"'),
         (["--ppo.temperature", "0.5"], "ppo.temperature = 0.5 .* set sample.temperature"),
         (["--devices", "moon"], 'devices = "moon"'),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_in_one_sentence_before_any_training(
-    files, capsys, settings, words
+    files, folders, capsys, settings, words
 ):
     (files / "bad.jsonl").write_text('{"chosen": "a", "rejected": "b"}\n{"text": "c"}\n')
-    names = {"A": str(files / "a.jsonl"), "BAD": str(files / "bad.jsonl")}
+    names = folders | {"A": str(files / "a.jsonl"), "BAD": str(files / "bad.jsonl")}
     settings = [names.get(x, x) for x in settings]
     assert launch.main([*TINY, "--run", str(files / "run"), *settings]) == 1
     said = capsys.readouterr().err.strip()

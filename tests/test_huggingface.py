@@ -355,7 +355,7 @@ def test_settings_that_no_family_has_are_refused():
     with pytest.raises(ValueError, match="no family of Hugging Face checkpoints"):
         huggingface.family_of(cfg)
     with pytest.raises(ValueError, match="llama has not this model's settings"):
-        huggingface.family_of(cfg, "llama")
+        huggingface.family_of(cfg, {"model_type": "llama"})
 
 
 def test_bfloat16_is_written_and_read_as_it_is(tmp_path):

@@ -50,12 +50,14 @@ def train(
     return tokenizer
 
 
-def load(directory_or_name: str | os.PathLike) -> PreTrainedTokenizerBase:
+def load(directory_or_name: str | os.PathLike, *, pad: bool = True) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder (a bare GPT-2 vocab.json and merges.txt will do) or on the Hub.
 
     Its pad is never its EOS: where it has no pad token, or one that is the EOS, <pad> is added as a new
     last token, and id `len(tokenizer) - 1` may lie outside a model's embedding (models must not look up
-    what the attention mask hides). Raises ValueError where nothing can be loaded, or it has no EOS.
+    what the attention mask hides); not without `pad`.
+
+    Raises ValueError where nothing can be loaded, or it has no EOS.
     """
     folder = Path(directory_or_name)
     bare = (folder / "merges.txt").is_file() and not any(folder.glob("*token*.json"))
@@ -76,7 +78,7 @@ def load(directory_or_name: str | os.PathLike) -> PreTrainedTokenizerBase:
             f"the tokenizer {str(directory_or_name)!r} has no EOS token, and a policy could never stop: "
             "set eos_token in its tokenizer_config.json"
         )
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if pad and tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer
 

@@ -182,7 +182,7 @@ def save(
     at most `shard_bytes`, and one of them is held here at a time. Raises ValueError where no family has the
     settings.
     """
-    family = family_of(cfg, (config or {}).get("model_type"))
+    family = family_of(cfg, config)
     trunk = params["trunk"] if is_reward else params
     flat = {"/".join(k.key for k in path): x for path, x in jax.tree.leaves_with_path(trunk)}
     wanted: dict[
@@ -237,9 +237,9 @@ def save(
     (folder / "config.json").write_text(json.dumps(keys, indent=1))
 
 
-def family_of(cfg: ModelConfig, name: str | None = None) -> Family:
-    """The family `name`, or the first whose config.json can say `cfg`. Raises ValueError if none can."""
-    want = explicit(cfg)
+def family_of(cfg: ModelConfig, config: dict | None = None) -> Family:
+    """The family of `config`, or the first whose config.json can say `cfg`. Raises ValueError if none can."""
+    want, name = explicit(cfg), (config or {}).get("model_type")
     for family in FAMILIES.values() if name is None else [FAMILIES[name]]:
         try:
             if explicit(ModelConfig(**family.settings(family.config(cfg)))) == want:

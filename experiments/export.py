@@ -1,0 +1,165 @@
+"""What a run learned, in the Hugging Face format: config.json, safetensors, tokenizer and chat template.
+
+    python launch.py export --run runs/rloo/1f0c5a77b2 --to my-policy
+    python launch.py export --run runs/rloo/1f0c5a77b2 --stage reward --to my-reward-model
+
+transformers loads both (AutoModelForCausalLM, AutoModelForSequenceClassification with one label), and so does
+any experiment here, as --model, --reference or --reward-model. Adapters are merged into their model, or
+written for PEFT with --adapter.
+"""
+
+import pathlib
+import re
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+
+from experiments import pretrained
+from rlhf_jax import checkpoint
+from rlhf_jax import run as runs
+from rlhf_jax.data import tokenizer
+from rlhf_jax.models import huggingface, lora, networks, peft
+from rlhf_jax.models.config import ModelConfig, RopeScaling
+from rlhf_jax.models.lora import LoraConfig
+
+SHARED = ("sft", "reward", "judge", "ensemble")  # the stages that are no method's own
+POLICY = ("['best']", "['state'].params['policy']", "['state'].params", ".params")
+"""Where a checkpoint may hold the parameters of a policy or a reward model; the first that is there does."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is written, and where."""
+
+    run: str = ""
+    """Run directory."""
+    to: str = ""
+    """Folder that is made."""
+    stage: str = ""
+    """sft (the policy that a method starts from), reward or judge; empty: the policy of the method."""
+    adapter: bool = False
+    """Write the adapters alone, in PEFT's format."""
+    base: str = ""
+    """The model that they adapt, where that is the run's SFT policy: where this was exported to."""
+    shard_gb: float = 5.0
+    """Most gigabytes of a file."""
+
+
+config = Config()
+
+
+def main(cfg: Config):
+    """Writes the folder, and prints how to use it."""
+    folder, to = pathlib.Path(cfg.run), pathlib.Path(cfg.to)
+    for name, value in (("run", cfg.run), ("to", cfg.to)):
+        if not value:
+            raise ValueError(f"{name} is empty: name a folder")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ValueError(f'to = "{to}" is there and not empty: name a new folder')
+    of = settings_of(folder)
+    stage = cfg.stage or own_stage(folder)
+    trained = arrays(folder, stage)
+    name, is_reward = of.tokenizer or folder / "tokenizer", "trunk" in trained
+    words = tokenizer.load(name)
+    named = pretrained.named(of)
+    original = huggingface.read_config(huggingface.resolve(named))[2] if named else None
+    model = of.model if named else replace(of.model, vocab_size=len(words))
+
+    if cfg.adapter:
+        if "embedding" in (trained["trunk"] if is_reward else trained):
+            raise ValueError(
+                f"stage {stage} trained the whole model (lora.rank = {of.lora.rank}): no adapter"
+            )
+        base = of.pretrained if stage == "sft" else of.reference or cfg.base
+        if not base:
+            raise ValueError(
+                "base is empty, and the adapters stand over this run's SFT policy: export it with "
+                "--stage sft, and name that folder as base"
+            )
+        family = huggingface.family_of(model, original)
+        base = str(pathlib.Path(base).resolve()) if pathlib.Path(base).is_dir() else base
+        peft.write(to, family, model, trained, of.lora, base)
+        words.save_pretrained(to)
+    else:
+        params = whole(folder, of, stage)
+        pad = words.get_vocab()[str(words.pad_token)]
+        if pad >= model.vocab_size:  # the model that was read has no row for it
+            if is_reward:
+                model, params = with_row(model, params, pad)
+            else:
+                words = tokenizer.load(name, pad=False)
+        huggingface.save(
+            to, model, params,
+            is_reward=is_reward, config=original, tokenizer=words, shard_bytes=int(cfg.shard_gb * 1e9),
+        )  # fmt: skip
+    print(f"the {'reward model' if is_reward else 'policy'} of {folder}, stage {stage}: {to}")
+    use = "--reward-model" if is_reward else "--reference (as it is) or --model (SFT goes on)"
+    print(f"any experiment here takes it as {use}")
+
+
+def settings_of(folder: pathlib.Path) -> SimpleNamespace:
+    """The settings of a run, as far as they are read here. Raises ValueError where it has no such model."""
+    if not (folder / "config.json").exists():
+        raise ValueError(f'run = "{folder}" holds no config.json: name the folder of a run')
+    settings = runs.read_json(folder / "config.json")["settings"]
+    if not {"model", "tokenizer"} <= settings.keys():
+        raise ValueError(
+            f'run = "{folder}" trained no language model with a tokenizer: nothing to export'
+        )
+    model, adapters = settings["model"], settings.get("lora", {})
+    scaling, local = model.get("rope_scaling", {}), model.get("local_layers", ())
+    model |= {"rope_scaling": RopeScaling(**scaling), "local_layers": tuple(local)}
+    if adapters:
+        adapters |= {"matrices": tuple(adapters["matrices"])}
+    read = {"model": ModelConfig(**model), "lora": LoraConfig(**adapters)}
+    return SimpleNamespace(**{"pretrained": "", "reference": ""} | settings | read)
+
+
+def own_stage(folder: pathlib.Path) -> str:
+    """The stage of a run that is its method's own. Raises ValueError where there is none."""
+    own = [path.name for path in (folder / "stages").glob("*") if path.name not in SHARED]
+    if len(own) != 1:
+        raise ValueError(
+            f'run = "{folder}" has no policy of a method: set stage to sft, reward or judge'
+        )
+    return own[0]
+
+
+def arrays(folder: pathlib.Path, stage: str) -> dict:
+    """What a stage trained: parameters, or adapters and heads. Raises ValueError where it has not ended."""
+    if not runs.finished(folder, stage):
+        raise ValueError(
+            f'stage = "{stage}" has not ended in {folder}: start the command of that run again'
+        )
+    place = folder / "stages" / stage
+    step = checkpoint.latest(place)
+    found = checkpoint.read(place, step, *POLICY) if step is not None else {}
+    tree = huggingface.unflatten(
+        {"/".join(re.findall(r"\['(.*?)'\]", k)): x for k, x in found.items()}
+    )
+    if "blocks" not in tree.get("trunk", tree):
+        raise ValueError(
+            f"stage {stage} of {folder} holds no policy and no reward model of this format"
+        )
+    return tree
+
+
+def whole(folder: pathlib.Path, of: SimpleNamespace, stage: str):
+    """The parameters that a stage ended with, its adapters merged into what it started from."""
+    trained = arrays(folder, stage)
+    is_reward = "trunk" in trained
+    if "embedding" in (trained["trunk"] if is_reward else trained):
+        return trained
+    start_given = stage == "sft" or of.reference
+    base = pretrained.start(of) if start_given else whole(folder, of, "sft")
+    base = {"trunk": networks.headless(base)} if is_reward else base
+    return lora.merge(lora.join(base, trained, of.lora))
+
+
+def with_row(model: ModelConfig, params, row: int):
+    """A reward model whose embedding reaches to `row`, with zeros: transformers looks padding up."""
+    table = np.asarray(params["trunk"]["embedding"]["embedding"])
+    table = np.pad(table, ((0, row + 1 - len(table)), (0, 0)))
+    trunk = params["trunk"] | {"embedding": {"embedding": table}}
+    return replace(model, vocab_size=len(table)), params | {"trunk": trunk}
