@@ -17,6 +17,7 @@ import tyro
 from experiments import pretrained, stages, start_from, verdict, worlds
 from rlhf_jax import parallel, run
 from rlhf_jax.batches import Prompts
+from rlhf_jax.data import dialogues
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.data.splits import split
@@ -114,7 +115,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     pretrained.check_context(cfg, lengths)
     sizes = {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size}
     devices = parallel.choose(cfg.devices, sizes | batch_sizes)
-    world = worlds.read(cfg.data, cfg.annotators, cfg.seed)
+    world = worlds.read(cfg.data, cfg.annotators, cfg.seed, dialogues.template(cfg.tokenizer))
     if cfg.start_from:
         start_from.check(pathlib.Path(cfg.start_from), cfg, Config())
     folder = run.open_run(name, cfg, cfg.run, ignore=("run", "wandb", "start_from"))
@@ -128,7 +129,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     drawn = {part: {"temperature": cfg.sample.temperature} for part in timed}
     for part in drawn:
         if hasattr(getattr(cfg, part), "stop"):
-            drawn[part]["stop"] = (words.eos_token_id,)
+            drawn[part]["stop"] = pretrained.stops(cfg, words)
     cfg = replace(cfg, **{part: replace(getattr(cfg, part), **x) for part, x in drawn.items()})
     cfg = replace(cfg, sample=replace(cfg.sample, pad=words.pad_token_id))
     if pretrained.named(cfg):

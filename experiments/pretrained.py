@@ -1,5 +1,6 @@
 """Models that are read instead of trained: what they decide, and what has to fit them."""
 
+import json
 from collections.abc import Callable
 
 import jax
@@ -47,6 +48,15 @@ def with_tokenizer(folder):
 def start(cfg):
     """The parameters of the pretrained model, or None where there is none."""
     return huggingface.load(named(cfg), **kept(cfg)).params if named(cfg) else None
+
+
+def stops(cfg, words) -> tuple[int, ...]:
+    """The tokens that end a response: EOS, and what a chat model's generation_config.json names beside it."""
+    own = []
+    path = huggingface.resolve(named(cfg)) / "generation_config.json" if named(cfg) else None
+    if path and path.exists():
+        own = json.loads(path.read_text()).get("eos_token_id") or []
+    return tuple(dict.fromkeys([words.eos_token_id, *([own] if isinstance(own, int) else own)]))
 
 
 def check_context(cfg, lengths: tuple[int, int], limit: int | None = None, whose="the model's"):

@@ -15,13 +15,14 @@ import tyro
 
 from experiments import pretrained, stages, verdict
 from rlhf_jax import parallel, run
+from rlhf_jax.data import dialogues
 from rlhf_jax.data.comparisons import (
     ComparisonFields,
     encode_comparisons,
     identical,
     read_comparisons,
 )
-from rlhf_jax.data.sources import read_jsonl
+from rlhf_jax.data.demonstrations import read_demonstrations
 from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -35,7 +36,8 @@ class RewardDataConfig:
     comparisons: str = ""
     """JSONL files of preferences (commas and globs allowed)."""
     corpus: str = ""
-    """JSONL files with a field "text" for the language model; empty: the chosen responses."""
+    """JSONL files for the language model: rows with "text", with "prompt" and "response", or with "messages"
+    that end with an answer. Empty: the chosen responses."""
     fields: ComparisonFields = ComparisonFields()
     prompt_length: int = 64
     """Columns of a prompt, in tokens (P); longer ones keep their end."""
@@ -91,11 +93,12 @@ def main(cfg: Config):
         cfg.devices,
         {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size},
     )
-    compared, ties = read_comparisons(cfg.data.comparisons, cfg.data.fields, cfg.seed)
+    chat = dialogues.template(cfg.tokenizer)
+    compared, ties = read_comparisons(cfg.data.comparisons, cfg.data.fields, cfg.seed, chat)
     train, held_out = split(compared, lambda c: c.group, cfg.data.held_out, cfg.seed)
     corpus = [(c.prompt, c.chosen) for c in dict.fromkeys(train)]
     if cfg.data.corpus:
-        corpus = [("", row["text"]) for row in read_jsonl(cfg.data.corpus, ("text",))]
+        corpus = read_demonstrations(cfg.data.corpus, chat)
     corpus, corpus_held_out = split(corpus, "\n".join, 0.1, cfg.seed)
     folder = run.open_run("reward", cfg, cfg.run)
     if verdict.stands(folder):

@@ -9,6 +9,8 @@ import numpy as np
 from rlhf_jax import run
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import ComparisonFields, read_comparisons
+from rlhf_jax.data.demonstrations import read_demonstrations
+from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import field, read_jsonl
 from rlhf_jax.data.splits import split
 from rlhf_jax.data.tokenizer import at_seam
@@ -20,11 +22,12 @@ class DataConfig:
     """What is learned from. With no files, the generated world."""
 
     corpus: str = ""
-    """JSONL files with a field "text": what the language model learns (commas and globs allowed)."""
+    """JSONL files of what the language model learns (commas and globs allowed): rows with "text", with
+    "prompt" and "response", or with "messages" that end with an answer."""
     comparisons: str = ""
     """JSONL files of preferences: what the reward model and its held-out judge learn."""
     prompts: str = ""
-    """JSONL files with a field "prompt", or "text" whose first words are the prompt."""
+    """JSONL files with a field "prompt" (a text or messages), or "text" whose first words are the prompt."""
     fields: ComparisonFields = ComparisonFields()
     prompt_words: int = 4
     """Words of a "text" that make a prompt."""
@@ -99,7 +102,7 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
     )
 
 
-def from_files(cfg: DataConfig, seed: int) -> World:
+def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE) -> World:
     """The texts of JSONL files, split by hash. Every file is read, and refused, before any training."""
     missing = [n for n in ("corpus", "comparisons", "prompts") if not getattr(cfg, n)]
     if missing:
@@ -107,29 +110,32 @@ def from_files(cfg: DataConfig, seed: int) -> World:
             f"data.{missing[0]} is empty while other files are given: name its JSONL files, "
             "or give none for the generated world"
         )
-    compared, _ = read_comparisons(cfg.comparisons, cfg.fields, seed)
-    texts = [row["text"] for row in read_jsonl(cfg.corpus, ("text",))]
-    prompts = []
+    compared, _ = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
+    demos, prompts = read_demonstrations(cfg.corpus, chat), []
     for row in read_jsonl(cfg.prompts):
+        row = plain(row, chat)
         if "prompt" in row or "text" not in row:
             prompts.append(field(row, "prompt", str))
         else:
             prompts.append(" ".join(field(row, "text", str).split()[: cfg.prompt_words]))
     itself = lambda text: text
-    prompts, prompts_held_out = split(dict.fromkeys(prompts), itself, cfg.held_out, seed)
+    # by another hash than what answers them, of which some of the rest is held out too
+    prompts, prompts_held_out = split(dict.fromkeys(prompts), itself, cfg.held_out, seed + 2)
     # one file may be corpus and prompts at once: what begins with a held-out prompt teaches nothing
-    begins = tuple(f"{prompt} " for prompt in prompts_held_out)
-    fresh = lambda prompt, text: not f"{prompt}{at_seam(prompt, text)} ".startswith(begins)
-    read = len(texts) + len(compared)
-    texts = [text for text in texts if fresh("", text)]
+    begins, held_out = tuple(f"{prompt} " for prompt in prompts_held_out), set(prompts_held_out)
+    fresh = lambda prompt, text: (
+        prompt not in held_out and not f"{prompt}{at_seam(prompt, text)} ".startswith(begins)
+    )
+    read = len(demos) + len(compared)
+    demos = [demo for demo in demos if fresh(*demo)]
     compared = [c for c in compared if fresh(c.prompt, c.chosen) and fresh(c.prompt, c.rejected)]
-    left_out = read - len(texts) - len(compared)
+    left_out = read - len(demos) - len(compared)
     if left_out:
         print(f"left out: {left_out} texts and comparisons that begin with a held-out prompt")
-    corpus, corpus_held_out = split(dict.fromkeys(texts), itself, cfg.held_out, seed)
+    corpus, corpus_held_out = split(demos, lambda demo: demo[0] or demo[1], cfg.held_out, seed)
     return World(
-        corpus=[("", text) for text in corpus],
-        corpus_held_out=[("", text) for text in corpus_held_out],
+        corpus=corpus,
+        corpus_held_out=corpus_held_out,
         prompts=prompts,
         prompts_held_out=prompts_held_out,
         comparisons=lambda folder, respond: compared,
@@ -138,8 +144,8 @@ def from_files(cfg: DataConfig, seed: int) -> World:
     )
 
 
-def read(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) -> World:
+def read(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int, chat: Chat) -> World:
     """The world of the files in `cfg`, or the generated one where it names none."""
     if cfg.corpus or cfg.comparisons or cfg.prompts:
-        return from_files(cfg, seed)
+        return from_files(cfg, seed, chat)
     return generated(cfg, people, seed)

@@ -72,8 +72,19 @@ def matrices(params):
     )
 
 
+def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx`, whose state and arithmetic are float32 where parameters are kept in less."""
+    wide = lambda tree: jax.tree.map(
+        lambda x: x.astype(jnp.promote_types(x.dtype, "float32")), tree
+    )
+    return optax.GradientTransformation(
+        lambda params: tx.init(wide(params)),
+        lambda updates, state, params=None: tx.update(wide(updates), state, wide(params)),
+    )
+
+
 def make(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The gradient transformation of a run of `steps` gradient steps."""
+    """The gradient transformation of a run of `steps` gradient steps; moments are float32."""
     decay = max(steps - cfg.warmup, 1)
     after = {
         "constant": optax.constant_schedule(cfg.lr),
@@ -93,4 +104,4 @@ def make(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     parts.append(adam)
     if cfg.weight_decay:
         parts.append(optax.add_decayed_weights(cfg.weight_decay, matrices))
-    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+    return in_float32(optax.chain(*parts, optax.scale_by_learning_rate(schedule)))

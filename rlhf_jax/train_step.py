@@ -31,6 +31,7 @@ def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name
     the inner product of its unreduced losses with them, and metrics made the same way. Microbatches
     and devices are summed. `frozen` is read and not trained.
 
+    Gradients are summed, measured and handed to `tx` in float32, whatever the parameters are kept in.
     A step whose gradient is not finite, or whose weights are all zero, leaves params and opt_state as
     they were and counts in `train/skipped`; `train/grad_norm` is taken before clipping.
     """
@@ -56,9 +57,12 @@ def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name
             xs = (*jax.tree.map(split, (batch, weights)), jax.random.split(rng, microbatches))
             first = jax.tree.map(lambda x: x[0], xs)
             like = jax.eval_shape(grad_fn, state.params, frozen, *first)
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+            zeros = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, "float32")), like
+            )
             sums, _ = jax.lax.scan(accumulate, zeros, xs)
-        grads, metrics = psum(sums, axis_name)
+        wide = lambda x: x.astype(jnp.promote_types(x.dtype, "float32"))
+        grads, metrics = psum(jax.tree.map(wide, sums), axis_name)
 
         norm = optax.tree.norm(grads)
         total = psum(sum(jnp.sum(jnp.abs(w)) for w in jax.tree.leaves(weights)), axis_name)

@@ -254,6 +254,18 @@ def test_bfloat16_compute_keeps_float32_parameters_and_log_probabilities():
     }
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_of_bfloat16_factors_are_not_rounded_to_it(tied):
+    cfg = dataclasses.replace(TINY, dtype="bfloat16", tied=tied)
+    params = networks.language_model(cfg).init(jax.random.key(0))
+    hidden = jax.random.normal(jax.random.key(1), (5, cfg.d_model), jnp.bfloat16)
+    logits = transformer.unembedding(cfg, params)(hidden)
+    table = params["embedding"]["embedding"].T if tied else params["unembedding"]["kernel"]
+    exact = np.asarray(hidden, np.float64) @ np.asarray(table.astype(jnp.bfloat16), np.float64)
+    np.testing.assert_allclose(logits, exact, atol=1e-5)
+    assert np.max(np.abs(logits.astype(jnp.bfloat16) - exact)) > 1e-3
+
+
 def test_rotary_scores_depend_on_distance_alone():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
     at = lambda x, p: rotate(x, jnp.array([[p]]), rotary_speeds(8, 100.0))

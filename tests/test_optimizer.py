@@ -136,3 +136,18 @@ def test_clip_bounds_the_global_norm_of_what_adam_sees():
     assert close(updates(1.0, large), updates(0.0, unit))
     assert close(updates(0.0, small), updates(1.0, small))
     assert not close(updates(0.0, large), updates(1.0, large))
+
+
+def test_moments_of_bfloat16_parameters_are_float32_and_do_not_stand_still():
+    """(1 - b2) of a squared gradient is below half a unit in the last place of a bfloat16 moment."""
+    cfg = OptimizerConfig(lr=1.0, schedule="constant", clip=0.0, weight_decay=0.5)
+    params, grads = jnp.full(3, 2.0), [jnp.full(3, 1e-3)] * 50 + [jnp.full(3, 1.0)] * 50
+    want = run(optimizer.make(cfg, 100), params, grads)
+    low = lambda x: x.astype(jnp.bfloat16)
+    tx = optimizer.make(cfg, 100)
+    got = run(tx, low(params), [low(g) for g in grads])
+    assert {x.dtype for x in jax.tree.leaves(tx.init(low(params)))} <= {
+        jnp.dtype("float32"),
+        jnp.dtype("int32"),
+    }
+    np.testing.assert_allclose(got, want, rtol=2e-3)

@@ -4,6 +4,7 @@
     {"chosen": ..., "rejected": ...}                        with "prompt", or whole dialogues (HH)
     {"text": ..., "label": 1}                               positive texts over negative ones
 
+Prompts and responses may be messages, as `dialogues.plain` says.
 `ComparisonFields` names the fields of any other. A preference among K responses is the number of the best
 one (then K - 1 comparisons, it over each of the others), or a list with a preference for each of the
 K (K - 1) / 2 pairs, in the order 1v2, 1v3, ..., 2v3, ... . Several preference fields are votes.
@@ -22,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Comparisons
 from rlhf_jax.data.demonstrations import encode_demonstrations
+from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import Row, field, read_jsonl
 
 _ANSWER, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
@@ -52,19 +54,23 @@ class ComparisonFields:
 
 
 def read_comparisons(
-    patterns: str | Sequence[str], fields: ComparisonFields | None = None, seed: int = 0
+    patterns: str | Sequence[str],
+    fields: ComparisonFields | None = None,
+    seed: int = 0,
+    chat: Chat = NO_TEMPLATE,
 ) -> tuple[list[Comparison], int]:
     """The comparisons of JSONL files (paths as `sources.read_jsonl`), and how many ties were dropped.
 
-    Each row has its own shape, as above. `group` is the prompt; the first human turn where two dialogues
-    are compared; and the texts themselves where there is no prompt. Of two dialogues, the prompt is what
-    they share up to the last "\\n\\nAssistant:". Labelled texts are matched at random by `seed`, each used
-    once and repeated ones dropped, until one label runs out.
+    Each row has its own shape, as above. `group` is the prompt; the first human turn where it is a dialogue
+    or two dialogues are compared; and the texts themselves where there is no prompt. Of two dialogues, the
+    prompt is what they share up to the last "\\n\\nAssistant:". Labelled texts are matched at random by
+    `seed`, each used once and repeated ones dropped, until one label runs out.
     Raises ValueError, in one sentence that names path and line, for a row of no known shape.
     """
     fields = fields or ComparisonFields()
     comparisons, labelled, ties = [], {0: [], 1: []}, 0
     for row in read_jsonl(patterns):
+        row = plain(row, chat)
         shape = _shape(row, fields)
         if shape == "labelled":
             label = field(row, "label", int)
@@ -140,7 +146,7 @@ def _chosen(row: Row, fields: ComparisonFields) -> Comparison:
     chosen, rejected = field(row, "chosen", str), field(row, "rejected", str)
     if any(name in row for name in _names(fields.prompt)):
         prompt = _prompt(row, fields)
-        return Comparison(prompt, chosen, rejected, group=prompt)
+        return Comparison(prompt, chosen, rejected, group=row.group or prompt)
     if _ANSWER not in chosen or _ANSWER not in rejected:
         return Comparison("", chosen, rejected, group=f"{chosen}\n{rejected}")
     same = itertools.takewhile(lambda ab: ab[0] == ab[1], zip(chosen, rejected, strict=False))
@@ -153,7 +159,7 @@ def _chosen(row: Row, fields: ComparisonFields) -> Comparison:
 def _mapped(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
     """The comparisons that one row's preferences make, and its ties."""
     prompt, responses = _prompt(row, fields), _responses(row, fields)
-    group = prompt or "\n".join(responses)
+    group = row.group or prompt or "\n".join(responses)
     names, k, first = _names(fields.preference), len(responses), fields.first
     pairs = list(itertools.combinations(range(k), 2))
     if not names:

@@ -7,7 +7,27 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Sequences
 from rlhf_jax.data import tokenizer as tokenizers
+from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.prompts import encode_prompts
+from rlhf_jax.data.sources import field, read_jsonl
+
+
+def read_demonstrations(
+    patterns: str | Sequence[str], chat: Chat = NO_TEMPLATE
+) -> list[tuple[str, str]]:
+    """Prompts and responses of JSONL files (paths as `sources.read_jsonl`), each pair once.
+
+    A row has "prompt" and "response", "messages" that end with an answer, or a "text", which is a response
+    to an empty prompt. Raises ValueError, in one sentence that names path and line, for any other.
+    """
+    found = {}
+    for row in read_jsonl(patterns):
+        row = plain(row, chat)
+        if "response" in row:
+            found[field(row, "prompt", str), field(row, "response", str)] = None
+        else:
+            found["", field(row, "text", str)] = None
+    return list(found)
 
 
 def encode_demonstrations(

@@ -13,11 +13,11 @@ import numpy as np
 
 
 class Row(dict):
-    """One record; `where` names its file and line, for error messages."""
+    """One record; `where` names its file and line, `group` what it is told apart by, if not by its prompt."""
 
-    def __init__(self, fields: Mapping[str, Any], where: str):
+    def __init__(self, fields: Mapping[str, Any], where: str, group: str | None = None):
         super().__init__(fields)
-        self.where = where
+        self.where, self.group = where, group
 
 
 def read_jsonl(patterns: str | Sequence[str], required: tuple[str, ...] = ()) -> list[Row]:

@@ -84,9 +84,11 @@ class ModelConfig:
     remat: bool = False
     """Recompute each block in the backward pass: memory of one block instead of all, a third more work."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    """What parameters are kept in."""
+    """What parameters are kept in. In bfloat16 an update below 1/512 of a parameter is lost: for what
+    adapters stand over, and for what is only sampled or read."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What matrix products run in; norms' statistics, softmax and log-softmax are float32 always."""
+    """What is multiplied in matrix products. Logits, norms' statistics, softmax, log-softmax and the heads of
+    rewards and values are float32 always; embeddings are rounded to it where they are looked up."""
     logprob_chunk: int = 0
     """Columns whose logits are held at once when log-probabilities are taken; 0 means all."""
 

@@ -5,6 +5,7 @@ scans the layers, so compile time does not grow with depth; decoding unrolls the
 cache array, because a cache that passes through a scan is copied at every token.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -211,6 +212,7 @@ class Transformer(nn.Module):
                 dtype=cfg.dtype,
                 param_dtype=cfg.param_dtype,
                 kernel_init=nn.initializers.lecun_normal(),
+                dot_general=partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
             )
 
     def embed(self, tokens, positions):
@@ -238,9 +240,13 @@ class Transformer(nn.Module):
         return self.finish(x).reshape(B, L, -1), kept
 
     def unembed(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
-        """Logits, in float32."""
-        project = self.embedding.attend if self.cfg.tied else self.unembedding
-        return softcapped(project(hidden).astype(jnp.float32), self.cfg.logit_softcap)
+        """Logits, whose sums are float32 whatever is multiplied: they are not rounded to `dtype`."""
+        if self.cfg.tied:
+            hidden, table = (x.astype(self.cfg.dtype) for x in (hidden, self.embedding.embedding))
+            logits = jnp.dot(hidden, table.T, preferred_element_type=jnp.float32)
+        else:
+            logits = self.unembedding(hidden)
+        return softcapped(logits, self.cfg.logit_softcap)
 
     def finish(self, x):
         """Hidden states of a flat stream that has passed the blocks."""
