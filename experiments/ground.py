@@ -8,11 +8,10 @@ what a method made of it.
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 
 from experiments import pretrained, stages, start_from, verdict, worlds
 from rlhf_jax import parallel, run
@@ -23,7 +22,6 @@ from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.parallel import Devices
 from rlhf_jax.rollout import RolloutConfig
 from rlhf_jax.sampling import SampleConfig, check_on_policy
@@ -31,7 +29,7 @@ from rlhf_jax.tasks.annotators import AnnotatorConfig
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(pretrained.Config):
     """Settings of the stages that all methods share."""
 
     seed: int = 0
@@ -45,19 +43,9 @@ class Config:
     """auto, device (the first one), pmap, or mesh (a data axis over all)."""
     wandb: bool = False
     """Log to Weights & Biases too."""
-    pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
-    """Folder or hub name of a decoder in the Hugging Face format, which SFT starts from, with its tokenizer;
-    of the settings of `model`, dtype, param_dtype, remat and logprob_chunk still count. Empty: a model of
-    that shape, from scratch."""
-    reference: str = ""
-    """The same of one that takes the place of SFT: the policy starts from it as it is."""
     reward_model: str = ""
-    """The same of a classifier of one label, with the policy's tokenizer, that takes the place of the reward
-    model; the held-out judge is trained here all the same."""
-    lora: LoraConfig = LoraConfig()
-    """What is trained of a transformer, in SFT too where it starts from a pretrained model."""
-    tokenizer: str = ""
-    """Folder or hub name of a transformers tokenizer; empty: the model's, or trained on the corpus."""
+    """Folder or hub name of a classifier of one label, with the policy's tokenizer, that takes the place of
+    the reward model; the held-out judge is trained here all the same."""
     data: worlds.DataConfig = worlds.DataConfig()
     annotators: AnnotatorConfig = AnnotatorConfig()
     model: ModelConfig = ModelConfig(d_model=64, context=64, positions="rotary")

@@ -2,11 +2,31 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
 
 import jax
+import tyro
 
 from rlhf_jax.data import tokenizer
 from rlhf_jax.models import huggingface, lora, networks
+from rlhf_jax.models.lora import LoraConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where a language model comes from."""
+
+    pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
+    """Folder or hub name (NAME@REVISION) of a decoder in the Hugging Face format, which SFT starts from, with
+    its tokenizer; of the settings of `model`, dtype, param_dtype, remat and logprob_chunk still count. Empty:
+    a model of that shape, from nothing."""
+    reference: str = ""
+    """The same of one that takes the place of SFT: what follows starts from it as it is."""
+    tokenizer: str = ""
+    """Folder or hub name of a transformers tokenizer; empty: the model's, or trained on the texts."""
+    lora: LoraConfig = LoraConfig()
+    """What is trained of a transformer, in SFT too where it starts from a pretrained model."""
 
 
 def kept(cfg) -> dict:
@@ -19,13 +39,12 @@ def named(cfg) -> str:
 
     Raises ValueError where two are given.
     """
-    reference = getattr(cfg, "reference", "")
-    if reference and cfg.pretrained:
+    if cfg.reference and cfg.pretrained:
         raise ValueError(
-            f'reference = "{reference}" and model = "{cfg.pretrained}" are both given: name a '
+            f'reference = "{cfg.reference}" and model = "{cfg.pretrained}" are both given: name a '
             "reference to skip SFT, or a model to start it from"
         )
-    return reference or cfg.pretrained
+    return cfg.reference or cfg.pretrained
 
 
 def decided(cfg) -> dict:

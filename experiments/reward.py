@@ -8,10 +8,8 @@ has not seen. A minute or two on two CPU cores for a few thousand pairs.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 import numpy as np
-import tyro
 
 from experiments import pretrained, stages, verdict
 from rlhf_jax import parallel, run
@@ -26,7 +24,6 @@ from rlhf_jax.data.demonstrations import read_demonstrations
 from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.lora import LoraConfig
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class RewardDataConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(pretrained.Config):
     """Settings of the reward experiment."""
 
     seed: int = 0
@@ -61,16 +58,6 @@ class Config:
     """auto, device (the first one), pmap, or mesh (a data axis over all)."""
     wandb: bool = False
     """Log to Weights & Biases too."""
-    pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
-    """Folder or hub name of a decoder in the Hugging Face format, which SFT starts from, with its tokenizer;
-    of the settings of `model`, dtype, param_dtype, remat and logprob_chunk still count. Empty: a model of
-    that shape, from scratch."""
-    reference: str = ""
-    """The same of one that takes the place of SFT: the reward model starts from it as it is."""
-    lora: LoraConfig = LoraConfig()
-    """What is trained of a transformer, in SFT too where it starts from a pretrained model."""
-    tokenizer: str = ""
-    """Folder or hub name of a transformers tokenizer; empty: the model's, or trained on the texts."""
     data: RewardDataConfig = RewardDataConfig()
     model: ModelConfig = ModelConfig(d_model=64, context=256)
     sft: stages.SFTConfig = stages.SFTConfig(steps=200, batch_size=32, eval_every=40)

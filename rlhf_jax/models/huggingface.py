@@ -47,18 +47,21 @@ class Loaded(NamedTuple):
     is_reward: bool  # it classifies, into one label
 
 
-def resolve(name: str, revision: str | None = None) -> pathlib.Path:
+def resolve(name: str) -> pathlib.Path:
     """The folder `name`, or that of a hub's repository in the hub's own cache, fetched where it is not there.
 
-    Raises ValueError where it is neither.
+    NAME@REVISION is a branch, a tag or a commit of a repository. Raises ValueError where it is neither.
     """
     if pathlib.Path(name).is_dir():
         return pathlib.Path(name)
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    repository, _, revision = name.partition("@")
     try:
-        found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=PATTERNS)
+        found = huggingface_hub.snapshot_download(
+            repository, revision=revision or None, allow_patterns=PATTERNS
+        )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         why = str(error).strip().splitlines()[0]
         raise ValueError(f"model {name!r} is no folder, and no model of a hub: {why}") from None
@@ -110,7 +113,6 @@ def classifies(config: dict) -> bool:
 def load(
     name: str,
     *,
-    revision: str | None = None,
     sharding: Callable[[str, tuple[int, ...]], Any] | None = None,
     **settings,
 ) -> Loaded:
@@ -122,7 +124,7 @@ def load(
 
     Raises ValueError for what does not fit, naming the tensor, before any is read.
     """
-    folder = resolve(name, revision)
+    folder = resolve(name)
     if (folder / peft.CONFIG).exists():
         return with_adapter(folder, load(str(base_of(folder)), sharding=sharding, **settings))
     family, cfg, config = read_config(folder, **settings)
