@@ -206,15 +206,20 @@ def test_several_files_with_an_index_are_one_checkpoint(loaded, tmp_path):
         huggingface.load(str(folder))
 
 
-def test_each_device_takes_its_slice(loaded):
+@pytest.mark.parametrize("name", ["llama3", "qwen3"])
+def test_each_device_takes_its_slice(loaded, name):
     mesh = jax.make_mesh((4, 2), ("a", "b"))
-    spec = {"blocks/up/kernel": (None, "a", "b"), "embedding/embedding": (None, "a")}
+    spec = {
+        "blocks/up/kernel": (None, "a", "b"),
+        "embedding/embedding": (None, "a"),
+        "unembedding/kernel": ("a",),  # which qwen3 has, kept [out, in]
+    }
     where = lambda path, shape: NamedSharding(mesh, PartitionSpec(*spec.get(path, ())))
-    got = huggingface.load(str(GOLDEN / "llama3"), sharding=where).params
-    jax.tree.map(np.testing.assert_array_equal, got, loaded("llama3").params)
-    kernel = got["blocks"]["up"]["kernel"]
+    got = huggingface.load(str(GOLDEN / name), sharding=where).params
+    jax.tree.map(np.testing.assert_array_equal, got, loaded(name).params)
+    kernel, width = got["blocks"]["up"]["kernel"], loaded(name).cfg.d_model
     assert kernel.sharding.spec == PartitionSpec(None, "a", "b")
-    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 9, 20)}
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, width // 4, 20)}
 
 
 def test_parameters_come_in_the_dtype_that_is_asked_for():

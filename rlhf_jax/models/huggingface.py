@@ -4,8 +4,9 @@
     lm = networks.language_model(model.cfg)
     lm.policy_fn(model.params, ...)
 
-Reading streams: one tensor of one layer at a time goes from the mapped file to its devices, in their sharding
-and dtype, and layers are stacked there, so this process never holds more than that above the file cache.
+Reading streams: one tensor of one layer at a time, and of the embeddings one device's slice, goes from the
+mapped file to its devices, in their sharding and dtype, and layers are stacked there. Above the file cache
+this process never holds more than one of those, as it was and as it becomes (`bench/reading.py`).
 """
 
 import json
@@ -306,6 +307,11 @@ class Files:
         name = self.real(name) or name
         return self.file(self.file_of[name]).get_tensor(name)
 
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A slice of the array, and no more of it."""
+        name = self.real(name) or name
+        return self.file(self.file_of[name]).get_slice(name)[index]
+
     def surplus(self, wanted: set[str]) -> Iterator[str]:
         """Tensors that are neither wanted nor known to hold no weight."""
         for name in self.file_of:
@@ -347,8 +353,10 @@ def check(files: Files, tensors: dict[str, Tensor], shapes, cfg: ModelConfig, is
 
 def read(files: Files, tensor: Tensor, shape, dtype, sharding) -> jax.Array:
     """One parameter on its devices; of one that is stacked [layers, ...], a layer at a time."""
-    if "*" not in tensor.name:
-        return place(lambda: tensor.read(files.tensor(tensor.name)), shape, dtype, sharding)
+    if "*" not in tensor.name:  # the largest there are, and none of them is fused
+        turn = -1 if tensor.linear else 1
+        get = lambda index: tensor.read(files.part(tensor.name, index[::turn]))
+        return place(get, shape, dtype, sharding)
     whole = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
     put = jax.jit(
         lambda whole, x, i: jax.lax.dynamic_update_index_in_dim(whole, x, i, 0),
@@ -356,18 +364,22 @@ def read(files: Files, tensor: Tensor, shape, dtype, sharding) -> jax.Array:
         out_shardings=sharding,
     )
     for layer in range(shape[0]):
-        name = tensor.name.replace("*", str(layer))
-        get = lambda name=name: tensor.read(files.tensor(name))
-        whole = put(whole, place(get, shape[1:], dtype, without_layers(sharding)), layer)
+        x = tensor.read(files.tensor(tensor.name.replace("*", str(layer))))
+        x = place(x.__getitem__, shape[1:], dtype, without_layers(sharding))
+        whole = jax.block_until_ready(put(whole, x, layer))  # or layers would queue up before it
     return whole
 
 
-def place(get: Callable[[], np.ndarray], shape, dtype, sharding) -> jax.Array:
-    """What `get` reads, each device taking its slice."""
-    x = get()
-    return jax.make_array_from_callback(
-        tuple(shape), sharding, lambda index: np.ascontiguousarray(x[index]).astype(dtype)
-    )
+def place(get: Callable[[tuple], np.ndarray], shape, dtype, sharding) -> jax.Array:
+    """An array of what `get` reads of an index: each device takes its slice, one after the other.
+
+    It waits for each, because transfers that are under way keep what they copy from.
+    """
+    slices = [
+        jax.block_until_ready(jax.device_put(np.asarray(get(index), dtype, order="C"), device))
+        for device, index in sharding.addressable_devices_indices_map(tuple(shape)).items()
+    ]
+    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, slices)
 
 
 def without_layers(sharding):

@@ -1,0 +1,216 @@
+"""Beside transformers in PyTorch, at a larger size than the golden files; skipped where torch is absent.
+
+    pip install torch==2.13.0 && pytest -m torch
+
+The models are those of `tests/golden/make.py`, random and far from their initialization, with more layers,
+heads, tokens and positions; local layers see a quarter of a sequence.
+"""
+
+import copy
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlhf_jax import sampling, sft, train_step
+from rlhf_jax.batches import Prompts, Sequences
+from rlhf_jax.models import huggingface, networks, transformer
+
+torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
+tf = pytest.importorskip("transformers")
+from tests.golden import make  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+VOCABULARY, LENGTH, PROMPT, WINDOW = 1000, 96, 56, 24
+PADDING = np.array([0, 3, 17, 30])  # columns on the left of each row,
+ENDING = np.array([0, 9, 0, 22])  # and on the right, of demonstrations
+GPT2 = dict(vocab_size=VOCABULARY, n_embd=128, n_layer=4, n_head=8, n_positions=128)
+LARGER = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=128,
+    intermediate_size=320,
+    num_hidden_layers=4,
+    num_attention_heads=8,
+    max_position_embeddings=256,
+)
+GROUPED = LARGER | dict(num_key_value_heads=2)
+WIDE = GROUPED | dict(head_dim=24)
+SETTINGS = {
+    "gpt2": GPT2,
+    "gpt_neox": LARGER,
+    "llama3": WIDE,
+    "mistral": WIDE | dict(sliding_window=WINDOW),
+    "qwen2": GROUPED
+    | dict(use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2),  # the last two
+    "qwen3": WIDE,
+    "gemma2": WIDE | dict(sliding_window=WINDOW),
+    "gemma3": WIDE | dict(sliding_window=WINDOW),
+    "olmo2": GROUPED,
+    "reward_gpt2": GPT2 | dict(n_inner=320),
+    "reward_llama": WIDE,
+}
+REWARDS = [name for name in SETTINGS if name.startswith("reward")]
+POLICIES = [name for name in SETTINGS if name not in REWARDS]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """`both(case)`: transformers' model, and ours, read from what that one saves."""
+    torch.set_num_threads(1)
+    tf.utils.logging.disable_progress_bar()
+
+    @functools.cache
+    def models(name):
+        case, folder = make.CASES[name], tmp_path_factory.mktemp(name)
+        theirs = make.build(case._replace(settings=case.settings | SETTINGS[name]), {})
+        with torch.no_grad():
+            for key, x in theirs.named_parameters():
+                if "gemma" in name and "post_" in key:  # norms after attention and MLP, or greedy
+                    x += 3.0  # decoding only repeats: the embedding outweighs the blocks
+        theirs.save_pretrained(folder)
+        return theirs, huggingface.load(str(folder))
+
+    return models
+
+
+def make_batch(ending=0):
+    """Tokens and mask [4, LENGTH], padded on the left, and on the right by `ending` columns."""
+    columns = np.arange(LENGTH)
+    mask = (columns >= PADDING[:, None]) & (columns < LENGTH - np.reshape(ending, (-1, 1)))
+    tokens = np.random.default_rng(1).integers(3, VOCABULARY, mask.shape, dtype=np.int32)
+    return np.where(mask, tokens, make.PAD), mask
+
+
+def inputs_of(tokens, mask):
+    """What a model of transformers is called with."""
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    names = "input_ids", "attention_mask", "position_ids"
+    arrays = tokens.astype(np.int64), mask.astype(np.int64), positions
+    return dict(zip(names, map(torch.tensor, arrays), strict=True), use_cache=False)
+
+
+@torch.no_grad()
+def logits_of(theirs, tokens, mask):
+    return theirs(**inputs_of(tokens, mask)).logits.numpy()
+
+
+def differences(ours, theirs):
+    """The norm of each tensor's difference, of each layer's alone, over the norm of `theirs`.
+
+    A norm counts as no less than 1e-3 of the whole tree's: GPT-2's bias of keys has no gradient but rounding,
+    because a softmax does not see it.
+    """
+    least = 1e-3 * optax.tree.norm(theirs)
+
+    def difference(path, x, y):
+        axes = tuple(range(int(path[0].key == "blocks"), x.ndim))
+        norm = lambda x: np.sqrt(np.sum(np.square(np.asarray(x, np.float64)), axis=axes))
+        return np.max(norm(x - y) / np.maximum(norm(y), least))
+
+    return jax.tree.map_with_path(difference, ours, theirs)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_logits_are_those_of_transformers(both, name):
+    theirs, ours = both(name)
+    tokens, mask = make_batch()
+
+    logits_fn = jax.jit(transformer.Transformer(ours.cfg).apply)
+    got, want = logits_fn({"params": ours.params}, tokens, mask), logits_of(theirs, tokens, mask)
+    assert want[mask].std() > 1
+    np.testing.assert_allclose(got[mask], want[mask], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_cached_decoding_gives_the_same_logits(both, name):
+    theirs, ours = both(name)
+    tokens, mask = make_batch()
+
+    @jax.jit
+    def decode(params, tokens, mask):
+        lm, room = networks.language_model(ours.cfg), LENGTH - PROMPT
+        first, cache = lm.prefill_fn(params, tokens[:, :PROMPT], mask[:, :PROMPT], room)
+
+        step = lambda cache, token: lm.decode_fn(params, cache, token)[::-1]
+        _, rest = jax.lax.scan(step, cache, tokens[:, PROMPT:].T)
+        return jnp.concatenate([first[None], rest]).swapaxes(0, 1)
+
+    want = logits_of(theirs, tokens, mask)[:, PROMPT - 1 :]
+    np.testing.assert_allclose(decode(ours.params, tokens, mask), want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_gradients_of_demonstrations_are_those_of_torch(both, name, tmp_path):
+    """A step in two microbatches; torch's gradients are saved, and read, in the place of its parameters."""
+    theirs, ours = both(name)
+    theirs = copy.deepcopy(theirs)
+    tokens, mask = make_batch(ENDING)
+    batch = Sequences(*map(jnp.asarray, (tokens, mask, mask[:, PROMPT:])))
+
+    logits = theirs(**inputs_of(tokens, mask)).logits[:, PROMPT - 1 : -1]
+    said = torch.tensor(np.where(batch.mask, tokens[:, PROMPT:], -100), dtype=torch.int64)
+    loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), said)  # -100 does not count
+    loss.backward()
+    for x in theirs.parameters():
+        x.data = x.grad
+    theirs.save_pretrained(tmp_path)
+    want = huggingface.load(str(tmp_path)).params
+
+    tx = optax.trace(decay=0.0)  # its state is the gradient
+    policy_fn = networks.language_model(ours.cfg).policy_fn
+    step = jax.jit(sft.make_train_step(policy_fn, tx, microbatches=2))
+    state, metrics = step(train_step.init_state(ours.params, tx), {}, batch, jax.random.key(0))
+    np.testing.assert_allclose(metrics["sft/loss"], loss.item(), rtol=1e-5)
+    found = differences(state.opt_state.trace, want)
+    assert max(jax.tree.leaves(found)) < 1e-4, found
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_transformers_reads_what_is_written(both, name, tmp_path):
+    """Parameters bit for bit, and the same logits or scores: the settings say all that config.json must."""
+    theirs, ours = both(name)
+    tokens, mask = make_batch()
+    keys = {key: ours.config[key] for key in ("model_type", "pad_token_id")}
+    huggingface.save(tmp_path, ours.cfg, ours.params, is_reward=ours.is_reward, config=keys)
+    auto = tf.AutoModelForSequenceClassification if ours.is_reward else tf.AutoModelForCausalLM
+    again = auto.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    assert type(again) is type(theirs)
+    want = dict(theirs.named_parameters())
+    assert want.keys() == dict(again.named_parameters()).keys()
+    for key, x in again.named_parameters():
+        assert torch.equal(x, want[key]), key
+    np.testing.assert_array_equal(logits_of(again, tokens, mask), logits_of(theirs, tokens, mask))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_both_say_the_same_greedily(both, name):
+    """A batch padded on the left, cached on both sides, beyond the window of local layers.
+
+    The likeliest token leads the second by 8e-4 at least, and the two sides' logits differ by 1e-4 at most.
+    """
+    theirs, ours = both(name)
+    tokens, mask = (x[:, :PROMPT] for x in make_batch())
+    cfg = sampling.SampleConfig(length=32, temperature=0.0, stop=(2,), pad=make.PAD)
+    sample = jax.jit(sampling.make_sample(networks.language_model(ours.cfg), cfg))
+    prompts = Prompts(*map(jnp.asarray, (tokens, mask, *[np.arange(len(tokens))] * 2)))
+    said = sample(ours.params, prompts, jax.random.key(0))
+    inputs = {key: inputs_of(tokens, mask)[key] for key in ("input_ids", "attention_mask")}
+    want = theirs.generate(**inputs, do_sample=False, max_new_tokens=cfg.length).numpy()
+    np.testing.assert_array_equal(said.tokens[:, : want.shape[1]], want)
+    assert len(np.unique(want[:, PROMPT:])) > 20
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_scores_are_those_of_transformers(both, name):
+    theirs, ours = both(name)
+    assert ours.is_reward
+    fn = networks.reward_model(networks.language_model(ours.cfg)).fn
+    for ending in 0, ENDING:
+        tokens, mask = make_batch(ending)
+        want = logits_of(theirs, tokens, mask)[:, 0]
+        np.testing.assert_allclose(jax.jit(fn)(ours.params, tokens, mask), want, rtol=0, atol=1e-4)
+        assert want.std() > 0.1
