@@ -1,6 +1,6 @@
 """Beside transformers in PyTorch, at a larger size than the golden files; skipped where torch is absent.
 
-    pip install torch==2.13.0 && pytest -m torch
+    pip install torch==2.13.0 && pytest -m torch      # and peft, for the last of them
 
 The models are those of `tests/golden/make.py`, random and far from their initialization, with more layers,
 heads, tokens and positions; local layers see a quarter of a sequence.
@@ -17,7 +17,9 @@ import pytest
 
 from rlhf_jax import sampling, sft, train_step
 from rlhf_jax.batches import Prompts, Sequences
-from rlhf_jax.models import huggingface, networks, transformer
+from rlhf_jax.models import huggingface, lora, networks, transformer
+from rlhf_jax.models.lora import LoraConfig
+from rlhf_jax.models.peft import write as write_adapter
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
 tf = pytest.importorskip("transformers")
@@ -214,3 +216,34 @@ def test_scores_are_those_of_transformers(both, name):
         want = logits_of(theirs, tokens, mask)[:, 0]
         np.testing.assert_allclose(jax.jit(fn)(ours.params, tokens, mask), want, rtol=0, atol=1e-4)
         assert want.std() > 0.1
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT reads it
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "qwen3", "reward_llama"])
+def test_peft_reads_the_adapters_that_are_written(both, name, tmp_path):
+    """Of matrices that the family's file fuses, and of some that it does not."""
+    peft = pytest.importorskip("peft")
+    theirs, ours = both(name)
+    cfg = LoraConfig(rank=3, alpha=5.0, matrices=("query", "value", "attention_out", "down"))
+    base, trained = lora.split(jax.random.key(0), ours.params, cfg)
+    noise = lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape)
+    trained = jax.tree.map(noise, trained)
+    if ours.is_reward:
+        trained["bias"] = jnp.float32(0)  # it has no place in the format
+    write_adapter(tmp_path, ours.family, ours.cfg, trained, cfg, "base")
+    tokens, mask = make_batch()
+    params, lm = lora.join(base, trained, cfg), networks.language_model(ours.cfg)
+    before = logits_of(theirs, tokens, mask)
+    adapted = peft.PeftModel.from_pretrained(
+        copy.deepcopy(theirs), tmp_path
+    ).base_model.model.eval()
+    want = logits_of(adapted, tokens, mask)
+    if ours.is_reward:
+        got = jax.jit(networks.reward_model(lm).fn)(params, tokens, mask)[:, None]
+    else:
+        got = jax.jit(transformer.Transformer(ours.cfg).apply)({"params": params}, tokens, mask)[
+            mask
+        ]
+        want, before = want[mask], before[mask]
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-4)
+    assert np.max(np.abs(want - before)) > 0.1

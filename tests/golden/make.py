@@ -29,7 +29,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-import peft
 import torch
 import transformers as tf
 
@@ -363,6 +362,8 @@ def write(name: str) -> str:
 
 def write_adapter(name: str) -> str:
     """Writes one adapter, random and not zero, and returns its line of the table."""
+    import peft  # not needed by who imports the cases
+
     base, kind, settings = ADAPTERS[name]
     model = build(CASES[base], {})
     tokens, mask = make_batch()
