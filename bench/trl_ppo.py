@@ -11,7 +11,6 @@ import json
 import pathlib
 import subprocess
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +21,22 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
 
-from bench.trl_side import reward
+from bench.trl_side import PROMPT, VOCABULARY, reward
 from rlhf_jax import optimizer, ppo, rollout, sampling, train_step
 from rlhf_jax.batches import Prompts, Samples
 from rlhf_jax.models import huggingface, networks
 
-WORLDS = {"eos": "EOS ends a response", "fixed": "all responses have {length} tokens"}
+WORLDS = {"fixed": "no token ends a response", "eos": "EOS ends a response"}
 SIDES = {"ours": ("rlhf_jax", "#2f7ed8"), "trl": ("TRL", "#e0722a")}
+PPO = dict(  # in the names of ppo.PPOConfig; trl_side.py has TRL's
+    epochs=4, minibatches=1, policy_clip=0.2, value_clip=0.2, value_coef=0.1, gamma=1.0, lam=0.95
+)
+LOGGED = {
+    "score": "objective/score",
+    "kl": "objective/kl",
+    "policy_loss": "ppo/policy_loss",
+    "value_loss": "ppo/value_loss",
+}
 
 
 @dataclass(frozen=True)
@@ -43,50 +51,28 @@ class Config:
     """Where the picture goes."""
     seeds: int = 5
     """Runs of each side in each world."""
+    replays: int = 2
+    """Runs of TRL's whose samples are put through the updates of this library."""
     worlds: tuple[str, ...] = tuple(WORLDS)
-    """`eos`: the last token of the vocabulary ends a response; `fixed`: no token does."""
-    iterations: int = 100
-    """Rollouts of a run."""
+    """`fixed`: no token ends a response; `eos`: the last of the vocabulary does."""
+    iterations: int = 150
+    """Rollouts of a run, of which the last ten are the end that the table tells."""
     batch: int = 64
-    """Responses in a rollout."""
-    vocabulary: int = 64
-    """Tokens that the model knows."""
-    layers: int = 2
-    """Of the GPT-2 that policy, reference and value trunk start from."""
-    width: int = 64
-    """Of its residual stream."""
-    heads: int = 4
-    """Of its attention."""
-    prompt: int = 4
-    """Tokens of a prompt."""
-    length: int = 16
+    """Responses in a rollout; all of them make one gradient step, so neither side shuffles."""
+    length: int = 12
     """Most tokens of a response."""
-    epochs: int = 4
-    """Passes over a rollout."""
-    minibatches: int = 1
-    """Gradient steps in a pass; with more than one the sides shuffle apart, and a replay is none."""
     lr: float = 1e-3
     """Held: TRL's schedule would move once a rollout, this library's with every gradient step."""
     adam_eps: float = 1e-5
     """After bias correction on both sides."""
     kl_coef: float = 0.2
     """Of k1 in the reward."""
-    clip: float = 0.2
-    """Of the ratio."""
-    value_clip: float = 0.2
-    """How far a value moves from the rollout's."""
-    value_coef: float = 0.1
-    """Weight of the value loss."""
-    gamma: float = 1.0
-    """Discount."""
-    lam: float = 0.95
-    """GAE's lambda."""
 
 
 def torch_side(cfg: Config, **settings):
     """Runs bench/trl_side.py with the settings of `cfg` and those named here; raises where it fails."""
     file = cfg.out / "settings.json"
-    settings = asdict(cfg) | {"checkpoint": cfg.out / "checkpoint"} | settings
+    settings = asdict(cfg) | {"checkpoint": cfg.out / "checkpoint", "ppo": PPO} | settings
     file.write_text(json.dumps(settings, default=str))
     script = pathlib.Path(__file__).with_name("trl_side.py")
     with (cfg.out / "torch.log").open("a") as log:
@@ -95,69 +81,59 @@ def torch_side(cfg: Config, **settings):
 
 
 def learner(cfg: Config, eos: int | None):
-    """`run(seed, prompts, tokens=None) -> {metric: a list over iterations}`; `tokens` are samples to replay."""
+    """`run(seed, prompts, tokens=None) -> {metric: [iterations]}`; `tokens` are samples to replay."""
     model = huggingface.load(str(cfg.out / "checkpoint"))
     lm, stop = networks.language_model(model.cfg), () if eos is None else (eos,)
     critic = networks.actor_critic(lm)
     # TRL's PPO never clips a gradient, whatever max_grad_norm says
     adam = optimizer.OptimizerConfig(lr=cfg.lr, schedule="constant", eps=cfg.adam_eps, clip=0.0)
-    tx = optimizer.make(adam, cfg.iterations * cfg.epochs * cfg.minibatches)
-    method = ppo.PPOConfig(
-        epochs=cfg.epochs,
-        minibatches=cfg.minibatches,
-        gamma=cfg.gamma,
-        lam=cfg.lam,
-        policy_clip=cfg.clip,
-        value_clip=cfg.value_clip,
-        value_coef=cfg.value_coef,
-    )
-    judged = partial(rollout.RolloutConfig, stop=stop, missing_eos_penalty=0.0)
-    annotates = {
-        replay: jax.jit(
-            rollout.make_annotate(lm.policy_fn, critic.fn, judged(recompute_logprobs=replay))
-        )
-        for replay in (False, True)
-    }
+    tx = optimizer.make(adam, cfg.iterations * PPO["epochs"])
+    judged = rollout.RolloutConfig(stop=stop, missing_eos_penalty=0.0, recompute_logprobs=True)
     sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(cfg.length, stop=stop)))
-    update = jax.jit(ppo.make_update(critic.fn, tx, method))
+    annotate = jax.jit(rollout.make_annotate(lm.policy_fn, critic.fn, judged))
+    update = jax.jit(ppo.make_update(critic.fn, tx, ppo.PPOConfig(**PPO)))
 
     def replayed(tokens) -> Samples:
         real = tokens >= 0
-        mask, nothing = real[:, cfg.prompt :], np.zeros((cfg.batch, cfg.length), np.float32)
-        return Samples(np.where(real, tokens, 0).astype(np.int32), real, mask, nothing)
+        mask, unknown = real[:, PROMPT:], np.zeros((cfg.batch, cfg.length), np.float32)
+        return Samples(np.where(real, tokens, 0).astype(np.int32), real, mask, unknown)
 
     def run(seed, prompts, tokens=None):
         key, rng = jax.random.key(seed), np.random.default_rng(seed)
         state = train_step.init_state(critic.init(model.params), tx)
-        rows, everywhere = np.arange(cfg.batch), np.ones((cfg.batch, cfg.prompt), bool)
+        rows, everywhere = np.arange(cfg.batch), np.ones((cfg.batch, PROMPT), bool)
         order, log = np.empty(0, int), []
         for i in range(cfg.iterations):
-            if len(order) < cfg.batch:
-                order = rng.permutation(len(prompts))
-            here, order = order[: cfg.batch], order[cfg.batch :]
+            sample_rng, update_rng = jax.random.split(jax.random.fold_in(key, i))
             if tokens is None:
+                order = order if len(order) else rng.permutation(len(prompts))
+                here, order = order[: cfg.batch], order[cfg.batch :]
                 asked = Prompts(prompts[here], everywhere, index=rows, draw=0 * rows)
-                samples = sample(state.params["policy"], asked, jax.random.fold_in(key, 2 * i))
+                samples = sample(state.params["policy"], asked, sample_rng)
             else:
                 samples = replayed(tokens[i])
             said = zip(np.array(samples.tokens), np.array(samples.attention_mask), strict=True)
-            texts = [row[mask][cfg.prompt - 1 :].tolist() for row, mask in said]
+            texts = [row[mask][PROMPT - 1 :].tolist() for row, mask in said]
             scores = np.array([reward(text, eos) for text in texts], np.float32)
-            annotate = annotates[tokens is not None]
             batch = annotate(state.params, model.params, samples, scores)
-            rngs = jax.random.fold_in(key, 2 * i + 1)
-            state, metrics = update(state, {}, jnp.float32(cfg.kl_coef), batch, rngs)
+            state, metrics = update(state, {}, jnp.float32(cfg.kl_coef), batch, update_rng)
             log.append(metrics)
-        names = {
-            "score": "objective/score",
-            "kl": "objective/kl",
-            "policy_loss": "ppo/policy_loss",
-            "value_loss": "ppo/value_loss",
-        }
         log = jax.device_get(log)
-        return {ours: [float(row[name]) for row in log] for ours, name in names.items()}
+        return {ours: [float(row[name]) for row in log] for ours, name in LOGGED.items()}
 
     return run
+
+
+def check(cfg: Config):
+    """Raises ValueError where results of other settings stand in the folder."""
+    file, free = (
+        cfg.out / "ppo.json",
+        ("torch_python", "out", "picture", "seeds", "replays", "worlds"),
+    )
+    settings = {k: v for k, v in asdict(cfg).items() if k not in free} | PPO
+    if file.exists() and json.loads(file.read_text()) != settings:
+        raise ValueError(f"{cfg.out} holds results of other settings: name another folder by --out")
+    file.write_text(json.dumps(settings))
 
 
 def mean_and_half(x):
@@ -169,12 +145,18 @@ def mean_and_half(x):
 def draw(cfg: Config, results, file: pathlib.Path):
     """Score and KL over iterations, and score over KL, in each world."""
     figure = Figure(figsize=(11, 3.2 * len(cfg.worlds)), layout="constrained")
-    for axes, world in zip(figure.subplots(len(cfg.worlds), 3, squeeze=False), cfg.worlds, strict=True):
+    for axes, world in zip(
+        figure.subplots(len(cfg.worlds), 3, squeeze=False), cfg.worlds, strict=True
+    ):
         for side, (name, colour) in SIDES.items():
-            curves = {k: mean_and_half([r[k] for r in results[world][side]]) for k in ("score", "kl")}
+            curves = {
+                k: mean_and_half([r[k] for r in results[world][side]]) for k in ("score", "kl")
+            }
             for ax, (mean, half) in zip(axes, curves.values(), strict=False):
                 ax.plot(mean, color=colour, label=name)
-                ax.fill_between(range(len(mean)), mean - half, mean + half, color=colour, alpha=0.25)
+                ax.fill_between(
+                    range(len(mean)), mean - half, mean + half, color=colour, alpha=0.25
+                )
             for r in results[world][side]:
                 axes[2].plot(r["kl"], r["score"], color=colour, alpha=0.5, linewidth=0.8)
         labels = "score", "KL to the reference, nats a response", "score"
@@ -184,33 +166,71 @@ def draw(cfg: Config, results, file: pathlib.Path):
             ax.spines[["top", "right"]].set_visible(False)
         axes[2].set_xlabel(labels[1])
         axes[0].legend(frameon=False)
-        axes[1].set_title(WORLDS[world].format(length=cfg.length))
+        axes[1].set_title(WORLDS[world])
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
 
 
+def table(cfg: Config, results, world: str) -> Table:
+    """What both sides begin and end with, their difference, and how far the replay is from the original."""
+    both = results[world]
+    end = lambda r, name: np.mean(r[name][-10:])
+    rows = {
+        "score, first iteration": lambda r: r["score"][0],
+        "score, mean of all": lambda r: np.mean(r["score"]),
+        "score, end": lambda r: end(r, "score"),
+        "KL, mean of all": lambda r: np.mean(r["kl"]),
+        "KL, end": lambda r: end(r, "kl"),
+        "score gained a nat, end": lambda r: (end(r, "score") - r["score"][0]) / end(r, "kl"),
+    }
+    shown = Table("", *(name for name, _ in SIDES.values()), "difference", title=WORLDS[world])
+    for name, of in rows.items():
+        ours, theirs = ([of(r) for r in both[side]] for side in SIDES)
+        cells = [f"{m:.3f} ± {h:.3f}" for m, h in map(mean_and_half, (ours, theirs))]
+        low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+        shown.add_row(
+            name, *cells, f"{np.mean(ours) - np.mean(theirs):.3f} [{low:.3f}, {high:.3f}]"
+        )
+    for name in ("kl", "policy_loss", "value_loss"):
+        pairs = zip(both["replay"], both["trl"], strict=False)
+        apart = np.abs([np.subtract(a[name], b[name]) for a, b in pairs]).max(0)
+        early, late = apart[:20].max(), apart.max()
+        shown.add_row(f"replay, {name}", "", "", f"{early:.1e} in 20 iterations, {late:.1e} in all")
+    return shown
+
+
 def main(cfg: Config):
-    """Runs what does not stand yet, prints the table and draws the picture."""
+    """Runs what does not stand yet, prints the tables and draws the picture."""
     cfg.out.mkdir(parents=True, exist_ok=True)
+    check(cfg)
     torch_side(cfg, result=None)
-    words = np.random.default_rng(0).integers(cfg.vocabulary - 1, size=(8 * cfg.batch, cfg.prompt))
+    words = np.random.default_rng(0).integers(VOCABULARY - 1, size=(8 * cfg.batch, PROMPT))
     prompts, results = words.astype(np.int32), {}
     for world in cfg.worlds:
-        eos = cfg.vocabulary - 1 if world == "eos" else None
-        run, results[world] = learner(cfg, eos), {"ours": [], "trl": [], "replay": []}
+        eos = VOCABULARY - 1 if world == "eos" else None
+        run, results[world] = learner(cfg, eos), {"trl": [], "ours": [], "replay": []}
         for seed in range(cfg.seeds):
             for side, found in results[world].items():
                 file = cfg.out / f"{world}-{side}-{seed}.json"
+                if side == "replay" and seed >= cfg.replays:
+                    continue
                 if not file.exists() and side == "trl":
                     asked = dict(seed=seed, eos=eos, prompts=prompts.tolist(), result=str(file))
                     torch_side(cfg, **asked)
                 elif not file.exists():
-                    theirs = file.with_name(f"{world}-trl-{seed}.npy")
+                    theirs = cfg.out / f"{world}-trl-{seed}.npy"
                     tokens = np.load(theirs) if side == "replay" else None
                     file.write_text(json.dumps(run(seed, prompts, tokens)))
                 found.append(json.loads(file.read_text()))
-                last = {k: round(float(np.mean(v[-10:])), 3) for k, v in found[-1].items()}
-                print(world, side, seed, last, flush=True)
+                print(
+                    world,
+                    side,
+                    seed,
+                    {k: round(v[-1], 3) for k, v in found[-1].items()},
+                    flush=True,
+                )
+    for world in cfg.worlds:
+        rich.print(table(cfg, results, world))
     draw(cfg, results, cfg.picture)
 
 

@@ -6,6 +6,7 @@ Writes the checkpoint that SETTINGS names where there is none; with a `result` a
 trains by TRL's PPOTrainer, and writes its metrics to that file and the samples of every iteration beside it.
 """
 
+import itertools
 import json
 import pathlib
 import sys
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+VOCABULARY, PROMPT, WIDTH = 64, 4, 64
 ENDING = 3.0
 
 
@@ -21,27 +23,24 @@ def reward(tokens, eos: int | None) -> float:
 
     `tokens` are the last of the prompt and the response, `eos` (no step itself) included.
     """
-    steps = [int(b > a) - int(b < a) for a, b in zip(tokens, tokens[1:], strict=False) if b != eos]
+    steps = [int(b > a) - int(b < a) for a, b in itertools.pairwise(tokens) if b != eos]
     return float(sum(steps)) + ENDING * (eos is not None and tokens[-1] == eos)
 
 
-def make_checkpoint(folder: pathlib.Path, s: SimpleNamespace):
-    """A random GPT-2 as transformers initialises and saves it."""
+def make_checkpoint(folder: str, length: int):
+    """A random GPT-2 of two layers, as transformers initialises and saves it."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=s.vocabulary,
-        n_positions=s.prompt + s.length,
-        n_embd=s.width,
-        n_layer=s.layers,
-        n_head=s.heads,
-        bos_token_id=s.vocabulary - 1,
-        eos_token_id=s.vocabulary - 1,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
+        vocab_size=VOCABULARY,
+        n_positions=PROMPT + length,
+        n_embd=WIDTH,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=VOCABULARY - 1,
+        eos_token_id=VOCABULARY - 1,
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
 
@@ -69,9 +68,9 @@ def train(s: SimpleNamespace):
 
         def score(self, tokens):
             """The score of a row, in every column of it: TRL reads that of the last token."""
-            rows = [[t for t in row[s.prompt - 1 :] if t >= 0] for row in tokens.tolist()]
+            rows = [[t for t in row[PROMPT - 1 :] if t >= 0] for row in tokens.tolist()]
             scores = torch.tensor([reward(row, s.eos) for row in rows])
-            room = s.prompt + s.length - tokens.shape[1]
+            room = PROMPT + s.length - tokens.shape[1]
             self.seen.append(np.pad(tokens.numpy(), ((0, 0), (0, room)), constant_values=-1))
             return scores[:, None, None].expand(-1, tokens.shape[1], 1)
 
@@ -79,15 +78,15 @@ def train(s: SimpleNamespace):
     torch.set_num_threads(1)
     load = transformers.GPT2LMHeadModel.from_pretrained
     value = transformers.GPT2ForSequenceClassification.from_pretrained(s.checkpoint, num_labels=1)
-    value.score = torch.nn.Linear(s.width, 1)  # TRL's has no bias and starts at random
+    value.score = torch.nn.Linear(WIDTH, 1)  # TRL's has no bias and starts at random
     torch.nn.init.zeros_(value.score.weight)
     torch.nn.init.zeros_(value.score.bias)
     # the pad is no token of the model: TRL takes any pad that was sampled for the response's end
-    words = {str(i): i for i in range(s.vocabulary)} | {"<pad>": s.vocabulary}
+    words = {str(i): i for i in range(VOCABULARY)} | {"<pad>": VOCABULARY}
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "0")),
         pad_token="<pad>",
-        eos_token=str(s.vocabulary - 1),
+        eos_token=str(VOCABULARY - 1),
         padding_side="left",
     )
     judge = Reward()
@@ -98,19 +97,19 @@ def train(s: SimpleNamespace):
             total_episodes=s.iterations * s.batch,
             per_device_train_batch_size=s.batch,
             gradient_accumulation_steps=1,
-            num_ppo_epochs=s.epochs,
-            num_mini_batches=s.minibatches,
+            num_ppo_epochs=s.ppo["epochs"],
+            num_mini_batches=s.ppo["minibatches"],
             local_rollout_forward_batch_size=s.batch,
             response_length=s.length,
             stop_token_id=s.eos,
             missing_eos_penalty=None,
             temperature=1.0,
             kl_coef=s.kl_coef,
-            cliprange=s.clip,
-            cliprange_value=s.value_clip,
-            vf_coef=s.value_coef,
-            gamma=s.gamma,
-            lam=s.lam,
+            cliprange=s.ppo["policy_clip"],
+            cliprange_value=s.ppo["value_clip"],
+            vf_coef=s.ppo["value_coef"],
+            gamma=s.ppo["gamma"],
+            lam=s.ppo["lam"],
             whiten_rewards=False,
             learning_rate=s.lr,
             lr_scheduler_type="constant",
@@ -147,7 +146,7 @@ def main(settings: str):
     """Does what the file `settings` asks for."""
     s = SimpleNamespace(**json.loads(pathlib.Path(settings).read_text()))
     if not (pathlib.Path(s.checkpoint) / "config.json").exists():
-        make_checkpoint(pathlib.Path(s.checkpoint), s)
+        make_checkpoint(s.checkpoint, s.length)
     if s.result:
         metrics, tokens = train(s)
         np.save(pathlib.Path(s.result).with_suffix(".npy"), tokens.astype(np.int16))
