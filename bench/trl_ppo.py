@@ -51,8 +51,8 @@ class Config:
     """Where the picture goes."""
     seeds: int = 5
     """Runs of each side in each world."""
-    replays: int = 2
-    """Runs of TRL's whose samples are put through the updates of this library."""
+    replay: int = 20
+    """Iterations of each of TRL's runs whose samples are put through the updates of this library."""
     worlds: tuple[str, ...] = tuple(WORLDS)
     """`fixed`: no token ends a response; `eos`: the last of the vocabulary does."""
     iterations: int = 150
@@ -103,7 +103,7 @@ def learner(cfg: Config, eos: int | None):
         state = train_step.init_state(critic.init(model.params), tx)
         rows, everywhere = np.arange(cfg.batch), np.ones((cfg.batch, PROMPT), bool)
         order, log = np.empty(0, int), []
-        for i in range(cfg.iterations):
+        for i in range(cfg.iterations if tokens is None else cfg.replay):
             sample_rng, update_rng = jax.random.split(jax.random.fold_in(key, i))
             if tokens is None:
                 order = order if len(order) else rng.permutation(len(prompts))
@@ -128,7 +128,7 @@ def check(cfg: Config):
     """Raises ValueError where results of other settings stand in the folder."""
     file, free = (
         cfg.out / "ppo.json",
-        ("torch_python", "out", "picture", "seeds", "replays", "worlds"),
+        ("torch_python", "out", "picture", "seeds", "replay", "worlds"),
     )
     settings = {k: v for k, v in asdict(cfg).items() if k not in free} | PPO
     if file.exists() and json.loads(file.read_text()) != settings:
@@ -159,21 +159,22 @@ def draw(cfg: Config, results, file: pathlib.Path):
                 )
             for r in results[world][side]:
                 axes[2].plot(r["kl"], r["score"], color=colour, alpha=0.5, linewidth=0.8)
-        labels = "score", "KL to the reference, nats a response", "score"
+        labels = "score", "KL, nats a response", "score"
         for ax, label in zip(axes, labels, strict=True):
             ax.set(ylabel=label, xlabel="iteration")
             ax.grid(alpha=0.2)
             ax.spines[["top", "right"]].set_visible(False)
         axes[2].set_xlabel(labels[1])
         axes[0].legend(frameon=False)
-        axes[1].set_title(WORLDS[world])
+        axes[0].set_title(WORLDS[world], loc="left")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
 
 
 def table(cfg: Config, results, world: str) -> Table:
-    """What both sides begin and end with, their difference, and how far the replay is from the original."""
+    """What both sides begin and end with, their difference, and how far a replay is from its original."""
     both = results[world]
+    start = np.mean([r["score"][0] for side in SIDES for r in both[side]])  # the reference's own
     end = lambda r, name: np.mean(r[name][-10:])
     rows = {
         "score, first iteration": lambda r: r["score"][0],
@@ -181,21 +182,22 @@ def table(cfg: Config, results, world: str) -> Table:
         "score, end": lambda r: end(r, "score"),
         "KL, mean of all": lambda r: np.mean(r["kl"]),
         "KL, end": lambda r: end(r, "kl"),
-        "score gained a nat, end": lambda r: (end(r, "score") - r["score"][0]) / end(r, "kl"),
+        "score gained a nat, end": lambda r: (end(r, "score") - start) / end(r, "kl"),
+        "score - kl_coef KL, end": lambda r: end(r, "score") - cfg.kl_coef * end(r, "kl"),
     }
     shown = Table("", *(name for name, _ in SIDES.values()), "difference", title=WORLDS[world])
     for name, of in rows.items():
         ours, theirs = ([of(r) for r in both[side]] for side in SIDES)
         cells = [f"{m:.3f} ± {h:.3f}" for m, h in map(mean_and_half, (ours, theirs))]
         low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
-        shown.add_row(
-            name, *cells, f"{np.mean(ours) - np.mean(theirs):.3f} [{low:.3f}, {high:.3f}]"
-        )
+        difference = np.mean(ours) - np.mean(theirs)
+        shown.add_row(name, *cells, f"{difference:.3f} [{low:.3f}, {high:.3f}]")
     for name in ("kl", "policy_loss", "value_loss"):
-        pairs = zip(both["replay"], both["trl"], strict=False)
-        apart = np.abs([np.subtract(a[name], b[name]) for a, b in pairs]).max(0)
-        early, late = apart[:20].max(), apart.max()
-        shown.add_row(f"replay, {name}", "", "", f"{early:.1e} in 20 iterations, {late:.1e} in all")
+        pairs = zip(both["replay"], both["trl"], strict=True)
+        apart = [np.abs(np.subtract(a[name], b[name][: cfg.replay])) for a, b in pairs]
+        first, five, all_of_it = (np.max([x[:n] for x in apart]) for n in (1, 5, cfg.replay))
+        told = f"{first:.0e}, {five:.0e} in 5, {all_of_it:.0e} in {cfg.replay}"
+        shown.add_row(f"replay, {name}", "", "", told)
     return shown
 
 
@@ -212,8 +214,6 @@ def main(cfg: Config):
         for seed in range(cfg.seeds):
             for side, found in results[world].items():
                 file = cfg.out / f"{world}-{side}-{seed}.json"
-                if side == "replay" and seed >= cfg.replays:
-                    continue
                 if not file.exists() and side == "trl":
                     asked = dict(seed=seed, eos=eos, prompts=prompts.tolist(), result=str(file))
                     torch_side(cfg, **asked)
