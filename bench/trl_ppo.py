@@ -143,30 +143,26 @@ def mean_and_half(x):
 
 
 def draw(cfg: Config, results, file: pathlib.Path):
-    """Score and KL over iterations, and score over KL, in each world."""
-    figure = Figure(figsize=(11, 3.2 * len(cfg.worlds)), layout="constrained")
-    for axes, world in zip(
-        figure.subplots(len(cfg.worlds), 3, squeeze=False), cfg.worlds, strict=True
-    ):
+    """Means over seeds: score and KL over iterations with their intervals, and score over KL."""
+    figure = Figure(figsize=(11, 3.1 * len(cfg.worlds)), layout="constrained")
+    rows = figure.subplots(len(cfg.worlds), 3, squeeze=False)
+    for (left, middle, right), world in zip(rows, cfg.worlds, strict=True):
         for side, (name, colour) in SIDES.items():
-            curves = {
-                k: mean_and_half([r[k] for r in results[world][side]]) for k in ("score", "kl")
-            }
-            for ax, (mean, half) in zip(axes, curves.values(), strict=False):
-                ax.plot(mean, color=colour, label=name)
-                ax.fill_between(
-                    range(len(mean)), mean - half, mean + half, color=colour, alpha=0.25
-                )
-            for r in results[world][side]:
-                axes[2].plot(r["kl"], r["score"], color=colour, alpha=0.5, linewidth=0.8)
-        labels = "score", "KL, nats a response", "score"
-        for ax, label in zip(axes, labels, strict=True):
-            ax.set(ylabel=label, xlabel="iteration")
-            ax.grid(alpha=0.2)
-            ax.spines[["top", "right"]].set_visible(False)
-        axes[2].set_xlabel(labels[1])
-        axes[0].legend(frameon=False)
-        axes[0].set_title(WORLDS[world], loc="left")
+            means = {}
+            for axes, metric in ((left, "score"), (middle, "kl")):
+                mean, half = mean_and_half([r[metric] for r in results[world][side]])
+                axes.plot(mean, color=colour, label=name)
+                band = range(len(mean)), mean - half, mean + half
+                axes.fill_between(*band, color=colour, alpha=0.25, linewidth=0)
+                means[metric] = mean
+            right.plot(means["kl"], means["score"], color=colour, linewidth=1)
+        left.set(title=WORLDS[world], xlabel="iteration", ylabel="score")
+        middle.set(xlabel="iteration", ylabel="KL, nats a response")
+        right.set(xlabel="KL, nats a response", ylabel="score")
+        left.legend(frameon=False)
+        for axes in (left, middle, right):
+            axes.grid(alpha=0.2)
+            axes.spines[["top", "right"]].set_visible(False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
 
