@@ -4,7 +4,33 @@
     trl/bin/pip install --no-deps trl==1.12.0
     python -m bench.trl_ppo --torch-python trl/bin/python
 
-TODO
+The checkpoint is a random GPT-2 (2 layers of width 64, 64 tokens); the reward counts ascents of token ids
+(trl_side.reward). Matched: Adam 0.9, 0.999, 1e-5 without decay at a constant rate, no gradient clip (TRL's
+PPO calls none, whatever max_grad_norm says), float32, no missing-EOS penalty, a critic that starts as the
+checkpoint with a zero head and bias, a pad that the model cannot say. Not matched: random numbers, the order
+of prompts.
+
+About 35 minutes on two CPU cores shared with other work (jax 0.10.2). Means of 5 seeds and 95 % intervals,
+by Student's t, of the difference by Welch's; the end is the last ten iterations:
+
+                                rlhf_jax          TRL               difference
+    no token    score, end       7.39 +- 0.15      7.49 +- 0.19     -0.10 [-0.30, 0.10]
+    ends        KL, end         12.02 +- 0.44     12.13 +- 0.54     -0.12 [-0.70, 0.46]
+                score a nat     0.612 +- 0.014    0.615 +- 0.016    -0.002 [-0.020, 0.015]
+    EOS ends    score, end       8.99 +- 0.28      8.80 +- 0.64      0.20 [-0.44, 0.82]
+                KL, end         13.64 +- 0.47     13.28 +- 0.98      0.36 [-0.61, 1.33]
+                score a nat     0.613 +- 0.007    0.615 +- 0.015    -0.002 [-0.017, 0.013]
+
+None of these differences is told from zero. A replay (TRL's samples, the updates of this library) tells more:
+
+- Without EOS, five iterations (20 gradient steps) agree to 3e-6 nats of KL in every seed. The policy loss
+  differs by sqrt(1 - 1/n), 7e-4 of it: TRL whitens advantages by the unbiased variance, ppo.py by the biased.
+- With EOS the value loss differs from the first iteration on, by 3e-2: TRL puts the score on the first pad
+  after EOS, and trains a value of its own there. With `sequence_lengths_p1 = sequence_lengths` in its
+  ppo_trainer.py it agrees again: in 5 iterations of 3 seeds value loss to 9e-6, KL to 3e-6 nats.
+- Later the two drift apart, as runs from slightly different starts do: at the twelfth iteration of seed 0 the
+  KL is 7e-3 from TRL's; of five replays whose checkpoint was moved by 1e-5 of itself it is 2e-4 to 1e-2 from
+  the unmoved one's.
 """
 
 import json
