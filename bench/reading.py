@@ -11,12 +11,11 @@ Found with jax 0.10.2 on two cores, MB beyond the parameters; in brackets with M
 under which freed memory goes back to the system at once:
 
                                           one device    mesh of 8    naive    one layer    embedding
-    llama, bfloat16 read as float32        243 (194)     103 (43)     1773           95          185
-    llama, bfloat16 read as bfloat16       174 (101)      61 (34)     1720           48           92
-    qwen3, float32 read as float32         216             87         2300           64          151
+    llama, bfloat16 read as float32        115 (52)      180 (60)      1773           95          185
+    llama, bfloat16 read as bfloat16        89 (52)      103 (45)      1719           48           92
+    qwen3, float32 read as float32         103 (53)      155 (57)      2299           64          151
 
-So one device needs the embedding once more and little else, and eight need less than a layer; the rest, some
-60 MB, is what the allocator keeps of arrays that were freed.
+So reading needs about a layer, or some 50 MB; the rest is what the allocator keeps of arrays that were freed.
 """
 
 import json

@@ -10,10 +10,12 @@ this process never holds more than one of those, as it was and as it becomes (`b
 """
 
 import json
+import math
 import pathlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +30,7 @@ from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.families.family import Family, Tensor
 
 INDEX = "model.safetensors.index.json"
+PART = 2**23  # bytes that are on their way to a device at once, of a tensor that is no layer's
 PATTERNS = [
     "*.json",
     "*.safetensors",
@@ -373,13 +376,36 @@ def read(files: Files, tensor: Tensor, shape, dtype, sharding) -> jax.Array:
 def place(get: Callable[[tuple], np.ndarray], shape, dtype, sharding) -> jax.Array:
     """An array of what `get` reads of an index: each device takes its slice, one after the other.
 
-    It waits for each, because transfers that are under way keep what they copy from.
+    A large slice is filled some rows at a time. All is waited for, because transfers that are under way keep
+    what they copy from.
     """
-    slices = [
-        jax.block_until_ready(jax.device_put(np.asarray(get(index), dtype, order="C"), device))
-        for device, index in sharding.addressable_devices_indices_map(tuple(shape)).items()
-    ]
+
+    def put(index, device):
+        return jax.block_until_ready(
+            jax.device_put(np.asarray(get(index), dtype, order="C"), device)
+        )
+
+    def fill(index, device):
+        first, end, _ = index[0].indices(shape[0])
+        mine = [len(range(*x.indices(n))) for x, n in zip(index, shape, strict=True)]
+        rows = max(1, PART // (math.prod(mine[1:]) * dtype.itemsize))
+        if mine[0] <= rows:
+            return put(index, device)
+        whole = jnp.zeros(mine, dtype, device=device)
+        for row in range(first, end, rows):
+            part = put((slice(row, min(row + rows, end)), *index[1:]), device)
+            whole = jax.block_until_ready(write_rows(whole, part, row - first))
+        return whole
+
+    where = sharding.addressable_devices_indices_map(tuple(shape))
+    slices = [fill(index, device) for device, index in where.items()]
     return jax.make_array_from_single_device_arrays(tuple(shape), sharding, slices)
+
+
+@partial(jax.jit, donate_argnums=0)
+def write_rows(whole, part, row):
+    """`whole` with `part` from `row` on, in the same memory."""
+    return jax.lax.dynamic_update_slice_in_dim(whole, part, row, 0)
 
 
 def without_layers(sharding):
