@@ -92,7 +92,7 @@ def main(cfg: Config):
         ground.folder, "dpo", devices.put(train_step.init_state(trained, tx)), body,
         iterations=steps, save_every=cfg.dpo.eval_every, unit="steps", wandb=cfg.wandb,
     )  # fmt: skip
-    params = whole(jax.device_get(state.params))
+    params = whole(devices.host(state.params))
     found = margins(params, held_out, logprobs_of, kind)
     own = evaluate.accuracy(found, [c.group for c in ground.pairs_held_out])
     extra = {"accuracy of the policy's own reward, held-out pairs": own._asdict()}

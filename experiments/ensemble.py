@@ -107,14 +107,14 @@ def train(ground: Ground):
         unit="steps", wandb=cfg.wandb,
     )  # fmt: skip
     texts = stages.demonstrations(ground.words, ground.world.corpus_held_out, ground.lengths)
-    means = each(ground, state.params, texts).mean(axis=0)
-    return reward_model.centre(jax.device_get(state.params), means)
+    means = each(ground, devices.host(state.params), texts).mean(axis=0)
+    return reward_model.centre(devices.host(state.params), means)
 
 
 def each(ground: Ground, members, sequences) -> np.ndarray:
     """The score that each member gives to each row [N, M]."""
     fn = jax.vmap(networks.reward_model(ground.lm).fn, in_axes=(0, None, None), out_axes=1)
-    return stages.score(fn, members, sequences)
+    return stages.score(ground.devices, fn, members, sequences)
 
 
 def on_held_out_pairs(ground: Ground, members) -> dict[str, np.ndarray]:
@@ -122,11 +122,16 @@ def on_held_out_pairs(ground: Ground, members) -> dict[str, np.ndarray]:
     fn, cfg = networks.reward_model(ground.lm).fn, ground.cfg.ensemble
     pairs = encode_comparisons(ground.words, ground.pairs_held_out, *ground.lengths)
     sides = [jnp.asarray(each(ground, members, side)).T for side in pairs]  # [M, N] each
-    scored = {"one reward model": stages.both_scores(ground.reward_fn, ground.reward, pairs)}
+    scored = {
+        "one reward model": stages.both_scores(
+            ground.devices, ground.reward_fn, ground.reward, pairs
+        )
+    }
     for m in range(cfg.members):
         scored[f"member {m}"] = np.stack([side[m] for side in sides], axis=1)
     for how in ("mean", "min", "uwo"):
         scored[how] = np.stack(
             [ensemble.combine(x, replace(cfg, combine=how)) for x in sides], axis=1
         )
-    return scored | {"warm": stages.both_scores(fn, ensemble.weight_average(members), pairs)}
+    warm = stages.both_scores(ground.devices, fn, ensemble.weight_average(members), pairs)
+    return scored | {"warm": warm}

@@ -102,7 +102,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     lengths = cfg.data.prompt_length, cfg.sample.length
     pretrained.check_context(cfg, lengths)
     sizes = {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size}
-    devices = parallel.choose(cfg.devices, sizes | batch_sizes)
+    devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed, dialogues.template(cfg.tokenizer))
     if cfg.start_from:
         start_from.check(pathlib.Path(cfg.start_from), cfg, Config())
@@ -149,12 +149,12 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     )  # fmt: skip
     if scorer:
         reward_fn, reward = scorer()
-        reward = stages.centred(reward_fn, jax.device_get(reward), demos_held_out)
+        reward = stages.centred(devices, reward_fn, jax.device_get(reward), demos_held_out)
     else:
         reward_fn, reward = networks.reward_model(lm).fn, taught("reward", halves[0])
     judge = taught("judge", halves[1])
     judged = encode_comparisons(words, held_out, *lengths)
-    scored = stages.both_scores(reward_fn, reward, judged)
+    scored = stages.both_scores(devices, reward_fn, reward, judged)
     facts = about_reward(world, scored, train, held_out)
     facts |= {"SFT held-out loss, nats a response": sft_loss * demos_held_out.mask.sum(1).mean()}
     return Ground(

@@ -84,7 +84,7 @@ def main(cfg: Config):
     answers = stages.responder(
         cfg.sample, devices, policy, ground.words, ground.lengths[0], 4 * cfg.sft.batch_size
     )
-    state = jax.device_get(state)
+    state = devices.host(state)
     whole = lora.join(base, state.train.params, cfg.lora)
     state = state._replace(train=state.train._replace(params=whole))
     answer = lambda beta: outcome.after(
@@ -107,7 +107,7 @@ def logged(ground: grounds.Ground) -> LoggedBatch:
     """Both sides of every comparison, with the reward model's score on the last token, of deviation 1."""
     sides = encode_comparisons(ground.words, ground.pairs, *ground.lengths)
     responses = jax.tree.map(lambda *x: np.concatenate(x), *sides)
-    scores = stages.score(ground.reward_fn, ground.reward, responses)
+    scores = stages.score(ground.devices, ground.reward_fn, ground.reward, responses)
     scores = jnp.asarray((scores - scores.mean()) / scores.std())
     rewards = advantages.on_last_token(scores, jnp.asarray(responses.mask))
     return LoggedBatch(responses=responses, rewards=np.asarray(rewards))

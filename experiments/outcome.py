@@ -33,8 +33,9 @@ def after(ground: Ground, params, answers: stages.Responder | None = None) -> st
 def scores(ground: Ground, answers: stages.Answers, params=None) -> np.ndarray:
     """What the reward gives to the responses, or a reward model of parameters `params`."""
     if params is None:
-        return stages.score(ground.reward_fn, ground.reward, answers.samples)
-    return stages.score(networks.reward_model(ground.lm).fn, params, answers.samples)
+        return stages.score(ground.devices, ground.reward_fn, ground.reward, answers.samples)
+    fn = networks.reward_model(ground.lm).fn
+    return stages.score(ground.devices, fn, params, answers.samples)
 
 
 def golds(ground: Ground, prompts, answers: stages.Answers) -> np.ndarray:
@@ -47,13 +48,11 @@ def golds(ground: Ground, prompts, answers: stages.Answers) -> np.ndarray:
 def reference_logprobs(ground: Ground, samples: Samples) -> np.ndarray:
     """Log-probability of each token under the SFT policy [N, T], zero where nothing was said."""
     T = samples.mask.shape[1]
-    fn = jax.jit(
-        lambda params, tokens, mask: ground.lm.policy_fn(
-            params, tokens, mask, last=T, temperature=ground.cfg.sample.temperature
-        )[0]
-    )
-    logprobs = fn(ground.reference, samples.tokens, samples.attention_mask)
-    return np.where(samples.mask, np.asarray(logprobs), 0.0)
+    temperature = ground.cfg.sample.temperature
+    fn = lambda params, tokens, mask: ground.lm.policy_fn(
+        params, tokens, mask, last=T, temperature=temperature
+    )[0]
+    return np.where(samples.mask, stages.score(ground.devices, fn, ground.reference, samples), 0.0)
 
 
 def conclude(

@@ -79,6 +79,7 @@ def main(cfg: Config):
     devices = parallel.choose(
         cfg.devices,
         {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size},
+        cfg.model.cuts,
     )
     chat = dialogues.template(cfg.tokenizer)
     compared, ties = read_comparisons(cfg.data.comparisons, cfg.data.fields, cfg.seed, chat)
@@ -108,7 +109,7 @@ def main(cfg: Config):
         folder, "reward", cfg.reward, devices, lm, trunk,
         pairs, demos_held_out, cfg.seed, wandb=cfg.wandb, adapters=cfg.lora,
     )  # fmt: skip
-    scores = stages.both_scores(networks.reward_model(lm).fn, params, judged)
+    scores = stages.both_scores(devices, networks.reward_model(lm).fn, params, judged)
     results = verdict.of_rewards(scores, train, held_out) | {
         "pairs": {"train": len(train), "held out": len(held_out), "ties left out": ties},
         "held-out pairs that are one text when cut to data.length": int(np.sum(identical(judged))),

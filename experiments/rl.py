@@ -252,7 +252,7 @@ def train(ground: Ground, algorithm: OnPolicy):
         ground.folder, algorithm.stage, carry, iteration,
         iterations=rl.iterations, save_every=rl.save_every, wandb=cfg.wandb,
     )  # fmt: skip
-    trained, kl_coef = jax.device_get((carry["state"].params, carry["kl_coef"]))
+    trained, kl_coef = devices.host((carry["state"].params, carry["kl_coef"]))
     return lora.join(algorithm.base, trained, cfg.lora), kl_coef
 
 

@@ -3,6 +3,7 @@
 Each ends in its run directory; a stage that stands there is read and not trained again.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -74,7 +75,8 @@ def reference(folder, cfg, devices: Devices, lm, train: Sequences, held_out: Seq
     """
     start = pretrained.start(cfg)
     if cfg.reference:
-        return jax.device_get(start), float(held_out_loss(lm, held_out)(start))
+        start = jax.device_get(start)
+        return start, float(held_out_loss(devices, lm, held_out)(start))
     return train_sft(
         folder, cfg.sft, devices, lm, train, held_out, cfg.seed,
         wandb=cfg.wandb, start=start, adapters=cfg.lora,
@@ -97,7 +99,7 @@ def train_sft(
     step = devices.compile(
         lora.over_base(make, lm.policy_fn, adapters), (P(), P(), P(DATA), P()), (P(), P())
     )
-    root, loss_of = jax.random.key(seed), held_out_loss(lm, held_out)
+    root, loss_of = jax.random.key(seed), held_out_loss(devices, lm, held_out)
     params = jax.jit(lm.init)(root) if start is None else start
     base, trained = lora.split(jax.random.fold_in(root, 0), params, adapters)
     frozen, whole = {"base": devices.put(base)}, lambda trained: lora.join(base, trained, adapters)
@@ -130,17 +132,21 @@ def train_sft(
         unit="steps",
         wandb=wandb,
     )  # fmt: skip
-    return jax.device_get(lora.merge(whole(carry["best"]))), float(carry["lowest"])
+    return devices.host(lora.merge(whole(carry["best"]))), float(carry["lowest"])
 
 
-def held_out_loss(lm, held_out: Sequences) -> Callable:
-    """`loss_of(params)`: mean negative log-likelihood, nats a token, on the first device."""
-    nats = jax.jit(sft.make_held_out_loss(lm.policy_fn))
+def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
+    """`loss_of(params)`: mean negative log-likelihood, nats a token."""
+    nats = devices.compile(
+        sft.make_held_out_loss(lm.policy_fn, axis_name=devices.axis_name),
+        (P(), P(DATA), P(DATA)),
+        P(),
+    )
 
     def loss_of(params) -> np.float32:
-        params = jax.device_get(params)
-        batches = padded_batches(held_out, min(256, len(held_out.tokens)))
-        sums = [nats(params, batch, real) for batch, real in batches]
+        params = devices.share(devices.host(params))
+        batches = padded_batches(held_out, rows_of(devices, len(held_out.tokens)))
+        sums = [nats(params, *devices.put_batch((batch, real))) for batch, real in batches]
         total, tokens = np.sum(jax.device_get(sums), axis=0)
         return np.float32(total / tokens)
 
@@ -182,12 +188,13 @@ def train_reward(
         unit="steps",
         wandb=wandb,
     )  # fmt: skip
-    return centred(rm.fn, lora.join(base, jax.device_get(state.params), adapters), demonstrations)
+    params = lora.join(base, devices.host(state.params), adapters)
+    return centred(devices, rm.fn, params, demonstrations)
 
 
-def centred(reward_fn, params, demonstrations: Sequences):
+def centred(devices: Devices, reward_fn, params, demonstrations: Sequences):
     """A reward model's parameters with its mean score of demonstrations set to zero."""
-    mean = score(reward_fn, params, demonstrations).mean()
+    mean = score(devices, reward_fn, params, demonstrations).mean()
     return reward_model.centre(params, jnp.float32(mean))
 
 
@@ -244,16 +251,29 @@ def responder(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, bat
     return Responder(sample, texts, respond)
 
 
-def score(reward_fn, params, sequences: Sequences | Samples, batch_size: int = 256) -> np.ndarray:
-    """The reward of every row [N], on the first device."""
-    fn, params = jax.jit(reward_fn), jax.device_get(params)
-    scores = [
-        np.asarray(fn(params, batch.tokens, batch.attention_mask))[real]
-        for batch, real in padded_batches(sequences, min(batch_size, len(sequences.tokens)))
-    ]
-    return np.concatenate(scores)
+def rows_of(devices: Devices, n: int, most: int = 256) -> int:
+    """Rows of a batch of an evaluation of `n`: all of them or `most`, up to a multiple of the devices."""
+    return -(-min(n, most) // devices.count) * devices.count
 
 
-def both_scores(reward_fn, params, comparisons: Comparisons) -> np.ndarray:
+@functools.cache
+def compiled(compile: Callable, fn: Callable) -> Callable:
+    """`fn(params, tokens, attention_mask)` of records with rows, on the devices; once for each function."""
+    of_record = lambda params, x: fn(params, x.tokens, x.attention_mask)
+    return compile(of_record, (P(), P(DATA)), P(DATA))
+
+
+def score(devices: Devices, fn, params, sequences: Sequences | Samples) -> np.ndarray:
+    """`fn(params, tokens, attention_mask)`, as a reward, of every row [N, ...]."""
+    run, params = compiled(devices.compile, fn), devices.share(params)
+    return np.concatenate(
+        [
+            devices.fetch(run(params, devices.put_batch(batch)))[real]
+            for batch, real in padded_batches(sequences, rows_of(devices, len(sequences.tokens)))
+        ]
+    )
+
+
+def both_scores(devices: Devices, fn, params, comparisons: Comparisons) -> np.ndarray:
     """The reward of both sides of every pair [N, 2], the chosen one first."""
-    return np.stack([score(reward_fn, params, side) for side in comparisons], axis=1)
+    return np.stack([score(devices, fn, params, side) for side in comparisons], axis=1)

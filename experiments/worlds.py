@@ -80,7 +80,7 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
 
     def comparisons(folder, respond):
         run.cached(folder, "comparisons.jsonl", lambda: compare(respond))
-        return read_comparisons(str(folder / "comparisons.jsonl"))[0]
+        return read_comparisons([str(folder / "comparisons.jsonl")])[0]
 
     def known(comparisons):
         asked, chosen, rejected = list(zip(*comparisons, strict=True))[:3]

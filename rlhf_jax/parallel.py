@@ -4,14 +4,18 @@ A spec is P() for what every device holds whole (parameters, keys, metrics) and 
 along its rows. `compile(fn, in_specs, out_specs)` takes one spec an argument, at least one of them P(DATA).
 """
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rlhf_jax import sharding
 from rlhf_jax.reduce import DATA
 
 
@@ -28,17 +32,32 @@ class Devices(NamedTuple):
         Callable  # the same, but what is one array in the tree stays one: for what no step donates
     )
     fetch: Callable  # rows on the devices -> NumPy arrays [B, ...]
+    host: Callable  # what `put` or `compile` left on them -> NumPy arrays, whole
+    sizes: dict[str, int]  # of the axes of a mesh; empty where there is none
 
 
-def _own(tree, sharding):
+def _own(tree, where):
     # device_put may alias its input, and a donated alias would delete the caller's array
-    return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
+    return jax.tree.map(lambda x: jax.device_put(np.array(x), where), tree)
 
 
-def _shared(tree, sharding):
-    placed = {id(x): x for x in jax.tree.leaves(tree)}
-    placed = {name: _own(x, sharding) for name, x in placed.items()}
-    return jax.tree.map(lambda x: placed[id(x)], tree)
+def _shared(tree, where):
+    placed = {}
+
+    def place(x, where):
+        if (id(x), where) not in placed:
+            placed[id(x), where] = _own(x, where)
+        return placed[id(x), where]
+
+    return jax.tree.map(place, tree, where)
+
+
+def _gathered(tree):
+    """NumPy arrays, whole, of what may lie on several hosts."""
+    whole = lambda x: x.is_fully_addressable or x.is_fully_replicated
+    gather = lambda x: x if whole(x) else multihost_utils.process_allgather(x, tiled=True)
+    on_several = jax.process_count() > 1
+    return jax.device_get(jax.tree.map(gather, tree) if on_several else tree)
 
 
 def on_device() -> Devices:
@@ -51,24 +70,41 @@ def on_device() -> Devices:
         compile=lambda fn, in_specs, out_specs, donate=(): jax.jit(fn, donate_argnums=donate),
         put_batch=lambda batch: jax.device_put(batch, device),
         put=lambda tree: _own(tree, device),
-        share=lambda tree: _shared(tree, device),
+        share=lambda tree: _shared(tree, jax.tree.map(lambda _: device, tree)),
         fetch=jax.device_get,
+        host=jax.device_get,
+        sizes={},
     )
 
 
-def on_mesh(data: int = -1) -> Devices:
-    """Rows over a mesh axis of `data` devices (-1: all), under `jax.jit`; XLA adds the collectives."""
-    count = jax.device_count() if data == -1 else data
+def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
+    """A mesh of `data` x `fsdp` x `tensor` devices (-1: all that are left), under `jax.jit`.
+
+    Rows lie on data and fsdp, parameters as `sharding.RULES` say; XLA adds the collectives.
+    """
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    rest = jax.device_count() // math.prod(n for n in sizes.values() if n != -1)
+    sizes = {axis: rest if n == -1 else n for axis, n in sizes.items()}
+    total = math.prod(sizes.values())
     mesh = jax.make_mesh(
-        (count,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:count]
-    )
-    place = lambda specs: jax.tree.map(
-        lambda s: NamedSharding(mesh, s), specs, is_leaf=lambda s: isinstance(s, P)
+        tuple(sizes.values()), sharding.AXES,
+        axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:total],
+    )  # fmt: skip
+    rows = sharding.rows(mesh)
+    of = lambda spec, tree: (
+        sharding.shardings(tree, mesh) if spec == P() else jax.tree.map(lambda x: rows, tree)
     )
 
     def compile(fn, in_specs, out_specs, donate=()):
+        def placed(*args):
+            place = lambda spec, x: jax.lax.with_sharding_constraint(x, of(spec, x))
+            return jax.tree.map(place, out_specs, fn(*args), is_leaf=lambda x: isinstance(x, P))
+
+        # what is P() lies where `put` left it
         jitted = jax.jit(
-            fn, in_shardings=place(in_specs), out_shardings=place(out_specs), donate_argnums=donate
+            placed,
+            in_shardings=tuple(None if spec == P() else rows for spec in in_specs),
+            donate_argnums=donate,
         )
 
         def call(*args):
@@ -77,22 +113,25 @@ def on_mesh(data: int = -1) -> Devices:
 
         return call
 
+    own = lambda x, where: jax.device_put(np.array(x), where)
     return Devices(
         name="mesh",
-        count=count,
+        count=sizes["data"] * sizes["fsdp"],
         axis_name=None,
         compile=compile,
-        put_batch=lambda batch: jax.device_put(batch, place(P(DATA))),
-        put=lambda tree: _own(tree, place(P())),
-        share=lambda tree: _shared(tree, place(P())),
-        fetch=jax.device_get,
+        put_batch=lambda batch: jax.device_put(batch, rows),
+        put=lambda tree: jax.tree.map(own, tree, of(P(), tree)),
+        share=lambda tree: _shared(tree, of(P(), tree)),
+        fetch=_gathered,
+        host=_gathered,
+        sizes=sizes,
     )
 
 
 def on_pmap() -> Devices:
     """One program a device, under `jax.pmap`; steps sum over `axis_name` themselves."""
     count = jax.local_device_count()
-    mesh = jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,))
+    whole = NamedSharding(jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,)), P())
     axes = lambda specs: jax.tree.map(
         lambda s: None if s == P() else 0, specs, is_leaf=lambda s: isinstance(s, P)
     )
@@ -110,26 +149,65 @@ def on_pmap() -> Devices:
         put_batch=lambda batch: jax.tree.map(
             lambda x: np.asarray(x).reshape(count, -1, *x.shape[1:]), batch
         ),
-        put=lambda tree: _own(tree, NamedSharding(mesh, P())),
-        share=lambda tree: _shared(tree, NamedSharding(mesh, P())),
+        put=lambda tree: _own(tree, whole),
+        share=lambda tree: _shared(tree, jax.tree.map(lambda _: whole, tree)),
         fetch=lambda tree: jax.tree.map(
             lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree)
         ),
+        host=jax.device_get,
+        sizes={},
     )
 
 
-def choose(name: str, batch_sizes: dict[str, int]) -> Devices:
+def parse(name: str) -> dict[str, int]:
+    """The sizes of a layout "mesh" or "mesh:data=2,fsdp=2,tensor=2", where -1 is what the others leave.
+
+    An axis that is not named is 1, but data, which fills where no other does. Raises ValueError where it is
+    no such text, or the sizes are not all the devices there are, with the nearest that is.
+    """
+    total, given = (
+        jax.device_count(),
+        [x for x in name.removeprefix("mesh").lstrip(":").split(",") if x],
+    )
+    try:
+        sizes = {axis: int(n) for axis, n in (x.split("=") for x in given)}
+    except ValueError:
+        sizes = {"": 0}
+    open_axes = list(sizes.values()).count(-1)
+    known = all(axis in sharding.AXES and (n > 0 or n == -1) for axis, n in sizes.items())
+    if not known or open_axes > 1:
+        raise ValueError(f'devices = "{name}" is no mesh: write it as mesh:data=-1,fsdp=2,tensor=2')
+    named, sizes = sizes, {"data": 1 if open_axes else -1, "fsdp": 1, "tensor": 1} | sizes
+    counts = range(1, total + 1)
+    layouts = [x for x in itertools.product(counts, counts, counts) if math.prod(x) == total]
+    wrong = lambda n, axis: (
+        0.0 if sizes[axis] == -1 else abs(math.log(n / sizes[axis])) * (1 if axis in named else 2)
+    )
+    nearest = min(layouts, key=lambda x: sum(map(wrong, x, sharding.AXES)))
+    if any(map(wrong, nearest, sharding.AXES)):
+        text = ",".join(f"{axis}={n}" for axis, n in zip(sharding.AXES, nearest, strict=True))
+        raise ValueError(f'devices = "{name}" does not divide {total} devices: use mesh:{text}')
+    return dict(zip(sharding.AXES, nearest, strict=True))
+
+
+def choose(
+    name: str, batch_sizes: dict[str, int], dimensions: dict[str, tuple[int, str]] | None = None
+) -> Devices:
     """The layout called `name` ("auto": a mesh where there are several devices, else one device).
 
-    Raises ValueError for an unknown name, and for a batch size (by the name of its setting) that does
-    not divide over the devices.
+    Raises ValueError for an unknown name; for a batch size (by the name of its setting) that does not divide
+    over the devices; and for one of the model's `dimensions` that an axis of the mesh does not divide, as
+    `sharding.check` takes them.
     """
-    kinds = {"device": on_device, "mesh": on_mesh, "pmap": on_pmap}
     if name == "auto":
         name = "mesh" if jax.device_count() > 1 else "device"
-    if name not in kinds:
+    if name not in ("device", "pmap") and not name.startswith("mesh"):
         raise ValueError(f'devices = "{name}" is no layout: use auto, device, pmap or mesh')
-    devices = kinds[name]()
+    if name.startswith("mesh"):
+        devices = on_mesh(**parse(name))
+        sharding.check(devices.sizes, dimensions or {})
+    else:
+        devices = {"device": on_device, "pmap": on_pmap}[name]()
     for setting, size in batch_sizes.items():
         if size % devices.count:
             nearest = max(1, round(size / devices.count)) * devices.count

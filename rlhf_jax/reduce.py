@@ -10,7 +10,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-DATA = "data"  # the mesh axis that rows lie on
+DATA, FSDP = "data", "fsdp"  # the axes of a mesh that rows lie on: parameters are whole along
+ROWS = (DATA, FSDP)  # the first, and cut along the second
 
 
 def psum(tree, axis_name: str | None):
@@ -56,15 +57,16 @@ def share(rows: Int[Array, "... n"], axis_name: str | None) -> Int[Array, "... m
 
 
 def spread(tree, axis: int = 0):
-    """`tree` with `axis` constrained to the mesh's data axis, where a mesh is set; else `tree`.
+    """`tree` with `axis` constrained to the mesh's axes of rows, where a mesh is set; else `tree`.
 
     Rows picked by a permutation have no layout of their own: without this, every device of a mesh
     computes the whole minibatch.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or DATA not in mesh.axis_names or AxisType.Manual in mesh.axis_types:
+    rows = tuple(name for name in ROWS if name in mesh.axis_names)
+    if not rows or AxisType.Manual in mesh.axis_types:
         return tree
-    return jax.lax.with_sharding_constraint(tree, P(*[None] * axis, DATA))
+    return jax.lax.with_sharding_constraint(tree, P(*[None] * axis, rows))
 
 
 def whiten(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import train_step
 from rlhf_jax.batches import Sequences
+from rlhf_jax.reduce import psum
 
 
 def weights_of(batch: Sequences):
@@ -35,8 +36,8 @@ def make_train_step(policy_fn, tx, *, microbatches=1, axis_name=None):
     )
 
 
-def make_held_out_loss(policy_fn):
-    """`held_out(params, Demonstrations, real [B]) -> (sum of nats, tokens)` over the real rows."""
+def make_held_out_loss(policy_fn, *, axis_name=None):
+    """`held_out(params, Demonstrations, real [B]) -> (sum of nats, tokens)` over all real rows."""
 
     def held_out(params, batch: Sequences, real):
         mask = batch.mask & real[:, None]
@@ -44,6 +45,6 @@ def make_held_out_loss(policy_fn):
         logprobs, _ = policy_fn(
             params, batch.tokens, batch.attention_mask, last=last, temperature=1.0
         )
-        return -jnp.sum(jnp.where(mask, logprobs, 0.0)), jnp.sum(mask)
+        return psum((-jnp.sum(jnp.where(mask, logprobs, 0.0)), jnp.sum(mask)), axis_name)
 
     return held_out

@@ -2,6 +2,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import layouts
 import numpy as np
 import optax
 import pytest
@@ -107,10 +108,11 @@ def compare_with_single_models(network, params, devices, microbatches=1):
     assert moved.min() > 1e-3
 
 
-@pytest.mark.parametrize("layout", ["on_device", "on_pmap", "on_mesh"])
-def test_a_step_of_the_ensemble_is_the_single_step_of_every_member(params, layout):
+@layouts.some
+def test_a_step_of_the_ensemble_is_the_single_step_of_every_member(params, names):
     """On any layout; each member is clipped by its own norm."""
-    compare_with_single_models(BAG, params, getattr(parallel, layout)())
+    for name in names:
+        compare_with_single_models(BAG, params, layouts.EVERY[name]())
 
 
 def test_a_step_of_an_ensemble_of_transformers_is_the_single_step_of_every_member():

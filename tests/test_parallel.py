@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import layouts
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
@@ -84,19 +85,8 @@ def start(devices, params):
     return devices.put(jax.device_get(train_step.init_state(params, TX)))
 
 
-def compare(run, atol):
-    """`run(devices)` on every layout, each compared with one device."""
-    want = run(LAYOUTS["device"]())
-    for name in ("pmap", "mesh"):
-        jax.tree.map(
-            partial(np.testing.assert_allclose, rtol=1e-5, atol=atol, err_msg=name),
-            run(LAYOUTS[name]()),
-            want,
-        )
-    return want
-
-
-def test_a_reward_step_does_not_depend_on_the_layout(params):
+@layouts.some
+def test_a_reward_step_does_not_depend_on_the_layout(params, names):
     """And on microbatches no more: several devices take two, one device takes one."""
     batch = Comparisons(chosen=sequences(1), rejected=sequences(2))
 
@@ -113,7 +103,7 @@ def test_a_reward_step_does_not_depend_on_the_layout(params):
             state, metrics = step(state, {}, devices.put_batch(batch), KEY)
         return jax.device_get((state, metrics))
 
-    (state, _) = compare(run, atol=3e-5)
+    (state, _) = layouts.compare(run, names, atol=3e-5)
     moved = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), state.params, params["reward"])
     assert max(jax.tree.leaves(moved)) > 1e-3
 
@@ -127,18 +117,20 @@ def ppo_update(devices, cfg=CFG):
     )
 
 
-def test_a_ppo_update_does_not_depend_on_the_layout(params):
+@layouts.some
+def test_a_ppo_update_does_not_depend_on_the_layout(params, names):
     def run(devices):
         state = start(devices, params["ac"])
         batch = devices.put_batch(rollout_of(3))
         return jax.device_get(ppo_update(devices)(state, {}, KL_COEF, batch, KEY))
 
-    state, metrics = compare(run, atol=3e-5)
+    state, metrics = layouts.compare(run, names, atol=3e-5)
     assert state.step == metrics["ppo/steps"] == 4
     assert metrics["ppo/policy_clipfrac"] > 0
 
 
-def test_a_policy_gradient_update_does_not_depend_on_the_layout(params):
+@layouts.some
+def test_a_policy_gradient_update_does_not_depend_on_the_layout(params, names):
     """Eight devices hold two rows each of groups of four, and some groups are flat."""
     cfg = policy_gradient.PolicyGradientConfig(
         epochs=2,
@@ -166,12 +158,13 @@ def test_a_policy_gradient_update_does_not_depend_on_the_layout(params):
         state = start(devices, params["policy"])
         return jax.device_get(update(state, {}, KL_COEF, devices.put_batch(batch), KEY))
 
-    state, metrics = compare(run, atol=3e-5)
+    state, metrics = layouts.compare(run, names, atol=3e-5)
     assert state.step == metrics["pg/steps"] == 4
     assert metrics["pg/flat_groups"] == 0.5 and metrics["pg/importance_capped"] > 0
 
 
-def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params):
+@layouts.some
+def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params, names):
     """Sampled, scored in Python, annotated, updated, and sampled again from what was learned."""
 
     def run(devices):
@@ -199,11 +192,11 @@ def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params):
         exact = [seen.tokens, seen.mask, scores, later.tokens, later.mask]
         return exact, (seen, devices.fetch(batch), jax.device_get((state, metrics)))
 
-    (want, close) = run(LAYOUTS["device"]())
+    (want, close) = run(parallel.on_device())
     assert len(set(want[1].sum(axis=1))) > 2  # ragged
     assert np.any(want[0] != want[3])
-    for name in ("pmap", "mesh"):
-        got, got_close = run(LAYOUTS[name]())
+    for name in names:
+        got, got_close = run(layouts.EVERY[name]())
         jax.tree.map(partial(np.testing.assert_array_equal, err_msg=name), got, want)
         jax.tree.map(
             partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4, err_msg=name),
@@ -323,3 +316,42 @@ def test_choose_refuses_with_the_setting_and_the_remedy():
             parallel.choose(name, {"a": 8, "b": 20})
     with pytest.raises(ValueError, match=r"b = 3 does not divide over 8 devices: use 8"):
         parallel.choose("mesh", {"b": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("mesh", (8, 1, 1)),
+        ("mesh:data=-1", (8, 1, 1)),
+        ("mesh:fsdp=8", (1, 8, 1)),
+        ("mesh:fsdp=-1,tensor=2", (1, 4, 2)),
+        ("mesh:tensor=2,data=2,fsdp=2", (2, 2, 2)),
+        ("mesh:tensor=4", (2, 1, 4)),
+    ],
+)
+def test_a_mesh_is_written_by_its_axes(name, sizes):
+    assert tuple(parallel.choose(name, {}).sizes.values()) == sizes
+    assert parallel.choose(name, {}).count == sizes[0] * sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mesh:data=3", "does not divide 8 devices: use mesh:data=8,fsdp=1,tensor=1"),
+        ("mesh:data=2,fsdp=2,tensor=3", "use mesh:data=2,fsdp=2,tensor=2"),
+        ("mesh:fsdp=16", "use mesh:data=1,fsdp=8,tensor=1"),
+        ("mesh:model=2", "is no mesh: write it as"),
+        ("mesh:data", "is no mesh"),
+        ("mesh:data=0", "is no mesh"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused_with_the_nearest_that_does(name, words):
+    with pytest.raises(ValueError, match=words):
+        parallel.choose(name, {})
+
+
+def test_a_dimension_that_an_axis_does_not_divide_is_refused():
+    with pytest.raises(
+        ValueError, match=r"tensor = 4 does not divide model.heads = 6: use tensor=3"
+    ):
+        parallel.choose("mesh:tensor=4", {}, {"model.heads": (6, "tensor")})

@@ -92,6 +92,16 @@ class ModelConfig:
     logprob_chunk: int = 0
     """Columns whose logits are held at once when log-probabilities are taken; 0 means all."""
 
+    @property
+    def cuts(self) -> dict[str, tuple[int, str]]:
+        """{setting: (its value, the axis of a mesh that must divide it)}."""
+        return {
+            "model.d_model": (self.d_model, "fsdp"),
+            "model.heads": (self.heads, "tensor"),
+            "model.kv_heads": (self.kv_heads or self.heads, "tensor"),
+            "model.d_mlp": (self.d_mlp or 4 * self.d_model, "tensor"),
+        }
+
     def __post_init__(self):
         heads = self.kv_heads or self.heads
         if self.heads % heads:
