@@ -7,7 +7,7 @@ along its rows. `compile(fn, in_specs, out_specs)` takes one spec an argument, a
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -107,10 +107,15 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
             donate_argnums=donate,
         )
 
-        def call(*args):
-            with jax.set_mesh(mesh):  # reduce.spread constrains to the mesh that is set
-                return jitted(*args)
+        def on(run):
+            def call(*args):
+                with jax.set_mesh(mesh):  # reduce.spread constrains to the mesh that is set
+                    return run(*args)
 
+            return call
+
+        call: Any = on(jitted)
+        call.lower = on(jitted.lower)
         return call
 
     own = lambda x, where: jax.device_put(np.array(x), where)

@@ -4,6 +4,8 @@ A loss here is an inner product of unreduced losses with weights that sum to one
 batch. Such shares add up: microbatches, devices and hosts are summed, and nothing is divided again.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
@@ -60,13 +62,32 @@ def spread(tree, axis: int = 0):
     """`tree` with `axis` constrained to the mesh's axes of rows, where a mesh is set; else `tree`.
 
     Rows picked by a permutation have no layout of their own: without this, every device of a mesh
-    computes the whole minibatch.
+    computes the whole minibatch. Where parameters are cut along fsdp it makes XLA gather those, a layer at
+    a time, and not the activations. Arrays whose rows do not divide stay as they are.
     """
     mesh = jax.sharding.get_abstract_mesh()
     rows = tuple(name for name in ROWS if name in mesh.axis_names)
     if not rows or AxisType.Manual in mesh.axis_types:
         return tree
-    return jax.lax.with_sharding_constraint(tree, P(*[None] * axis, rows))
+    count = math.prod(mesh.shape[name] for name in rows)
+
+    def constrain(x):
+        if x.shape[axis] % count:
+            return x
+        free = [P.UNCONSTRAINED] * x.ndim
+        return jax.lax.with_sharding_constraint(x, P(*free[:axis], rows, *free[axis + 1 :]))
+
+    return jax.tree.map(constrain, tree)
+
+
+def whole(x, axis: int = -1):
+    """`x` with `axis` whole on every device of the mesh that is set, if one is: a table before a look-up."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Manual in mesh.axis_types:
+        return x
+    spec: list = [P.UNCONSTRAINED] * x.ndim
+    spec[axis] = None
+    return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
 def whiten(

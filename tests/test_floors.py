@@ -30,6 +30,7 @@ FLOORS = [
     },  # algorithms
     {
         "parallel",
+        "sharding",
         "optimizer",
         "checkpoint",
         "metrics",

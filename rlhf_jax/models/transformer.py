@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rlhf_jax.models.attention import LayerCache, attend, rotary_speeds, rotate, softcapped
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.padding import position_ids
+from rlhf_jax.reduce import spread, whole
 
 ACTIVATIONS = {
     "gelu": nn.gelu,
@@ -113,8 +114,8 @@ class Dense(nn.Module):
         cfg = self.cfg
         init = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.width), cfg.param_dtype)
-        x, kernel = x.astype(cfg.dtype), kernel.astype(cfg.dtype)
-        y = x @ kernel
+        x, kernel = spread(x.astype(cfg.dtype)), kernel.astype(cfg.dtype)
+        y = spread(x @ kernel)
         if self.has_variable("params", "lora_a"):
             a, b = (self.get_variable("params", name) for name in ("lora_a", "lora_b"))
             y += x @ a.astype(cfg.dtype) @ b.astype(cfg.dtype)
@@ -217,12 +218,13 @@ class Transformer(nn.Module):
 
     def embed(self, tokens, positions):
         """Flat stream [B L, D] of token (and learned position) embeddings."""
-        x = self.embedding(tokens)
+        look_up = lambda table, at: spread(whole(table.embedding).astype(self.cfg.dtype)[at])
+        x = look_up(self.embedding, tokens)
         if self.cfg.embedding_scale != 1:
             x = x * jnp.asarray(self.cfg.embedding_scale, x.dtype)
         if self.cfg.positions == "learned":
-            x = x + self.position_embedding(positions)
-        return x.reshape(-1, self.cfg.d_model)
+            x = x + look_up(self.position_embedding, positions)
+        return spread(x.reshape(-1, self.cfg.d_model))
 
     def hidden(
         self, tokens: Int[Array, "B L"], attention_mask: Bool[Array, "B L"]
@@ -243,10 +245,10 @@ class Transformer(nn.Module):
         """Logits, whose sums are float32 whatever is multiplied: they are not rounded to `dtype`."""
         if self.cfg.tied:
             hidden, table = (x.astype(self.cfg.dtype) for x in (hidden, self.embedding.embedding))
-            logits = jnp.dot(hidden, table.T, preferred_element_type=jnp.float32)
+            logits = jnp.dot(spread(hidden), table.T, preferred_element_type=jnp.float32)
         else:
-            logits = self.unembedding(hidden)
-        return softcapped(logits, self.cfg.logit_softcap)
+            logits = self.unembedding(spread(hidden))
+        return softcapped(spread(logits), self.cfg.logit_softcap)
 
     def finish(self, x):
         """Hidden states of a flat stream that has passed the blocks."""
