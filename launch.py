@@ -37,8 +37,8 @@ def experiments(folder: pathlib.Path) -> dict[str, str]:
 def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     """Runs `args`, an experiment and its settings, and returns the exit code.
 
-    0: done; 1: the input is not as it has to be; 2: no such experiment or setting; 75: preempted
-    and saved; 130: interrupted.
+    0: done; 1: the input is not as it has to be; 2: no such experiment or setting; 75: preempted and
+    saved, or another process was lost; 130: interrupted.
     """
     known = experiments(folder)
     if not args or args[0] in ("-h", "--help"):
@@ -47,8 +47,16 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         for name, line in known.items():
             print(f"  {name:{width}}  {line}")
         print("\npython launch.py EXPERIMENT --help explains its settings.")
+        print(
+            "--distributed auto (or HOST:PORT,PROCESSES,THIS-ONE) joins the processes of several hosts."
+        )
         return 0
     name, *settings = args
+    hosts_at = None
+    if "--distributed" in settings:  # JAX wants it before all else
+        at = settings.index("--distributed")
+        hosts_at = (settings[at + 1 : at + 2] or ["auto"])[0]
+        settings = settings[:at] + settings[at + 2 :]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
@@ -61,13 +69,28 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     try:
+        from rlhf_jax import hosts
+
+        if hosts_at is not None:
+            hosts.meet(hosts_at)
+            if not hosts.is_first():
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         exp = importlib.import_module(f"{folder.name}.{name}")
         prog = f"launch.py {name}"
         cfg = tyro.cli(
             type(exp.config), default=exp.config, args=settings, prog=prog, description=exp.__doc__
         )
         exp.main(cfg)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        if hosts_at is not None and hosts.is_loss(error):
+            why = str(error).strip().splitlines()[0]
+            print(f"error: another process of this run was lost ({why})", file=sys.stderr)
+            print(
+                "start the same command on all hosts again: it goes on", file=sys.stderr, flush=True
+            )
+            os._exit(hosts.LOST_CODE)  # and do not wait for it, as JAX would
+        if not isinstance(error, ValueError):
+            raise
         if os.environ.get("RLHF_JAX_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

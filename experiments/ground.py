@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from experiments import pretrained, stages, start_from, verdict, worlds
-from rlhf_jax import parallel, run
+from rlhf_jax import hosts, parallel, run
 from rlhf_jax.batches import Prompts
 from rlhf_jax.data import dialogues
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
@@ -112,7 +112,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         verdict.show(folder, again(name))
         return None
     if cfg.start_from:
-        start_from.copy(pathlib.Path(cfg.start_from), folder)
+        hosts.once(lambda: False, lambda: start_from.copy(pathlib.Path(cfg.start_from), folder))
     words = stages.read_tokenizer(folder, cfg.tokenizer, world.corpus, cfg.data.vocab_size)
     drawn = {part: {"temperature": cfg.sample.temperature} for part in timed}
     for part in drawn:

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from rich.progress import track
 
 from experiments import pretrained
-from rlhf_jax import loop, optimizer, reward_model, sampling, sft, train_step
+from rlhf_jax import hosts, loop, optimizer, reward_model, sampling, sft, train_step
 from rlhf_jax.batches import Comparisons, Samples, Sequences
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
@@ -201,10 +201,11 @@ def centred(devices: Devices, reward_fn, params, demonstrations: Sequences):
 def read_tokenizer(folder, name, corpus, vocab_size):
     """The tokenizer called `name`, or one that is trained on the corpus and kept in the run directory."""
     place = folder / "tokenizer"
-    if name or (place / "tokenizer.json").exists():
-        return tokenizer.load(name or place)
-    texts = [text for pair in corpus for text in (pair[0], tokenizer.at_seam(*pair))]
-    return tokenizer.train(texts, vocab_size, place)
+    if not name:
+        texts = (text for pair in corpus for text in (pair[0], tokenizer.at_seam(*pair)))
+        there = lambda: (place / "tokenizer.json").exists()
+        hosts.once(there, lambda: tokenizer.train(texts, vocab_size, place))
+    return tokenizer.load(name or place)
 
 
 def demonstrations(words, texts, lengths: tuple[int, int]) -> Sequences:

@@ -4,7 +4,7 @@ import numpy as np
 import rich
 from rich.table import Table
 
-from rlhf_jax import evaluate, report, run
+from rlhf_jax import evaluate, hosts, report, run
 from rlhf_jax.evaluate import bootstrap_interval
 
 CALIBRATION = "the model is this sure, from", "to", "pairs", "mean probability", "was right"
@@ -87,6 +87,8 @@ def token_rows(words, prompts, samples, quantities: dict, shown: int = 8) -> lis
 
 def write(folder, results: dict, **rows):
     """results.json (with the time of each stage), NAME.jsonl for each of `rows`, and report.html last."""
+    if not hosts.is_first():
+        return
     results = results | {"seconds": run.seconds(folder), "peak memory, GiB": run.peak_memory()}
     for name, lines in rows.items():
         run.write_json(folder / f"{name}.jsonl", lines)
@@ -101,6 +103,8 @@ def stands(folder) -> bool:
 
 def show(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None):
     """Prints the numbers, how to start another run, and where this one is; of wide tables some columns."""
+    if not hosts.is_first():
+        return
     table = Table("result", "value", "95 % interval", box=None, header_style="bold")
 
     def add(name, value):

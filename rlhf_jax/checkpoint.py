@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
+
+from rlhf_jax import hosts
 
 SUFFIX = ".manifest.json"
 
@@ -36,20 +37,20 @@ def save(directory, iteration: int, tree, *, keep: int = 2) -> None:
         raise ValueError(
             f"keep is {keep}, but at least one checkpoint must stay: set it to 1 or more"
         )
-    if jax.process_index() == 0:
+    if hosts.is_first():
         whole = _manifests(directory)
         _remove(directory, [step for step in _steps(directory) | whole if step >= iteration])
         _remove(directory, _steps(directory) - whole)
-    _wait_for_all("cleared")
+    hosts.wait("checkpoint.cleared")
     # Orbax takes no empty arrays; they have no bits, and `like` says what they were.
     items = {path: _storable(leaf) for path, leaf in leaves.items() if np.size(leaf)}
     with _manager(directory) as manager:
         manager.save(iteration, args=ocp.args.StandardSave(items), force=True)
-    _wait_for_all("saved")
-    if jax.process_index() == 0:
+    hosts.wait("checkpoint.saved")
+    if hosts.is_first():
         _write_manifest(directory, iteration, {path: _kind(leaf) for path, leaf in leaves.items()})
         _remove(directory, sorted(_manifests(directory))[:-keep])
-    _wait_for_all("vouched")
+    hosts.wait("checkpoint.vouched")
 
 
 def latest(directory) -> int | None:
@@ -135,11 +136,6 @@ def _manager(directory):
         create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
     )
     return ocp.CheckpointManager(directory, options=options)
-
-
-def _wait_for_all(name):
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"rlhf_jax.checkpoint.{name}")
 
 
 # --- leaves

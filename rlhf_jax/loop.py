@@ -17,7 +17,7 @@ import jax
 from rich import progress
 from rich.console import Console
 
-from rlhf_jax import checkpoint, metrics
+from rlhf_jax import checkpoint, hosts, metrics
 from rlhf_jax.run import read_json, write_json
 
 PREEMPTED = 75  # the exit code that asks a batch script to start the same command again
@@ -77,7 +77,7 @@ def iterate(
             print(f"{stage}: finished before, {first} {unit} in {_duration(spent)}", flush=True)
             return carry
         # its last checkpoint is gone or damaged: what came after the one before is done again
-        if jax.process_index() == 0:
+        if hosts.is_first():
             done.unlink()
     if first:
         print(f"{stage}: goes on after {first} {unit}", flush=True)
@@ -87,7 +87,7 @@ def iterate(
         write = stack.enter_context(metrics.open_writer(run, stage, start=first, wandb=wandb))
         told_to_stop = stack.enter_context(_listening_for_sigterm())
         show = stack.enter_context(_progress(stage, unit, first, iterations))
-        while i < iterations and not told_to_stop.is_set():
+        while i < iterations and not hosts.any_of(told_to_stop.is_set()):
             # Asked here and not after the save: a run that was killed between them asks again.
             if until is not None and i and i % save_every == 0 and until(carry):
                 break
@@ -105,7 +105,7 @@ def iterate(
                 saved = i
         if saved != i:
             _save(place, i, carry, keep, seconds)
-        stopped = told_to_stop.is_set()
+        stopped = hosts.any_of(told_to_stop.is_set())
     if stopped:
         print(f"{stage}: stopped and saved after {i} {unit}; the same command goes on", flush=True)
         raise SystemExit(PREEMPTED)
@@ -179,7 +179,7 @@ def _progress(stage, unit, first, end):
         names = [name for name in HEADLINES if name in seen][:4] or sorted(seen)[:3]
         return "  ".join(parts + [f"{n.rpartition('/')[2]} {seen[n]:.4g}" for n in names])
 
-    if jax.process_index() > 0:
+    if not hosts.is_first():
         yield lambda i, values: None
     elif console.is_terminal:
         columns = (

@@ -41,12 +41,12 @@ def _own(tree, where):
     return jax.tree.map(lambda x: jax.device_put(np.array(x), where), tree)
 
 
-def _shared(tree, where):
+def _shared(tree, where, own=_own):
     placed = {}
 
     def place(x, where):
         if (id(x), where) not in placed:
-            placed[id(x), where] = _own(x, where)
+            placed[id(x), where] = own(x, where)
         return placed[id(x), where]
 
     return jax.tree.map(place, tree, where)
@@ -118,15 +118,25 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
         call.lower = on(jitted.lower)
         return call
 
-    own = lambda x, where: jax.device_put(np.array(x), where)
+    def own(x, where):
+        x = np.array(x)
+        if jax.process_count() == 1:
+            return jax.device_put(x, where)
+        return jax.make_array_from_callback(x.shape, where, lambda index: x[index].copy())
+
+    def put_batch(batch):  # every host has all the rows, and its devices take theirs
+        if jax.process_count() == 1:
+            return jax.device_put(batch, rows)
+        return jax.tree.map(lambda x: own(x, rows), batch)
+
     return Devices(
         name="mesh",
         count=sizes["data"] * sizes["fsdp"],
         axis_name=None,
         compile=compile,
-        put_batch=lambda batch: jax.device_put(batch, rows),
+        put_batch=put_batch,
         put=lambda tree: jax.tree.map(own, tree, of(P(), tree)),
-        share=lambda tree: _shared(tree, of(P(), tree)),
+        share=lambda tree: _shared(tree, of(P(), tree), own),
         fetch=_gathered,
         host=_gathered,
         sizes=sizes,
@@ -206,6 +216,10 @@ def choose(
     """
     if name == "auto":
         name = "mesh" if jax.device_count() > 1 else "device"
+    if jax.process_count() > 1 and not name.startswith("mesh"):
+        raise ValueError(
+            f'devices = "{name}" is of one process, and there are {jax.process_count()}: use mesh'
+        )
     if name not in ("device", "pmap") and not name.startswith("mesh"):
         raise ValueError(f'devices = "{name}" is no layout: use auto, device, pmap or mesh')
     if name.startswith("mesh"):

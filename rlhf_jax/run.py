@@ -26,6 +26,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlhf_jax import hosts
+
 PACKAGES = (
     "rlhf_jax",
     "jax",
@@ -105,9 +107,13 @@ def finished(run: pathlib.Path, stage: str) -> bool:
 
 
 def cached(run: pathlib.Path, name: str, make: Callable[[], Any]) -> Any:
-    """What `run/name` holds (.json or .jsonl); `make()` is called and written there if it is absent."""
-    if not (run / name).exists():
+    """What `run/name` holds (.json or .jsonl); `make()` is called and written there if it is absent.
+
+    Every process calls it, for it may use the devices.
+    """
+    if not hosts.agreed((run / name).exists()):
         write_json(run / name, make())
+        hosts.wait("cached")
     return read_json(run / name)
 
 

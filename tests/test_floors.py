@@ -31,6 +31,7 @@ FLOORS = [
     {
         "parallel",
         "sharding",
+        "hosts",
         "optimizer",
         "checkpoint",
         "metrics",
