@@ -125,6 +125,7 @@ def pretrained(request, whole, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.more  # the next one takes the same way, with adapters
 @pytest.mark.parametrize("pretrained", ["gpt2"], indirect=True)
 def test_all_stages_run_from_a_pretrained_model(pretrained):
     folder = pretrained.parent / "run"
