@@ -69,9 +69,9 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     try:
-        from rlhf_jax import hosts
-
         if hosts_at is not None:
+            from rlhf_jax import hosts
+
             hosts.meet(hosts_at)
             if not hosts.is_first():
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -82,6 +82,8 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         )
         exp.main(cfg)
     except (ValueError, RuntimeError) as error:
+        from rlhf_jax import hosts
+
         if hosts_at is not None and hosts.is_loss(error):
             why = str(error).strip().splitlines()[0]
             print(f"error: another process of this run was lost ({why})", file=sys.stderr)
