@@ -34,6 +34,24 @@ def experiments(folder: pathlib.Path) -> dict[str, str]:
     return found
 
 
+def submitted(name: str, settings: list[str]) -> int:
+    """Sends the command elsewhere; what follows --on KIND are settings of that. Returns the exit code."""
+    from rlhf_jax import submit
+
+    at = settings.index("--on")
+    kind, theirs = (settings[at + 1 : at + 2] or [""])[0], settings[at + 2 :]
+    if kind not in submit.KINDS:
+        print(f"error: on = {kind!r}: use {', '.join(submit.KINDS)}", file=sys.stderr)
+        return 2
+    cfg = tyro.cli(submit.KINDS[kind], args=theirs, prog=f"launch.py {name} --on {kind}")
+    command = ["python", "launch.py", name, *settings[:at]]
+    try:
+        return submit.send(cfg, name, command, pathlib.Path(__file__).resolve().parent)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
 def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     """Runs `args`, an experiment and its settings, and returns the exit code.
 
@@ -47,6 +65,7 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         for name, line in known.items():
             print(f"  {name:{width}}  {line}")
         print("\npython launch.py EXPERIMENT --help explains its settings.")
+        print("--on slurm, tpu-vm or k8s sends the command there; --on slurm --help explains.")
         print(
             "--distributed auto (or HOST:PORT,PROCESSES,THIS-ONE) joins the processes of several hosts."
         )
@@ -62,6 +81,9 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
         print(f"error: there is no experiment {name!r}: {hint}", file=sys.stderr)
         return 2
+
+    if "--on" in settings:
+        return submitted(name, settings)
 
     # JAX reads these as it is imported, which the experiment does. What was compiled once is then
     # read by the next run; never share this folder, for JAX trusts what it finds there.

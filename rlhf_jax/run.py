@@ -49,7 +49,7 @@ def open_run(
     cfg: Any,
     directory: str | None = None,
     *,
-    ignore: tuple[str, ...] = ("run", "wandb"),
+    ignore: tuple[str, ...] = ("run", "wandb", "devices"),
 ) -> pathlib.Path:
     """The folder of this run, `runs/EXPERIMENT/HASH-OF-CONFIG` or `directory`, locked to this process.
 

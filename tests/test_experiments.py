@@ -102,6 +102,16 @@ def test_a_run_killed_in_the_middle_of_a_stage_ends_with_the_same_bits(whole, tm
     assert runs.untimed(folder) == runs.untimed(whole)
 
 
+@pytest.mark.layouts
+def test_a_run_killed_on_a_mesh_goes_on_on_one_device(whole, tmp_path):
+    folder = tmp_path / "run"
+    command = [*TINY, "--run", str(folder)]
+    runs.kill([*command, "--devices", "mesh:data=2,fsdp=2,tensor=2"], "ppo", 3)
+    assert launch.main(command) == 0
+    got, want = runs.arrays(folder, "ppo"), runs.arrays(whole, "ppo")
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), got, want)
+
+
 SHAPES = {
     "gpt2": ModelConfig(context=64, d_model=16, heads=2),
     "qwen3": ModelConfig(

@@ -32,6 +32,7 @@ FLOORS = [
         "parallel",
         "sharding",
         "hosts",
+        "submit",
         "optimizer",
         "checkpoint",
         "metrics",

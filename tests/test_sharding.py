@@ -6,11 +6,12 @@ import re
 from functools import partial
 
 import jax
+import layouts
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax import optimizer, parallel, ppo, reduce, sharding, train_step
+from rlhf_jax import checkpoint, optimizer, parallel, ppo, reduce, sharding, train_step
 from rlhf_jax.batches import Rollout, Samples
 from rlhf_jax.models import lora, networks, transformer
 from rlhf_jax.models.config import ModelConfig
@@ -71,6 +72,21 @@ def test_an_axis_that_does_not_divide_is_left_out():
     assert sharding.spec_of("embedding/embedding", (50257, 48), SIZES) == P(None, "fsdp")
     assert sharding.spec_of("blocks/up/kernel", (3, 48, 112), SIZES) == P(None, "fsdp", "tensor")
     assert sharding.spec_of("final_norm/scale", (48,), SIZES) == P()
+
+
+def test_a_checkpoint_goes_from_every_layout_to_every_other(tmp_path):
+    """With its bits: one device to eight, cut in two ways and whole, and back."""
+    params = jax.jit(model().init)(jax.random.key(0))
+    start = jax.device_get(train_step.init_state(params, TX))
+    empty = jax.tree.map(np.zeros_like, start)
+    every = [parallel.on_device(), *(make() for make in layouts.EVERY.values())]
+    state = every[-1].put(start)
+    for i, devices in enumerate([*every, *every[::-1]]):
+        checkpoint.save(tmp_path, i, state)
+        _, state = checkpoint.restore_latest(tmp_path, devices.put(empty))
+        same = lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim)
+        assert all(jax.tree.leaves(jax.tree.map(same, state, devices.put(empty))))
+        jax.tree.map(np.testing.assert_array_equal, devices.host(state), start)
 
 
 def update_on(*sizes):
