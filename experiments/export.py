@@ -82,7 +82,7 @@ def main(cfg: Config):
         peft.write(to, family, model, trained, of.lora, base)
         words.save_pretrained(to)
     else:
-        params = whole(folder, of, stage)
+        params = whole(folder, of, stage, trained)
         pad = words.get_vocab()[str(words.pad_token)]
         if pad >= model.vocab_size:  # the model that was read has no row for it
             if is_reward:
@@ -145,14 +145,13 @@ def arrays(folder: pathlib.Path, stage: str) -> dict:
     return tree
 
 
-def whole(folder: pathlib.Path, of: SimpleNamespace, stage: str):
-    """The parameters that a stage ended with, its adapters merged into what it started from."""
-    trained = arrays(folder, stage)
+def whole(folder: pathlib.Path, of: SimpleNamespace, stage: str, trained: dict):
+    """The parameters that a stage ended with: what it `trained`, merged into what it started from."""
     is_reward = "trunk" in trained
     if "embedding" in (trained["trunk"] if is_reward else trained):
         return trained
     start_given = stage == "sft" or of.reference
-    base = pretrained.start(of) if start_given else whole(folder, of, "sft")
+    base = pretrained.start(of) if start_given else whole(folder, of, "sft", arrays(folder, "sft"))
     base = {"trunk": networks.headless(base)} if is_reward else base
     return lora.merge(lora.join(base, trained, of.lora))
 

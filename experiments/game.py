@@ -58,7 +58,7 @@ class Config:
     run: str = ""
     """Run directory; empty: runs/game/HASH-OF-CONFIG."""
     devices: str = "auto"
-    """auto, device (the first one), pmap, or mesh (a data axis over all)."""
+    """auto, device (the first one), pmap, or mesh, as mesh:data=-1,fsdp=2,tensor=2 (-1: the devices left)."""
     wandb: bool = False
     """Log to Weights & Biases too."""
     algorithm: Literal["ppo", "rloo"] = "ppo"

@@ -40,7 +40,7 @@ class Config(pretrained.Config):
     """Run directory of any method with the same settings of these stages, whose SFT and reward models are
     copied instead of trained."""
     devices: str = "auto"
-    """auto, device (the first one), pmap, or mesh (a data axis over all)."""
+    """auto, device (the first one), pmap, or mesh, as mesh:data=-1,fsdp=2,tensor=2 (-1: the devices left)."""
     wandb: bool = False
     """Log to Weights & Biases too."""
     reward_model: str = ""
@@ -120,12 +120,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
             drawn[part]["stop"] = pretrained.stops(cfg, words)
     cfg = replace(cfg, **{part: replace(getattr(cfg, part), **x) for part, x in drawn.items()})
     cfg = replace(cfg, sample=replace(cfg.sample, pad=words.pad_token_id))
-    if pretrained.named(cfg):
-        pretrained.check_vocabulary(cfg, words)
-    else:
-        cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
-    lm = networks.language_model(cfg.model)
-    pretrained.check_adapters(cfg, lm)
+    cfg, lm = pretrained.fitted(cfg, words)
     scorer = pretrained.scorer(cfg, words, lengths) if cfg.reward_model else None
     answers = stages.responder(cfg.sample, devices, lm, words, lengths[0], cfg.sft.batch_size * 4)
     key = jax.random.key(cfg.seed)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import jax
@@ -100,9 +100,18 @@ def check_vocabulary(cfg, words, model=None, name: str = ""):
         )
 
 
-def check_adapters(cfg, lm):
-    """Raises ValueError where the model lacks a matrix that is to be adapted."""
+def fitted(cfg, words) -> tuple:
+    """(the settings, the language model), which embeds what the tokenizer writes.
+
+    Raises ValueError where a pretrained one cannot, and where it lacks a matrix that is to be adapted.
+    """
+    if named(cfg):
+        check_vocabulary(cfg, words)
+    else:
+        cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
+    lm = networks.language_model(cfg.model)
     jax.eval_shape(lambda key: lora.split(key, lm.init(key), cfg.lora), jax.random.key(0))
+    return cfg, lm
 
 
 def scorer(cfg, words, lengths: tuple[int, int]) -> Callable[[], tuple[Callable, object]]:

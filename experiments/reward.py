@@ -55,7 +55,7 @@ class Config(pretrained.Config):
     run: str = ""
     """Run directory; empty: runs/reward/HASH-OF-CONFIG."""
     devices: str = "auto"
-    """auto, device (the first one), pmap, or mesh (a data axis over all)."""
+    """auto, device (the first one), pmap, or mesh, as mesh:data=-1,fsdp=2,tensor=2 (-1: the devices left)."""
     wandb: bool = False
     """Log to Weights & Biases too."""
     data: RewardDataConfig = RewardDataConfig()
@@ -93,12 +93,7 @@ def main(cfg: Config):
         print("this run is finished")
         return verdict.show(folder, AGAIN)
     words = stages.read_tokenizer(folder, cfg.tokenizer, corpus, cfg.data.vocab_size)
-    if pretrained.named(cfg):
-        pretrained.check_vocabulary(cfg, words)
-    else:
-        cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
-    lm = networks.language_model(cfg.model)
-    pretrained.check_adapters(cfg, lm)
+    cfg, lm = pretrained.fitted(cfg, words)
 
     demos, demos_held_out = (
         stages.demonstrations(words, texts, lengths) for texts in (corpus, corpus_held_out)

@@ -54,10 +54,9 @@ def _shared(tree, where, own=_own):
 
 def _gathered(tree):
     """NumPy arrays, whole, of what may lie on several hosts."""
-    whole = lambda x: x.is_fully_addressable or x.is_fully_replicated
-    gather = lambda x: x if whole(x) else multihost_utils.process_allgather(x, tiled=True)
-    on_several = jax.process_count() > 1
-    return jax.device_get(jax.tree.map(gather, tree) if on_several else tree)
+    here = lambda x: not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+    gather = lambda x: x if here(x) else multihost_utils.process_allgather(x, tiled=True)
+    return jax.device_get(jax.tree.map(gather, tree))
 
 
 def on_device() -> Devices:

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from rlhf_jax.models import huggingface, networks, transformer
+from rlhf_jax.models import huggingface, networks, streaming, transformer
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.families import FAMILIES
 
@@ -209,7 +209,7 @@ def test_several_files_with_an_index_are_one_checkpoint(loaded, tmp_path):
 @pytest.mark.parametrize("name", ["llama3", "qwen3"])
 def test_each_device_takes_its_slice_some_rows_at_a_time(loaded, name, monkeypatch):
     want = loaded(name).params
-    monkeypatch.setattr(huggingface, "PART", 600)  # bytes: five rows of the embedding of a device
+    monkeypatch.setattr(streaming, "PART", 600)  # bytes: five rows of the embedding of a device
     mesh = jax.make_mesh((4, 2), ("a", "b"))
     spec = {
         "blocks/up/kernel": (None, "a", "b"),

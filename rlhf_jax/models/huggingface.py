@@ -10,34 +10,24 @@ this process never holds more than one of those, as it was and as it becomes (`b
 """
 
 import json
-import math
 import pathlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rlhf_jax.models import lora, networks, peft
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.families.family import Family, Tensor
+from rlhf_jax.models.streaming import INDEX, Files, check, read
 
-INDEX = "model.safetensors.index.json"
-PART = 2**23  # bytes that are on their way to a device at once, of a tensor that is no layer's
-PATTERNS = [
-    "*.json",
-    "*.safetensors",
-    "*.model",
-    "*.txt",
-    "*.jinja",
-]  # what is fetched of a hub's repository
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+"""What is fetched of a hub's repository."""
 
 
 class Loaded(NamedTuple):
@@ -191,9 +181,7 @@ def save(
     family = family_of(cfg, config)
     trunk = params["trunk"] if is_reward else params
     flat = {"/".join(k.key for k in path): x for path, x in jax.tree.leaves_with_path(trunk)}
-    wanted: dict[
-        str, list
-    ] = {}  # name in the files -> where each of its parts lies, path and layer
+    wanted: dict[str, list] = {}  # name in the files -> its parts: tensor, path and layer
     for path, tensor in family.tensors(cfg).items():
         if path not in flat:
             continue
@@ -270,151 +258,6 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
         dtype="float32",
         logprob_chunk=0,
     )
-
-
-class Files:
-    """The tensors of a folder, in one file or in several with an index, by the names of its family."""
-
-    def __init__(self, folder: pathlib.Path, family: Family):
-        self.folder, self.family, self.open = folder, family, {}
-        if (folder / INDEX).exists():
-            self.file_of = json.loads((folder / INDEX).read_text())["weight_map"]
-        elif (folder / "model.safetensors").exists():
-            names = self.file("model.safetensors").keys()
-            self.file_of = dict.fromkeys(names, "model.safetensors")
-        else:
-            raise ValueError(f"{folder} holds neither model.safetensors nor {INDEX}")
-
-    def file(self, name: str):
-        """An open file, mapped into memory; raises ValueError for one that is absent or cut off."""
-        if name not in self.open:
-            try:
-                self.open[name] = safe_open(self.folder / name, framework="numpy")
-            except (SafetensorError, OSError) as error:
-                raise ValueError(
-                    f"{self.folder / name} cannot be read ({error}): fetch it again"
-                ) from None
-        return self.open[name]
-
-    def real(self, name: str) -> str | None:
-        """The name that a tensor has here: with the family's prefix, or without."""
-        return next((x for x in (self.family.prefix + name, name) if x in self.file_of), None)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor, from the head of its file."""
-        name = self.real(name) or name
-        return tuple(self.file(self.file_of[name]).get_slice(name).get_shape())
-
-    def tensor(self, name: str) -> np.ndarray:
-        """The array itself."""
-        name = self.real(name) or name
-        return self.file(self.file_of[name]).get_tensor(name)
-
-    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A slice of the array, and no more of it."""
-        name = self.real(name) or name
-        return self.file(self.file_of[name]).get_slice(name)[index]
-
-    def surplus(self, wanted: set[str]) -> Iterator[str]:
-        """Tensors that are neither wanted nor known to hold no weight."""
-        for name in self.file_of:
-            bare = name.removeprefix(self.family.prefix)
-            idle = any(re.fullmatch(pattern, bare) for pattern in self.family.ignored)
-            if name not in wanted and bare not in wanted and not idle:
-                yield name
-
-
-def check(files: Files, tensors: dict[str, Tensor], shapes, cfg: ModelConfig, is_reward: bool):
-    """Raises ValueError for a tensor that is missing or surplus, or whose shape does not fit, by its name."""
-    wanted = {files.family.head} if cfg.tied or is_reward else set()
-    for path, tensor in tensors.items():
-        layers = range(cfg.layers) if "*" in tensor.name else [0]
-        shape = shapes[path][1:] if "*" in tensor.name else shapes[path]
-        want = tensor.shape(shape)
-        for layer in layers:
-            name = tensor.name.replace("*", str(layer))
-            wanted.add(name)
-            if files.real(name) is None:
-                raise ValueError(f"{files.folder} lacks the tensor {files.family.prefix}{name}")
-            if files.shape(name) != want:
-                raise ValueError(
-                    f"{files.folder}: the tensor {files.real(name)} is {list(files.shape(name))}, and "
-                    f"config.json asks for {list(want)}"
-                )
-    if is_reward:
-        if files.real("score.weight") is None or files.shape("score.weight") != (1, cfg.d_model):
-            raise ValueError(
-                f"{files.folder} classifies, and has no score.weight of [1, {cfg.d_model}]: a reward "
-                "model has one label"
-            )
-        wanted.add("score.weight")
-    for name in files.surplus(wanted):
-        raise ValueError(
-            f"{files.folder} holds a tensor that its config.json does not explain: {name}"
-        )
-
-
-def read(files: Files, tensor: Tensor, shape, dtype, sharding) -> jax.Array:
-    """One parameter on its devices; of one that is stacked [layers, ...], a layer at a time."""
-    if "*" not in tensor.name:  # the largest there are, and none of them is fused
-        turn = -1 if tensor.linear else 1
-        get = lambda index: tensor.read(files.part(tensor.name, index[::turn]))
-        return place(get, shape, dtype, sharding)
-    whole = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
-    put = jax.jit(
-        lambda whole, x, i: jax.lax.dynamic_update_index_in_dim(whole, x, i, 0),
-        donate_argnums=0,
-        out_shardings=sharding,
-    )
-    for layer in range(shape[0]):
-        x = tensor.read(files.tensor(tensor.name.replace("*", str(layer))))
-        x = place(x.__getitem__, shape[1:], dtype, without_layers(sharding))
-        whole = jax.block_until_ready(put(whole, x, layer))  # or layers would queue up before it
-    return whole
-
-
-def place(get: Callable[[tuple], np.ndarray], shape, dtype, sharding) -> jax.Array:
-    """An array of what `get` reads of an index: each device takes its slice, one after the other.
-
-    A large slice is filled some rows at a time. All is waited for, because transfers that are under way keep
-    what they copy from.
-    """
-
-    def put(index, device):
-        return jax.block_until_ready(
-            jax.device_put(np.asarray(get(index), dtype, order="C"), device)
-        )
-
-    def fill(index, device):
-        first, end, _ = index[0].indices(shape[0])
-        mine = [len(range(*x.indices(n))) for x, n in zip(index, shape, strict=True)]
-        rows = max(1, PART // (math.prod(mine[1:]) * dtype.itemsize))
-        if mine[0] <= rows:
-            return put(index, device)
-        whole = jnp.zeros(mine, dtype, device=device)
-        for row in range(first, end, rows):
-            part = put((slice(row, min(row + rows, end)), *index[1:]), device)
-            whole = jax.block_until_ready(write_rows(whole, part, row - first))
-        return whole
-
-    where = sharding.addressable_devices_indices_map(tuple(shape))
-    slices = [fill(index, device) for device, index in where.items()]
-    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, slices)
-
-
-@partial(jax.jit, donate_argnums=0)
-def write_rows(whole, part, row):
-    """`whole` with `part` from `row` on, in the same memory."""
-    return jax.lax.dynamic_update_slice_in_dim(whole, part, row, 0)
-
-
-def without_layers(sharding):
-    """The sharding of one layer of what is stacked."""
-    if isinstance(sharding, jax.sharding.NamedSharding):
-        return jax.sharding.NamedSharding(
-            sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:])
-        )
-    return sharding
 
 
 def unflatten(flat: dict[str, Any]) -> dict:

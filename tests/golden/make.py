@@ -334,6 +334,18 @@ def check_that_it_matters(name: str, tokens, mask, outputs) -> None:
         assert distance > 1e-3, f"{name}: {change} moves the logits by {distance:.1e} only"
 
 
+def write_golden(folder: pathlib.Path, tokens, mask, outputs, **more: np.ndarray) -> None:
+    np.savez(
+        folder / "golden.npz",
+        tokens=tokens.numpy().astype(np.int32),
+        attention_mask=mask.numpy(),
+        **{key: value.numpy() for key, value in outputs.items()},
+        transformers=np.array(tf.__version__),
+        torch=np.array(str(torch.__version__)),
+        **more,
+    )
+
+
 def write(name: str) -> str:
     """Writes one case and returns its line of the table."""
     model = build(CASES[name], {})
@@ -345,14 +357,7 @@ def write(name: str) -> str:
     folder = FOLDER / name
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    np.savez(
-        folder / "golden.npz",
-        tokens=tokens.numpy().astype(np.int32),
-        attention_mask=mask.numpy(),
-        **{key: value.numpy() for key, value in outputs.items()},
-        transformers=np.array(tf.__version__),
-        torch=np.array(str(torch.__version__)),
-    )
+    write_golden(folder, tokens, mask, outputs)
     count = sum(parameter.numel() for parameter in model.parameters())
     size = sum(path.stat().st_size for path in folder.iterdir())
     assert size < 300_000, f"{name} takes {size} bytes"
@@ -379,15 +384,8 @@ def write_adapter(name: str) -> str:
     model.peft_config["default"].base_model_name_or_path = base
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
-    np.savez(
-        folder / "golden.npz",
-        tokens=tokens.numpy().astype(np.int32),
-        attention_mask=mask.numpy(),
-        **{key: value.numpy() for key, value in outputs.items() if key != "hidden"},
-        transformers=np.array(tf.__version__),
-        torch=np.array(str(torch.__version__)),
-        peft=np.array(peft.__version__),
-    )
+    outputs.pop("hidden")
+    write_golden(folder, tokens, mask, outputs, peft=np.array(peft.__version__))
     size = sum(path.stat().st_size for path in folder.iterdir())
     return f"{name:20} {'':10} {size:8} {distance:10.2f} (moved)"
 
