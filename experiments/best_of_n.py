@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 
 from experiments import ground as grounds
-from experiments import outcome, stages
+from experiments import inference, outcome
 from rlhf_jax import best_of_n
 from rlhf_jax.evaluate import bootstrap_interval
 
@@ -61,7 +61,7 @@ def main(cfg: Config):
 
     chosen = best_of_n.best_rows(flat, N)
     samples = jax.tree.map(lambda x: x[chosen], pool.samples)
-    said = stages.Answers([pool.texts[row] for row in chosen], samples)
+    said = inference.Answers([pool.texts[row] for row in chosen], samples)
     bound = float(best_of_n.kl(N))  # of the policy: it has no log-probabilities that would tell
     outcome.conclude(
         ground,

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
-from experiments import outcome, rl, stages
+from experiments import inference, outcome, rl, stages
 from experiments.ground import Ground
 from rlhf_jax import ensemble, evaluate, loop, optimizer, reward_model
 from rlhf_jax.data.batching import rows_at
@@ -114,7 +114,7 @@ def train(ground: Ground):
 def each(ground: Ground, members, sequences) -> np.ndarray:
     """The score that each member gives to each row [N, M]."""
     fn = jax.vmap(networks.reward_model(ground.lm).fn, in_axes=(0, None, None), out_axes=1)
-    return stages.score(ground.devices, fn, members, sequences)
+    return inference.score(ground.devices, fn, members, sequences)
 
 
 def on_held_out_pairs(ground: Ground, members) -> dict[str, np.ndarray]:
@@ -123,7 +123,7 @@ def on_held_out_pairs(ground: Ground, members) -> dict[str, np.ndarray]:
     pairs = encode_comparisons(ground.words, ground.pairs_held_out, *ground.lengths)
     sides = [jnp.asarray(each(ground, members, side)).T for side in pairs]  # [M, N] each
     scored = {
-        "one reward model": stages.both_scores(
+        "one reward model": inference.both_scores(
             ground.devices, ground.reward_fn, ground.reward, pairs
         )
     }
@@ -133,5 +133,5 @@ def on_held_out_pairs(ground: Ground, members) -> dict[str, np.ndarray]:
         scored[how] = np.stack(
             [ensemble.combine(x, replace(cfg, combine=how)) for x in sides], axis=1
         )
-    warm = stages.both_scores(ground.devices, fn, ensemble.weight_average(members), pairs)
+    warm = inference.both_scores(ground.devices, fn, ensemble.weight_average(members), pairs)
     return scored | {"warm": warm}

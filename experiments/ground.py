@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import pretrained, stages, start_from, verdict, worlds
+from experiments import inference, pretrained, stages, start_from, verdict, worlds
 from rlhf_jax import hosts, parallel, run
 from rlhf_jax.batches import Prompts
 from rlhf_jax.data import dialogues
@@ -66,7 +66,7 @@ class Ground(NamedTuple):
     world: worlds.World
     words: Any  # the tokenizer
     lm: networks.LanguageModel
-    answers: stages.Responder
+    answers: inference.Responder
     key: jax.Array
     prompts: Prompts  # those to train on, encoded as world.prompts
     pairs: list[Comparison]  # what people preferred, both reward models' halves
@@ -122,7 +122,9 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     cfg = replace(cfg, sample=replace(cfg.sample, pad=words.pad_token_id))
     cfg, lm = pretrained.fitted(cfg, words)
     scorer = pretrained.scorer(cfg, words, lengths) if cfg.reward_model else None
-    answers = stages.responder(cfg.sample, devices, lm, words, lengths[0], cfg.sft.batch_size * 4)
+    answers = inference.responder(
+        cfg.sample, devices, lm, words, lengths[0], cfg.sft.batch_size * 4
+    )
     key = jax.random.key(cfg.seed)
 
     # 1. a language model, from texts
@@ -149,7 +151,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         reward_fn, reward = networks.reward_model(lm).fn, taught("reward", halves[0])
     judge = taught("judge", halves[1])
     judged = encode_comparisons(words, held_out, *lengths)
-    scored = stages.both_scores(devices, reward_fn, reward, judged)
+    scored = inference.both_scores(devices, reward_fn, reward, judged)
     facts = about_reward(world, scored, train, held_out)
     facts |= {"SFT held-out loss, nats a response": sft_loss * demos_held_out.mask.sum(1).mean()}
     return Ground(

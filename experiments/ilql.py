@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
-from experiments import outcome, rl, stages, verdict
+from experiments import inference, outcome, rl, verdict
 from rlhf_jax import advantages, ilql, loop, optimizer
 from rlhf_jax.batches import LoggedBatch
 from rlhf_jax.data.batching import batch_at
@@ -81,7 +81,7 @@ def main(cfg: Config):
     )  # fmt: skip
 
     policy = networks.guided(ground.lm, q)
-    answers = stages.responder(
+    answers = inference.responder(
         cfg.sample, devices, policy, ground.words, ground.lengths[0], 4 * cfg.sft.batch_size
     )
     state = devices.host(state)
@@ -107,7 +107,7 @@ def logged(ground: grounds.Ground) -> LoggedBatch:
     """Both sides of every comparison, with the reward model's score on the last token, of deviation 1."""
     sides = encode_comparisons(ground.words, ground.pairs, *ground.lengths)
     responses = jax.tree.map(lambda *x: np.concatenate(x), *sides)
-    scores = stages.score(ground.devices, ground.reward_fn, ground.reward, responses)
+    scores = inference.score(ground.devices, ground.reward_fn, ground.reward, responses)
     scores = jnp.asarray((scores - scores.mean()) / scores.std())
     rewards = advantages.on_last_token(scores, jnp.asarray(responses.mask))
     return LoggedBatch(responses=responses, rewards=np.asarray(rewards))

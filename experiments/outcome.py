@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from experiments import ground as grounds
-from experiments import stages, verdict
+from experiments import inference, verdict
 from experiments.ground import Ground
 from rlhf_jax import run
 from rlhf_jax.batches import Samples
@@ -18,27 +18,27 @@ def held_out_prompts(ground: Ground) -> list[str]:
     ]
 
 
-def before(ground: Ground) -> stages.Answers:
+def before(ground: Ground) -> inference.Answers:
     """What the SFT policy says to the held-out prompts."""
     key = jax.random.fold_in(ground.key, 2)
     return ground.answers.respond(ground.reference, held_out_prompts(ground), key)
 
 
-def after(ground: Ground, params, answers: stages.Responder | None = None) -> stages.Answers:
+def after(ground: Ground, params, answers: inference.Responder | None = None) -> inference.Answers:
     """What a trained policy says to them, with the same noise; `answers` where it is another network."""
     key = jax.random.fold_in(ground.key, 2)
     return (answers or ground.answers).respond(params, held_out_prompts(ground), key)
 
 
-def scores(ground: Ground, answers: stages.Answers, params=None) -> np.ndarray:
+def scores(ground: Ground, answers: inference.Answers, params=None) -> np.ndarray:
     """What the reward gives to the responses, or a reward model of parameters `params`."""
     if params is None:
-        return stages.score(ground.devices, ground.reward_fn, ground.reward, answers.samples)
+        return inference.score(ground.devices, ground.reward_fn, ground.reward, answers.samples)
     fn = networks.reward_model(ground.lm).fn
-    return stages.score(ground.devices, fn, params, answers.samples)
+    return inference.score(ground.devices, fn, params, answers.samples)
 
 
-def golds(ground: Ground, prompts, answers: stages.Answers) -> np.ndarray:
+def golds(ground: Ground, prompts, answers: inference.Answers) -> np.ndarray:
     """What the responses are worth: the true score where it is known, else the judge's."""
     if ground.world.gold:
         return ground.world.gold(prompts, answers.texts)
@@ -52,11 +52,13 @@ def reference_logprobs(ground: Ground, samples: Samples) -> np.ndarray:
     fn = lambda params, tokens, mask: ground.lm.policy_fn(
         params, tokens, mask, last=T, temperature=temperature
     )[0]
-    return np.where(samples.mask, stages.score(ground.devices, fn, ground.reference, samples), 0.0)
+    return np.where(
+        samples.mask, inference.score(ground.devices, fn, ground.reference, samples), 0.0
+    )
 
 
 def conclude(
-    ground: Ground, method: str, said: stages.Answers, *, kl=None, extra=None, tokens=None
+    ground: Ground, method: str, said: inference.Answers, *, kl=None, extra=None, tokens=None
 ):
     """Writes and shows what came of `method`, whose policy said `said` to the held-out prompts.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from experiments import pretrained, stages, verdict
+from experiments import inference, pretrained, stages, verdict
 from rlhf_jax import parallel, run
 from rlhf_jax.data import dialogues
 from rlhf_jax.data.comparisons import (
@@ -104,7 +104,7 @@ def main(cfg: Config):
         folder, "reward", cfg.reward, devices, lm, trunk,
         pairs, demos_held_out, cfg.seed, wandb=cfg.wandb, adapters=cfg.lora,
     )  # fmt: skip
-    scores = stages.both_scores(devices, networks.reward_model(lm).fn, params, judged)
+    scores = inference.both_scores(devices, networks.reward_model(lm).fn, params, judged)
     results = verdict.of_rewards(scores, train, held_out) | {
         "pairs": {"train": len(train), "held out": len(held_out), "ties left out": ties},
         "held-out pairs that are one text when cut to data.length": int(np.sum(identical(judged))),

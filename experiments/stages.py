@@ -3,30 +3,25 @@
 Each ends in its run directory; a stage that stands there is read and not trained again.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
-from rich.progress import track
 
-from experiments import pretrained
-from rlhf_jax import hosts, loop, optimizer, reward_model, sampling, sft, train_step
-from rlhf_jax.batches import Comparisons, Samples, Sequences
+from experiments import inference, pretrained
+from rlhf_jax import hosts, loop, optimizer, reward_model, sft, train_step
+from rlhf_jax.batches import Comparisons, Sequences
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.demonstrations import encode_demonstrations
-from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.parallel import DATA, Devices
 from rlhf_jax.reward_model import RewardLossConfig
-from rlhf_jax.sampling import SampleConfig
 
 NONE = LoraConfig()  # no adapters
 
@@ -145,7 +140,7 @@ def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
 
     def loss_of(params) -> np.float32:
         params = devices.share(devices.host(params))
-        batches = padded_batches(held_out, rows_of(devices, len(held_out.tokens)))
+        batches = padded_batches(held_out, inference.rows_of(devices, len(held_out.tokens)))
         sums = [nats(params, *devices.put_batch((batch, real))) for batch, real in batches]
         total, tokens = np.sum(jax.device_get(sums), axis=0)
         return np.float32(total / tokens)
@@ -194,7 +189,7 @@ def train_reward(
 
 def centred(devices: Devices, reward_fn, params, demonstrations: Sequences):
     """A reward model's parameters with its mean score of demonstrations set to zero."""
-    mean = score(devices, reward_fn, params, demonstrations).mean()
+    mean = inference.score(devices, reward_fn, params, demonstrations).mean()
     return reward_model.centre(params, jnp.float32(mean))
 
 
@@ -211,70 +206,3 @@ def read_tokenizer(folder, name, corpus, vocab_size):
 def demonstrations(words, texts, lengths: tuple[int, int]) -> Sequences:
     """Pairs of prompt and response as arrays, of `lengths` (prompt, response) in tokens."""
     return encode_demonstrations(words, [p for p, _ in texts], [r for _, r in texts], *lengths)
-
-
-class Answers(NamedTuple):
-    """What a policy said, as texts and as arrays on the host."""
-
-    texts: list[str]
-    samples: Samples
-
-
-class Responder(NamedTuple):
-    """How one model answers, whatever its parameters."""
-
-    sample: Callable  # (params, Prompts on the devices, key) -> Samples on the devices
-    texts: Callable  # (Samples on the host) -> [response]
-    respond: Callable  # (params, [prompt], key) -> Answers
-
-
-def responder(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, batch_size):
-    """How `lm` answers texts; row n draws with its own index n, so equal prompts get other answers."""
-    sample = devices.compile(sampling.make_sample(lm, cfg), (P(), P(DATA), P()), P(DATA))
-
-    def texts(samples):
-        said = zip(samples.tokens[:, -cfg.length :], samples.mask, strict=True)
-        ids = [[t for t in row[mask] if t not in cfg.stop] for row, mask in said]
-        return [text.strip() for text in words.batch_decode(ids)]
-
-    def respond(params, prompts, key):
-        params = devices.put(params)
-        encoded = encode_prompts(words, prompts, prompt_length)
-        parts = []
-        batches = padded_batches(encoded, batch_size)
-        total = -(-len(prompts) // batch_size)
-        for batch, real in track(batches, "answers", total=total, transient=True):
-            samples = devices.fetch(sample(params, devices.put_batch(batch), key))
-            parts.append(jax.tree.map(lambda x, real=real: x[real], samples))
-        samples = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        return Answers(texts(samples), samples)
-
-    return Responder(sample, texts, respond)
-
-
-def rows_of(devices: Devices, n: int, most: int = 256) -> int:
-    """Rows of a batch of an evaluation of `n`: all of them or `most`, up to a multiple of the devices."""
-    return -(-min(n, most) // devices.count) * devices.count
-
-
-@functools.cache
-def compiled(compile: Callable, fn: Callable) -> Callable:
-    """`fn(params, tokens, attention_mask)` of records with rows, on the devices; once for each function."""
-    of_record = lambda params, x: fn(params, x.tokens, x.attention_mask)
-    return compile(of_record, (P(), P(DATA)), P(DATA))
-
-
-def score(devices: Devices, fn, params, sequences: Sequences | Samples) -> np.ndarray:
-    """`fn(params, tokens, attention_mask)`, as a reward, of every row [N, ...]."""
-    run, params = compiled(devices.compile, fn), devices.share(params)
-    return np.concatenate(
-        [
-            devices.fetch(run(params, devices.put_batch(batch)))[real]
-            for batch, real in padded_batches(sequences, rows_of(devices, len(sequences.tokens)))
-        ]
-    )
-
-
-def both_scores(devices: Devices, fn, params, comparisons: Comparisons) -> np.ndarray:
-    """The reward of both sides of every pair [N, 2], the chosen one first."""
-    return np.stack([score(devices, fn, params, side) for side in comparisons], axis=1)
