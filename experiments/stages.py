@@ -71,7 +71,7 @@ def reference(folder, cfg, devices: Devices, lm, train: Sequences, held_out: Seq
     start = pretrained.start(cfg)
     if cfg.reference:
         start = jax.device_get(start)
-        return start, float(held_out_loss(devices, lm, held_out)(start))
+        return start, float(held_out_loss(devices, lm, held_out)(devices.share(start)))
     return train_sft(
         folder, cfg.sft, devices, lm, train, held_out, cfg.seed,
         wandb=cfg.wandb, start=start, adapters=cfg.lora,
@@ -97,7 +97,8 @@ def train_sft(
     root, loss_of = jax.random.key(seed), held_out_loss(devices, lm, held_out)
     params = jax.jit(lm.init)(root) if start is None else start
     base, trained = lora.split(jax.random.fold_in(root, 0), params, adapters)
-    frozen, whole = {"base": devices.put(base)}, lambda trained: lora.join(base, trained, adapters)
+    frozen = {"base": devices.put(base)}
+    whole = lambda trained: lora.join(frozen["base"], trained, adapters)
     carry = {
         "state": devices.put(train_step.init_state(trained, tx)),
         "best": devices.put(trained),
@@ -131,7 +132,7 @@ def train_sft(
 
 
 def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
-    """`loss_of(params)`: mean negative log-likelihood, nats a token."""
+    """`loss_of(params on the devices)`: mean negative log-likelihood, nats a token."""
     nats = devices.compile(
         sft.make_held_out_loss(lm.policy_fn, axis_name=devices.axis_name),
         (P(), P(DATA), P(DATA)),
@@ -139,7 +140,6 @@ def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
     )
 
     def loss_of(params) -> np.float32:
-        params = devices.share(devices.host(params))
         batches = padded_batches(held_out, inference.rows_of(devices, len(held_out.tokens)))
         sums = [nats(params, *devices.put_batch((batch, real))) for batch, real in batches]
         total, tokens = np.sum(jax.device_get(sums), axis=0)
