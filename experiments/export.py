@@ -38,6 +38,8 @@ class Config:
     """Folder that is made."""
     stage: str = ""
     """sft (the policy that a method starts from), reward or judge; empty: the policy of the method."""
+    best: bool = False
+    """Write the method's checkpoint of the highest rl.best instead of its last one."""
     adapter: bool = False
     """Write the adapters alone, in PEFT's format."""
     base: str = ""
@@ -59,7 +61,7 @@ def main(cfg: Config):
         raise ValueError(f'to = "{to}" is there and not empty: name a new folder')
     of = settings_of(folder)
     stage = cfg.stage or own_stage(folder)
-    trained = arrays(folder, stage)
+    trained = arrays(folder, stage, best=cfg.best)
     name, is_reward = of.tokenizer or folder / "tokenizer", "trunk" in trained
     words = tokenizer.load(name)
     named = pretrained.named(of)
@@ -126,14 +128,19 @@ def own_stage(folder: pathlib.Path) -> str:
     return own[0]
 
 
-def arrays(folder: pathlib.Path, stage: str) -> dict:
-    """What a stage trained: parameters, or adapters and heads. Raises ValueError where it has not ended."""
-    if not runs.finished(folder, stage):
+def arrays(folder: pathlib.Path, stage: str, best: bool = False) -> dict:
+    """What a stage trained: parameters, or adapters and heads. Raises ValueError where it has not ended.
+
+    With `best` it need not have, and ValueError says where no checkpoint was rated.
+    """
+    place = folder / "stages" / stage
+    if best and checkpoint.best(place) is None:
+        raise ValueError(f"best = True, and no checkpoint of stage {stage} of {folder} was rated")
+    if not best and not runs.finished(folder, stage):
         raise ValueError(
             f'stage = "{stage}" has not ended in {folder}: start the command of that run again'
         )
-    place = folder / "stages" / stage
-    step = checkpoint.latest(place)
+    step = checkpoint.best(place) if best else checkpoint.latest(place)
     found = checkpoint.read(place, step, *POLICY) if step is not None else {}
     tree = huggingface.unflatten(
         {"/".join(re.findall(r"\['(.*?)'\]", k)): x for k, x in found.items()}

@@ -106,7 +106,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed, dialogues.template(cfg.tokenizer))
     if cfg.start_from:
         start_from.check(pathlib.Path(cfg.start_from), cfg, Config())
-    folder = run.open_run(name, cfg, cfg.run, ignore=("run", "wandb", "devices", "start_from"))
+    folder = run.open_run(name, cfg, cfg.run, ignore=(*run.UNTELLING, "start_from"))
     if verdict.stands(folder):
         print("this run is finished")
         verdict.show(folder, again(name))

@@ -45,6 +45,11 @@ class RLConfig:
     of the next prompts (DAPO's dynamic sampling, Yu et al., 2025)."""
     save_every: int = 20
     """Iterations between checkpoints."""
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+    best: str = "objective/reward"
+    """Metric whose highest mean between two checkpoints picks one more that is kept, for `export --best`;
+    empty: none."""
     reward: str = ""
     """A Python reward, FILE.py:FUNCTION of (prompts, responses) that gives a number for each; it takes the
     place of the reward model, or is added to it with `reward_model_weight`."""
@@ -250,7 +255,7 @@ def train(ground: Ground, algorithm: OnPolicy):
     }
     carry = loop.iterate(
         ground.folder, algorithm.stage, carry, iteration,
-        iterations=rl.iterations, save_every=rl.save_every, wandb=cfg.wandb,
+        iterations=rl.iterations, save_every=rl.save_every, keep=rl.keep, best=rl.best, wandb=cfg.wandb,
     )  # fmt: skip
     trained, kl_coef = devices.host((carry["state"].params, carry["kl_coef"]))
     return lora.join(algorithm.base, trained, cfg.lora), kl_coef

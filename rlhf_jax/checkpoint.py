@@ -4,15 +4,19 @@ Orbax finalises a step atomically, but loads a flipped bit without a word and ca
 silently. So each step is followed by `STEP.manifest.json`, which holds the shape and dtype of every
 array and the sha256 of every file. A step without a manifest was never finished.
 
-A leaf is an array (JAX or NumPy) or a plain number; every host of a run calls `save` and `restore`.
+A leaf is an array (JAX or NumPy) or a plain number; every host of a run saves and restores.
 """
 
+import concurrent.futures
+import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -26,36 +30,83 @@ SUFFIX = ".manifest.json"
 
 
 def save(directory, iteration: int, tree, *, keep: int = 2) -> None:
-    """Writes `tree` as step `iteration`, the newest there is, and returns once it is on disk.
+    """`tree` as step `iteration`, as `saving` says; returns once it is on disk."""
+    with saving(directory, keep=keep) as begin:
+        begin(iteration, tree)
 
-    Older whole steps beyond the newest `keep` are removed. So are leftovers that no manifest
-    vouches for, and steps of `iteration` and later: a run that saves those again was wound back.
+
+@contextlib.contextmanager
+def saving(directory, *, keep: int = 2) -> Iterator[Callable]:
+    """Yields `begin(iteration, tree, value=None)`, which copies `tree` and writes it in the background.
+
+    What it was given may be donated or changed as soon as it returns. It waits for the save before, and
+    the block's end for the last one; where one failed, it raises there. `iteration` becomes the newest
+    step there is. Of the older whole ones the newest `keep` stay, that one among them, and besides the one
+    of the highest finite `value`. Leftovers that no manifest vouches for go, and steps of `iteration` and
+    later: a run that saves those again was wound back.
     """
     directory = pathlib.Path(directory).absolute()
-    leaves = _leaves(tree)
     if keep < 1:
         raise ValueError(
             f"keep is {keep}, but at least one checkpoint must stay: set it to 1 or more"
         )
-    if hosts.is_first():
-        whole = _manifests(directory)
-        _remove(directory, [step for step in _steps(directory) | whole if step >= iteration])
-        _remove(directory, _steps(directory) - whole)
-    hosts.wait("checkpoint.cleared")
-    # Orbax takes no empty arrays; they have no bits, and `like` says what they were.
-    items = {path: _storable(leaf) for path, leaf in leaves.items() if np.size(leaf)}
-    with _manager(directory) as manager:
+    background = concurrent.futures.ThreadPoolExecutor(1)
+    under_way, manager = [], None
+
+    def begin(iteration: int, tree, value: float | None = None):
+        nonlocal manager
+        leaves = _leaves(tree)
+        wait()
+        if hosts.is_first():
+            whole = _manifests(directory)
+            _remove(directory, [step for step in _steps(directory) | whole if step >= iteration])
+            _remove(directory, _steps(directory) - whole)
+        hosts.wait("checkpoint.cleared")
+        # Orbax takes no empty arrays; they have no bits, and `like` says what they were.
+        items = {path: _storable(leaf) for path, leaf in leaves.items() if np.size(leaf)}
+        manager = manager or _manager(directory, is_async=True)  # it remembers what it finds
         manager.save(iteration, args=ocp.args.StandardSave(items), force=True)
-    hosts.wait("checkpoint.saved")
-    if hosts.is_first():
-        _write_manifest(directory, iteration, {path: _kind(leaf) for path, leaf in leaves.items()})
-        _remove(directory, sorted(_manifests(directory))[:-keep])
+        kinds = {path: _kind(leaf) for path, leaf in leaves.items()}
+        value = value if value is not None and math.isfinite(value) else None
+        under_way.append(background.submit(finish, manager, iteration, kinds, value))
+
+    def finish(manager, iteration, kinds, value):
+        manager.wait_until_finished()  # of all hosts, on the first
+        if hosts.is_first():
+            _write_manifest(directory, iteration, kinds, value)
+            stay = {*sorted(_manifests(directory))[-keep:], best(directory)}
+            _remove(directory, _manifests(directory) - stay)
+
+    def wait():
+        while under_way:
+            under_way.pop().result()
+
+    try:
+        yield begin
+    except BaseException:
+        if jax.process_count() == 1:  # else one of them may be gone, and would be waited for
+            wait()
+        raise
+    wait()
+    if manager is not None:
+        manager.close()
+    background.shutdown()
     hosts.wait("checkpoint.vouched")
 
 
 def latest(directory) -> int | None:
     """The newest step that was finished, or None; what its files hold is checked on restore."""
     return max(_manifests(pathlib.Path(directory)), default=None)
+
+
+def best(directory) -> int | None:
+    """The first step of the highest value that was saved with one, or None."""
+    directory, values = pathlib.Path(directory), {}
+    for step in sorted(_manifests(directory)):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # it is damaged
+            values[step] = _read_manifest(directory, step).get("value")
+    values = {step: value for step, value in values.items() if value is not None}
+    return max(values, key=values.__getitem__, default=None)
 
 
 def restore(directory, iteration: int, like) -> Any:
@@ -131,9 +182,9 @@ def restore_latest(directory, like) -> tuple[int, Any] | None:
     return None
 
 
-def _manager(directory):
+def _manager(directory, is_async=False):
     options = ocp.CheckpointManagerOptions(
-        create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        create=True, enable_async_checkpointing=is_async, cleanup_tmp_directories=True
     )
     return ocp.CheckpointManager(directory, options=options)
 
@@ -163,7 +214,7 @@ def _kind(leaf) -> list:
 
 
 def _storable(leaf):
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    return leaf if isinstance(leaf, jax.Array) else np.array(leaf)  # the caller may change its own
 
 
 def _is_placed(leaf) -> bool:
@@ -237,7 +288,7 @@ def _hash_of(content) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _write_manifest(directory, step, arrays):
+def _write_manifest(directory, step, arrays, value):
     root = directory / str(step)
     files = {
         str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()
@@ -246,7 +297,7 @@ def _write_manifest(directory, step, arrays):
         with path.open("rb") as file:
             os.fsync(file.fileno())
     hashes = {name: _hash(path) for name, path in files.items()}
-    content = {"arrays": arrays, "files": hashes}
+    content = {"arrays": arrays, "files": hashes, "value": value}
     final, partial = directory / f"{step}{SUFFIX}", directory / f"{step}{SUFFIX}.partial"
     with partial.open("w") as file:
         json.dump({"sha256": _hash_of(content)} | content, file, indent=1)
@@ -256,7 +307,7 @@ def _write_manifest(directory, step, arrays):
 
 
 def _read_manifest(directory, step) -> dict:
-    """`arrays`: path to shape and dtype; `files`: name to sha256. ValueError if it is damaged."""
+    """`arrays`: path to shape and dtype; `files`: name to sha256; `value`. ValueError if it is damaged."""
     content = json.loads((directory / f"{step}{SUFFIX}").read_bytes())
     if content.pop("sha256") != _hash_of(content):
         raise ValueError("the manifest's own hash does not fit")

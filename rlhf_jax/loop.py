@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import math
 import pathlib
 import signal
 import threading
@@ -47,6 +48,7 @@ def iterate(
     save_every: int,
     until: Callable[[Any], bool] | None = None,
     keep: int = 2,
+    best: str = "",
     unit: str = "iterations",
     log_every: int = 1,
     wandb: bool = False,
@@ -55,12 +57,15 @@ def iterate(
 
     `carry` is a tree of arrays, and all that one iteration hands to the next: together with `i` it
     must decide what `body` does, so that a resumed stage ends with the bits of an uninterrupted one.
-    It is saved every `save_every` iterations and at the end; restored carries are placed as the
-    given one. Metrics (scalars) are fetched and written after every `log_every` iterations and
-    at the last. `until(carry)`, asked after each `save_every` iterations, ends the stage early.
+    It is saved every `save_every` iterations and at the end, while the next iterations run. The newest
+    `keep` checkpoints stay, and besides the one on the way to which the metric `best` was highest: its
+    mean since the save before. Restored carries are placed as the given one. Metrics (scalars) are
+    fetched and written after every `log_every` iterations and at the last. `until(carry)`, asked after
+    each `save_every` iterations, ends the stage early.
 
     A finished stage is restored, and `body` is not called. On SIGTERM the iteration is ended, the
-    carry saved, and SystemExit(75) raised. Raises ValueError if `body` changes the kind of an array.
+    carry saved, and SystemExit(75) raised. Raises ValueError if `body` changes the kind of an array, or
+    gives no metric `best`.
     """
     for name, value in (("save_every", save_every), ("log_every", log_every)):
         if value < 1:
@@ -83,7 +88,16 @@ def iterate(
         print(f"{stage}: goes on after {first} {unit}", flush=True)
 
     i, saved = first, first if first else None
+    values_of_best: list[float] = []  # since the last save
     with contextlib.ExitStack() as stack:
+        begin = stack.enter_context(checkpoint.saving(place, keep=keep))
+
+        def save():
+            value = math.fsum(values_of_best) / len(values_of_best) if values_of_best else None
+            values_of_best.clear()
+            begin(i, carry, value)
+            write_json(clock, {"seconds": seconds()})
+
         write = stack.enter_context(metrics.open_writer(run, stage, start=first, wandb=wandb))
         told_to_stop = stack.enter_context(_listening_for_sigterm())
         show = stack.enter_context(_progress(stage, unit, first, iterations))
@@ -99,12 +113,17 @@ def iterate(
             logged = jax.device_get(values) if i % log_every == 0 or i == iterations else {}
             if logged:
                 write(i - 1, logged)
+                if best and best not in logged:
+                    raise ValueError(
+                        f'best = "{best}" is no metric of stage {stage}: use one of {", ".join(logged)}'
+                    )
+                values_of_best += [float(logged[best])] if best else []
             show(i, logged)
             if i % save_every == 0 and i < iterations:
-                _save(place, i, carry, keep, seconds)
+                save()
                 saved = i
         if saved != i:
-            _save(place, i, carry, keep, seconds)
+            save()
         stopped = hosts.any_of(told_to_stop.is_set())
     if stopped:
         print(f"{stage}: stopped and saved after {i} {unit}; the same command goes on", flush=True)
@@ -113,11 +132,6 @@ def iterate(
     early = "" if i == iterations else f" (ended early, {iterations} at most)"
     print(f"{stage}: {i} {unit} in {_duration(seconds())}{early}", flush=True)
     return carry
-
-
-def _save(place, i, carry, keep, seconds):
-    checkpoint.save(place, i, carry, keep=keep)
-    write_json(place / "clock.json", {"iterations": i, "seconds": seconds()})
 
 
 def _strong(tree):

@@ -38,6 +38,7 @@ PACKAGES = (
     "transformers",
     "numpy",
 )
+UNTELLING = ("run", "wandb", "devices", "rl.keep", "rl.best")  # settings that change no result
 _locks = {}  # folder to its open lock file: a lock lasts until this process ends
 
 
@@ -49,7 +50,7 @@ def open_run(
     cfg: Any,
     directory: str | None = None,
     *,
-    ignore: tuple[str, ...] = ("run", "wandb", "devices"),
+    ignore: tuple[str, ...] = UNTELLING,
 ) -> pathlib.Path:
     """The folder of this run, `runs/EXPERIMENT/HASH-OF-CONFIG` or `directory`, locked to this process.
 

@@ -72,7 +72,7 @@ def test_a_flipped_bit_in_any_file_is_named_and_the_step_before_is_taken(tmp_pat
     files = sorted(path for path in (tmp_path / "good" / "2").rglob("*") if path.stat().st_size)
     files = [path for path in files if path.is_file()] + [tmp_path / "good" / "2.manifest.json"]
     rng = random.Random(0)
-    for trial, path in enumerate([files[-1], *rng.choices(files, k=10)]):
+    for trial, path in enumerate([files[-1], *rng.choices(files, k=24)]):
         broken = tmp_path / str(trial)
         shutil.copytree(tmp_path / "good", broken)
         flip_a_bit(broken / path.relative_to(tmp_path / "good"), rng)
@@ -83,6 +83,42 @@ def test_a_flipped_bit_in_any_file_is_named_and_the_step_before_is_taken(tmp_pat
         assert step == 1
         assert_same_bits(got, tree_of(1))
         assert f"{broken / '2'} is damaged" in capsys.readouterr().err
+
+
+def test_what_is_saved_may_be_donated_and_changed_at_once(tmp_path):
+    """The disk gets the bits of the moment, though the next steps write into the same memory."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, P("data"))
+    step, rng = jax.jit(lambda x: 1 - x, donate_argnums=0), np.random.default_rng(0)
+    drawn = {name: rng.random((512, 1024), np.float32) for name in "ab"}
+    mine = {name: 1 - (1 - x) for name, x in drawn.items()}
+    want = [{name: np.array(x) for name, x in mine.items()}]
+    old = {name: step(jax.device_put(x, rows)) for name, x in drawn.items()}
+    placed = jax.tree.map(step, old)
+    assert old["a"].is_deleted()  # it does donate; what is on its way to the disk, jax may copy
+    with checkpoint.saving(tmp_path) as begin:
+        for i in range(3):
+            begin(i, {"placed": placed, "mine": mine})
+            placed = jax.tree.map(step, placed)
+            for x in mine.values():
+                np.subtract(1, x, out=x)
+            want.append({name: np.array(x) for name, x in mine.items()})
+    for i in (1, 2):
+        got = checkpoint.read(tmp_path, i)
+        for name in "ab":
+            np.testing.assert_array_equal(got[f"['placed']['{name}']"], want[i][name])
+            np.testing.assert_array_equal(got[f"['mine']['{name}']"], want[i][name])
+
+
+def test_a_save_that_fails_in_the_background_is_an_error_of_the_next(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint, "_write_manifest", full)
+    with pytest.raises(OSError, match="no space"), checkpoint.saving(tmp_path) as begin:
+        begin(1, {"x": np.zeros(3)})
+        begin(2, {"x": np.zeros(3)})
+    assert checkpoint.latest(tmp_path) is None
 
 
 def test_all_damaged_is_an_error_and_nothing_at_all_is_none(tmp_path):

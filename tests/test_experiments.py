@@ -13,7 +13,7 @@ import runs
 
 import launch
 from experiments import worlds
-from rlhf_jax import metrics
+from rlhf_jax import checkpoint, metrics
 from rlhf_jax.data import tokenizer
 from rlhf_jax.models import huggingface, networks
 from rlhf_jax.models.config import ModelConfig
@@ -177,6 +177,20 @@ def test_what_a_run_with_adapters_learned_is_exported_and_another_run_starts_the
         assert new["before"] == old["after"]
         assert new["before_score"] == pytest.approx(old["after_score"], abs=1e-4)
     assert any(row["before"] != row["after"] for row in rows[0])
+
+
+def test_the_best_checkpoint_of_a_run_is_exported(whole, tmp_path):
+    """It stands where the mean reward on the way to it was highest: of iterations 0 and 1, 2 and 3, or 4."""
+    rows = [row for row in metrics.read(whole / "metrics.jsonl") if row["stage"] == "ppo"]
+    rewards = [row["objective/reward"] for row in rows]
+    values = {2: np.mean(rewards[:2]), 4: np.mean(rewards[2:4]), 5: rewards[4]}
+    step = max(values, key=values.__getitem__)
+    assert launch.main(["export", "--run", str(whole), "--best", "--to", str(tmp_path / "it")]) == 0
+    saved = checkpoint.read(whole / "stages" / "ppo", step, "['state'].params['policy']")
+    written = huggingface.load(str(tmp_path / "it")).params
+    np.testing.assert_array_equal(
+        written["embedding"]["embedding"], saved["['embedding']['embedding']"]
+    )
 
 
 @pytest.fixture(scope="module")
