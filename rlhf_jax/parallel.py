@@ -123,10 +123,16 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
             return jax.device_put(x, where)
         return jax.make_array_from_callback(x.shape, where, lambda index: x[index].copy())
 
-    def put_batch(batch):  # every host has all the rows, and its devices take theirs
+    def put_batch(batch):  # every host knows all the rows, and takes its devices' own
         if jax.process_count() == 1:
             return jax.device_put(batch, rows)
-        return jax.tree.map(lambda x: own(x, rows), batch)
+
+        def place(x):
+            slices: Any = rows.addressable_devices_indices_map(x.shape).values()
+            mine = np.unique(np.concatenate([np.arange(len(x))[index[0]] for index in slices]))
+            return jax.make_array_from_process_local_data(rows, x[mine], x.shape)
+
+        return jax.tree.map(place, batch)
 
     return Devices(
         name="mesh",
