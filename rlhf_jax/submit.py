@@ -45,7 +45,9 @@ class TpuVm:
     project: str = ""
     """Whose; empty: gcloud's default."""
     folder: str = "rlhf_jax"
-    """The checkout on the workers."""
+    """The checkout on the workers, below the home folder."""
+    python: str = "python3"
+    """The interpreter there; seen from the checkout, as .venv/bin/python."""
     dry_run: bool = False
     """Print the command and run nothing."""
 
@@ -57,13 +59,15 @@ class K8s:
     name: str = "rlhf-jax"
     """Of the JobSet."""
     image: str = ""
-    """Container with this package and jax for its accelerator."""
+    """Container whose working folder is a checkout, with jax for its accelerator."""
+    claim: str = ""
+    """PersistentVolumeClaim, shared by all pods, that becomes the folder /runs: let --run lie there."""
     pods: int = 1
     """Processes."""
     gpus: int = 0
     """GPUs of each pod."""
     restarts: int = 100
-    """How often it may be started again."""
+    """How often it may be started again, after a preemption or the loss of a pod."""
     dry_run: bool = False
     """Print the manifest and apply nothing."""
 
@@ -109,7 +113,7 @@ def gcloud(cfg: TpuVm, command: list[str]) -> list[str]:
     project = [f"--project={cfg.project}"] if cfg.project else []
     again = "; ".join([
         f"cd {shlex.quote(cfg.folder)}",
-        f"until {shlex.join([*command, '--distributed', 'auto'])}",
+        f"until {shlex.join([cfg.python, *command[1:], '--distributed', 'auto'])}",
         "do [ $? -eq 75 ] || exit 1",
         "done",
     ])  # fmt: skip
@@ -118,24 +122,47 @@ def gcloud(cfg: TpuVm, command: list[str]) -> list[str]:
 
 
 def jobset(cfg: K8s, command: list[str]) -> str:
-    """The manifest, in JSON, which kubectl reads as well. Raises ValueError where no image is named."""
+    """The manifest, in JSON, which kubectl reads as well. Raises ValueError where no image is named.
+
+    A pod meets the others by the name that JobSet gives to the first and by its own index, so that it
+    needs no right to ask the cluster. Exit codes 1 and 2 (bad input) end it all; else all start again.
+    """
     if not cfg.image:
         raise ValueError("image is empty: name a container with this package, as --image")
+    first = f"{cfg.name}-worker-0-0.{cfg.name}:1234"
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    joined = ["--distributed", f"{first},{cfg.pods},$(POD_INDEX)"] if cfg.pods > 1 else []
     container = {
         "name": "main",
         "image": cfg.image,
-        "command": [*command, *(["--distributed", "auto"] if cfg.pods > 1 else [])],
+        "command": [*command, *joined],
+        "env": [{"name": "POD_INDEX", "valueFrom": {"fieldRef": {"fieldPath": index}}}],
     }
+    pod: dict = {"restartPolicy": "Never", "containers": [container]}
     if cfg.gpus:
         container["resources"] = {"limits": {"nvidia.com/gpu": cfg.gpus}}
-    pod = {"spec": {"restartPolicy": "Never", "containers": [container]}}
-    job = {"parallelism": cfg.pods, "completions": cfg.pods, "backoffLimit": 0, "template": pod}
+    if cfg.claim:
+        container["volumeMounts"] = [{"name": "runs", "mountPath": "/runs"}]
+        pod["volumes"] = [{"name": "runs", "persistentVolumeClaim": {"claimName": cfg.claim}}]
+    bad_input = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1, 2]}}
+    job = {
+        "completionMode": "Indexed",
+        "parallelism": cfg.pods,
+        "completions": cfg.pods,
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": [bad_input]},
+        "template": {"spec": pod},
+    }
+    for_good = {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     manifest = {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": {"name": cfg.name},
         "spec": {
-            "failurePolicy": {"maxRestarts": cfg.restarts},
+            "failurePolicy": {
+                "maxRestarts": cfg.restarts,
+                "rules": [{"name": "input", **for_good}],
+            },
             "replicatedJobs": [{"name": "worker", "replicas": 1, "template": {"spec": job}}],
         },
     }

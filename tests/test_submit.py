@@ -43,18 +43,36 @@ def test_a_batch_script_asks_joins_and_requeues(capsys, tmp_path):
     ]
 
 
-def test_all_workers_of_a_tpu_slice_start_it_until_it_is_done(capsys):
+def test_all_workers_of_a_tpu_slice_start_it_until_it_is_done(capsys, tmp_path):
     text = said(capsys, "tpu-vm", "--name", "v5e", "--zone", "z")
     assert text.startswith("gcloud compute tpus tpu-vm ssh v5e --zone=z --worker=all '--command=")
-    assert "launch.py sentiment --seed 1" in text and "--distributed auto" in text
+
+    # the command itself, with a gcloud that is one worker, and a python that is preempted twice
+    (tmp_path / "rlhf_jax").mkdir()
+    (tmp_path / "gcloud").write_text('#!/bin/bash\ncd; exec bash -c "${!##--command=}"\n')
+    (tmp_path / "python3").write_text(
+        '#!/bin/bash\necho "$PWD" "$@" >>said\n[ $(wc -l <said) -eq 3 ] || exit 75\n'
+    )
+    for name in ("gcloud", "python3"):
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
+    assert subprocess.run(["bash", "-c", text], env=environment).returncode == 0
+    folder = tmp_path / "rlhf_jax"
+    asked = f"{folder} launch.py sentiment --seed 1 --run a folder --distributed auto"
+    assert (folder / "said").read_text().splitlines() == 3 * [asked]
 
 
 def test_a_manifest_has_a_pod_for_each_process(capsys):
-    manifest = json.loads(said(capsys, "k8s", "--image", "me/rlhf", "--pods", "4", "--gpus", "8"))
+    settings = ["--image", "me/rlhf", "--pods", "4", "--gpus", "8", "--claim", "disk"]
+    manifest = json.loads(said(capsys, "k8s", *settings))
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"] == 4
     (container,) = job["template"]["spec"]["containers"]
-    assert container["command"][-2:] == ["--distributed", "auto"]
+    where = "rlhf-jax-worker-0-0.rlhf-jax:1234,4,$(POD_INDEX)"  # kubelet writes the number there
+    assert container["command"][-2:] == ["--distributed", where]
+    assert job["completionMode"] == "Indexed" and container["env"][0]["name"] == "POD_INDEX"
+    assert container["volumeMounts"][0]["mountPath"] == "/runs"
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [1, 2]
     assert container["resources"] == {"limits": {"nvidia.com/gpu": 8}}
 
 
