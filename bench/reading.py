@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice, takewhile
 from typing import Literal
 
@@ -131,17 +132,17 @@ def read(cfg: Config):
     """In this process: prints when it began and ended, and the bytes of the parameters."""
     mesh = jax.make_mesh((len(jax.devices()),), ("model",))
 
-    def cut(path, shape):
-        last = "model" if shape[-1] % DEVICES == 0 else None
-        return NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) - 1), last))
+    def cut(x):
+        last = "model" if x.shape[-1] % DEVICES == 0 else None
+        return NamedSharding(mesh, PartitionSpec(*[None] * (x.ndim - 1), last))
 
     jax.block_until_ready(jax.jit(lambda x: x + 1)(0.0))  # what the compiler takes is there
     began = time.monotonic()
     if cfg.only == "naive":
         params = naive(cfg)
     else:
-        sharding = cut if cfg.only == "mesh" else None
-        found = huggingface.load(str(cfg.folder), sharding=sharding, param_dtype=cfg.param_dtype)
+        places = partial(jax.tree.map, cut) if cfg.only == "mesh" else None
+        found = huggingface.load(str(cfg.folder), places=places, param_dtype=cfg.param_dtype)
         params = found.params
     leaves = jax.tree.leaves(jax.block_until_ready(params))
     held = sum(shard.data.nbytes for x in leaves for shard in x.addressable_shards)

@@ -20,9 +20,9 @@ from jax.sharding import PartitionSpec as P
 from rich.progress import track
 
 from experiments import ground as grounds
-from experiments import outcome, rl
+from experiments import outcome, rl, stages
 from experiments.ground import Ground
-from rlhf_jax import evaluate, loop, optimizer, preference, train_step
+from rlhf_jax import evaluate, loop, optimizer, preference
 from rlhf_jax.batches import LabelledBatch, PreferenceBatch, Sequences
 from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.comparisons import encode_comparisons
@@ -78,7 +78,8 @@ def main(cfg: Config):
         lora.over_base(make, ground.lm.policy_fn, cfg.lora), (P(), P(), P(DATA), P()), (P(), P())
     )
     base, trained = rl.split(ground, ground.reference)
-    frozen, whole = {"base": devices.put(base)}, lambda trained: lora.join(base, trained, cfg.lora)
+    frozen = {"base": devices.share(base)}
+    whole = lambda trained: lora.join(base, trained, cfg.lora)
 
     def body(state, i):
         batch = devices.put_batch(batch_at(data, cfg.dpo.batch_size, cfg.seed, i))
@@ -89,7 +90,7 @@ def main(cfg: Config):
         return state, metrics
 
     state = loop.iterate(
-        ground.folder, "dpo", devices.put(train_step.init_state(trained, tx)), body,
+        ground.folder, "dpo", stages.begun(devices, trained, tx), body,
         iterations=steps, save_every=cfg.dpo.eval_every, unit="steps", wandb=cfg.wandb,
     )  # fmt: skip
     params = whole(devices.host(state.params))
@@ -107,7 +108,7 @@ def make_logprobs_of(ground: Ground) -> Callable:
     )
 
     def logprobs_of(params, responses: Sequences, bar: str = "") -> np.ndarray:
-        params, total = devices.put(params), -(-len(responses.mask) // size)
+        params, total = devices.share(params), -(-len(responses.mask) // size)
         batches = track(
             padded_batches(responses, size), bar, total=total, transient=True, disable=not bar
         )

@@ -94,7 +94,10 @@ def train(ground: Ground):
         (P(), P(), P(DATA), P()),
         (P(), P()),
     )  # fmt: skip
-    params = ensemble.init(rm.init, root, ground.reference, cfg.ensemble)
+    params = devices.make(
+        lambda trunk: ensemble.init(rm.init, root, trunk, cfg.ensemble),
+        devices.share(ground.reference),
+    )
 
     def body(state, i):
         rows = np.stack([rows_at(count, size, cfg.seed + m, i) for m in range(M)], axis=1)
@@ -102,7 +105,7 @@ def train(ground: Ground):
         return step(state, {}, batch, jax.random.fold_in(root, i))
 
     state = loop.iterate(
-        ground.folder, "ensemble", devices.put(ensemble.init_state(params, tx)), body,
+        ground.folder, "ensemble", stages.begun(devices, params, tx, ensemble.init_state), body,
         iterations=steps, save_every=cfg.reward.save_every, log_every=5,
         unit="steps", wandb=cfg.wandb,
     )  # fmt: skip

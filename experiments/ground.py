@@ -121,7 +121,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     cfg = replace(cfg, **{part: replace(getattr(cfg, part), **x) for part, x in drawn.items()})
     cfg = replace(cfg, sample=replace(cfg.sample, pad=words.pad_token_id))
     cfg, lm = pretrained.fitted(cfg, words)
-    scorer = pretrained.scorer(cfg, words, lengths) if cfg.reward_model else None
+    scorer = cfg.reward_model and pretrained.scorer(cfg, words, lengths, devices.places)
     answers = inference.responder(
         cfg.sample, devices, lm, words, lengths[0], cfg.sft.batch_size * 4
     )
@@ -146,7 +146,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     )  # fmt: skip
     if scorer:
         reward_fn, reward = scorer()
-        reward = stages.centred(devices, reward_fn, jax.device_get(reward), demos_held_out)
+        reward = devices.host(stages.centred(devices, reward_fn, reward, demos_held_out))
     else:
         reward_fn, reward = networks.reward_model(lm).fn, taught("reward", halves[0])
     judge = taught("judge", halves[1])

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
-from experiments import inference, outcome, rl, verdict
+from experiments import inference, outcome, rl, stages, verdict
 from rlhf_jax import advantages, ilql, loop, optimizer
 from rlhf_jax.batches import LoggedBatch
 from rlhf_jax.data.batching import batch_at
@@ -68,14 +68,14 @@ def main(cfg: Config):
         lora.over_base(make, q.q_fn, cfg.lora), (P(), P(), P(DATA), P()), (P(), P())
     )
     base, trained = rl.split(ground, q.init(root, ground.reference))
-    frozen = {"base": devices.put(base)}
+    frozen = {"base": devices.share(base)}
 
     def body(state, i):
         batch = devices.put_batch(batch_at(log, cfg.q.batch_size, cfg.seed, i))
         return step(state, frozen, batch, jax.random.fold_in(root, i))
 
     state = loop.iterate(
-        ground.folder, "ilql", devices.put(ilql.init_state(trained, tx)), body,
+        ground.folder, "ilql", stages.begun(devices, trained, tx, ilql.init_state), body,
         iterations=cfg.q.steps, save_every=cfg.q.save_every, log_every=5, unit="steps",
         wandb=cfg.wandb,
     )  # fmt: skip

@@ -42,7 +42,7 @@ def responder(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, bat
         return [text.strip() for text in words.batch_decode(ids)]
 
     def respond(params, prompts, key):
-        params = devices.put(params)
+        params = devices.share(params)
         encoded = encode_prompts(words, prompts, prompt_length)
         parts = []
         batches = padded_batches(encoded, batch_size)

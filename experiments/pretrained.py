@@ -64,9 +64,9 @@ def with_tokenizer(folder):
     return folder if own else huggingface.base_of(folder)
 
 
-def start(cfg):
-    """The parameters of the pretrained model, or None where there is none."""
-    return huggingface.load(named(cfg), **kept(cfg)).params if named(cfg) else None
+def start(cfg, places: Callable | None = None):
+    """The parameters of the pretrained model, read into `places` of them, or None where there is none."""
+    return huggingface.load(named(cfg), places=places, **kept(cfg)).params if named(cfg) else None
 
 
 def stops(cfg, words) -> tuple[int, ...]:
@@ -114,8 +114,8 @@ def fitted(cfg, words) -> tuple:
     return cfg, lm
 
 
-def scorer(cfg, words, lengths: tuple[int, int]) -> Callable[[], tuple[Callable, object]]:
-    """What loads the reward model `cfg.reward_model`: its function and its parameters.
+def scorer(cfg, words, lengths: tuple[int, int], places: Callable) -> Callable:
+    """What loads the reward model `cfg.reward_model`: its function, and its parameters in their `places`.
 
     Raises ValueError, before anything is loaded, where it is none, or reads other tokens than `words` writes.
     """
@@ -135,4 +135,4 @@ def scorer(cfg, words, lengths: tuple[int, int]) -> Callable[[], tuple[Callable,
     check_vocabulary(cfg, words, model, cfg.reward_model)
     check_context(cfg, lengths, model.context, "the reward model's")
     fn = networks.reward_model(networks.language_model(model)).fn
-    return lambda: (fn, huggingface.load(cfg.reward_model, **kept(cfg)).params)
+    return lambda: (fn, huggingface.load(cfg.reward_model, places=places, **kept(cfg)).params)

@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
-from experiments import judge, outcome
+from experiments import judge, outcome, stages
 from experiments.ground import Ground
-from rlhf_jax import kl, loop, optimizer, policy_gradient, ppo, rollout, train_step
+from rlhf_jax import kl, loop, optimizer, policy_gradient, ppo, rollout
 from rlhf_jax.data import rewards
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.models import lora, networks
@@ -249,7 +249,7 @@ def train(ground: Ground, algorithm: OnPolicy):
         return {"state": state, "kl_coef": kl_coef, "drawn": np.int32(drawn)}, metrics
 
     carry = {
-        "state": devices.put(train_step.init_state(algorithm.trained, algorithm.tx)),
+        "state": stages.begun(devices, algorithm.trained, algorithm.tx),
         "kl_coef": devices.put(jnp.float32(rl.kl_coef)),
         "drawn": np.int32(0),  # batches of prompts that were sampled
     }

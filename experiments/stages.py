@@ -5,6 +5,7 @@ Each ends in its run directory; a stage that stands there is read and not traine
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -68,10 +69,10 @@ def reference(folder, cfg, devices: Devices, lm, train: Sequences, held_out: Seq
 
     `cfg` is an experiment's, whose `reference`, `pretrained`, `lora`, `sft`, `seed` and `wandb` are read.
     """
-    start = pretrained.start(cfg)
+    start = pretrained.start(cfg, devices.places)
     if cfg.reference:
-        start = jax.device_get(start)
-        return start, float(held_out_loss(devices, lm, held_out)(devices.share(start)))
+        loss = held_out_loss(devices, lm, held_out)(devices.share(start))
+        return devices.host(start), float(loss)
     return train_sft(
         folder, cfg.sft, devices, lm, train, held_out, cfg.seed,
         wandb=cfg.wandb, start=start, adapters=cfg.lora,
@@ -95,13 +96,13 @@ def train_sft(
         lora.over_base(make, lm.policy_fn, adapters), (P(), P(), P(DATA), P()), (P(), P())
     )
     root, loss_of = jax.random.key(seed), held_out_loss(devices, lm, held_out)
-    params = jax.jit(lm.init)(root) if start is None else start
+    params = devices.make(lm.init, root) if start is None else start
     base, trained = lora.split(jax.random.fold_in(root, 0), params, adapters)
-    frozen = {"base": devices.put(base)}
+    frozen = {"base": devices.share(base)}
     whole = lambda trained: lora.join(frozen["base"], trained, adapters)
     carry = {
-        "state": devices.put(train_step.init_state(trained, tx)),
-        "best": devices.put(trained),
+        "state": begun(devices, trained, tx),
+        "best": devices.share(trained),
         "lowest": np.float32(np.inf),
         "since": np.int32(0),
     }
@@ -129,6 +130,11 @@ def train_sft(
         wandb=wandb,
     )  # fmt: skip
     return devices.host(lora.merge(whole(carry["best"]))), float(carry["lowest"])
+
+
+def begun(devices: Devices, trained, tx, init: Callable = train_step.init_state):
+    """The state that training starts in, `init(trained, tx)`, on the devices and in buffers of its own."""
+    return devices.make(partial(init, tx=tx), devices.put(trained))
 
 
 def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
@@ -169,14 +175,14 @@ def train_reward(
     root = jax.random.key(seed)
     params = rm.init(jax.random.fold_in(root, 0), trunk)
     base, trained = lora.split(jax.random.fold_in(root, 1), params, adapters)
-    frozen = {"base": devices.put(base)}
+    frozen = {"base": devices.share(base)}
 
     def body(state, i):
         batch = devices.put_batch(batch_at(train, cfg.batch_size, seed, i))
         return step(state, frozen, batch, jax.random.fold_in(root, i))
 
     state = loop.iterate(
-        folder, stage, devices.put(train_step.init_state(trained, tx)), body,
+        folder, stage, begun(devices, trained, tx), body,
         iterations=steps,
         save_every=cfg.save_every,
         log_every=5,

@@ -27,29 +27,40 @@ class Devices(NamedTuple):
     axis_name: str | None
     compile: Callable  # compile(fn, in_specs, out_specs, donate=()) -> the compiled function
     put_batch: Callable  # rows [B, ...] -> cut over the devices
-    put: Callable  # whole on every device, in buffers of its own
-    share: (
-        Callable  # the same, but what is one array in the tree stays one: for what no step donates
-    )
+    places: Callable  # a tree of parameters, or of their shapes -> its shardings
     fetch: Callable  # rows on the devices -> NumPy arrays [B, ...]
     host: Callable  # what `put` or `compile` left on them -> NumPy arrays, whole
     sizes: dict[str, int]  # of the axes of a mesh; empty where there is none
 
+    def put(self, tree):
+        """Parameters where `places` says, in buffers of their own."""
+        return jax.tree.map(_own, tree, self.places(tree))
 
-def _own(tree, where):
+    def share(self, tree):
+        """The same for what no step donates: arrays that lie there stay, and one array stays one."""
+        placed = {}
+
+        def place(x, where):
+            if (id(x), where) not in placed:
+                lies = isinstance(x, jax.Array) and x.sharding.is_equivalent_to(where, x.ndim)
+                placed[id(x), where] = jax.device_put(x, where) if lies else _own(x, where)
+            return placed[id(x), where]
+
+        return jax.tree.map(place, tree, self.places(tree))
+
+    def make(self, fn: Callable, *args):
+        """The parameters that a pure function gives, cut as they are made, so none is whole before."""
+        return jax.jit(fn, out_shardings=self.places(jax.eval_shape(fn, *args)))(*args)
+
+
+def _own(x, where):
     # device_put may alias its input, and a donated alias would delete the caller's array
-    return jax.tree.map(lambda x: jax.device_put(np.array(x), where), tree)
-
-
-def _shared(tree, where, own=_own):
-    placed = {}
-
-    def place(x, where):
-        if (id(x), where) not in placed:
-            placed[id(x), where] = own(x, where)
-        return placed[id(x), where]
-
-    return jax.tree.map(place, tree, where)
+    if isinstance(x, jax.Array) and x.sharding.device_set == where.device_set:
+        return jax.device_put(x, where, may_alias=False)  # from device to device
+    x = np.array(x)
+    if jax.process_count() == 1:
+        return jax.device_put(x, where)
+    return jax.make_array_from_callback(x.shape, where, lambda index: x[index].copy())
 
 
 def _gathered(tree):
@@ -68,8 +79,7 @@ def on_device() -> Devices:
         axis_name=None,
         compile=lambda fn, in_specs, out_specs, donate=(): jax.jit(fn, donate_argnums=donate),
         put_batch=lambda batch: jax.device_put(batch, device),
-        put=lambda tree: _own(tree, device),
-        share=lambda tree: _shared(tree, jax.tree.map(lambda _: device, tree)),
+        places=lambda tree: jax.tree.map(lambda _: device, tree),
         fetch=jax.device_get,
         host=jax.device_get,
         sizes={},
@@ -117,12 +127,6 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
         call.lower = on(jitted.lower)
         return call
 
-    def own(x, where):
-        x = np.array(x)
-        if jax.process_count() == 1:
-            return jax.device_put(x, where)
-        return jax.make_array_from_callback(x.shape, where, lambda index: x[index].copy())
-
     def put_batch(batch):  # every host knows all the rows, and takes its devices' own
         if jax.process_count() == 1:
             return jax.device_put(batch, rows)
@@ -140,8 +144,7 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
         axis_name=None,
         compile=compile,
         put_batch=put_batch,
-        put=lambda tree: jax.tree.map(own, tree, of(P(), tree)),
-        share=lambda tree: _shared(tree, of(P(), tree), own),
+        places=lambda tree: sharding.shardings(tree, mesh),
         fetch=_gathered,
         host=_gathered,
         sizes=sizes,
@@ -169,8 +172,7 @@ def on_pmap() -> Devices:
         put_batch=lambda batch: jax.tree.map(
             lambda x: np.asarray(x).reshape(count, -1, *x.shape[1:]), batch
         ),
-        put=lambda tree: _own(tree, whole),
-        share=lambda tree: _shared(tree, jax.tree.map(lambda _: whole, tree)),
+        places=lambda tree: jax.tree.map(lambda _: whole, tree),
         fetch=lambda tree: jax.tree.map(
             lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree)
         ),

@@ -216,8 +216,10 @@ def test_each_device_takes_its_slice_some_rows_at_a_time(loaded, name, monkeypat
         "embedding/embedding": (None, "a"),
         "unembedding/kernel": ("a",),  # which qwen3 has, kept [out, in]
     }
-    where = lambda path, shape: NamedSharding(mesh, PartitionSpec(*spec.get(path, ())))
-    got = huggingface.load(str(GOLDEN / name), sharding=where).params
+    name_of = lambda path: "/".join(k.key for k in path)
+    where = lambda path, x: NamedSharding(mesh, PartitionSpec(*spec.get(name_of(path), ())))
+    places = partial(jax.tree.map_with_path, where)
+    got = huggingface.load(str(GOLDEN / name), places=places).params
     jax.tree.map(np.testing.assert_array_equal, got, want)
     kernel, width = got["blocks"]["up"]["kernel"], loaded(name).cfg.d_model
     assert kernel.sharding.spec == PartitionSpec(None, "a", "b")

@@ -13,6 +13,7 @@ import json
 import pathlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -107,43 +108,55 @@ def classifies(config: dict) -> bool:
 def load(
     name: str,
     *,
-    sharding: Callable[[str, tuple[int, ...]], Any] | None = None,
+    places: Callable[[Any], Any] | None = None,
     **settings,
 ) -> Loaded:
     """The model `name` (a folder or a hub's), with its parameters on the devices.
 
-    `sharding(path, shape)` says where a parameter lies, as "blocks/query/kernel" [layers, D, H h]; by default
-    on the first device. `settings` are fields of ModelConfig that config.json does not decide (dtype,
-    param_dtype, remat). An adapter in PEFT's format is read with its model and merged into it.
+    `places(tree of shapes)` gives the shardings that they are read into, as `parallel.Devices.places`
+    does; by default all lie on the first device. `settings` are fields of ModelConfig that config.json
+    does not decide (dtype, param_dtype, remat). An adapter in PEFT's format is read with its model and
+    merged into it.
 
     Raises ValueError for what does not fit, naming the tensor, before any is read.
     """
     folder = resolve(name)
+    if places is None:
+        first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        places = partial(jax.tree.map, lambda x: first)
     if (folder / peft.CONFIG).exists():
-        return with_adapter(folder, load(str(base_of(folder)), sharding=sharding, **settings))
+        return with_adapter(folder, load(str(base_of(folder)), places=places, **settings), places)
     family, cfg, config = read_config(folder, **settings)
     is_reward = classifies(config)
     files = Files(folder, family)
     like = jax.eval_shape(networks.language_model(cfg).init, jax.random.key(0))
     if is_reward:
         like = {path: x for path, x in like.items() if path != "unembedding"}
-    shapes = {"/".join(k.key for k in path): x.shape for path, x in jax.tree.leaves_with_path(like)}
+    by_path = lambda tree: {
+        "/".join(k.key for k in path): x for path, x in jax.tree.leaves_with_path(tree)
+    }
+    shapes = {path: x.shape for path, x in by_path(like).items()}
     tensors = {path: tensor for path, tensor in family.tensors(cfg).items() if path in shapes}
     check(files, tensors, shapes, cfg, is_reward)
-    where = sharding or (lambda path, shape: jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     dtype = jnp.dtype(cfg.param_dtype)
     flat = {
-        path: read(files, tensors[path], shape, dtype, where(path, shape))
-        for path, shape in shapes.items()
+        path: read(files, tensors[path], shapes[path], dtype, where)
+        for path, where in by_path(places(like)).items()
     }
     params = unflatten(flat)
     if is_reward:
         head = files.tensor("score.weight").astype(np.float32)[0]
-        params = {"trunk": params, "head": jnp.asarray(head), "bias": jnp.float32(0.0)}
+        params = {"trunk": params} | placed({"head": head, "bias": np.float32(0.0)}, places)
     return Loaded(cfg, params, family, config, folder, is_reward)
 
 
-def with_adapter(folder: pathlib.Path, base: Loaded) -> Loaded:
+def placed(tree, places: Callable):
+    """NumPy arrays, on the devices."""
+    put = lambda x, where: jax.make_array_from_callback(x.shape, where, lambda index: x[index])
+    return jax.tree.map(put, tree, places(tree))
+
+
+def with_adapter(folder: pathlib.Path, base: Loaded, places: Callable) -> Loaded:
     """The model, with the adapter in `folder` merged into it."""
     trunk = base.params["trunk"] if base.is_reward else base.params
     trained, cfg = peft.read(folder, base.family, base.cfg, trunk["blocks"])
@@ -153,7 +166,7 @@ def with_adapter(folder: pathlib.Path, base: Loaded) -> Loaded:
         params = {"trunk": networks.headless(params)}
     if is_reward and "trunk" not in trained:
         trained = {"trunk": trained}
-    params = lora.merge(lora.join(params, trained, cfg))
+    params = lora.merge(lora.join(params, placed(trained, places), cfg))
     if is_reward and "head" not in params:
         raise ValueError(
             f"{folder} adapts a classifier, and neither it nor its model has a score.weight"

@@ -81,12 +81,15 @@ def join(base, trained, cfg: LoraConfig):
 
 
 def merge(params):
-    """Parameters without adapters that mean the same: W + A B, summed in float32 and kept in W's dtype."""
+    """Parameters without adapters that mean the same: W + A B, summed in float32 and kept in W's dtype.
+
+    NumPy arrays give NumPy arrays, and cut ones are merged where they lie.
+    """
     if not isinstance(params, dict):
         return params
     merged = {name: merge(x) for name, x in params.items() if not name.startswith("lora_")}
     if "lora_a" in params:
-        kernel, a, b = (jnp.asarray(params[x], jnp.float32) for x in ("kernel", "lora_a", "lora_b"))
+        kernel, a, b = (params[x].astype("float32") for x in ("kernel", "lora_a", "lora_b"))
         merged["kernel"] = (kernel + a @ b).astype(params["kernel"].dtype)
     return merged
 
