@@ -70,13 +70,17 @@ def compiled(compile: Callable, fn: Callable) -> Callable:
 
 def score(devices: Devices, fn, params, sequences: Sequences | Samples) -> np.ndarray:
     """`fn(params, tokens, attention_mask)`, as a reward, of every row [N, ...]."""
-    run, params = compiled(devices.compile, fn), devices.share(params)
-    return np.concatenate(
-        [
-            devices.fetch(run(params, devices.put_batch(batch)))[real]
-            for batch, real in padded_batches(sequences, rows_of(devices, len(sequences.tokens)))
-        ]
-    )
+    run = functools.partial(compiled(devices.compile, fn), devices.share(params))
+    return by_batches(devices, run, sequences)
+
+
+def by_batches(devices: Devices, run: Callable, records):
+    """What `run(batch on the devices)` gives of all rows of any tree of arrays, as NumPy arrays."""
+    rows, parts = rows_of(devices, len(jax.tree.leaves(records)[0])), []
+    for batch, real in padded_batches(records, rows):
+        got = devices.fetch(run(devices.put_batch(batch)))
+        parts.append(jax.tree.map(lambda x, real=real: x[real], got))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def both_scores(devices: Devices, fn, params, comparisons: Comparisons) -> np.ndarray:

@@ -13,11 +13,12 @@ does the same on your JSONL (.gz too); gold is then a second reward model, taugh
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 
 from experiments import ground as grounds
-from experiments import outcome, rl
+from experiments import inference, outcome, rl
 from experiments.rl import RLConfig
-from rlhf_jax import ppo, rollout
+from rlhf_jax import ppo
 from rlhf_jax.models import networks
 from rlhf_jax.ppo import PPOConfig
 
@@ -39,18 +40,19 @@ def main(cfg: Config):
     ground = grounds.lay("sentiment", cfg, rl.batch_sizes(cfg, cfg.ppo))
     if ground is None:
         return
-    cfg, lm = ground.cfg, ground.lm
+    cfg = ground.cfg
 
     # 2. PPO against the first of them: rl.py
-    actor_critic = networks.actor_critic(lm, value=cfg.rl.value)
-    params, kl_coef = rl.train(ground, rl.with_ppo(ground, actor_critic))
+    algorithm = rl.with_ppo(ground, networks.actor_critic(ground.lm, value=cfg.rl.value))
+    params, kl_coef = rl.train(ground, algorithm)
 
     # 3. the verdict, on held-out prompts
     said = outcome.after(ground, params["policy"])
     scores = outcome.scores(ground, said)
-    annotate = jax.jit(rollout.make_annotate(lm.policy_fn, actor_critic.fn, cfg.rollout))
-    annotated = annotate(params, ground.reference, said.samples, scores)
-    batch, _ = ppo.prepare(annotated, kl_coef, cfg.ppo)
+    both = ground.devices.share((params, ground.reference))
+    annotate = lambda batch: algorithm.join(*both, batch[0], None, batch[1])
+    annotated = inference.by_batches(ground.devices, annotate, (said.samples, scores))
+    batch, _ = ppo.prepare(jax.tree.map(jnp.asarray, annotated), kl_coef, cfg.ppo)
     log_ratio = annotated.samples.logprobs - annotated.ref_logprobs
     tokens = {
         "value": annotated.values,
