@@ -19,6 +19,10 @@ FEW = tuple(EVERY)[:2]
 REST = pytest.param(tuple(EVERY)[2:], marks=pytest.mark.layouts, id="rest")
 some = pytest.mark.parametrize("names", [pytest.param(FEW, id="few"), REST])
 """Of a test of several layouts: `names` are two in CI, and the rest under `pytest -m layouts`."""
+marked = pytest.mark.parametrize(
+    "names", [pytest.param(FEW, marks=pytest.mark.layouts, id="few"), REST]
+)
+"""All of them under `pytest -m layouts`."""
 
 
 def compare(run, names, atol, rtol=1e-5):

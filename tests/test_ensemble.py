@@ -115,10 +115,20 @@ def test_a_step_of_the_ensemble_is_the_single_step_of_every_member(params, names
         compare_with_single_models(BAG, params, layouts.EVERY[name]())
 
 
-def test_a_step_of_an_ensemble_of_transformers_is_the_single_step_of_every_member():
+def compare_transformers(devices):
     transformer = networks.reward_model(LM)
     params = ensemble.init(transformer.init, KEY, jax.jit(LM.init)(KEY), EnsembleConfig(M))
-    compare_with_single_models(transformer, params, parallel.on_device(), microbatches=2)
+    compare_with_single_models(transformer, params, devices, microbatches=2)
+
+
+def test_a_step_of_an_ensemble_of_transformers_is_the_single_step_of_every_member():
+    compare_transformers(parallel.on_device())
+
+
+@layouts.marked
+def test_a_step_of_an_ensemble_of_transformers_does_not_depend_on_the_layout(names):
+    for name in names:
+        compare_transformers(layouts.EVERY[name]())
 
 
 def test_a_member_that_diverged_is_skipped_and_the_others_learn(params):

@@ -19,10 +19,11 @@ from rlhf_jax import (
     reward_model,
     rollout,
     sampling,
+    sft,
     train_step,
 )
 from rlhf_jax.batches import Comparisons, PolicyRollout, Prompts, Rollout, Samples, Sequences
-from rlhf_jax.models import networks
+from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.reduce import DATA, share
 
@@ -106,6 +107,42 @@ def test_a_reward_step_does_not_depend_on_the_layout(params, names):
     (state, _) = layouts.compare(run, names, atol=3e-5)
     moved = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), state.params, params["reward"])
     assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+@layouts.marked
+@pytest.mark.parametrize("rank", [0, 2])
+def test_an_sft_step_does_not_depend_on_the_layout(params, names, rank):
+    """Of all parameters, and of adapters over a base that lies as it would without them."""
+    adapters = lora.LoraConfig(rank, matrices=("query", "value", "attention_out", "up", "down"))
+    batch, real = sequences(1), np.arange(B) < B - 3
+    base, trained = jax.device_get(lora.split(KEY, params["policy"], adapters))
+
+    def run(devices):
+        make = lambda fn: sft.make_train_step(
+            fn, TX, microbatches=1 if devices.count == 1 else 2, axis_name=devices.axis_name
+        )
+        step = devices.compile(
+            lora.over_base(make, LM.policy_fn, adapters),
+            (P(), P(), ROWS, P()),
+            (P(), P()),
+            donate=(0,),
+        )
+        loss_of = devices.compile(
+            sft.make_held_out_loss(LM.policy_fn, axis_name=devices.axis_name),
+            (P(), ROWS, ROWS),
+            P(),
+        )
+        state, frozen, rows = start(devices, trained), {"base": devices.put(base)}, batch
+        for _ in range(3):
+            state, metrics = step(state, frozen, devices.put_batch(rows), KEY)
+        whole = lora.join(frozen["base"], state.params, adapters)
+        nats = loss_of(whole, *devices.put_batch((batch, real)))
+        return jax.device_get((state, metrics, nats))
+
+    (state, _, (total, tokens)) = layouts.compare(run, names, atol=3e-5)
+    assert tokens == np.sum(batch.mask[real]) and total > 0
+    moved = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), state.params, trained)
+    assert min(jax.tree.leaves(moved["blocks"])) > (1e-3 if rank else 0)
 
 
 def ppo_update(devices, cfg=CFG):
