@@ -109,11 +109,11 @@ def make_sample(lm, cfg: SampleConfig):
             tokens, mask = put(tokens, token), put(mask, alive)
             logprobs = put(logprobs, jnp.where(alive, logprob, 0.0))
             ends = is_stop(token, cfg.stop) & (t >= cfg.stop_after)
-            logits, cache = lm.decode_fn(params, cache, token)
+            logits, cache = lm.decode_fn(ready, cache, token)
             return t + 1, alive & ~ends, logits, cache, tokens, mask, logprobs
 
         logits, cache = lm.prefill_fn(params, prompts.tokens, prompts.attention_mask, cfg.length)
-        shape = (B, cfg.length)
+        ready, shape = lm.ready_fn(params), (B, cfg.length)
         tokens = jnp.full(shape, cfg.pad, prompts.tokens.dtype)
         mask, logprobs = jnp.zeros(shape, bool), jnp.zeros(shape, jnp.float32)
         carry = jnp.int32(0), jnp.ones(B, bool), logits, cache, tokens, mask, logprobs

@@ -12,10 +12,13 @@ NO_SCALING = RopeScaling()
 
 
 class LayerCache(NamedTuple):
-    """One layer's keys and values for S columns, K key-value heads of width h."""
+    """One layer's keys and values for S columns, K key-value heads of width h.
 
-    keys: Float[Array, "B S K h"]
-    values: Float[Array, "B S K h"]
+    Each lies as decoding multiplies it, or it would be transposed at every token.
+    """
+
+    keys: Float[Array, "B K h S"]
+    values: Float[Array, "B K S h"]
 
 
 def rotary_speeds(
@@ -80,3 +83,21 @@ def attend(
     logits = jnp.where(mask[:, None, None], logits, -1e30)  # the cap lies far above
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgls,bskh->blkgh", weights, v).reshape(B, L, H, h)
+
+
+def attend_cached(
+    q: Float[Array, "B 1 H h"],
+    cache: LayerCache,
+    mask: Bool[Array, "B 1 S"],
+    *,
+    scale: float = 0.0,
+    softcap: float = 0.0,
+) -> Float[Array, "B 1 H h"]:
+    """`attend` of one new token a row over a cache that holds it already."""
+    (B, _, H, h), K = q.shape, cache.keys.shape[1]
+    q = q.reshape(B, K, H // K, h)
+    logits = jnp.matmul(q, cache.keys, preferred_element_type=jnp.float32)  # [B, K, H / K, S]
+    logits = softcapped(logits * (scale or h**-0.5), softcap)
+    logits = jnp.where(mask[:, None], logits, -1e30)
+    weights = jax.nn.softmax(logits, axis=-1).astype(cache.values.dtype)
+    return jnp.matmul(weights, cache.values).reshape(B, 1, H, h)

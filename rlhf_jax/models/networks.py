@@ -4,6 +4,7 @@
     actor_critic_fn(... the same ...)                    -> logprobs, entropy, values       [B, last]
     reward_fn(params, tokens, attention_mask)            -> scores                          [B]
     prefill_fn(params, tokens, attention_mask, room)     -> logits [B, V], cache
+    ready_fn(params)         -> the same in the form that decode_fn reads fastest, for many tokens
     decode_fn(params, cache, tokens [B])                 -> logits [B, V], cache
     logits_fn(params, tokens, attention_mask, *, last)   -> logits                          [B, last, V]
     q_fn(params, target, tokens, attention_mask, *, last)
@@ -32,9 +33,9 @@ class Policy(NamedTuple):
     policy_fn: Callable
     prefill_fn: Callable
     decode_fn: Callable
-    logits_fn: (
-        Callable  # for what must see all tokens, and never inside a loss: policy_fn holds less
-    )
+    # for what must see all tokens, and never inside a loss: policy_fn holds less
+    logits_fn: Callable
+    ready_fn: Callable = lambda params: params
 
 
 class LanguageModel(NamedTuple):
@@ -48,6 +49,7 @@ class LanguageModel(NamedTuple):
     read_fn: Callable  # read_fn(params, hidden, tokens, *, last, temperature) -> as policy_fn
     d_model: int
     logits_fn: Callable
+    ready_fn: Callable = lambda params: params
 
 
 class Network(NamedTuple):
@@ -94,6 +96,7 @@ def language_model(cfg: ModelConfig) -> LanguageModel:
         read_fn=read_fn,
         d_model=cfg.d_model,
         logits_fn=logits_fn,
+        ready_fn=partial(transformer.ready, cfg),
     )
 
 
@@ -243,6 +246,7 @@ class QNetwork(NamedTuple):
     logits_fn: Callable
     prefill_fn: Callable
     decode_fn: Callable
+    ready_fn: Callable
 
 
 def q_network(lm: LanguageModel, heads: int = 2) -> QNetwork:
@@ -294,7 +298,10 @@ def q_network(lm: LanguageModel, heads: int = 2) -> QNetwork:
     def decode_fn(params, cache, tokens):
         return lm.decode_fn(params["trunk"], cache, tokens, read=partial(advantages, params))
 
-    return QNetwork(init, q_fn, logits_fn, prefill_fn, decode_fn)
+    def ready_fn(params):
+        return params | {"trunk": lm.ready_fn(params["trunk"])}
+
+    return QNetwork(init, q_fn, logits_fn, prefill_fn, decode_fn, ready_fn)
 
 
 def guided(lm: Policy | LanguageModel, q: Policy | QNetwork) -> Policy:
@@ -328,4 +335,10 @@ def guided(lm: Policy | LanguageModel, q: Policy | QNetwork) -> Policy:
         advantages, cache_of_q = q.decode_fn(params["q"], cache[1], tokens)
         return add(params, logits, advantages), (cache_of_policy, cache_of_q)
 
-    return Policy(policy_fn, prefill_fn, decode_fn, logits_fn)
+    def ready_fn(params):
+        return params | {
+            "policy": lm.ready_fn(params["policy"]),
+            "q": q.ready_fn(params["q"]),
+        }
+
+    return Policy(policy_fn, prefill_fn, decode_fn, logits_fn, ready_fn)

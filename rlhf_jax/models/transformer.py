@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.models.attention import LayerCache, attend, rotary_speeds, rotate, softcapped
+from rlhf_jax.models.attention import (
+    LayerCache,
+    attend,
+    attend_cached,
+    rotary_speeds,
+    rotate,
+    softcapped,
+)
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.padding import position_ids
 from rlhf_jax.reduce import spread, whole
@@ -133,7 +140,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, positions, masks, local, cache=None, column=0):
-        """(x [B L, D], this layer's keys and values or the cache with them written at `column`).
+        """(x [B L, D], this layer's keys and values, or the cache with those of one token at `column`).
 
         `masks` are those of the layers that are not local and of those that are, or one for all; `local` says
         which this one is.
@@ -158,11 +165,16 @@ class Block(nn.Module):
         v = heads("value", kv_heads, False)
         if cfg.positions == "rotary":
             q, k = (rotate(z, positions, speeds(cfg, width, local)) for z in (q, k))
-        if cache is not None:
-            write = lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, column, 0, 0))
-            k, v = write(cache.keys, k), write(cache.values, v)
         mask = masks[0] if len(masks) == 1 else jnp.where(local, masks[1], masks[0])
-        attended = attend(q, k, v, mask, scale=cfg.attention_scale, softcap=cfg.attention_softcap)
+        how = dict(scale=cfg.attention_scale, softcap=cfg.attention_softcap)
+        kept = cached(k, v) if self.keep or cache is not None else None
+        if kept is None or cache is None:
+            attended = attend(q, k, v, mask, **how)
+        else:
+            put = jax.lax.dynamic_update_slice
+            keys = put(cache.keys, kept.keys, (0, 0, 0, column))
+            kept = LayerCache(keys, put(cache.values, kept.values, (0, 0, column, 0)))
+            attended = attend_cached(q, kept, mask, **how)
         attended = attended.reshape(B * L, -1)
         attended = Dense(cfg, cfg.d_model, to_residual, name="attention_out")(attended)
         attended = after("attention_after_norm", attended)
@@ -179,7 +191,12 @@ class Block(nn.Module):
         y = Dense(cfg, cfg.d_model, to_residual, name="down")(y)
         y = after("mlp_after_norm", y)
         x = x + y if not cfg.parallel_residual else x + attended + y
-        return x, LayerCache(keys=k, values=v) if self.keep or cache is not None else None
+        return x, kept
+
+
+def cached(k: Float[Array, "B L K h"], v: Float[Array, "B L K h"]) -> LayerCache:
+    """Keys and values as a cache holds them."""
+    return LayerCache(keys=jnp.transpose(k, (0, 2, 3, 1)), values=jnp.swapaxes(v, 1, 2))
 
 
 class Transformer(nn.Module):
@@ -229,7 +246,7 @@ class Transformer(nn.Module):
     def hidden(
         self, tokens: Int[Array, "B L"], attention_mask: Bool[Array, "B L"]
     ) -> tuple[Float[Array, "B L D"], LayerCache | None]:
-        """Final hidden states, and with `keep` all layers' keys and values [layers, B, L, K, h]."""
+        """Final hidden states, and with `keep` all layers' keys and values, stacked [layers, ...]."""
         B, L = tokens.shape
         check_context(self.cfg, L)
         tokens = jnp.where(attention_mask, tokens, 0)  # what stands on padding is never read
@@ -274,21 +291,42 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=No
     found: Any = model.apply({"params": params}, tokens, attention_mask, method="hidden")
     hidden, kept = found
     logits = (read or unembedding(cfg, params))(hidden[:, -1])
-    grow = lambda x: jnp.pad(x, [(0, 0), (0, room)] + [(0, 0)] * (x.ndim - 2))
+
+    def grow(x, axis):
+        return jnp.pad(x, [(0, room if i == axis else 0) for i in range(x.ndim)])
+
     cache = Cache(
         layers=tuple(
-            LayerCache(keys=grow(kept.keys[i]), values=grow(kept.values[i]))
+            LayerCache(keys=grow(kept.keys[i], 3), values=grow(kept.values[i], 2))
             for i in range(cfg.layers)
         ),
-        attention_mask=grow(attention_mask),
+        attention_mask=grow(attention_mask, 1),
         positions=jnp.sum(attention_mask, axis=1, dtype=jnp.int32),
         column=jnp.int32(tokens.shape[1]),
     )
     return logits, cache
 
 
+def ready(cfg: ModelConfig, params):
+    """The parameters as `decode` reads them at every token: layers apart, in `cfg.dtype` what it multiplies.
+
+    It reads stacked ones too, and then cuts every layer out of its stack each time.
+    """
+    multiplied = ("kernel", "embedding", "lora_a", "lora_b")
+
+    def cast(path, x):
+        return x.astype(cfg.dtype) if path[-1].key in multiplied else x
+
+    params = jax.tree_util.tree_map_with_path(cast, params)
+    layer = lambda i: jax.tree.map(lambda w: w[i], params["blocks"])
+    return params | {"blocks": tuple(map(layer, range(cfg.layers)))}
+
+
 def decode(cfg: ModelConfig, params, cache: Cache, tokens: Int[Array, " B"], read=None):
-    """Logits [B, V] after one more token a row, and the cache that holds it; `read` as in `prefill`."""
+    """Logits [B, V] after one more token a row, and the cache that holds it; `read` as in `prefill`.
+
+    `params` may be `ready`.
+    """
     model, block = Transformer(cfg), Block(cfg)
     S = cache.attention_mask.shape[1]
     attention_mask = cache.attention_mask | (jnp.arange(S) == cache.column)[None]
@@ -296,8 +334,8 @@ def decode(cfg: ModelConfig, params, cache: Cache, tokens: Int[Array, " B"], rea
     x = model.apply({"params": params}, tokens[:, None], positions, method="embed")
     layers, local = [], local_layers(cfg)
     seen = masks(cfg, attention_mask[:, None], cache.column[None], jnp.arange(S))
-    for i, layer in enumerate(cache.layers):
-        weights = jax.tree.map(lambda w: w[i], params["blocks"])  # noqa: B023
+    params = params if isinstance(params["blocks"], tuple) else ready(cfg, params)
+    for i, (layer, weights) in enumerate(zip(cache.layers, params["blocks"], strict=True)):
         x, layer = block.apply(
             {"params": weights}, x, positions, seen, local[i], layer, cache.column
         )
