@@ -121,10 +121,20 @@ SHAPES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory):
+    """The folder of a tokenizer of 400 tokens; `whole` has one too, and takes a run of PPO to make."""
+    folder = tmp_path_factory.mktemp("words")
+    tokenizer.train(
+        (f"{p} {r}" for p, r in reviews.generate(0, 80, reviews.prompts())), 400, folder
+    )
+    return folder
+
+
 @pytest.fixture(params=SHAPES)
-def pretrained(request, whole, tmp_path):
+def pretrained(request, larger, tmp_path):
     """A folder in the Hugging Face format, with a tokenizer that has no pad token."""
-    words = tokenizer.load(whole / "tokenizer")
+    words = tokenizer.load(larger)
     words.pad_token = None
     cfg = dataclasses.replace(SHAPES[request.param], vocab_size=len(words))
     params = jax.jit(networks.language_model(cfg).init)(jax.random.key(1))
@@ -194,7 +204,7 @@ def test_the_best_checkpoint_of_a_run_is_exported(whole, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def folders(whole, tmp_path_factory):
+def folders(larger, tmp_path_factory):
     """A policy and a reward model in the Hugging Face format, with a small tokenizer, and a larger one."""
     place = tmp_path_factory.mktemp("folders")
     words = tokenizer.train(["a good film"] * 9, 300, place / "small")
@@ -204,9 +214,7 @@ def folders(whole, tmp_path_factory):
     reward = networks.reward_model(lm).init(jax.random.key(1), params)
     huggingface.save(place / "gpt2", cfg, params, tokenizer=words)
     huggingface.save(place / "reward", cfg, reward, is_reward=True, tokenizer=words)
-    return {name: str(place / name.lower()) for name in ("GPT2", "REWARD")} | {
-        "WORDS": str(whole / "tokenizer")
-    }
+    return {name: str(place / name.lower()) for name in ("GPT2", "REWARD")} | {"WORDS": str(larger)}
 
 
 @pytest.fixture

@@ -129,18 +129,21 @@ def test_what_cannot_work_is_refused_in_one_sentence(tmp_path, capsys, settings,
 
 # --- it is learned
 
-ITERATIONS = {"ppo": 120, "rloo": 200}
+LOOP = {
+    "ppo": ["--iterations", "120", "--batch-size", "256"],
+    "rloo": ["--iterations", "200", "--batch-size", "512"],
+}
 
 
 def learn(folder, algorithm):
-    settings = ["--algorithm", algorithm, "--iterations", str(ITERATIONS[algorithm])]
+    settings = ["--algorithm", algorithm, *LOOP[algorithm]]
     command = ["game", "--devices", "device", *settings, "--eval-games", "1024"]
     assert launch.main([*command, "--run", str(folder)]) == 0
     return results_of(folder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ITERATIONS)
+@pytest.mark.parametrize("algorithm", LOOP)
 def test_the_return_comes_within_5_percent_of_the_exact_optimum(tmp_path, algorithm):
     results = learn(tmp_path / "run", algorithm)
     assert results["share of the optimum"] > 0.95

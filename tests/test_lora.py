@@ -45,7 +45,7 @@ def noisy(tree, deviation=0.5):
 
 @pytest.fixture(scope="module")
 def params():
-    return noisy(LM.init(jax.random.key(0)), 0.1)
+    return noisy(jax.jit(LM.init)(jax.random.key(0)), 0.1)
 
 
 @jax.jit

@@ -244,7 +244,7 @@ def test_the_program_does_not_grow_with_depth():
 def test_bfloat16_compute_keeps_float32_parameters_and_log_probabilities():
     cfg = dataclasses.replace(TINY, dtype="bfloat16")
     lm = networks.language_model(cfg)
-    params = lm.init(jax.random.key(0))
+    params = jax.jit(lm.init)(jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     logprobs, entropy = lm.policy_fn(params, *inputs(), last=4)
     assert logprobs.dtype == entropy.dtype == jnp.float32
@@ -320,7 +320,7 @@ def test_a_critic_starts_at_zero_or_from_the_reward_model_with_its_head():
 def test_the_reward_is_read_at_the_last_real_token_wherever_padding_is():
     lm = networks.language_model(TINY)
     rm = networks.reward_model(lm)
-    params = rm.init(jax.random.key(3), lm.init(jax.random.key(0)))
+    params = rm.init(jax.random.key(3), jax.jit(lm.init)(jax.random.key(0)))
     tokens, mask = inputs()
     want = rm.fn(params, tokens, mask)
     more = lambda x, value: jnp.pad(x, ((0, 0), (2, 5)), constant_values=value)
@@ -367,7 +367,7 @@ def test_shapes_that_do_not_fit_are_refused_by_name(settings, words):
 
 def test_a_sequence_beyond_the_context_is_refused():
     lm = networks.language_model(dataclasses.replace(TINY, context=8))
-    params = lm.init(jax.random.key(0))
+    params = jax.jit(lm.init)(jax.random.key(0))
     with pytest.raises(ValueError, match=r"9 tokens.*model.context = 8"):
         lm.hidden_fn(params, *inputs())
     with pytest.raises(ValueError, match=r"11 tokens.*model.context = 8"):

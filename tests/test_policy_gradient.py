@@ -827,6 +827,7 @@ def test_k2_of_responses_in_the_loss_comes_near_by_sampling():
     assert distance(replace(OTHER, group=16, kl_in_loss="k2"), lr=0.03) < 30 * GATE
 
 
+@partial(jax.jit, static_argnums=0)
 def table_of(cfg: ModelConfig, params):
     """A transformer's logits after each prefix [40, 4], by the uncached forward pass."""
     tokens, attention_mask, mask = (jnp.asarray(x) for x in enumerable.responses())
@@ -839,7 +840,7 @@ def table_of(cfg: ModelConfig, params):
 def test_grpo_on_a_transformer_with_cached_sampling_comes_near_the_optimum():
     cfg = ModelConfig(vocab_size=4, context=1 + LENGTH, layers=1, d_model=32, tied=False)
     lm = networks.language_model(cfg)
-    reference = lm.init(KEY)
+    reference = jax.jit(lm.init)(KEY)
     world = enumerable.make(0)._replace(ref_logits=table_of(cfg, reference))
     pi_star, _ = optimum(world)
     assert total_variation(distribution(world.ref_logits), pi_star) > 0.5

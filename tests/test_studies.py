@@ -48,13 +48,13 @@ JOBS = {
 }
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_all_seeds_as_one_program_are_the_single_runs(opening, name):
+def test_all_seeds_as_one_program_are_the_single_runs(opening):
     seeds = nested(2)
-    together = population.work(opening, JOBS[name], seeds)
-    for seed, got in zip(seeds, together, strict=True):
-        close(got, population.work(opening, JOBS[name], [seed])[0])
-    assert np.abs(np.subtract(*(row["rl"]["proxy"] for row in together))).max() > 1e-3
+    for job in JOBS.values():  # in one process, which compiles their reward models and sampler once
+        together = population.work(opening, job, seeds)
+        for seed, got in zip(seeds, together, strict=True):
+            close(got, population.work(opening, job, [seed])[0])
+        assert np.abs(np.subtract(*(row["rl"]["proxy"] for row in together))).max() > 1e-3
 
 
 def test_processes_are_the_single_runs_and_what_stands_is_not_computed_again(opening):
@@ -100,15 +100,18 @@ def test_gold_at_a_kl_lies_between_runs_in_the_root_of_kl():
     assert np.isnan(compare.gold_at(points, 0.5, 4.5))
 
 
-SMALL = str.split(  # of a command line
-    """--lab.policy 10k --lab.reviews 80 --lab.sft.steps 12 --lab.sft.batch-size 8 --lab.sft.eval-every 6
-    --lab.reward-steps 3 --lab.pool-prompts 8 --lab.pool-draws 8 --population vmap --seeds 2"""
+SMALL = (
+    str.split(  # of a command line; shapes as above, so that much is compiled once for all of them
+        """--lab.policy 10k --lab.reviews 80 --lab.sft.steps 12 --lab.sft.batch-size 8 --lab.sft.eval-every 6
+    --lab.reward-steps 3 --lab.reward-batch 4 --lab.pool-prompts 8 --lab.pool-draws 8 --population vmap
+    --seeds 2"""
+    )
 )
 
 
 def test_overoptimization_writes_its_table_and_picture(tmp_path, capsys):
     own = """overoptimization --golds symbolic --pairs 4 8 --sizes 10k --trained-against 10k
-        --method.iterations 4 --method.batch-size 8"""
+        --method.iterations 2 --method.batch-size 8"""
     command = [*own.split(), *SMALL]
     assert launch.main([*command, "--run", str(tmp_path / "run")]) == 0
     table = json.loads((tmp_path / "run" / "results.json").read_text())["over-optimization"]
@@ -122,7 +125,7 @@ def test_overoptimization_writes_its_table_and_picture(tmp_path, capsys):
 
 def test_compare_writes_gold_at_matched_kl(tmp_path):
     own = """compare --methods rloo dpo --pairs 8 --lrs 1e-3 3e-2 --iterations 2 --batch-size 8
-        --kl-coefs 0.1 --betas 0.1"""
+        --kl-coefs 0.1 --betas 0.1 --tuning-seeds 2"""
     command = [*own.split(), *SMALL]
     assert launch.main([*command, "--matched", "0.001", "--run", str(tmp_path / "run")]) == 0
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["at matched KL"]

@@ -9,7 +9,7 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -111,17 +111,23 @@ def read(files: Files, tensor: Tensor, shape, dtype, sharding) -> jax.Array:
         turn = -1 if tensor.linear else 1
         get = lambda index: tensor.read(files.part(tensor.name, index[::turn]))
         return place(get, shape, dtype, sharding)
-    whole = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
-    put = jax.jit(
-        lambda whole, x, i: jax.lax.dynamic_update_index_in_dim(whole, x, i, 0),
-        donate_argnums=0,
-        out_shardings=sharding,
-    )
+    zeros, put = stacking(tuple(shape), dtype, sharding)
+    whole = zeros()
     for layer in range(shape[0]):
         x = tensor.read(files.tensor(tensor.name.replace("*", str(layer))))
         x = place(x.__getitem__, shape[1:], dtype, without_layers(sharding))
         whole = jax.block_until_ready(put(whole, x, layer))  # or layers would queue up before it
     return whole
+
+
+@cache
+def stacking(shape: tuple[int, ...], dtype, sharding) -> tuple[Callable, Callable]:
+    """What makes an empty stack, and what puts a layer into it; compiled once for all of one kind."""
+    put = lambda whole, x, i: jax.lax.dynamic_update_index_in_dim(whole, x, i, 0)
+    return (
+        jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding),
+        jax.jit(put, donate_argnums=0, out_shardings=sharding),
+    )
 
 
 def place(get: Callable[[tuple], np.ndarray], shape, dtype, sharding) -> jax.Array:
