@@ -1,0 +1,51 @@
+"""The models that are measured: random weights, Llama's form, float32, as a Hugging Face folder.
+
+Made once; both sides read the same files. Beside each language model lies a classifier of one label, which
+is its reward model. The tokenizer is for commands that want one; the works themselves are given tokens.
+"""
+
+import pathlib
+import shutil
+
+import jax
+
+from bench.works import Shape
+from rlhf_jax.data import tokenizer
+from rlhf_jax.models import huggingface, networks
+from rlhf_jax.models.config import ModelConfig
+
+TEXTS = ["It was a good film, and I would see it again.", "It was a bad film: the end is too long."]
+
+
+def config(shape: Shape) -> ModelConfig:
+    """The settings of the library; tunix takes 1e6 for the rotary base whatever a checkpoint says."""
+    return ModelConfig(
+        vocab_size=shape.vocab_size,
+        context=shape.context,
+        layers=shape.layers,
+        d_model=shape.d_model,
+        heads=shape.heads,
+        d_mlp=shape.d_mlp,
+        positions="rotary",
+        rope_theta=1e6,
+        norm="rmsnorm",
+        activation="swiglu",
+        bias=False,
+        tied=shape.tied,
+    )
+
+
+def make(shape: Shape, folder: pathlib.Path):
+    """Writes `folder`/policy and `folder`/reward, unless they are there."""
+    if (folder / "reward" / "config.json").exists():
+        return
+    cfg, partial = config(shape), folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    words = tokenizer.train(TEXTS, shape.vocab_size, partial / "words")
+    lm = networks.language_model(cfg)
+    params = lm.init(jax.random.key(0))
+    huggingface.save(partial / "policy", cfg, params, tokenizer=words)
+    reward = networks.reward_model(lm).init(jax.random.key(1), lm.init(jax.random.key(2)))
+    huggingface.save(partial / "reward", cfg, reward, is_reward=True, tokenizer=words)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
