@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a model in Llama's form: layers, width, heads of width D / H, MLP, vocabulary, one embedding or two."""
+    """Of a model in Llama's form, with heads of width D / H; tied: one embedding serves both ends."""
 
     layers: int
     d_model: int
