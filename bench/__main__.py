@@ -134,7 +134,18 @@ def measured(cfg: Config, name: str, model: str) -> Iterator[dict]:
 
 def table(rows: list[dict]) -> Table:
     """What was measured."""
-    names = ("work", "model", "cores", "peer", "ours", "peer's", "CPU s", "peak MB", "ratio", "range")
+    names = (
+        "work",
+        "model",
+        "cores",
+        "peer",
+        "ours",
+        "peer's",
+        "CPU s",
+        "peak MB",
+        "ratio",
+        "range",
+    )
     shown = Table(*names, "of matmul", "same", title=f"{platform.machine()}, {date()}")
     for row in rows:
         about = (row["work"], row["model"], str(row["cores"]), row["peer"])
@@ -187,8 +198,10 @@ def matches(row: dict, target: Target) -> bool:
     """Whether the row tells of the target."""
     if "missing" in row or (row["work"], row["model"]) != (target.work, target.model):
         return False
-    return target.what in row["ours"] if target.work == "start" else (
-        row["peer"] == target.peer and row["cores"] == 1
+    return (
+        target.what in row["ours"]
+        if target.work == "start"
+        else (row["peer"] == target.peer and row["cores"] == 1)
     )
 
 

@@ -94,9 +94,7 @@ def pairs(ours, peer, least: int, seconds: float, most: int = 50) -> list[tuple[
     `ours` and `peer` are anything with a `go`.
     """
     found, began = [], time.perf_counter()
-    while len(found) < least or (
-        len(found) < most and time.perf_counter() - began < seconds
-    ):
+    while len(found) < least or (len(found) < most and time.perf_counter() - began < seconds):
         found.append((ours.go(), peer.go()))
     return found
 
@@ -120,7 +118,9 @@ def ratios(found: list[tuple[Told, Told]]) -> dict[str, float]:
 def alike(kind: str, ours, theirs, digits: int = 5) -> tuple[bool, str]:
     """Whether both sides said the same, and how far apart they are: tokens all equal, losses to `digits`."""
     if kind == "tokens":
-        both = [(a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True)]
+        both = [
+            (a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True)
+        ]
         wrong = sum(a != b for a, b in both)
         return not wrong, f"{wrong} of {len(both)} tokens differ"
     apart = abs(ours - theirs)

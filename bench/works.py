@@ -65,9 +65,7 @@ WORKS = {
     "ragged": Work("sampled, ends drawn, 64 prompts", GENERATORS, 16, prompt=32, response=64),
     "reward": Work("step on pairs", ("torch", "trl"), 8, length=128, same="loss"),
     "sft": Work("step", ("torch", "trl", "tunix"), 8, length=128, same="loss"),
-    "dpo": Work(
-        "step on pairs", ("torch", "trl", "tunix"), 8, prompt=64, response=64, same="loss"
-    ),
+    "dpo": Work("step on pairs", ("torch", "trl", "tunix"), 8, prompt=64, response=64, same="loss"),
     "grpo": Work("iteration", ("trl", "tunix"), 16, prompt=32, response=64, group=4),
     "ppo": Work("iteration", ("trl112", "tunix"), 16, prompt=32, response=64, epochs=4),
     "start": Work(

@@ -1,6 +1,6 @@
 """transformers' generation, and training steps written out in torch on its models: a peer's side.
 
-    python -m bench.sides.by_torch '{"name": "sft", "folder": ..., "work": {...}}'
+python -m bench.sides.by_torch '{"name": "sft", "folder": ..., "work": {...}}'
 """
 
 import os
@@ -117,7 +117,12 @@ def dpo(asked, work, tokens, stops):
 
 
 MAKE = dict(
-    generate=generating, sample=generating, ragged=generating, reward=reward, sft=supervised, dpo=dpo
+    generate=generating,
+    sample=generating,
+    ragged=generating,
+    reward=reward,
+    sft=supervised,
+    dpo=dpo,
 )
 
 

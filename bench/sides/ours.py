@@ -1,6 +1,6 @@
 """Our side: the library's public functions, compiled as an experiment compiles them.
 
-    python -m bench.sides.ours '{"name": "sft", "folder": ..., "work": {...}}'
+python -m bench.sides.ours '{"name": "sft", "folder": ..., "work": {...}}'
 """
 
 import pathlib
@@ -140,9 +140,7 @@ def supervised(ours: Ours):
 def dpo(ours: Ours):
     """The reference's pass over both sides, and a step."""
     devices, fn = ours.devices, ours.lm.policy_fn
-    reference = devices.compile(
-        preference.make_reference_logprobs(fn), (P(), P(DATA)), P(DATA)
-    )
+    reference = devices.compile(preference.make_reference_logprobs(fn), (P(), P(DATA)), P(DATA))
     cfg = preference.PreferenceConfig(beta=works.BETA)
     step = devices.compile(
         preference.make_train_step(fn, ours.tx, cfg), (P(), P(), P(DATA), P()), (P(), P()), donate=0
