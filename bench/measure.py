@@ -18,7 +18,7 @@ WARM = 2
 
 @dataclass(frozen=True)
 class Told:
-    """One piece of work: seconds of the wall and of all cores, most bytes held, tokens (1 where it makes none)."""
+    """One piece of work: seconds of the wall and of all cores, most bytes held, tokens (1: makes none)."""
 
     wall: float
     cpu: float
@@ -115,16 +115,18 @@ def ratios(found: list[tuple[Told, Told]]) -> dict[str, float]:
     return {"ratio": statistics.median(speeds), "least": min(speeds), "most": max(speeds)}
 
 
-def alike(kind: str, ours, theirs, digits: int = 5) -> tuple[bool, str]:
-    """Whether both sides said the same, and how far apart they are: tokens all equal, losses to `digits`."""
+def alike(kind: str, ours: list, theirs: list, digits: int = 5) -> tuple[bool, str]:
+    """Whether both sides said the same, and how far apart they are.
+
+    kind "tokens": the rows of the first piece of work, all equal; "loss": those of the first pieces, to `digits`.
+    """
     if kind == "tokens":
-        both = [
-            (a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True)
-        ]
-        wrong = sum(a != b for a, b in both)
-        return not wrong, f"{wrong} of {len(both)} tokens differ"
-    apart = abs(ours - theirs)
-    return apart <= 10.0**-digits * max(1.0, abs(theirs)), f"losses {ours:.7g} and {theirs:.7g}"
+        pairs_of = lambda a, b: zip(a, b, strict=True)
+        wrong = [x != y for a, b in pairs_of(ours[0], theirs[0]) for x, y in pairs_of(a, b)]
+        return not any(wrong), f"{sum(wrong)} of {len(wrong)} tokens differ"
+    both = list(zip(ours, theirs, strict=True))
+    close = all(abs(a - b) <= 10.0**-digits * max(1.0, abs(b)) for a, b in both)
+    return close, "losses " + ", ".join(f"{a:.7g} and {b:.7g}" for a, b in both)
 
 
 def compare(ours: Side, peer: Side, work: Work, least: int, seconds: float) -> dict:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Target:
-    """At least `value` of ratio, how many times as fast as the peer; or at most: of peak, the share of the peer's
-    memory, and of cold and warm, seconds."""
+    """At least `value` of ratio, how many times as fast as the peer; or at most: of peak, a share of the
+    peer's memory; of cold and warm, seconds."""
 
     work: str
     model: str

@@ -1,7 +1,7 @@
 """How a side of a measurement is driven: one line asks, one line of JSON answers. Standard library only.
 
     go      -> {"wall": seconds, "cpu": seconds of all threads, "peak": bytes, ...}   one piece of work
-    check   -> what the first piece of work said: tokens, or a loss
+    check   -> {"said": what the first pieces of work said: tokens, or losses}
     reset   -> {}   the peak of memory is counted from here on
     quit    -> {}   and the process ends
 
@@ -16,6 +16,9 @@ import resource
 import sys
 import time
 from types import SimpleNamespace
+
+KEPT = 3
+"""First pieces of work whose outputs are kept: a loss after a step tells of the step too."""
 
 
 def peak_bytes() -> int:
@@ -45,7 +48,7 @@ class Gate:
             answers = os.fdopen(os.dup(1), "w")
             os.dup2(2, 1)
         self.commands, self.answers, self.more = commands, answers, more or {}
-        self.first, self.began = None, None
+        self.said, self.began = [], None
 
     def answer(self, told: dict):
         """Sends one line."""
@@ -54,17 +57,17 @@ class Gate:
     def wait(self, said=None, **told):
         """Ends the piece of work that runs, if one does, and comes back where the next begins.
 
-        `said` is what can be compared with another side's, or a function that gives it, called for the first
-        piece alone; `told` goes into the answer, as `units` (tokens). All work has to have ended.
+        `said` is what can be compared with another side's; `told` goes into the answer, as `units` (tokens).
+        All work has to have ended.
         """
         if self.began is not None:
             wall, cpu = (now - then for now, then in zip(clocks(), self.began, strict=True))
-            if self.first is None and said is not None:
-                self.first = said() if callable(said) else said
+            if len(self.said) < KEPT:
+                self.said.append(said)
             self.answer({"wall": wall, "cpu": cpu, "peak": peak_bytes()} | told)
         while (line := self.commands.readline().strip()) != "go":
             if line == "check":
-                self.answer({"said": self.first})
+                self.answer({"said": self.said})
             elif line == "reset":
                 forget_peak()
                 self.answer({})
