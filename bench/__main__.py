@@ -6,8 +6,8 @@
 
 Works: generate, sample, ragged, reward, sft, dpo, grpo, ppo, start. Each side is a process of its own; after
 a warm-up they take turns, pinned to one core and then to both. Outputs are compared too, and a check that
-fails is told. `ratio` is how many times as fast as the peer we are, pair by pair; `of matmul` the share of this
-machine's own matrix product that the operations of `works.operations` come to.
+fails is told. `ratio` is how many times as fast as the peer we are, pair by pair; `of matmul` the share of
+this machine's own matrix product that the operations of `works.operations` come to.
 
 Peers have environments of their own, in the folder `--envs` (tunix by Python 3.12, where it needs no more):
 

@@ -118,7 +118,7 @@ def ratios(found: list[tuple[Told, Told]]) -> dict[str, float]:
 def alike(kind: str, ours: list, theirs: list, digits: int = 5) -> tuple[bool, str]:
     """Whether both sides said the same, and how far apart they are.
 
-    kind "tokens": the rows of the first piece of work, all equal; "loss": those of the first pieces, to `digits`.
+    kind "tokens": the rows of the first piece of work, all equal; "loss": of the first pieces, to `digits`.
     """
     if kind == "tokens":
         pairs_of = lambda a, b: zip(a, b, strict=True)

@@ -1,7 +1,7 @@
 """TRL's trainers of rewards, SFT, DPO and GRPO, a step at a time: a peer's side.
 
-Its defaults are bfloat16 and gradient checkpointing; both are off here, as they are on the other side. Data are
-tokens already, so a step includes no tokenisation, but for GRPO's prompts.
+Its defaults are bfloat16 and gradient checkpointing; both are off here, as they are on the other side. Data
+are tokens already, so a step includes no tokenisation, but for GRPO's prompts.
 """
 
 import os

@@ -39,7 +39,7 @@ class Words:
 
     def encode(self, text: str, **_) -> list[int]:
         """Tokens."""
-        return [int(x) for x in text.split()]
+        return [int(x) for x in str(np.asarray(text).ravel()[0]).split()]  # maybe an array of one
 
     def decode(self, ids, **_) -> str:
         """A text."""
@@ -91,7 +91,7 @@ class Tunix:
 
 
 def paced(gate: protocol.Gate, batch, held: SimpleNamespace, said=lambda: None):
-    """The same batch for ever, at the gate; `held.models` are trained, and no step counts before it is done."""
+    """The same batch for ever, at the gate, where the training of `held.models` has to have ended."""
     gate.wait()
     while True:
         yield batch
@@ -112,9 +112,9 @@ def generating(tunix: Tunix, gate):
     texts = [words.text(row) for row in tunix.tokens]
     parts = [texts[i : i + work.rows] for i in range(0, len(texts), work.rows)]
     draws = {} if tunix.name == "generate" else {"temperature": 1.0, "top_p": 1.0}
-    step, said = 0, None
+    step, said, told = 0, None, {}
     while True:
-        gate.wait(said, **({} if said is None else {"units": units}))
+        gate.wait(said, **told)
         found = []
         for part in parts:
             step += 1
@@ -128,7 +128,7 @@ def generating(tunix: Tunix, gate):
             ).tokens
         said = [row.tolist() for row in found]
         # it leaves out the token that ended a response
-        units = sum(min(len(row) + 1, work.response) for row in said)
+        told = {"units": sum(min(len(row) + 1, work.response) for row in said)}
 
 
 def settings(kind=TrainingConfig, **more):

@@ -197,7 +197,7 @@ def grpo(ours: Ours):
         batch = join(samples, seen, devices.put_batch(works.score(said)))
         held.state, _ = update(held.state, {}, coefficient, batch, jax.random.fold_in(key, 1))
         jax.block_until_ready(held.state)
-        return None, {"units": said.size}
+        return None, {}
 
     return work
 
@@ -232,7 +232,7 @@ def with_ppo(ours: Ours):
         batch = annotate(held.state.params, reference, samples, scores)
         held.state, metrics = update(held.state, {}, coefficient, batch, jax.random.fold_in(key, 1))
         jax.block_until_ready((held.state, metrics))
-        return None, {"units": samples.mask.size}
+        return None, {}
 
     return work
 
