@@ -14,8 +14,9 @@ import numpy as np
 import optax
 from flax import nnx
 from tunix.generate.sampler import CacheConfig, Sampler
-from tunix.models.llama3.model import ModelConfig
-from tunix.models.llama3.params import create_model_from_safe_tensors
+from tunix.models import safetensors_loader
+from tunix.models.llama3 import params as llama3_params
+from tunix.models.llama3.model import Llama3, ModelConfig
 from tunix.rl import common, rl_cluster
 from tunix.rl import utils as rl_utils
 from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
@@ -31,6 +32,15 @@ from bench.sides import protocol, words
 STEPS = 10**6
 
 
+class Llama(Llama3):
+    """tunix's, and takes what its PPO gives: 0.1.7 hands every model segments, which this one has no name for."""
+
+    def __call__(self, input_tokens, positions, cache, attention_mask, segment_ids=None):
+        """Logits, or scores where the head is a critic's; the attention mask says what segments would."""
+        del segment_ids
+        return super().__call__(input_tokens, positions, cache, attention_mask)
+
+
 class Words:
     """A tokenizer as tunix wants one: texts are token numbers; no token of the model is a pad or an end."""
 
@@ -39,7 +49,7 @@ class Words:
 
     def encode(self, text: str, **_) -> list[int]:
         """Tokens."""
-        return [int(x) for x in str(np.asarray(text).ravel()[0]).split()]  # maybe an array of one
+        return [int(x) for x in text.split()]
 
     def decode(self, ids, **_) -> str:
         """A text."""
@@ -83,7 +93,13 @@ class Tunix:
 
     def model(self):
         """In float32."""
-        return create_model_from_safe_tensors(str(self.folder), self.config, dtype=jnp.float32)
+        return safetensors_loader.load_and_create_model(
+            file_dir=str(self.folder),
+            model_class=Llama,
+            config=self.config,
+            key_mapping=llama3_params._get_key_and_transform_mapping,
+            dtype=jnp.float32,
+        )
 
     def tx(self):
         """Clipped Adam."""
@@ -225,7 +241,7 @@ def grpo(tunix: Tunix, gate):
     found = cluster(tunix)
     config = GRPOConfig(num_generations=work.group, num_iterations=1, beta=works.KL, epsilon=0.2)
     learner = GRPOLearner(found, algo_config=config, reward_fns=even)
-    texts = {"prompts": [words.text(row) for row in tunix.tokens[:: work.group]]}
+    texts = {"prompts": np.array([words.text(row) for row in tunix.tokens[:: work.group]])}
     learner.train(paced(gate, texts, SimpleNamespace(models=[found.actor_trainer.model])))
 
 
@@ -238,7 +254,7 @@ def ppo(tunix: Tunix, gate):
     )
     config = PPOConfig(num_iterations=tunix.work.epochs, beta=works.KL)
     learner = PPOLearner(found, ppo_config=config)
-    texts = {"prompts": [words.text(row) for row in tunix.tokens]}
+    texts = {"prompts": np.array([words.text(row) for row in tunix.tokens])}
     trained = [found.actor_trainer.model, found.critic_trainer.model]
     learner.train(paced(gate, texts, SimpleNamespace(models=trained)))
 
