@@ -84,8 +84,7 @@ def tokens(name: str, work: Work, vocab_size: int) -> np.ndarray:
     Prompts; or whole rows; or pairs, [2, rows, columns], which share their prompts.
     """
     rng = np.random.default_rng(0)
-    # not token 0: transformers takes it for a pad, whose embedding has no gradient there
-    draw = lambda *shape: rng.integers(1, vocab_size, shape, np.int32)
+    draw = lambda *shape: rng.integers(0, vocab_size, shape, np.int32)
     if name == "dpo":
         said = draw(2, work.rows, work.response)
         prompts = np.broadcast_to(draw(work.rows, work.prompt), (2, work.rows, work.prompt))

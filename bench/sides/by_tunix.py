@@ -33,7 +33,7 @@ STEPS = 10**6
 
 
 class Llama(Llama3):
-    """tunix's, and takes what its PPO gives: 0.1.7 hands every model segments, which this one has no name for."""
+    """tunix's, and takes what its PPO gives: 0.1.7 hands every model segments, which this does not know."""
 
     def __call__(self, input_tokens, positions, cache, attention_mask, segment_ids=None):
         """Logits, or scores where the head is a critic's; the attention mask says what segments would."""
