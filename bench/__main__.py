@@ -21,7 +21,6 @@ Where there is no GPU, take torch's CPU wheel. The project itself is installed w
 
 import importlib
 import json
-import os
 import pathlib
 import platform
 import sys
@@ -34,7 +33,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from bench import start, works
+from bench import measure, start, works
 from bench.measure import Side, compare
 from bench.targets import TARGETS, Target
 
@@ -89,9 +88,8 @@ def interpreter(peer: str, envs: pathlib.Path) -> str:
         return sys.executable
     folder = envs / name
     if not (folder / "bin" / "python").exists():
-        version = "3.12" if name == "tunix" else "3.11"
         raise ValueError(
-            f"{peer} has no environment: python{version} -m venv {folder} && "
+            f"{peer} has no environment: python -m venv {folder} && "
             f"{folder}/bin/pip install -r bench/requirements-{name}.txt"
             + (f" && {folder}/bin/pip install --no-deps trl==1.12.0" if name == "trl112" else "")
         )
@@ -110,7 +108,7 @@ def measured(cfg: Config, name: str, model: str) -> Iterator[dict]:
         return
     asked = {"name": name, "folder": str(folder), "work": asdict(work)}
     for count in cfg.cores:
-        cores = sorted(os.sched_getaffinity(0))[:count]
+        cores = measure.cores()[:count]
         log = lambda who: cfg.out / "logs" / f"{name}-{model}-{count}-{who}.log"  # noqa: B023
         ours = Side([sys.executable, "-m", OURS], asked, cores, log("ours"))
         first = ours.warm()
@@ -120,10 +118,9 @@ def measured(cfg: Config, name: str, model: str) -> Iterator[dict]:
             row = {"work": name, "model": model, "peer": peer, "cores": len(cores), "first": first}
             try:
                 command = [interpreter(peer, cfg.envs), "-m", PEERS[peer][1]]
-                side = Side(command, asked | {"peer": peer}, cores, log(peer))
-                row["peer_first"] = side.warm()
-                row |= compare(ours, side, work, cfg.pairs, cfg.seconds)
-                side.close()
+                with Side(command, asked, cores, log(peer)) as side:
+                    row["peer_first"] = side.warm()
+                    row |= compare(ours, side, work, cfg.pairs, cfg.seconds)
             except (ValueError, RuntimeError) as error:
                 row["missing"] = str(error)
             row["rate"] = ours.ask("rate")["rate"]

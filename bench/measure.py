@@ -1,5 +1,6 @@
 """Two sides of one work, in turn: processes, pairs, and what comes of them. Linux, for it pins to cores."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -24,6 +25,11 @@ class Told:
     cpu: float
     peak: int
     units: int = 1
+
+
+def cores() -> list[int]:
+    """Those that this process may run on."""
+    return sorted(os.sched_getaffinity(0))
 
 
 def pinned(cores: list[int]) -> list[str]:
@@ -79,13 +85,19 @@ class Side:
         self.ask("reset")
         return first.wall
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def close(self):
         """Ends the process."""
-        try:
+        with contextlib.suppress(RuntimeError):
             self.ask("quit")
-        except RuntimeError:
-            self.process.kill()
-        self.process.wait()
+        self.process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.communicate()
 
 
 def pairs(ours, peer, least: int, seconds: float, most: int = 50) -> list[tuple[Told, Told]]:

@@ -1,8 +1,8 @@
 """The models that are measured: random weights, Llama's form, float32, as a Hugging Face folder.
 
 Made once; both sides read the same files. Beside each language model lies a classifier of one label, which
-is its reward model. The tokenizer is for commands that want one; the works themselves are given tokens, none of
-which pads or ends: config.json says so, or transformers would end responses at its own defaults.
+is its reward model. The tokenizer is for commands that want one; the works themselves are given tokens, none
+of which pads or ends: config.json says so, or transformers would end responses at its own defaults.
 """
 
 import pathlib

@@ -1,4 +1,9 @@
-"""From the command to the end of the first PPO iteration: each time a process that begins from nothing."""
+"""From the command to the end of the first PPO iteration: each time a process that begins from nothing.
+
+The command is `launch.py sentiment` with a policy and a reward model that are given. On its way it teaches a
+held-out judge too, which PPO does not need, by so few comparisons that only what is compiled for it counts.
+Peers are their sides, up to the end of the first iteration; they have no compilation cache.
+"""
 
 import os
 import shutil
@@ -10,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from bench import measure
 from bench.measure import ROOT, Side, pinned
 
 
@@ -20,6 +26,7 @@ def ours(folder: Path, cache: Path, cores: list[int], log: Path) -> float:
         *(sys.executable, "launch.py", "sentiment", "--run", str(run / "run")),
         *("--reference", str(folder / "policy"), "--reward-model", str(folder / "reward")),
         *("--data.prompt-length", "32", "--sample.length", "64", "--rl.batch-size", "16"),
+        *("--data.pairs", "64", "--data.reviews", "500", "--reward.epochs", "1"),
     ]
     env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
     began = time.perf_counter()
@@ -55,11 +62,9 @@ def first_row(metrics: Path) -> bool:
 def theirs(command: list[str], asked: dict, cores: list[int], log: Path) -> float:
     """Seconds until a peer's process has ended its first iteration."""
     began = time.perf_counter()
-    side = Side(command, asked, cores, log)
-    side.go()
-    seconds = time.perf_counter() - began
-    side.close()
-    return seconds
+    with Side(command, asked, cores, log) as side:
+        side.go()
+        return time.perf_counter() - began
 
 
 def measured(cfg, work, model: str, folder: Path, interpreter) -> Iterator[dict]:
@@ -67,7 +72,7 @@ def measured(cfg, work, model: str, folder: Path, interpreter) -> Iterator[dict]
     from bench.__main__ import PEERS
 
     for count in cfg.cores:
-        cores = sorted(os.sched_getaffinity(0))[:count]
+        cores = measure.cores()[:count]
         logs, cache = cfg.out / "logs", Path(tempfile.mkdtemp())
         logs.mkdir(parents=True, exist_ok=True)
         row = {"work": "start", "model": model, "cores": len(cores), "operations": 0, "rate": 0}
@@ -86,7 +91,7 @@ def measured(cfg, work, model: str, folder: Path, interpreter) -> Iterator[dict]
             told = row | {"peer": peer, "ours": mine}
             try:
                 command = [interpreter(peer, cfg.envs), "-m", PEERS[peer][1]]
-                asked = {"name": "ppo", "folder": str(folder), "work": asdict(work), "peer": peer}
+                asked = {"name": "ppo", "folder": str(folder), "work": asdict(work)}
                 log = logs / f"start-{model}-{count}-{peer}.log"
                 took = sorted(theirs(command, asked, cores, log) for _ in range(3))
             except (ValueError, RuntimeError) as error:
