@@ -64,7 +64,7 @@ class Config:
     out: pathlib.Path = pathlib.Path("runs/bench")
     """The folder of NAME.json, the models and the logs."""
     cores: tuple[int, ...] = (1, 2)
-    """On how many cores, one after another."""
+    """On how many cores, one after another: the first that this process may run on (taskset says which)."""
     pairs: int = 5
     """Least pairs of a measurement."""
     seconds: float = 4.0
@@ -225,6 +225,10 @@ def main(cfg: Config):
                     print(f"{about}: ratio {row['ratio']:.2f}", flush=True)
                 if row.get("same") is False:
                     print(f"{about}: CHECK FAILED: {row['why']}", flush=True)
+    if not rows:
+        raise ValueError(
+            f"{', '.join(cfg.peer)} does not do {cfg.name}: {', '.join(works.WORKS[cfg.name].peers)} do"
+        )
     console = Console(width=max(Console().width, 150))
     console.print(table(rows))
     console.print(against(rows, TARGETS if cfg.name == "all" else of_work(cfg.name)))

@@ -1,6 +1,6 @@
 """How much memory reading a checkpoint takes beyond the parameters themselves; on Linux, on the CPU backend.
 
-    python -m bench reading --folder /tmp/reading --gigabytes 1.5
+    python -m bench reading --folder READING --gigabytes 1.5
 
 A random checkpoint is written into `--folder`, once, file by file. Every way then reads it in a fresh
 process, whose memory this one samples each millisecond: `heap` is the peak of RssAnon, less what it was as
