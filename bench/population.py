@@ -1,6 +1,6 @@
 """Seeds of one small run: as one program, as processes, and one after another; seconds and ratio in one run.
 
-    JAX_COMPILATION_CACHE_DIR=.jax_cache python -m bench.population --seeds 8 --size 100k
+    JAX_COMPILATION_CACHE_DIR=.jax_cache python -m bench population --seeds 8 --size 100k
 
 A small run is a reward model of 300 steps, its best of n, and a policy of `--iterations` rollouts against
 it. Every way is run twice and the second time is told: with a compilation cache all of them, new processes
@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import jax
 import rich
-import tyro
 from rich.table import Table
 
 from experiments import overoptimization
@@ -66,7 +65,3 @@ def main(cfg: Config):
         table.add_row(way, f"{took:.1f}", f"{took / seconds[cfg.ways[0]]:.2f}")
     rich.print(table)
     shutil.rmtree(folder)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))

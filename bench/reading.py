@@ -1,6 +1,6 @@
 """How much memory reading a checkpoint takes beyond the parameters themselves; on Linux, on the CPU backend.
 
-    python -m bench.reading --folder /tmp/reading --gigabytes 1.5
+    python -m bench reading --folder READING --gigabytes 1.5
 
 A random checkpoint is written into `--folder`, once, file by file. Every way then reads it in a fresh
 process, whose memory this one samples each millisecond: `heap` is the peak of RssAnon, less what it was as
@@ -32,7 +32,6 @@ from typing import Literal
 import jax
 import numpy as np
 import rich
-import tyro
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.table import Table
 from safetensors.numpy import load_file, save_file
@@ -153,7 +152,7 @@ def measure(way: str) -> dict[str, float]:
     """Bytes, and seconds, of reading in a process of its own."""
     flags = f"--xla_force_host_platform_device_count={DEVICES if way == 'mesh' else 1}"
     child = subprocess.Popen(
-        [sys.executable, "-m", "bench.reading", *sys.argv[1:], "--only", way],
+        [sys.executable, "-m", "bench", *sys.argv[1:], "--only", way],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         stdout=subprocess.PIPE,
         text=True,
@@ -197,7 +196,3 @@ def main(cfg: Config):
         layers, mapped = found["beyond"] / MB / layer, found["mapped"] / MB
         table.add_row(way, *mb, f"{layers:.1f}", f"{mapped:.0f}", f"{found['seconds']:.1f}")
     rich.print(table)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))

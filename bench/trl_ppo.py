@@ -2,7 +2,7 @@
 
     python -m venv trl && trl/bin/pip install torch==2.13.0 transformers==5.24.0 datasets accelerate
     trl/bin/pip install --no-deps trl==1.12.0
-    python -m bench.trl_ppo --torch-python trl/bin/python
+    python -m bench trl_ppo --torch-python trl/bin/python
 
 The checkpoint is a random GPT-2 (2 layers of width 64, 64 tokens); the reward counts ascents of token ids
 (trl_side.reward). Matched: Adam 0.9, 0.999, 1e-5 without decay at a constant rate, no gradient clip (TRL's
@@ -45,7 +45,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich
-import tyro
 from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
@@ -252,7 +251,3 @@ def main(cfg: Config):
     for world in cfg.worlds:
         rich.print(table(cfg, results, world))
     draw(cfg, results, cfg.picture)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))

@@ -1,4 +1,4 @@
-"""The side of bench.trl_ppo that needs PyTorch and TRL, and the reward, which both sides call.
+"""The side of `bench trl_ppo` that needs PyTorch and TRL, and the reward, which both sides call.
 
     python bench/trl_side.py SETTINGS.json
 
