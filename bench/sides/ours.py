@@ -51,15 +51,18 @@ class Ours:
     def __init__(self, name: str, folder: str, work: works.Work):
         self.name, self.work = name, work
         self.folder, self.devices = pathlib.Path(folder), parallel.on_device()
-        self.loaded = huggingface.load(str(self.folder / "policy"))
-        self.lm = networks.language_model(self.loaded.cfg)
-        vocabulary = self.loaded.cfg.vocab_size
+        _, cfg, _ = huggingface.read_config(self.folder / "policy")
+        self.lm, vocabulary = networks.language_model(cfg), cfg.vocab_size
         self.tokens = works.tokens(name, work, vocabulary)
         self.stops = tuple(works.stops(name, work, vocabulary))
         self.tx = optimizer.make(
             optimizer.OptimizerConfig(lr=works.LR, schedule="constant", clip=works.CLIP), 1
         )
         self.step, self.key = 0, jax.random.key(0)
+
+    def read(self, name: str = "policy"):
+        """Parameters, which nobody else holds."""
+        return huggingface.load(str(self.folder / name)).params
 
     def rng(self):
         """A key of its own for each piece of work."""
@@ -108,7 +111,7 @@ class Ours:
 def generating(ours: Ours):
     """generate, sample and ragged: all prompts, a batch at a time; what it says are the tokens."""
     sample, batches = ours.sampler(0.0 if ours.name == "generate" else 1.0)
-    params = ours.devices.put(ours.loaded.params)
+    params = ours.devices.put(ours.read())
 
     def work():
         key = ours.rng()
@@ -123,7 +126,7 @@ def reward(ours: Ours):
     """A step of the reward model."""
     fn, params = (
         networks.reward_model(ours.lm).fn,
-        huggingface.load(str(ours.folder / "reward")).params,
+        ours.read("reward"),
     )
     both = (ours.sequences(x, ours.work.length // 2) for x in ours.tokens)
     step = reward_model.make_train_step(fn, ours.tx)
@@ -134,7 +137,7 @@ def supervised(ours: Ours):
     """A step on demonstrations, all of whose tokens are learned but the first."""
     batch = ours.sequences(ours.tokens, ours.work.length - 1)
     step = sft.make_train_step(ours.lm.policy_fn, ours.tx)
-    return ours.update(step, ours.state(ours.loaded.params), {}, batch, "sft/loss")
+    return ours.update(step, ours.state(ours.read()), {}, batch, "sft/loss")
 
 
 def dpo(ours: Ours):
@@ -149,8 +152,8 @@ def dpo(ours: Ours):
         Comparisons(*(ours.sequences(x, ours.work.response) for x in ours.tokens))
     )
     ref_params, held = (
-        devices.put(ours.loaded.params),
-        SimpleNamespace(state=ours.state(ours.loaded.params)),
+        devices.put(ours.read()),
+        SimpleNamespace(state=ours.state(ours.read())),
     )
     weight = jnp.ones(ours.work.rows)
 
@@ -186,7 +189,7 @@ def grpo(ours: Ours):
         (P(), P()),
         donate=0,
     )
-    reference, held.state = devices.put(ours.loaded.params), ours.state(ours.loaded.params)
+    reference, held.state = devices.put(ours.read()), ours.state(ours.read())
     coefficient = jnp.float32(works.KL)
 
     def work():
@@ -206,7 +209,7 @@ def with_ppo(ours: Ours):
     """Sampling, the reward model, reference and critic, and the epochs of updates."""
     devices, lm, held = ours.devices, ours.lm, SimpleNamespace()
     sample, (prompts,) = ours.sampler(1.0)
-    judge = huggingface.load(str(ours.folder / "reward")).params
+    judge = ours.read("reward")
     critic = networks.actor_critic(lm)
     of_samples = lambda params, x: networks.reward_model(lm).fn(params, x.tokens, x.attention_mask)
     score = devices.compile(of_samples, (P(), P(DATA)), P(DATA))
@@ -221,8 +224,8 @@ def with_ppo(ours: Ours):
         (P(), P()),
         donate=0,
     )
-    reference, judge = devices.share((ours.loaded.params, judge))
-    held.state = ours.state(critic.init(ours.loaded.params))
+    reference, judge = devices.share((ours.read(), judge))
+    held.state = ours.state(critic.init(ours.read()))
     coefficient = jnp.float32(works.KL)
 
     def work():
