@@ -16,16 +16,19 @@ ROOT = pathlib.Path(__file__).parent.parent
 def kill(command: list[str], stage: str, iteration: int):
     """Runs `command` in a process of its own, which dies by SIGKILL before that iteration of `stage`."""
     program = textwrap.dedent(f"""
-        import os, signal, sys
+        import os, signal, sys, time
         sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT)!r}]
         import conftest, launch
-        from rlhf_jax import loop
+        from rlhf_jax import checkpoint, loop
 
         iterate = loop.iterate
 
         def killing(folder, stage, carry, body, **settings):
             def counting(carry, i):
                 if stage == {stage!r} and i == {iteration}:
+                    for _ in range(40):  # a save that is on its way ends first, if there is one
+                        if checkpoint.latest(folder / "stages" / stage) is None:
+                            time.sleep(0.05)
                     os.kill(os.getpid(), signal.SIGKILL)
                 return body(carry, i)
             return iterate(folder, stage, carry, counting, **settings)
