@@ -69,6 +69,7 @@ def test_processes_are_the_single_runs_and_what_stands_is_not_computed_again(ope
     assert again == [{"stands": 1}, found[1]]
 
 
+@pytest.mark.more
 def test_from_comparisons_too(opening):
     lab = population.opened(opening)
     for name, strength in (("dpo", 0.1), ("sft", 1.0)):
@@ -123,6 +124,7 @@ def test_overoptimization_writes_its_table_and_picture(tmp_path, capsys):
     assert "this run is finished" in capsys.readouterr().out
 
 
+@pytest.mark.more
 def test_compare_writes_gold_at_matched_kl(tmp_path):
     own = """compare --methods rloo dpo --pairs 8 --lrs 1e-3 3e-2 --iterations 2 --batch-size 8
         --kl-coefs 0.1 --betas 0.1 --tuning-seeds 2"""
