@@ -33,7 +33,7 @@ NodeName=$host NodeAddr=127.0.0.1 CPUs=2 RealMemory=8000 State=UNKNOWN
 PartitionName=all Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 mkdir -p /run/munge && chown munge:munge /run/munge
-[[ -S /run/munge/munge.socket.2 ]] || su -s /bin/bash munge -c "/usr/sbin/munged --pid-file=/run/munge/munged.pid"
+munge -n >/dev/null 2>&1 || su -s /bin/bash munge -c "/usr/sbin/munged --force --pid-file=/run/munge/munged.pid"
 slurmctld -f "$SLURM_CONF"
 slurmd -f "$SLURM_CONF"
 for _ in $(seq 30); do
