@@ -8,7 +8,6 @@ Batches are plain arrays, NumPy or JAX, and no field is ever absent: a new stage
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -48,20 +47,6 @@ class Comparisons(NamedTuple):
 
     chosen: Sequences
     rejected: Sequences
-
-
-def both_sides(comparisons: Comparisons) -> Sequences:
-    """The chosen and the rejected of each pair in adjacent rows [2 B]: one pass of a network reads both.
-
-    Pair by pair and not side by side: a sharded B stays where it is. Both have the same columns.
-    """
-    join = lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:])
-    return jax.tree.map(join, *comparisons)
-
-
-def apart(x):
-    """What was computed of `both_sides` [2 B], as [2, B]: of the chosen, and of the rejected."""
-    return x.reshape(-1, 2).T
 
 
 class Samples(NamedTuple):

@@ -24,15 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax import train_step
-from rlhf_jax.batches import (
-    Comparisons,
-    LabelledBatch,
-    PreferenceBatch,
-    Samples,
-    Sequences,
-    apart,
-    both_sides,
-)
+from rlhf_jax.batches import Comparisons, LabelledBatch, PreferenceBatch, Samples, Sequences
 from rlhf_jax.losses import pairwise_loss
 from rlhf_jax.reduce import normalise, psum
 
@@ -283,9 +275,13 @@ def weights_of(batch: PreferenceBatch):
 def loss(params, frozen, batch: PreferenceBatch, weights, rng, *, policy_fn, cfg: PreferenceConfig):
     """Mean over pairs of the loss of `cfg.kind`; the margin is its reward of the chosen less the rejected."""
     del frozen, rng
-    both = both_sides(batch.comparisons)
-    chosen, rejected = apart(response_logprobs(params, both, policy_fn=policy_fn))
-    lengths = apart(jnp.sum(both.mask, axis=1))
+    # One pass for both sides, pair by pair and not side by side: a sharded B stays where it is
+    both = jax.tree.map(
+        lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *batch.comparisons
+    )
+    sides = lambda x: x.reshape(-1, 2).T  # [2 B] -> chosen [B], rejected [B]
+    chosen, rejected = sides(response_logprobs(params, both, policy_fn=policy_fn))
+    lengths = sides(jnp.sum(both.mask, axis=1))
     against = (batch.ref_chosen, batch.ref_rejected) if cfg.kind in ("dpo", "ipo") else lengths
     unreduced, margin = LOSSES[cfg.kind](chosen, rejected, *against, **settings(cfg))
     mean = lambda x: jnp.vdot(weights, x)

@@ -7,7 +7,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from rlhf_jax import losses, train_step
-from rlhf_jax.batches import Comparisons, apart, both_sides
+from rlhf_jax.batches import Comparisons
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,10 @@ def loss(params, frozen, batch: Comparisons, weights, rng, *, reward_fn, cfg=Rew
     in nats; with a margin m and label smoothing e, `losses.pairwise_loss`. `reward/margin` is the mean of d.
     """
     del frozen, rng
-    both = both_sides(batch)
-    chosen, rejected = apart(reward_fn(params, both.tokens, both.attention_mask))  # [B]
+    chosen, rejected = (
+        reward_fn(params, side.tokens, side.attention_mask)
+        for side in (batch.chosen, batch.rejected)
+    )  # [B]
     unreduced = losses.pairwise_loss(
         chosen, rejected, margin=cfg.margin, label_smoothing=cfg.label_smoothing
     )
