@@ -16,6 +16,11 @@ import numpy as np
 
 VOCABULARY, PROMPT, WIDTH = 64, 4, 64
 ENDING = 3.0
+PLAIN = dict(  # of TRL 1.12's PPOConfig, in every bench: float32 at a constant rate, and nothing beside
+    missing_eos_penalty=None, temperature=1.0, lr_scheduler_type="constant", weight_decay=0.0, use_cpu=True,
+    bf16=False, gradient_checkpointing=False, num_sample_generations=0, save_strategy="no",
+    report_to="none", disable_tqdm=True,
+)  # fmt: skip
 
 
 def reward(tokens, eos: int | None) -> float:
@@ -102,8 +107,6 @@ def train(s: SimpleNamespace):
             local_rollout_forward_batch_size=s.batch,
             response_length=s.length,
             stop_token_id=s.eos,
-            missing_eos_penalty=None,
-            temperature=1.0,
             kl_coef=s.kl_coef,
             cliprange=s.ppo["policy_clip"],
             cliprange_value=s.ppo["value_clip"],
@@ -112,17 +115,9 @@ def train(s: SimpleNamespace):
             lam=s.ppo["lam"],
             whiten_rewards=False,
             learning_rate=s.lr,
-            lr_scheduler_type="constant",
             optim="adamw_torch",
             adam_epsilon=s.adam_eps,
-            weight_decay=0.0,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            num_sample_generations=0,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+            **PLAIN,
         ),
         processing_class=tokenizer,
         model=load(s.checkpoint),

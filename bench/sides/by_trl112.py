@@ -11,6 +11,7 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from bench import works
 from bench.sides import protocol, words
+from bench.trl_side import PLAIN
 
 
 class Paced(transformers.TrainerCallback):
@@ -54,23 +55,13 @@ def main():
             local_rollout_forward_batch_size=work.rows,
             response_length=work.response,
             stop_token_id=None,
-            missing_eos_penalty=None,
-            temperature=1.0,
             kl_coef=works.KL,
             vf_coef=0.1,
             gamma=1.0,
             lam=0.95,
             learning_rate=works.LR,
-            lr_scheduler_type="constant",
             adam_epsilon=1e-5,
-            weight_decay=0.0,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            num_sample_generations=0,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+            **PLAIN,
         ),
         processing_class=words.tokenizer(vocabulary),
         model=policy(),
