@@ -41,7 +41,7 @@ class Config:
 def main(cfg: Config):
     """Prints the table."""
     folder = pathlib.Path(tempfile.mkdtemp())
-    opening = folder, LabConfig(policy=cfg.size), (cfg.size,), False
+    opening = folder, LabConfig(policy=cfg.size), (cfg.size,), False, "device"
     method = replace(overoptimization.config.method, iterations=cfg.iterations)
     job = Job("run", overoptimization.proxy_run, ("symbolic", cfg.size, cfg.pairs, method))
     seeds, lab = nested(cfg.seeds), opened(opening)

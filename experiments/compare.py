@@ -42,6 +42,8 @@ class Config:
     """Further seeds, that the learning rates are chosen on."""
     population: str = "auto"
     """How seeds are run: "vmap" (one program), "processes" (one each, on a core), auto by the hardware."""
+    devices: str = "auto"
+    """What a program's seeds are cut over: auto, device (the first one), pmap, or mesh (mesh:data=-1)."""
     methods: tuple[str, ...] = METHODS
     """Beside best of n, which needs no training."""
     pairs: int = 4000
@@ -134,8 +136,10 @@ def gold_at(points: Sequence[dict], start: float, kl: float) -> float:
 
 def main(cfg: Config):
     """Runs what is not yet in the run directory, and writes tables and a picture of it."""
-    how = resolve(cfg.population)
-    folder = run.open_run("compare", cfg, cfg.run, ignore=("run", "population"))
+    how, layout = resolve(
+        cfg.population, cfg.devices, {"lab.sft.batch_size": cfg.lab.sft.batch_size}
+    )
+    folder = run.open_run("compare", cfg, cfg.run, ignore=(*run.UNTELLING, "population"))
     again = f"python launch.py compare --seeds {cfg.seeds + 3} (or any other setting)"
     middle = sorted(cfg.matched)[len(cfg.matched) // 2]
     columns = [f"gold at KL {kl:g}" for kl in cfg.matched]
@@ -143,7 +147,7 @@ def main(cfg: Config):
     if verdict.stands(folder):
         print("this run is finished")
         return verdict.show(folder, again, shown)
-    opening = folder, cfg.lab, (), False  # neither other sizes nor a teacher
+    opening = folder, cfg.lab, (), False, layout  # neither other sizes nor a teacher
     lab = opened(opening)
     seeds, tuning = nested(cfg.seeds), nested(cfg.tuning_seeds, first=cfg.seeds)
     start = float(labs.pool_gold(lab, "symbolic").mean())

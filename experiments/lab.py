@@ -1,8 +1,8 @@
 """What the small runs of a study share: language models, held-out prompts, a pool of responses, golds.
 
 It is trained once. What each seed does (`proxies.py`: comparisons and reward models; `learners.py`: policies)
-are functions with a leading axis of seeds [S, ...], mapped by `jax.vmap`; `population.py` decides whether all
-seeds are one program or a process each.
+are functions with a leading axis of seeds [S, ...], mapped by `Devices.each`; `population.py` decides whether
+all seeds are one program or a process each.
 """
 
 import functools
@@ -12,16 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
 from experiments import stages
-from rlhf_jax import checkpoint, parallel, sampling
+from rlhf_jax import checkpoint, sampling
 from rlhf_jax.batches import Prompts, Samples
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.prompts import encode_prompts, repeat_draws
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.parallel import DATA, Devices
 from rlhf_jax.tasks import annotators, reviews
 
 SHAPE = ModelConfig(context=64, positions="rotary")
@@ -87,10 +88,11 @@ class Lab(NamedTuple):
 
     cfg: LabConfig
     folder: pathlib.Path
+    devices: Devices
     words: Any  # the tokenizer
     lms: dict[str, networks.LanguageModel]  # by size
     trunks: dict[str, Any]  # parameters of each, after SFT
-    sample: Callable  # (params [S], Prompts [S], keys [S]) -> Samples [S]
+    sample: Callable  # (params [S], Prompts [S], keys [S]) -> Samples [S], all on the devices
     prompts: list[str]  # to train on,
     encoded: Prompts  # and as arrays
     asked: list[str]  # held-out prompts, each `pool_draws` times,
@@ -99,7 +101,7 @@ class Lab(NamedTuple):
     teacher: Any  # reward parameters, of deviation 1 on the pool; None until `proxies.with_teacher`
 
 
-def open_lab(folder: pathlib.Path, cfg: LabConfig, sizes: Sequence[str]) -> Lab:
+def open_lab(folder: pathlib.Path, cfg: LabConfig, sizes: Sequence[str], devices: Devices) -> Lab:
     """The lab in `folder`, with language models of `sizes` too; what stands there is not trained again."""
     train, held_out = reviews.split_prompts(0.1, cfg.seed)
     corpus = [tuple(r) for r in reviews.generate(cfg.seed, cfg.reviews, train)]
@@ -115,9 +117,8 @@ def open_lab(folder: pathlib.Path, cfg: LabConfig, sizes: Sequence[str]) -> Lab:
         trunks[size], _ = stages.train_sft(
             folder / size,
             replace(cfg.sft, optimizer=replace(cfg.sft.optimizer, lr=lr)),
-            parallel.on_device(), lms[size], demos[0], demos[1], cfg.seed,
+            devices, lms[size], demos[0], demos[1], cfg.seed,
         )  # fmt: skip
-        trunks[size] = jax.device_get(trunks[size])
     stop: Any = (words.eos_token_id,)
     pad: Any = words.pad_token_id
     say = sampling.SampleConfig(length=LENGTH, stop=stop, pad=pad)
@@ -130,8 +131,8 @@ def open_lab(folder: pathlib.Path, cfg: LabConfig, sizes: Sequence[str]) -> Lab:
         logprobs=shape(LENGTH).astype(np.float32),
     )
     lab = Lab(
-        cfg=cfg, folder=folder, words=words, lms=lms, trunks=trunks,
-        sample=jax.jit(jax.vmap(sampling.make_sample(lms[cfg.policy], say))),
+        cfg=cfg, folder=folder, devices=devices, words=words, lms=lms, trunks=trunks,
+        sample=devices.each(sampling.make_sample(lms[cfg.policy], say), (P(DATA),) * 3),
         prompts=train, encoded=encode_prompts(words, train, PROMPT),
         asked=[prompt for prompt in asked for _ in range(cfg.pool_draws)],
         asked_encoded=repeat_draws(encode_prompts(words, asked, PROMPT), cfg.pool_draws),
@@ -177,13 +178,23 @@ def stack(trees):
     return jax.tree.map(lambda *xs: np.stack(xs), *trees)
 
 
-def in_chunks(fn: Callable, N: int, size: int = CHUNK):
-    """The arrays [S, rows, ...] that `fn(rows)` gives for `size` rows of N at a time, joined: [S, N, ...].
+def filled(devices: Devices, entries) -> Any:
+    """A list of S, or a tree [S, ...], up to a multiple of the devices: with copies of the last."""
+    S = len(entries) if isinstance(entries, list) else len(jax.tree.leaves(entries)[0])
+    rows = np.minimum(np.arange(-(-S // devices.count) * devices.count), S - 1)
+    if isinstance(entries, list):
+        return [entries[row] for row in rows]
+    return entries if len(rows) == S else jax.tree.map(lambda x: x[rows], entries)
+
+
+def in_chunks(devices: Devices, fn: Callable, S: int, N: int, size: int = CHUNK):
+    """The arrays [filled S, rows, ...] that `fn(rows)` gives for `size` rows of N at a time: [S, N, ...].
 
     The last chunk is filled up with copies of the last row, so that jit meets one shape.
     """
     parts = [fn(np.minimum(np.arange(i, i + size), N - 1)) for i in range(0, N, size)]
-    return jax.tree.map(lambda *x: np.concatenate(x, axis=1)[:, :N], *jax.device_get(parts))
+    parts = [devices.fetch(part) for part in parts]
+    return jax.tree.map(lambda *x: np.concatenate(x, axis=1)[:S, :N], *parts)
 
 
 def batch_of(data, rows):
@@ -191,31 +202,41 @@ def batch_of(data, rows):
     return jax.tree.map(lambda x: x[np.arange(len(rows))[:, None], rows], data)
 
 
-def keys(seeds: Sequence[int], stage: int):
-    """A key for each seed [S], another one in each stage."""
-    return jnp.stack([jax.random.fold_in(jax.random.key(stage), seed) for seed in seeds])
+@functools.cache
+def _keys(each: Callable):
+    return each(lambda stage, seed: jax.random.fold_in(jax.random.key(stage), seed), (P(), P(DATA)))
+
+
+def keys(devices: Devices, seeds: Sequence[int], stage: int):
+    """A key for each seed [S] on the devices, another one in each stage."""
+    return _keys(devices.each)(np.int32(stage), devices.put_batch(np.array(seeds, np.int32)))
 
 
 def respond(lab: Lab, params, prompts: Prompts, seeds: Sequence[int], stage: int = 0) -> Samples:
     """What policies `params` [S] say to `prompts` ([N], or a row of them for each seed [S, N]): [S, N]."""
-    rngs, S = keys(seeds, stage), len(seeds)
+    devices, S = lab.devices, len(seeds)
     if prompts.index.ndim == 1:
         prompts = one_more(prompts, S)
-    say = lambda rows: lab.sample(params, jax.tree.map(lambda x: x[:, rows], prompts), rngs)
-    return in_chunks(say, prompts.index.shape[1])
+    params, prompts = filled(devices, params), filled(devices, prompts)
+    params, rngs = devices.put_batch(params), keys(devices, filled(devices, [*seeds]), stage)
+    part = lambda rows: devices.put_batch(jax.tree.map(lambda x: x[:, rows], prompts))
+    say = lambda rows: lab.sample(params, part(rows), rngs)
+    return in_chunks(devices, say, S, prompts.index.shape[1])
 
 
 @functools.cache
-def scorer(lm: networks.LanguageModel):
-    """(reward parameters [S], tokens [S, N, L], attention_mask) -> scores [S, N], compiled."""
-    return jax.jit(jax.vmap(networks.reward_model(lm).fn))
+def scorer(each: Callable, lm: networks.LanguageModel):
+    """(reward parameters [S], tokens [S, N, L], attention_mask) -> scores [S, N], on the devices."""
+    return each(networks.reward_model(lm).fn, (P(DATA),) * 3)
 
 
 def score(lab: Lab, size: str, params, samples) -> np.ndarray:
     """The rewards `params` [S] of samples [S, N, ...]: [S, N]."""
-    fn, N = scorer(lab.lms[size]), samples.tokens.shape[1]
-    ask = lambda rows: fn(params, samples.tokens[:, rows], samples.attention_mask[:, rows])
-    return in_chunks(ask, N, min(CHUNK, N))
+    devices, (S, N) = lab.devices, samples.tokens.shape[:2]
+    fn, both = scorer(devices.each, lab.lms[size]), (samples.tokens, samples.attention_mask)
+    params, both = devices.put_batch(filled(devices, params)), filled(devices, both)
+    ask = lambda rows: fn(params, *devices.put_batch(tuple(x[:, rows] for x in both)))
+    return in_chunks(devices, ask, S, N, min(CHUNK, N))
 
 
 def texts(lab: Lab, samples: Samples) -> list[str]:
@@ -230,9 +251,9 @@ def gold(lab: Lab, kind: str, prompts: Sequence[str], samples: Samples) -> np.nd
     """What samples [N, ...] are worth: to the grammar ("symbolic"), or to the teacher."""
     if kind == "symbolic":
         return reviews.golds(prompts, texts(lab, samples))
-    return score(
-        lab, lab.cfg.teacher, one_more(lab.teacher), jax.tree.map(lambda x: x[None], samples)
-    )[0]
+    n, N = lab.devices.count, len(samples.tokens)  # each device takes its part of the rows
+    parts = jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), filled(lab.devices, samples))
+    return score(lab, lab.cfg.teacher, one_more(lab.teacher, n), parts).ravel()[:N]
 
 
 def pool_gold(lab: Lab, kind: str) -> np.ndarray:

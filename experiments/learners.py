@@ -1,16 +1,16 @@
 """How the policies of a study are trained: PPO, RLOO and GRPO on a reward, DPO and SFT on comparisons.
 
-Everything has a leading axis of seeds [S, ...] and is mapped over it by `jax.vmap`.
+Everything has a leading axis of seeds [S, ...] and is mapped over it by `Devices.each`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
 from experiments import lab as labs
 from experiments.lab import Lab, Seed
@@ -20,6 +20,7 @@ from rlhf_jax.batches import PreferenceBatch, Samples
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.models import networks
 from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.parallel import DATA
 from rlhf_jax.preference import PreferenceConfig
 
 ON_POLICY = ("ppo", "rloo", "grpo")
@@ -65,16 +66,19 @@ def on_policy(
     The curves are of the rollouts, each drawn from the policy of its iteration: the KL to the reference
     (nats a response), gold, proxy (the score that was trained on) and length.
     """
-    S, group = len(seeds), GROUP[method.name]
+    devices, S, group = lab.devices, len(seeds), GROUP[method.name]
+    seeds = labs.filled(devices, [*seeds])
     start, policy_of, learn = _compiled(
-        method.name, lab.lms[lab.cfg.policy], method.lr, method.iterations,
+        devices.each, method.name, lab.lms[lab.cfg.policy], method.lr, method.iterations,
         rollout.RolloutConfig(
             stop=(lab.words.eos_token_id,), missing_eos_penalty=0.0 if rewards is None else 1.0
         ),
     )  # fmt: skip
-    reference = lab.trunks[lab.cfg.policy]
-    root = labs.keys([seed.policy for seed in seeds], stage=3)
-    state = jax.tree.map(jnp.asarray, labs.one_more(jax.device_get(start(reference)), S))
+    reference, strength = devices.share((lab.trunks[lab.cfg.policy], np.float32(method.strength)))
+    root = labs.keys(devices, [seed.policy for seed in seeds], stage=3)
+    state = start(root, reference)
+    if rewards is not None:
+        rewards = devices.put_batch(labs.filled(devices, rewards))
 
     def rows_of(i):
         """The prompts of iteration i for each seed [S, B], `group` adjacent draws of each."""
@@ -83,42 +87,49 @@ def on_policy(
             [np.repeat(rows_at(len(lab.prompts), n, seed.policy, i), group) for seed in seeds]
         )
 
-    curves = {name: np.zeros((S, method.iterations)) for name in ("kl", "gold", "proxy", "length")}
+    curves = {"kl": [], "gold": [], "proxy": [], "length": []}
     for i in range(method.iterations):
-        rows, rng = rows_of(i), _fold(root, i)
+        rows, rng = rows_of(i), _folding(devices.each)(root, np.int32(i))
         prompts = jax.tree.map(lambda x, r=rows: x[r], lab.encoded)
         draw = np.broadcast_to(np.arange(method.batch_size, dtype=np.int32), rows.shape)
-        samples = lab.sample(policy_of(state.params), prompts._replace(draw=draw), rng)
+        prompts = devices.put_batch(prompts._replace(draw=draw))
+        samples = lab.sample(policy_of(state.params), prompts, rng)
         if rewards is not None:
-            scores = labs.scorer(lab.lms[size])(rewards, samples.tokens, samples.attention_mask)
-            state, metrics = learn(
-                state, reference, jnp.float32(method.strength), samples, scores, rng
-            )
-        said = jax.device_get(samples)
+            scorer = labs.scorer(devices.each, lab.lms[size])
+            scores = scorer(rewards, samples.tokens, samples.attention_mask)
+            state, metrics = learn(state, reference, strength, samples, scores, rng)
+        said = devices.fetch(samples)
         golds = gold(lab, kind, rows, said)
         if rewards is None:
-            scores = jnp.asarray(golds, jnp.float32)
-            state, metrics = learn(
-                state, reference, jnp.float32(method.strength), samples, scores, rng
-            )
-        curves["gold"][:, i] = golds.mean(axis=1)
-        curves["proxy"][:, i] = np.asarray(scores).mean(axis=1)
-        curves["kl"][:, i] = metrics["objective/kl"]
-        curves["length"][:, i] = metrics["objective/length"]
-    return Trained(jax.device_get(policy_of(state.params)), curves)
+            scores = devices.put_batch(golds.astype(np.float32))
+            state, metrics = learn(state, reference, strength, samples, scores, rng)
+        curves["gold"].append(golds.mean(axis=1))
+        curves["proxy"].append(devices.fetch(scores).mean(axis=1))
+        metrics = devices.fetch(metrics)
+        curves["kl"].append(metrics["objective/kl"])
+        curves["length"].append(metrics["objective/length"])
+    curves = {name: np.stack(x, axis=1, dtype=float)[:S] for name, x in curves.items()}
+    return Trained(_first(S, devices.fetch(policy_of(state.params))), curves)
 
 
-_fold = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
+def _first(S: int, tree):
+    """What is the seeds' own, of what was filled up."""
+    return jax.tree.map(lambda x: x[:S], tree)
 
 
 @cache
-def _compiled(name, policy, lr, iterations, cfg):
-    """The state that a reference starts in, the policy's part of parameters, and one update of each seed."""
+def _folding(each):
+    return each(jax.random.fold_in, (P(DATA), P()))
+
+
+@cache
+def _compiled(each: Callable, name, policy, lr, iterations, cfg):
+    """The states that a reference starts in, the policy's part of parameters, and one update of each seed."""
     tx = optimizer.make(OptimizerConfig(lr=lr), iterations * EPOCHS[name])
     start, policy_of, learn = _algorithm(name, policy, tx, cfg, EPOCHS[name], GROUP[name])
-    begin = jax.jit(lambda reference: train_step.init_state(start(reference), tx))
-    learn = jax.vmap(learn, in_axes=(0, None, None, 0, 0, 0))
-    return begin, policy_of, jax.jit(learn, donate_argnums=0)
+    begin = lambda _, reference: train_step.init_state(start(reference), tx)
+    specs = P(DATA), P(), P(), P(DATA), P(DATA), P(DATA)
+    return each(begin, (P(DATA), P())), policy_of, each(learn, specs, 0)
 
 
 def _algorithm(name, policy, tx, cfg, epochs, group):
@@ -159,49 +170,52 @@ def from_comparisons(
     lab: Lab, method: Method, seeds: Sequence[Seed], *, kind: str, pairs: int
 ) -> Trained:
     """Policies trained on the comparisons of each data seed: DPO on both sides, SFT on what was chosen."""
-    policy, data = lab.lms[lab.cfg.policy], compare(lab, kind, pairs, seeds)
-    reference, batch_size = lab.trunks[lab.cfg.policy], min(method.batch_size, pairs)
+    policy, devices, S = lab.lms[lab.cfg.policy], lab.devices, len(seeds)
+    data = labs.filled(devices, compare(lab, kind, pairs, seeds))
+    seeds = labs.filled(devices, [*seeds])
+    reference = devices.share(lab.trunks[lab.cfg.policy])
+    batch_size = min(method.batch_size, pairs)
     passes = 1 / method.strength if method.name == "sft" else method.epochs
     steps = max(1, round(passes * pairs / batch_size))
     tx = optimizer.make(OptimizerConfig(lr=method.lr, warmup=min(20, steps // 5)), steps)
     if method.name == "dpo":
-        ref = jax.jit(
-            jax.vmap(preference.make_reference_logprobs(policy.policy_fn), in_axes=(None, 0))
-        )
-        sides = [jax.device_get(ref(reference, side)) for side in data]
+        ref = devices.each(preference.make_reference_logprobs(policy.policy_fn), (P(), P(DATA)))
+        sides = [devices.fetch(ref(reference, devices.put_batch(side))) for side in data]
         data = PreferenceBatch(data, *sides, weight=np.ones(sides[0].shape, np.float32))
         cfg = PreferenceConfig(beta=method.strength)
         step = preference.make_train_step(policy.policy_fn, tx, cfg)
     else:
         data = data.chosen
         step = sft.make_train_step(policy.policy_fn, tx)
-    step = jax.jit(jax.vmap(step, in_axes=(0, None, 0, 0)), donate_argnums=0)
-    state = jax.device_get(jax.jit(lambda ref: train_step.init_state(ref, tx))(reference))
-    state = jax.tree.map(jnp.asarray, labs.one_more(state, len(seeds)))
-    rng = labs.keys([seed.policy for seed in seeds], stage=3)
+    step = devices.each(step, (P(DATA), P(), P(DATA), P(DATA)), 0)
+    rng = labs.keys(devices, [seed.policy for seed in seeds], stage=3)
+    start = devices.each(lambda _, params: train_step.init_state(params, tx), (P(DATA), P()))
+    state = start(rng, reference)
     losses = []
     for i in range(steps):
         rows = np.stack([rows_at(pairs, batch_size, seed.policy, i) for seed in seeds])
-        state, metrics = step(state, {}, labs.batch_of(data, rows), rng)
+        state, metrics = step(state, {}, devices.put_batch(labs.batch_of(data, rows)), rng)
         losses.append(metrics["preference/loss" if method.name == "dpo" else "sft/loss"])
-    return Trained(jax.device_get(state.params), {"loss": np.stack(jax.device_get(losses), axis=1)})
+    curves = {"loss": np.stack([devices.fetch(loss) for loss in losses], axis=1)[:S]}
+    return Trained(_first(S, devices.fetch(state.params)), curves)
 
 
 @cache
-def _logprobs(policy_fn):
-    """(params, tokens [S, N, L], attention_mask) -> log-probabilities [S, N, T], compiled."""
+def _logprobs(each: Callable, policy_fn):
+    """(params, tokens [S, N, L], attention_mask) -> log-probabilities [S, N, T], on the devices."""
     last = labs.LENGTH
     fn = lambda params, tokens, mask: policy_fn(params, tokens, mask, last=last, temperature=1.0)[0]
-    return jax.jit(jax.vmap(fn, in_axes=(None, 0, 0)))
+    return each(fn, (P(), P(DATA), P(DATA)))
 
 
 def logprob(lab: Lab, params, samples: Samples) -> np.ndarray:
     """log pi(y | x) of each response [S, N] under one policy of the lab's policy size."""
-    fn = _logprobs(lab.lms[lab.cfg.policy].policy_fn)
-    tokens = labs.in_chunks(
-        lambda rows: fn(params, samples.tokens[:, rows], samples.attention_mask[:, rows]),
-        samples.tokens.shape[1],
-    )
+    devices, (S, N) = lab.devices, samples.tokens.shape[:2]
+    fn = _logprobs(devices.each, lab.lms[lab.cfg.policy].policy_fn)
+    params = devices.share(params)
+    both = labs.filled(devices, (samples.tokens, samples.attention_mask))
+    ask = lambda rows: fn(params, *devices.put_batch(tuple(x[:, rows] for x in both)))
+    tokens = labs.in_chunks(devices, ask, S, N)
     return np.where(samples.mask, tokens, 0.0).sum(axis=2)
 
 

@@ -55,6 +55,8 @@ class Config:
     """Seeds of the policy, for each of those."""
     population: str = "auto"
     """How seeds are run: "vmap" (one program), "processes" (one each, on a core), auto by the hardware."""
+    devices: str = "auto"
+    """What a program's seeds are cut over: auto, device (the first one), pmap, or mesh (mesh:data=-1)."""
     golds: tuple[str, ...] = ("symbolic", "teacher")
     """What people judge by: the grammar's own sentiment, a frozen teacher, or both."""
     pairs: tuple[int, ...] = (100, 1000, 4000)
@@ -160,8 +162,10 @@ def frontier_of(rows) -> maths.Frontier:
 
 def main(cfg: Config, name: str = "overoptimization"):
     """Runs what is not yet in the run directory, and writes tables and pictures of it."""
-    how = resolve(cfg.population)
-    folder = run.open_run(name, cfg, cfg.run, ignore=("run", "population"))
+    how, layout = resolve(
+        cfg.population, cfg.devices, {"lab.sft.batch_size": cfg.lab.sft.batch_size}
+    )
+    folder = run.open_run(name, cfg, cfg.run, ignore=(*run.UNTELLING, "population"))
     again = f"python launch.py {name} --seeds {cfg.seeds + 2} (or any other setting)"
     if verdict.stands(folder):
         print("this run is finished")
@@ -181,7 +185,7 @@ def main(cfg: Config, name: str = "overoptimization"):
         )
         for kind, size, pairs in sorted(cells, key=lambda cell: -width(cell[1]))
     ] + [Job(f"{kind}-gold", gold_run, (kind, cfg.method)) for kind in cfg.golds]
-    opening = folder, cfg.lab, cfg.sizes, "teacher" in cfg.golds
+    opening = folder, cfg.lab, cfg.sizes, "teacher" in cfg.golds, layout
     lab = opened(opening)
     free = replace(cfg.method, batch_size=2 * cfg.method.batch_size)
     tops = [Job(f"{kind}-frontier", frontier_run, (kind, free)) for kind in cfg.golds]

@@ -1,7 +1,8 @@
 """Many seeds of one small run: as one program on an accelerator, as a process each on a CPU.
 
 A job is a module-level function `work(lab, *args, seeds) -> [result of each seed]`, mapped over its seeds
-by `jax.vmap`. As "vmap" it is called once with all of them; as "processes" once for each, in worker
+by `jax.vmap` on each device. As "vmap" it is called once with all of them, which are cut over the devices of
+the layout (and filled up with copies of the last); as "processes" once for each, in worker
 processes that hold one core each. Measured (`bench/population.py`): on a GPU one program is 11 times as fast
 as one seed after another; on two CPU cores it is no faster, and processes are by a third. The results are
 the same to float tolerance, and stand in the run directory, a file a seed: what is there is not computed
@@ -22,7 +23,7 @@ from rich.progress import track
 
 from experiments.lab import Lab, Seed, open_lab
 from experiments.proxies import with_teacher
-from rlhf_jax import run
+from rlhf_jax import hosts, parallel, run
 
 KINDS = ("auto", "vmap", "processes")
 # glibc gives the large arrays of each step back to the kernel and faults them in again in the next: a fifth
@@ -43,13 +44,30 @@ class Job(NamedTuple):
     args: tuple
 
 
-def resolve(how: str) -> str:
-    """ "vmap" on an accelerator and "processes" on a CPU for "auto"; raises ValueError for no such kind."""
+def resolve(how: str, layout: str, batch_sizes: dict[str, int]) -> tuple[str, str]:
+    """How seeds are run, and the layout of devices: for "auto", as processes on the cores of one host.
+
+    Raises ValueError for no such kind or layout, and for those that do not go together; `batch_sizes` as in
+    `parallel.choose`.
+    """
     if how not in KINDS:
         raise ValueError(f'population = "{how}": use one of {", ".join(KINDS)}')
     if how == "auto":
-        return "processes" if jax.default_backend() == "cpu" else "vmap"
-    return how
+        cores = jax.default_backend() == "cpu" and jax.process_count() == 1
+        how = "processes" if cores and layout in ("auto", "device") else "vmap"
+    if how == "processes":
+        if layout not in ("auto", "device") or jax.process_count() > 1:
+            raise ValueError(
+                f'population = "processes" gives each seed a core of one host, and devices = "{layout}" '
+                "are others: use --population vmap"
+            )
+        return how, "device"
+    sizes = parallel.choose(layout, batch_sizes).sizes
+    if sizes.get("tensor", 1) > 1:
+        raise ValueError(
+            f'devices = "{layout}" cuts a model, and a study cuts its seeds: use mesh:data=-1'
+        )
+    return how, layout
 
 
 def nested(data: int, reward: int = 1, policy: int = 1, first: int = 0) -> list[Seed]:
@@ -68,7 +86,8 @@ def run_jobs(
     """The results of every job by name, one for each seed; `opening` are the arguments of `opened`."""
     folder: pathlib.Path = opening[0]
     place = lambda job, seed: f"cells/{job.name}/{'-'.join(map(str, seed))}.json"
-    missing = [(j, [s for s in seeds if not (folder / place(j, s)).exists()]) for j in jobs]
+    stands = lambda job, seed: hosts.agreed((folder / place(job, seed)).exists())
+    missing = [(job, [seed for seed in seeds if not stands(job, seed)]) for job in jobs]
     if how == "vmap":
         tasks = [(job, some) for job, some in missing if some]
         done = ((task, work(opening, *task)) for task in tasks)
@@ -78,6 +97,7 @@ def run_jobs(
     for (job, some), results in track(done, "small runs", total=len(tasks)):
         for seed, result in zip(some, results, strict=True):
             run.write_json(folder / place(job, seed), result)
+    hosts.wait("cells")
     return {job.name: [run.read_json(folder / place(job, s)) for s in seeds] for job in jobs}
 
 
@@ -88,9 +108,9 @@ def work(opening: tuple, job: Job, seeds: Sequence[Seed]) -> list:
 
 @functools.lru_cache(maxsize=1)
 def opened(opening: tuple) -> Lab:
-    """The lab of (folder, LabConfig, sizes, whether it has a teacher), once in a process."""
-    folder, cfg, sizes, teacher = opening
-    lab = open_lab(folder, cfg, (*sizes, *[cfg.teacher] * teacher))
+    """The lab of (folder, LabConfig, sizes, whether it has a teacher, layout), once in a process."""
+    folder, cfg, sizes, teacher, layout = opening
+    lab = open_lab(folder, cfg, (*sizes, *[cfg.teacher] * teacher), parallel.choose(layout, {}))
     return with_teacher(lab) if teacher else lab
 
 

@@ -1,24 +1,26 @@
 """Comparisons of the reference's responses, and the reward models that learn gold from them.
 
-Everything has a leading axis of seeds [S, ...] and is mapped over it by `jax.vmap`.
+Everything has a leading axis of seeds [S, ...] and is mapped over it by `Devices.each`.
 """
 
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
 from experiments import lab as labs
 from experiments.lab import Lab, Seed
-from rlhf_jax import best_of_n, optimizer, reward_model, train_step
+from rlhf_jax import best_of_n, hosts, optimizer, reward_model, train_step
 from rlhf_jax.batches import Comparisons, Sequences
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.prompts import repeat_draws
 from rlhf_jax.models import networks
 from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.parallel import DATA
 from rlhf_jax.tasks import annotators
 
 TEACHER = Seed(2**20, 2**20, 2**20)  # which no study counts up to
@@ -41,13 +43,11 @@ def compare(lab: Lab, kind: str, pairs: int, seeds: Sequence[Seed]) -> Compariso
     The first n of a larger set are the set of n: what stands in the lab's folder is not drawn again.
     """
     place = lambda seed: lab.folder / "pairs" / f"{kind}-{seed.data}.npz"
-    found = {seed.data: load(place(seed), pairs) for seed in seeds}
-    missing = [seed for seed in seeds if found[seed.data] is None]
+    missing = [s for s in seeds if not hosts.agreed(load(place(s), pairs) is not None)]
     if missing:
         for seed, both in zip(missing, draw_pairs(lab, kind, pairs, missing), strict=True):
-            save(place(seed), both)
-            found[seed.data] = both
-    return labs.stack([found[seed.data] for seed in seeds])
+            hosts.once(lambda: False, functools.partial(save, place(seed), both))
+    return labs.stack([load(place(seed), pairs) for seed in seeds])
 
 
 def draw_pairs(lab: Lab, kind: str, pairs: int, seeds: Sequence[Seed]) -> list[Comparisons]:
@@ -97,14 +97,14 @@ def save(place: pathlib.Path, both: Comparisons):
 
 
 @functools.cache
-def _learning(lm: networks.LanguageModel, lr: float, steps: int):
-    """(rngs [S], trunk) -> states [S], and one gradient step of each, compiled."""
+def _learning(each: Callable, lm: networks.LanguageModel, lr: float, steps: int):
+    """(rngs [S], trunk) -> states [S], and one gradient step of each, on the devices."""
     rm = networks.reward_model(lm)
     cfg = OptimizerConfig(lr=lr, warmup=min(20, steps // 5), b2=0.99, eps=1e-8)
     tx = optimizer.make(cfg, steps)
     start = lambda rng, trunk: train_step.init_state(rm.init(rng, trunk), tx)
-    step = jax.vmap(reward_model.make_train_step(rm.fn, tx), in_axes=(0, None, 0, 0))
-    return jax.jit(jax.vmap(start, in_axes=(0, None))), jax.jit(step, donate_argnums=0)
+    step = reward_model.make_train_step(rm.fn, tx)
+    return each(start, (P(DATA), P())), each(step, (P(DATA), P(), P(DATA), P(DATA)), 0)
 
 
 def learn_rewards(lab: Lab, size: str, kind: str, pairs: int, seeds: Sequence[Seed]):
@@ -112,17 +112,20 @@ def learn_rewards(lab: Lab, size: str, kind: str, pairs: int, seeds: Sequence[Se
 
     Those have mean 0 and deviation 1: KL coefficients then mean the same to all reward models.
     """
-    cfg, lm, data = lab.cfg, lab.lms[size], compare(lab, kind, pairs, seeds)
+    cfg, lm, devices, S = lab.cfg, lab.lms[size], lab.devices, len(seeds)
+    data = labs.filled(devices, compare(lab, kind, pairs, seeds))
+    seeds = labs.filled(devices, [*seeds])
     batch_size = min(cfg.reward_batch, pairs)
     steps = max(cfg.reward_steps, round(cfg.reward_epochs * pairs / batch_size))
-    start, step = _learning(lm, cfg.reward_lr * (64 / max(64, lm.d_model)) ** 0.5, steps)
-    rngs = labs.keys([seed.reward for seed in seeds], stage=2)
-    state = start(rngs, lab.trunks[size])
+    lr = cfg.reward_lr * (64 / max(64, lm.d_model)) ** 0.5
+    start, step = _learning(devices.each, lm, lr, steps)
+    rngs = labs.keys(devices, [seed.reward for seed in seeds], stage=2)
+    state = start(rngs, devices.share(lab.trunks[size]))
     for i in range(steps):
         rows = np.stack([rows_at(pairs, batch_size, seed.reward, i) for seed in seeds])
-        state, _ = step(state, {}, labs.batch_of(data, rows), rngs)
-    params = jax.device_get(state.params)
-    scores = labs.score(lab, size, params, labs.one_more(lab.pool, len(seeds)))
+        state, _ = step(state, {}, devices.put_batch(labs.batch_of(data, rows)), rngs)
+    params = jax.tree.map(lambda x: x[:S], devices.fetch(state.params))
+    scores = labs.score(lab, size, params, labs.one_more(lab.pool, S))
     mean, deviation = scores.mean(axis=1), scores.std(axis=1)
     params |= {
         "head": params["head"] / deviation[:, None],

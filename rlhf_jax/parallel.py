@@ -2,6 +2,7 @@
 
 A spec is P() for what every device holds whole (parameters, keys, metrics) and P(DATA) for what is cut
 along its rows. `compile(fn, in_specs, out_specs)` takes one spec an argument, at least one of them P(DATA).
+`each` does the same for many runs at once, whose leading axis takes the place of the rows.
 """
 
 import itertools
@@ -26,6 +27,7 @@ class Devices(NamedTuple):
     count: int
     axis_name: str | None
     compile: Callable  # compile(fn, in_specs, out_specs, donate=()) -> the compiled function
+    each: Callable  # each(fn, in_specs, donate=()) -> fn mapped over runs [S, ...], which P(DATA) have
     put_batch: Callable  # rows [B, ...] -> cut over the devices
     places: Callable  # a tree of parameters, or of their shapes -> its shardings
     fetch: Callable  # rows on the devices -> NumPy arrays [B, ...]
@@ -70,14 +72,30 @@ def _gathered(tree):
     return jax.device_get(jax.tree.map(gather, tree))
 
 
+def _axes(specs):
+    """What vmap and pmap call them."""
+    return jax.tree.map(
+        lambda s: None if s == P() else 0, specs, is_leaf=lambda s: isinstance(s, P)
+    )
+
+
+def _each(compile: Callable, alone: Callable = lambda fn, in_specs: fn) -> Callable:
+    """`Devices.each` of a layout's `compile`; `alone` keeps each device's runs to it."""
+    return lambda fn, in_specs, donate=(): compile(
+        alone(jax.vmap(fn, _axes(in_specs)), in_specs), in_specs, P(DATA), donate
+    )
+
+
 def on_device() -> Devices:
     """Everything on the first device, under `jax.jit`."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    compile = lambda fn, in_specs, out_specs, donate=(): jax.jit(fn, donate_argnums=donate)
     return Devices(
         name="device",
         count=1,
         axis_name=None,
-        compile=lambda fn, in_specs, out_specs, donate=(): jax.jit(fn, donate_argnums=donate),
+        compile=compile,
+        each=_each(compile),
         put_batch=lambda batch: jax.device_put(batch, device),
         places=lambda tree: jax.tree.map(lambda _: device, tree),
         fetch=jax.device_get,
@@ -127,6 +145,10 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
         call.lower = on(jitted.lower)
         return call
 
+    def alone(fn, in_specs):  # no device waits for another, nor constrains what it computes
+        cut = tuple(P() if spec == P() else rows.spec for spec in in_specs)
+        return jax.shard_map(fn, mesh=mesh, in_specs=cut, out_specs=rows.spec, check_vma=False)
+
     def put_batch(batch):  # every host knows all the rows, and takes its devices' own
         if jax.process_count() == 1:
             return jax.device_put(batch, rows)
@@ -143,6 +165,7 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
         count=sizes["data"] * sizes["fsdp"],
         axis_name=None,
         compile=compile,
+        each=_each(compile, alone),
         put_batch=put_batch,
         places=lambda tree: sharding.shardings(tree, mesh),
         fetch=_gathered,
@@ -155,13 +178,10 @@ def on_pmap() -> Devices:
     """One program a device, under `jax.pmap`; steps sum over `axis_name` themselves."""
     count = jax.local_device_count()
     whole = NamedSharding(jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,)), P())
-    axes = lambda specs: jax.tree.map(
-        lambda s: None if s == P() else 0, specs, is_leaf=lambda s: isinstance(s, P)
-    )
 
     def compile(fn, in_specs, out_specs, donate=()):
         return jax.pmap(
-            fn, DATA, in_axes=axes(in_specs), out_axes=axes(out_specs), donate_argnums=donate
+            fn, DATA, in_axes=_axes(in_specs), out_axes=_axes(out_specs), donate_argnums=donate
         )
 
     return Devices(
@@ -169,6 +189,7 @@ def on_pmap() -> Devices:
         count=count,
         axis_name=DATA,
         compile=compile,
+        each=_each(compile),
         put_batch=lambda batch: jax.tree.map(
             lambda x: np.asarray(x).reshape(count, -1, *x.shape[1:]), batch
         ),

@@ -21,6 +21,12 @@ RUN = parts(
     --model.heads 2 --data.vocab-size 400 --sft.steps 12 --sft.batch-size 8 --sft.eval-every 6
     --reward.batch-size 8 --reward.save-every 4 --devices mesh:fsdp=2"""
 )
+STUDY = parts(
+    """overoptimization --golds symbolic --pairs 4 --sizes 10k --trained-against 10k --method.iterations 2
+    --method.batch-size 8 --lab.policy 10k --lab.reviews 80 --lab.sft.steps 12 --lab.sft.batch-size 8
+    --lab.sft.eval-every 6 --lab.reward-steps 3 --lab.reward-batch 4 --lab.pool-prompts 8 --lab.pool-draws 8
+    --seeds 3 --devices mesh"""
+)
 PROGRAM = """
 import os, signal, sys
 import launch
@@ -41,21 +47,21 @@ sys.exit(launch.main(sys.argv[1:]))
 """
 
 
-def begin(folder, *more, devices=1, kill_at=""):
+def begin(folder, *more, devices=1, kill_at="", command=RUN):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": ""}
     environment |= {"KILL_AT": kill_at} if kill_at else {}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *RUN, "--run", str(folder), *more],
+        [sys.executable, "-c", PROGRAM, *command, "--run", str(folder), *more],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
-def begin_two(folder, kill_at=("", "")):
+def begin_two(folder, kill_at=("", ""), command=RUN):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     where = [("--distributed", f"localhost:{port},2,{i}") for i in range(2)]
-    return [begin(folder, *where[i], kill_at=kill_at[i]) for i in range(2)]
+    return [begin(folder, *where[i], kill_at=kill_at[i], command=command) for i in range(2)]
 
 
 def end(process, timeout=300):
@@ -82,6 +88,19 @@ def test_two_processes_end_with_the_parameters_of_one(alone, tmp_path):
     assert first[0] == second[0] == 0, (first, second)
     assert "gold, after" in first[1] and "sft" not in second[1]  # the first alone prints
     assert_same(tmp_path / "run", alone)
+
+
+@pytest.mark.hosts
+def test_a_study_of_two_processes_has_the_small_runs_of_one(tmp_path):
+    both = begin_two(tmp_path / "two", command=STUDY)
+    assert [code for code, *_ in map(end, both)] == [0, 0]
+    code, _, err = end(begin(tmp_path / "one", devices=2, command=STUDY))
+    assert code == 0, err
+    one, two = (tmp_path / name / "cells" for name in ("one", "two"))
+    cells = sorted(path.relative_to(one) for path in one.rglob("*.json"))
+    assert len(cells) == 7  # a proxy and a control of three seeds, and a frontier
+    for cell in cells:
+        assert (one / cell).read_bytes() == (two / cell).read_bytes(), cell
 
 
 @pytest.mark.hosts

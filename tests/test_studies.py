@@ -4,14 +4,17 @@ import json
 import re
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 import launch
 from experiments import compare, learners, overoptimization, population, proxies, stages
+from experiments import lab as labs
 from experiments.lab import LabConfig, Seed
 from experiments.learners import Method
 from experiments.population import Job, nested
+from rlhf_jax.models import networks
 
 LAB = LabConfig(
     policy="10k",
@@ -29,7 +32,7 @@ RL = Method("rloo", strength=0.1, iterations=2, batch_size=8)
 
 @pytest.fixture(scope="module")
 def opening(tmp_path_factory):
-    return tmp_path_factory.mktemp("lab"), LAB, (), False
+    return tmp_path_factory.mktemp("lab"), LAB, (), False, "device"
 
 
 def close(a, b):
@@ -67,6 +70,31 @@ def test_processes_are_the_single_runs_and_what_stands_is_not_computed_again(ope
     place.write_text('{"stands": 1}')
     again = population.run_jobs(opening, [job], seeds, "vmap")["proxy"]
     assert again == [{"stands": 1}, found[1]]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "mesh",
+        *(pytest.param(x, marks=pytest.mark.layouts) for x in ("pmap", "mesh:data=2,fsdp=4")),
+    ],
+)
+def test_seeds_cut_over_devices_are_those_of_one_program(opening, layout):
+    seeds, job = nested(3), JOBS["proxy"]  # of eight devices: the rest gets copies of the last
+    cut = population.work((*opening[:-1], layout), job, seeds)
+    want = population.work(opening, job, seeds)
+    assert len(cut) == len(want) == 3
+    for got, row in zip(cut, want, strict=True):
+        close(got, row)
+
+
+def test_no_device_waits_for_another_while_seeds_are_trained(opening):
+    lab = population.opened((*opening[:-1], "mesh"))
+    params = networks.reward_model(lab.lms["10k"]).init(jax.random.key(0), lab.trunks["10k"])
+    rows = jax.tree.map(lambda x: x[:8, None], (lab.pool.tokens, lab.pool.attention_mask))
+    args = lab.devices.put_batch((labs.one_more(params, 8), *rows))
+    hlo = labs.scorer(lab.devices.each, lab.lms["10k"]).lower(*args).compile().as_text()
+    assert not re.search("all-reduce|all-gather|all-to-all|collective-permute", hlo)
 
 
 @pytest.mark.more
@@ -143,6 +171,9 @@ def test_compare_writes_gold_at_matched_kl(tmp_path):
         (["overoptimization", "--trained-against", "1M"], 'trained_against = "1M"'),
         (["overoptimization", "--population", "swarm"], 'population = "swarm"'),
         (["overoptimization", "--seeds", "1"], "seeds = 1"),
+        (["compare", "--devices", "mesh:tensor=2"], "a study cuts its seeds: use mesh:data=-1"),
+        (["compare", "--devices", "mesh", "--population", "processes"], "use --population vmap"),
+        (["compare", "--devices", "mesh", "--lab.sft.batch-size", "12"], "lab.sft.batch_size = 12"),
         (["compare", "--methods", "ppo", "magic"], 'methods holds "magic"'),
         (["compare", "--lab.policy", "7B"], 'lab.policy = "7B"'),
     ],
