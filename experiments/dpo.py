@@ -82,7 +82,7 @@ def main(cfg: Config):
     whole = lambda trained: lora.join(base, trained, cfg.lora)
 
     def body(state, i):
-        batch = devices.put_batch(batch_at(data, cfg.dpo.batch_size, cfg.seed, i))
+        batch = batch_at(data, cfg.dpo.batch_size, cfg.seed, i, devices.take)
         state, metrics = step(state, frozen, batch, jax.random.fold_in(root, i))
         if (i + 1) % cfg.dpo.eval_every == 0 or i + 1 == steps:
             right = margins(whole(state.params), held_out, logprobs_of, kind) > 0

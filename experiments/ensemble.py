@@ -101,7 +101,7 @@ def train(ground: Ground):
 
     def body(state, i):
         rows = np.stack([rows_at(count, size, cfg.seed + m, i) for m in range(M)], axis=1)
-        batch = devices.put_batch(jax.tree.map(lambda x: x[rows], pairs))  # [B, M, ...]
+        batch = devices.take(pairs, rows)  # [B, M, ...]
         return step(state, {}, batch, jax.random.fold_in(root, i))
 
     state = loop.iterate(

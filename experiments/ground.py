@@ -18,6 +18,7 @@ from rlhf_jax import hosts, parallel, run
 from rlhf_jax.batches import Prompts
 from rlhf_jax.data import dialogues
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
+from rlhf_jax.data.mapped import mapped
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
@@ -128,10 +129,10 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     key = jax.random.key(cfg.seed)
 
     # 1. a language model, from texts
-    demos, demos_held_out = (
-        stages.demonstrations(words, texts, lengths)
-        for texts in (world.corpus, world.corpus_held_out)
-    )
+    kept = lambda name, make, like: mapped(folder / "data" / name, make, like)
+    encode = lambda texts: stages.demonstrations(words, texts, lengths)
+    demos_held_out = encode(world.corpus_held_out)
+    demos = kept("demonstrations", lambda: encode(world.corpus), demos_held_out)
     reference, sft_loss = stages.reference(folder, cfg, devices, lm, demos, demos_held_out)
 
     # 2. two reward models, from what people preferred
@@ -139,10 +140,11 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     compared = world.comparisons(folder, ask)
     train, held_out = split(compared, lambda c: c.group, cfg.data.held_out, cfg.seed)
     halves = split(train, lambda c: c.group, 0.5, cfg.seed + 1)
+    judged = encode_comparisons(words, held_out, *lengths)
     taught = lambda stage, half: stages.train_reward(
         folder, stage, cfg.reward, devices, lm, reference,
-        encode_comparisons(words, half, *lengths), demos_held_out, cfg.seed,
-        wandb=cfg.wandb, adapters=cfg.lora,
+        kept(stage, lambda: encode_comparisons(words, half, *lengths), judged), demos_held_out,
+        cfg.seed, wandb=cfg.wandb, adapters=cfg.lora,
     )  # fmt: skip
     if scorer:
         reward_fn, reward = scorer()
@@ -150,7 +152,6 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     else:
         reward_fn, reward = networks.reward_model(lm).fn, taught("reward", halves[0])
     judge = taught("judge", halves[1])
-    judged = encode_comparisons(words, held_out, *lengths)
     scored = inference.both_scores(devices, reward_fn, reward, judged)
     facts = about_reward(world, scored, train, held_out)
     facts |= {"SFT held-out loss, nats a response": sft_loss * demos_held_out.mask.sum(1).mean()}

@@ -71,7 +71,7 @@ def main(cfg: Config):
     frozen = {"base": devices.share(base)}
 
     def body(state, i):
-        batch = devices.put_batch(batch_at(log, cfg.q.batch_size, cfg.seed, i))
+        batch = batch_at(log, cfg.q.batch_size, cfg.seed, i, devices.take)
         return step(state, frozen, batch, jax.random.fold_in(root, i))
 
     state = loop.iterate(

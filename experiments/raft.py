@@ -110,7 +110,7 @@ def with_winners(ground: Ground) -> rl.OnPolicy:
         winners = best_of_n.select(samples, ranked_by, cfg.raft.draws, share=cfg.raft.share)
         first = int(jax.device_get(state.step))
         for i in range(first, first + steps):  # the order of a round goes on from the one before
-            batch = devices.put_batch(batch_at(winners, cfg.raft.batch_size, cfg.seed, i))
+            batch = batch_at(winners, cfg.raft.batch_size, cfg.seed, i, devices.take)
             state, learned = step(state, frozen, batch, jax.random.fold_in(rng, i))
         return state, metrics | learned
 

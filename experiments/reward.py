@@ -21,6 +21,7 @@ from rlhf_jax.data.comparisons import (
     read_comparisons,
 )
 from rlhf_jax.data.demonstrations import read_demonstrations
+from rlhf_jax.data.mapped import mapped
 from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -95,11 +96,12 @@ def main(cfg: Config):
     words = stages.read_tokenizer(folder, cfg.tokenizer, corpus, cfg.data.vocab_size)
     cfg, lm = pretrained.fitted(cfg, words)
 
-    demos, demos_held_out = (
-        stages.demonstrations(words, texts, lengths) for texts in (corpus, corpus_held_out)
-    )
+    encode = lambda texts: stages.demonstrations(words, texts, lengths)
+    demos_held_out, judged = encode(corpus_held_out), encode_comparisons(words, held_out, *lengths)
+    demos = mapped(folder / "data" / "demonstrations", lambda: encode(corpus), demos_held_out)
+    of_pairs = lambda: encode_comparisons(words, train, *lengths)
+    pairs = mapped(folder / "data" / "reward", of_pairs, judged)
     trunk, sft_loss = stages.reference(folder, cfg, devices, lm, demos, demos_held_out)
-    pairs, judged = (encode_comparisons(words, side, *lengths) for side in (train, held_out))
     params = stages.train_reward(
         folder, "reward", cfg.reward, devices, lm, trunk,
         pairs, demos_held_out, cfg.seed, wandb=cfg.wandb, adapters=cfg.lora,

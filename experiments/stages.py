@@ -108,7 +108,7 @@ def train_sft(
     }
 
     def body(carry, i):
-        batch = devices.put_batch(batch_at(train, cfg.batch_size, seed, i))
+        batch = batch_at(train, cfg.batch_size, seed, i, devices.take)
         state, metrics = step(carry["state"], frozen, batch, jax.random.fold_in(root, i))
         carry = carry | {"state": state}
         if (i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps:
@@ -178,7 +178,7 @@ def train_reward(
     frozen = {"base": devices.share(base)}
 
     def body(state, i):
-        batch = devices.put_batch(batch_at(train, cfg.batch_size, seed, i))
+        batch = batch_at(train, cfg.batch_size, seed, i, devices.take)
         return step(state, frozen, batch, jax.random.fold_in(root, i))
 
     state = loop.iterate(

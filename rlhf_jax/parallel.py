@@ -17,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import sharding
+from rlhf_jax.data.batching import take
 from rlhf_jax.reduce import DATA
 
 
@@ -29,6 +30,7 @@ class Devices(NamedTuple):
     compile: Callable  # compile(fn, in_specs, out_specs, donate=()) -> the compiled function
     each: Callable  # each(fn, in_specs, donate=()) -> fn mapped over runs [S, ...], which P(DATA) have
     put_batch: Callable  # rows [B, ...] -> cut over the devices
+    take: Callable  # (records [N, ...], row numbers [B, ...]) -> the same of those rows
     places: Callable  # a tree of parameters, or of their shapes -> its shardings
     fetch: Callable  # rows on the devices -> NumPy arrays [B, ...]
     host: Callable  # what `put` or `compile` left on them -> NumPy arrays, whole
@@ -97,6 +99,7 @@ def on_device() -> Devices:
         compile=compile,
         each=_each(compile),
         put_batch=lambda batch: jax.device_put(batch, device),
+        take=lambda records, index: jax.device_put(take(records, index), device),
         places=lambda tree: jax.tree.map(lambda _: device, tree),
         fetch=jax.device_get,
         host=jax.device_get,
@@ -149,16 +152,20 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
         cut = tuple(P() if spec == P() else rows.spec for spec in in_specs)
         return jax.shard_map(fn, mesh=mesh, in_specs=cut, out_specs=rows.spec, check_vma=False)
 
-    def put_batch(batch):  # every host knows all the rows, and takes its devices' own
+    def take_own(records, index):  # a host reads the rows of its own devices
+        if jax.process_count() == 1:
+            return jax.device_put(take(records, index), rows)
+        slices: Any = rows.addressable_devices_indices_map(index.shape).values()
+        mine = np.unique(np.concatenate([np.arange(len(index))[cut[0]] for cut in slices]))
+        place = lambda x: jax.make_array_from_process_local_data(
+            rows, x[index[mine]], (*index.shape, *x.shape[1:])
+        )
+        return jax.tree.map(place, records)
+
+    def put_batch(batch):
         if jax.process_count() == 1:
             return jax.device_put(batch, rows)
-
-        def place(x):
-            slices: Any = rows.addressable_devices_indices_map(x.shape).values()
-            mine = np.unique(np.concatenate([np.arange(len(x))[index[0]] for index in slices]))
-            return jax.make_array_from_process_local_data(rows, x[mine], x.shape)
-
-        return jax.tree.map(place, batch)
+        return take_own(batch, np.arange(len(jax.tree.leaves(batch)[0])))
 
     return Devices(
         name="mesh",
@@ -167,6 +174,7 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
         compile=compile,
         each=_each(compile, alone),
         put_batch=put_batch,
+        take=take_own,
         places=lambda tree: sharding.shardings(tree, mesh),
         fetch=_gathered,
         host=_gathered,
@@ -184,15 +192,17 @@ def on_pmap() -> Devices:
             fn, DATA, in_axes=_axes(in_specs), out_axes=_axes(out_specs), donate_argnums=donate
         )
 
+    put_batch = lambda batch: jax.tree.map(
+        lambda x: np.asarray(x).reshape(count, -1, *x.shape[1:]), batch
+    )
     return Devices(
         name="pmap",
         count=count,
         axis_name=DATA,
         compile=compile,
         each=_each(compile),
-        put_batch=lambda batch: jax.tree.map(
-            lambda x: np.asarray(x).reshape(count, -1, *x.shape[1:]), batch
-        ),
+        put_batch=put_batch,
+        take=lambda records, index: put_batch(take(records, index)),
         places=lambda tree: jax.tree.map(lambda _: whole, tree),
         fetch=lambda tree: jax.tree.map(
             lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree)

@@ -12,6 +12,7 @@ import pytest
 import runs
 
 from rlhf_jax import hosts
+from rlhf_jax.data import batching
 
 ROOT = pathlib.Path(__file__).parent.parent
 parts = str.split  # of a command line
@@ -47,6 +48,26 @@ sys.exit(launch.main(sys.argv[1:]))
 """
 
 
+READING = """
+import sys
+import jax, numpy as np
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from rlhf_jax import parallel
+from rlhf_jax.data.batching import batch_at, rows_at
+
+class Disk:
+    shape = 30, 2
+    __len__ = lambda self: 30
+    def __getitem__(self, rows):
+        print("read", *rows, flush=True)
+        return np.stack([rows, rows], axis=1)
+
+devices = parallel.on_mesh()
+batch = batch_at(Disk(), 8, 0, 5, devices.take)
+np.testing.assert_array_equal(devices.fetch(batch)[:, 0], rows_at(30, 8, 0, 5))
+"""
+
+
 def begin(folder, *more, devices=1, kill_at="", command=RUN):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": ""}
     environment |= {"KILL_AT": kill_at} if kill_at else {}
@@ -56,10 +77,14 @@ def begin(folder, *more, devices=1, kill_at="", command=RUN):
     )  # fmt: skip
 
 
-def begin_two(folder, kill_at=("", ""), command=RUN):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def begin_two(folder, kill_at=("", ""), command=RUN):
+    port = free_port()
     where = [("--distributed", f"localhost:{port},2,{i}") for i in range(2)]
     return [begin(folder, *where[i], kill_at=kill_at[i], command=command) for i in range(2)]
 
@@ -88,6 +113,24 @@ def test_two_processes_end_with_the_parameters_of_one(alone, tmp_path):
     assert first[0] == second[0] == 0, (first, second)
     assert "gold, after" in first[1] and "sft" not in second[1]  # the first alone prints
     assert_same(tmp_path / "run", alone)
+
+
+@pytest.mark.hosts
+def test_a_host_reads_the_rows_of_its_own_devices_alone():
+    environment, port = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": ""}, free_port()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", READING, f"localhost:{port}", str(i)],
+            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    ends = [end(process) for process in both]
+    assert [code for code, *_ in ends] == [0, 0], ends
+    lines = [line for _, out, _ in ends for line in out.splitlines() if line.startswith("read")]
+    read = [[int(x) for x in line.split()[1:]] for line in lines]
+    np.testing.assert_array_equal(np.concatenate(read), batching.rows_at(30, 8, 0, 5))
+    assert len(read[0]) == len(read[1]) == 4
 
 
 @pytest.mark.hosts

@@ -1,6 +1,6 @@
 """Which rows make batch i: a function of the seed and of i, so a resumed run sees the same data."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
@@ -28,10 +28,19 @@ def rows_at(n: int, batch_size: int, seed: int, i: int) -> Int[np.ndarray, " B"]
     return order[first : first + batch_size]
 
 
-def batch_at(records: Records, batch_size: int, seed: int, i: int) -> Records:
-    """Batch `i` of any tree of arrays whose leading axes are the rows; see `rows_at`."""
-    rows = rows_at(_count(records), batch_size, seed, i)
+def take(records: Records, rows: Int[np.ndarray, "B *rest"]) -> Records:
+    """These rows of any tree of arrays."""
     return jax.tree.map(lambda x: x[rows], records)
+
+
+def batch_at(
+    records: Records, batch_size: int, seed: int, i: int, take: Callable = take
+) -> Records:
+    """Batch `i` of any tree of arrays whose leading axes are the rows; see `rows_at`.
+
+    `Devices.take` puts it on the devices, and reads no more of the records than this host's part.
+    """
+    return take(records, rows_at(_count(records), batch_size, seed, i))
 
 
 def padded_batches(
