@@ -18,7 +18,6 @@ from rlhf_jax import hosts, parallel, run
 from rlhf_jax.batches import Prompts
 from rlhf_jax.data import dialogues
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
-from rlhf_jax.data.mapped import mapped
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
@@ -129,7 +128,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     key = jax.random.key(cfg.seed)
 
     # 1. a language model, from texts
-    kept = lambda name, make, like: mapped(folder / "data" / name, make, like)
+    kept = lambda name, make, like: run.mapped(folder / "data" / name, make, like)
     encode = lambda texts: stages.demonstrations(words, texts, lengths)
     demos_held_out = encode(world.corpus_held_out)
     demos = kept("demonstrations", lambda: encode(world.corpus), demos_held_out)

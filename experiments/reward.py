@@ -21,7 +21,6 @@ from rlhf_jax.data.comparisons import (
     read_comparisons,
 )
 from rlhf_jax.data.demonstrations import read_demonstrations
-from rlhf_jax.data.mapped import mapped
 from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -98,9 +97,9 @@ def main(cfg: Config):
 
     encode = lambda texts: stages.demonstrations(words, texts, lengths)
     demos_held_out, judged = encode(corpus_held_out), encode_comparisons(words, held_out, *lengths)
-    demos = mapped(folder / "data" / "demonstrations", lambda: encode(corpus), demos_held_out)
+    demos = run.mapped(folder / "data" / "demonstrations", lambda: encode(corpus), demos_held_out)
     of_pairs = lambda: encode_comparisons(words, train, *lengths)
-    pairs = mapped(folder / "data" / "reward", of_pairs, judged)
+    pairs = run.mapped(folder / "data" / "reward", of_pairs, judged)
     trunk, sft_loss = stages.reference(folder, cfg, devices, lm, demos, demos_held_out)
     params = stages.train_reward(
         folder, "reward", cfg.reward, devices, lm, trunk,

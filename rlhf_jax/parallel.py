@@ -17,7 +17,6 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import sharding
-from rlhf_jax.data.batching import take
 from rlhf_jax.reduce import DATA
 
 
@@ -74,6 +73,10 @@ def _gathered(tree):
     return jax.device_get(jax.tree.map(gather, tree))
 
 
+def _take(records, index):
+    return jax.tree.map(lambda x: x[index], records)
+
+
 def _axes(specs):
     """What vmap and pmap call them."""
     return jax.tree.map(
@@ -99,7 +102,7 @@ def on_device() -> Devices:
         compile=compile,
         each=_each(compile),
         put_batch=lambda batch: jax.device_put(batch, device),
-        take=lambda records, index: jax.device_put(take(records, index), device),
+        take=lambda records, index: jax.device_put(_take(records, index), device),
         places=lambda tree: jax.tree.map(lambda _: device, tree),
         fetch=jax.device_get,
         host=jax.device_get,
@@ -154,7 +157,7 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
 
     def take_own(records, index):  # a host reads the rows of its own devices
         if jax.process_count() == 1:
-            return jax.device_put(take(records, index), rows)
+            return jax.device_put(_take(records, index), rows)
         slices: Any = rows.addressable_devices_indices_map(index.shape).values()
         mine = np.unique(np.concatenate([np.arange(len(index))[cut[0]] for cut in slices]))
         place = lambda x: jax.make_array_from_process_local_data(
@@ -202,7 +205,7 @@ def on_pmap() -> Devices:
         compile=compile,
         each=_each(compile),
         put_batch=put_batch,
-        take=lambda records, index: put_batch(take(records, index)),
+        take=lambda records, index: put_batch(_take(records, index)),
         places=lambda tree: jax.tree.map(lambda _: whole, tree),
         fetch=lambda tree: jax.tree.map(
             lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree)

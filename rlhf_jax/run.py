@@ -2,7 +2,7 @@
 
     run = open_run("sentiment", cfg, cfg.run)                        runs/sentiment/1f0c5a77b2/
 
-A folder holds `config.json`, `metrics.jsonl`, `tensorboard/` and `stages/STAGE/` with the checkpoints.
+A folder holds `config.json`, `metrics.jsonl`, `tensorboard/`, `data/` and `stages/STAGE/` (checkpoints).
 The same command on a folder goes on where it was: what is finished is read, the rest continues.
 """
 
@@ -18,6 +18,7 @@ import os
 import pathlib
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,6 +117,27 @@ def cached(run: pathlib.Path, name: str, make: Callable[[], Any]) -> Any:
         write_json(run / name, make())
         hosts.wait("cached")
     return read_json(run / name)
+
+
+def mapped(folder: pathlib.Path, make: Callable[[], Any], like: Any) -> Any:
+    """The tree of arrays that `make()` gives, as files of `folder` that are mapped into memory, read-only.
+
+    The first process alone calls `make`, where `folder` does not stand; it appears whole or not at all.
+    `like` is any tree of that structure.
+    """
+
+    def write():
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for n, x in enumerate(jax.tree.leaves(make())):
+            np.save(partial / f"{n}.npy", x)
+        partial.replace(folder)
+
+    hosts.once(folder.exists, write)
+    read = lambda n: np.asarray(np.load(folder / f"{n}.npy", mmap_mode="r"))
+    leaves, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, [read(n) for n in range(len(leaves))])
 
 
 def write_json(path: pathlib.Path, obj: Any) -> None:

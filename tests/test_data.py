@@ -4,7 +4,6 @@ import sys
 from collections import Counter
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from rlhf_jax.data import (
     tokenizer,
 )
 from rlhf_jax.data.comparisons import Comparison, ComparisonFields
-from rlhf_jax.data.mapped import mapped
 from rlhf_jax.tasks import reviews
 
 PAD, BOS, EOS = 0, 1, 2
@@ -557,32 +555,6 @@ def test_impossible_batches_are_refused():
         batching.rows_at(3, 0, 0, 0)
     with pytest.raises(ValueError, match=r"\[2, 3\] rows"):
         batching.batch_at((np.zeros(2), np.zeros(3)), 2, 0, 0)
-
-
-def test_arrays_are_made_once_and_read_from_disk(tmp_path):
-    made = []
-    make = lambda: made.append(1) or record(20)
-    first = mapped(tmp_path / "data" / "x", make, record(1))
-    again = mapped(tmp_path / "data" / "x", make, record(1))
-    assert made == [1] and isinstance(again, Record)
-    jax.tree.map(np.testing.assert_array_equal, first, record(20))
-    jax.tree.map(np.testing.assert_array_equal, again, record(20))
-    for x, like in zip(jax.tree.leaves(again), jax.tree.leaves(record(20)), strict=True):
-        assert x.dtype == like.dtype and not x.flags.writeable and not x.flags.owndata
-    assert len(mapped(tmp_path / "none", lambda: record(0), record(1)).a) == 0
-
-
-def test_arrays_that_were_half_written_are_made_again(tmp_path):
-    def fails():
-        yield np.zeros(3)
-        raise OSError("full")
-
-    with pytest.raises(OSError, match="full"):
-        mapped(tmp_path / "x", lambda: list(fails()), [0, 0])
-    (tmp_path / ".x.partial").mkdir(exist_ok=True)
-    (tmp_path / ".x.partial" / "0.npy").write_bytes(b"half")
-    want = [np.arange(3), np.eye(2)]
-    jax.tree.map(np.testing.assert_array_equal, mapped(tmp_path / "x", lambda: want, [0, 0]), want)
 
 
 # rewards

@@ -4,6 +4,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -109,3 +110,43 @@ def test_json_is_plain_whole_and_computed_once(tmp_path):
     assert run.read_json(tmp_path / "x.json") == want
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.jsonl"]
     assert 0.01 < run.peak_memory() < 1000
+
+
+# --- what was computed once
+
+
+class Records(NamedTuple):
+    a: np.ndarray
+    b: dict
+
+
+def records(n):
+    return Records(a=np.arange(n), b={"c": np.arange(2 * n).reshape(n, 2)})
+
+
+def test_arrays_are_made_once_and_read_from_disk(tmp_path):
+    made = []
+    make = lambda: made.append(1) or records(20)
+    first = run.mapped(tmp_path / "data" / "x", make, records(1))
+    again = run.mapped(tmp_path / "data" / "x", make, records(1))
+    assert made == [1] and isinstance(again, Records)
+    jax.tree.map(np.testing.assert_array_equal, first, records(20))
+    jax.tree.map(np.testing.assert_array_equal, again, records(20))
+    for x, like in zip(jax.tree.leaves(again), jax.tree.leaves(records(20)), strict=True):
+        assert x.dtype == like.dtype and not x.flags.writeable and not x.flags.owndata
+    assert len(run.mapped(tmp_path / "none", lambda: records(0), records(1)).a) == 0
+
+
+def test_arrays_that_were_half_written_are_made_again(tmp_path):
+    def fails():
+        yield np.zeros(3)
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        run.mapped(tmp_path / "x", lambda: list(fails()), [0, 0])
+    (tmp_path / ".x.partial").mkdir(exist_ok=True)
+    (tmp_path / ".x.partial" / "0.npy").write_bytes(b"half")
+    want = [np.arange(3), np.eye(2)]
+    jax.tree.map(
+        np.testing.assert_array_equal, run.mapped(tmp_path / "x", lambda: want, [0, 0]), want
+    )
