@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Int
 
 def logprobs_of(logits: Float[Array, "*n V"], tokens: Int[Array, "*n"]) -> Float[Array, "*n"]:
     """Log-probability of each token, in nats."""
-    logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return jnp.take_along_axis(logprobs, tokens[..., None], axis=-1).squeeze(-1)
+    logits = logits.astype(jnp.float32)
+    said = jax.nn.one_hot(tokens, logits.shape[-1], dtype=bool)  # its gradient is no scatter
+    return jnp.sum(jnp.where(said, logits, 0.0), axis=-1) - jax.nn.logsumexp(logits, axis=-1)
 
 
 def entropy_of(logits: Float[Array, "*n V"]) -> Float[Array, "*n"]:

@@ -1,6 +1,11 @@
-"""Autoregressive sampling: one prefill, then a compiled loop over a cache until every row has ended."""
+"""Autoregressive sampling: one prefill, then a compiled loop over a cache until every row has ended.
+
+With `SampleConfig.slots`, of a large batch so many rows are in the cache at once, and one that ends gives its
+place to the next prompt: the samples are the same, and no row waits for the longest.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +34,9 @@ class SampleConfig:
     """Columns in which a stop token does not yet end the response (Ziegler et al., 2019: 16 of 24)."""
     pad: int = 0
     """Fills the columns after the end; masked wherever it stands."""
+    slots: int = 0
+    """Rows decoded at once, where a batch has more: a row that ends makes room for the next prompt. 0: all.
+    Fewer steps where lengths differ, a cache of fewer rows, and the same samples."""
 
     def __post_init__(self):
         for name, ok, want in [
@@ -37,6 +45,7 @@ class SampleConfig:
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_length", 0 <= self.min_length <= self.length, "between 0 and length"),
+            ("slots", self.slots >= 0, "0 or more"),
         ]:
             if not ok:
                 raise ValueError(f"sample.{name} = {getattr(self, name)}: it must be {want}")
@@ -70,32 +79,52 @@ def truncate(logits, cfg: SampleConfig):
     return logits
 
 
+def choose(cfg: SampleConfig, keys, logits, t):
+    """One token a row [B], the response's number `t` (one for all or [B]), and its log-probability."""
+    logits, t = (
+        logits.astype(jnp.float32) / (cfg.temperature or 1.0),
+        jnp.broadcast_to(t, len(keys)),
+    )
+    if cfg.min_length:
+        ends = is_stop(jnp.arange(logits.shape[-1]), cfg.stop)
+        logits = jnp.where(ends[None] & (t < cfg.min_length)[:, None], -jnp.inf, logits)
+    logprobs = jax.nn.log_softmax(truncate(logits, cfg))
+    if cfg.temperature == 0:
+        token = jnp.argmax(logprobs, axis=-1)
+    else:
+        token = jax.vmap(jax.random.categorical)(jax.vmap(jax.random.fold_in)(keys, t), logprobs)
+    return token, jnp.take_along_axis(logprobs, token[:, None], axis=1)[:, 0]
+
+
 def make_sample(lm, cfg: SampleConfig):
     """`sample(params, prompts, rng) -> Samples` of T = cfg.length columns, from `lm`'s prefill and decode.
 
     The noise of a token depends on `rng`, its prompt's `index`, its `draw` and its place in the
     response alone: neither neighbours, nor batch size, padding or devices change what a row samples.
+    `cfg.slots` wants an `lm` with `insert_fn`; others sample all rows at once.
     """
 
     def sample(params, prompts: Prompts, rng) -> Samples:
         B = len(prompts.tokens)
         fold = jax.vmap(jax.random.fold_in)
-        rows = fold(jnp.broadcast_to(rng, (B,)), prompts.index)
-        rows = fold(rows, prompts.draw)
+        keys = fold(fold(jnp.broadcast_to(rng, (B,)), prompts.index), prompts.draw)
+        refilled = 0 < cfg.slots < B and getattr(lm, "insert_fn", None)
+        tokens, mask, logprobs = (refill if refilled else together)(params, prompts, keys)
+        return Samples(
+            tokens=jnp.concatenate([prompts.tokens, tokens], axis=1),
+            attention_mask=jnp.concatenate([prompts.attention_mask, mask], axis=1),
+            mask=mask,
+            logprobs=logprobs,
+        )
 
-        def choose(logits, t):
-            """One token a row [B], and its log-probability under what was sampled from."""
-            logits = logits.astype(jnp.float32) / (cfg.temperature or 1.0)
-            if cfg.min_length:
-                ends = is_stop(jnp.arange(logits.shape[-1]), cfg.stop)
-                logits = jnp.where(ends[None] & (t < cfg.min_length), -jnp.inf, logits)
-            logprobs = jax.nn.log_softmax(truncate(logits, cfg))
-            if cfg.temperature == 0:
-                token = jnp.argmax(logprobs, axis=-1)
-            else:
-                keys = jax.vmap(jax.random.fold_in, (0, None))(rows, t)
-                token = jax.vmap(jax.random.categorical)(keys, logprobs)
-            return token, jnp.take_along_axis(logprobs, token[:, None], axis=1)[:, 0]
+    def nothing(prompts):
+        """What no row has said yet."""
+        shape = len(prompts.tokens), cfg.length
+        tokens = jnp.full(shape, cfg.pad, prompts.tokens.dtype)
+        return tokens, jnp.zeros(shape, bool), jnp.zeros(shape, jnp.float32)
+
+    def together(params, prompts: Prompts, keys):
+        """All rows side by side, column after column, until the last has ended."""
 
         def more(carry):
             t, alive, *_ = carry
@@ -103,7 +132,7 @@ def make_sample(lm, cfg: SampleConfig):
 
         def say(carry):
             t, alive, logits, cache, tokens, mask, logprobs = carry
-            token, logprob = choose(logits, t)
+            token, logprob = choose(cfg, keys, logits, t)
             token = jnp.where(alive, token, cfg.pad)
             put = lambda x, column: jax.lax.dynamic_update_slice(x, column[:, None], (0, t))
             tokens, mask = put(tokens, token), put(mask, alive)
@@ -113,16 +142,55 @@ def make_sample(lm, cfg: SampleConfig):
             return t + 1, alive & ~ends, logits, cache, tokens, mask, logprobs
 
         logits, cache = lm.prefill_fn(params, prompts.tokens, prompts.attention_mask, cfg.length)
-        ready, shape = lm.ready_fn(params), (B, cfg.length)
-        tokens = jnp.full(shape, cfg.pad, prompts.tokens.dtype)
-        mask, logprobs = jnp.zeros(shape, bool), jnp.zeros(shape, jnp.float32)
-        carry = jnp.int32(0), jnp.ones(B, bool), logits, cache, tokens, mask, logprobs
-        *_, tokens, mask, logprobs = jax.lax.while_loop(more, say, carry)
-        return Samples(
-            tokens=jnp.concatenate([prompts.tokens, tokens], axis=1),
-            attention_mask=jnp.concatenate([prompts.attention_mask, mask], axis=1),
-            mask=mask,
-            logprobs=logprobs,
+        ready, alive = lm.ready_fn(params), jnp.ones(len(keys), bool)
+        carry = jnp.int32(0), alive, logits, cache, *nothing(prompts)
+        return jax.lax.while_loop(more, say, carry)[-3:]
+
+    def refill(params, prompts: Prompts, keys):
+        """`cfg.slots` rows side by side; a quarter of them that ended makes room for the next prompts."""
+        N, slots, new = len(keys), cfg.slots, -(-cfg.slots // 4)
+        ready, columns = lm.ready_fn(params), prompts.tokens.shape[1] + cfg.length
+
+        def enter(carry):
+            first, row, t, logits, cache, said = carry
+            rows = first + jnp.arange(new)
+            free = jnp.argsort(row < N, stable=True)[:new]  # a slot of row N is one of nobody
+            free = jnp.where(rows < N, free, slots)  # and beyond the last, where nothing is put
+            prompt = jax.tree.map(lambda x: x[jnp.minimum(rows, N - 1)], prompts)
+            fresh = lm.prefill_fn(params, prompt.tokens, prompt.attention_mask, cfg.length)
+            put = lambda x, value: x.at[free].set(value, mode="drop")
+            cache, logits = lm.insert_fn(cache, fresh[1], free), put(logits, fresh[0])
+            return first + new, put(row, rows), put(t, 0), logits, cache, said
+
+        def more(carry):
+            first, row, *_ = carry
+            alive = jnp.sum(row < N)
+            return jnp.where(first < N, alive > slots - new, alive > 0)
+
+        def say(carry):
+            first, row, t, logits, cache, said = carry
+            token, logprob = choose(cfg, keys[jnp.minimum(row, N - 1)], logits, t)
+            values = token.astype(prompts.tokens.dtype), True, logprob
+            said = tuple(
+                x.at[row, t].set(y, mode="drop") for x, y in zip(said, values, strict=True)
+            )
+            ends = is_stop(token, cfg.stop) & (t >= cfg.stop_after) | (t + 1 >= cfg.length)
+            logits, cache = lm.decode_fn(ready, cache, token)
+            cache = cache._replace(column=cache.column % columns)
+            return first, jnp.where(ends, N, row), t + 1, logits, cache, said
+
+        like: Any = jax.eval_shape(
+            lambda p: lm.prefill_fn(params, p.tokens, p.attention_mask, cfg.length),
+            jax.tree.map(lambda x: jnp.zeros((slots, *x.shape[1:]), x.dtype), prompts),
         )
+        logits, cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        cache = cache._replace(column=jnp.int32(prompts.tokens.shape[1]))
+        nobody = jnp.full(slots, N, jnp.int32)
+        carry = jnp.int32(0), nobody, jnp.zeros_like(nobody), logits, cache, nothing(prompts)
+        waiting = lambda carry: (carry[0] < N) | jnp.any(carry[1] < N)
+        *_, said = jax.lax.while_loop(
+            waiting, lambda carry: jax.lax.while_loop(more, say, enter(carry)), carry
+        )
+        return said
 
     return sample

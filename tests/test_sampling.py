@@ -98,6 +98,43 @@ def test_an_uncached_model_samples_the_same_tokens():
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
+@pytest.mark.parametrize("slots", [1, 3, 5, 8])
+@pytest.mark.parametrize(
+    "model",
+    [
+        MODEL,
+        dataclasses.replace(MODEL, window=3, positions="rotary", layers=3, local_layers=(0, 2)),
+    ],
+    ids=["learned positions", "rotary, local layers"],
+)
+def test_rows_that_make_room_for_others_sample_what_they_sample_together(slots, model):
+    lm, cfg = networks.language_model(model), dataclasses.replace(CFG, stop=(1, 4), stop_after=1)
+    params, batch = jax.jit(lm.init)(jax.random.key(0)), prompts(rows=13, draws=2)
+    together = jax.jit(sampling.make_sample(lm, cfg))(params, batch, KEY)
+    cfg = dataclasses.replace(cfg, slots=slots)
+    refilled = jax.jit(sampling.make_sample(lm, cfg))(params, batch, KEY)
+    assert len({*map(len, responses(together))}) > 3
+    for name in ("tokens", "attention_mask", "mask"):
+        np.testing.assert_array_equal(getattr(refilled, name), getattr(together, name), name)
+    np.testing.assert_allclose(refilled.logprobs, together.logprobs, atol=1e-5)
+
+
+def test_rows_that_make_room_for_others_take_fewer_steps():
+    said = []
+
+    def decode_fn(params, cache, tokens):
+        jax.debug.callback(lambda: said.append(len(tokens)))
+        return LM.decode_fn(params, cache, tokens)
+
+    cfg, batch = dataclasses.replace(CFG, length=20, stop=(1, 2, 3, 4)), prompts(rows=32)
+    shouting = LM._replace(decode_fn=decode_fn)
+    lengths = np.asarray(sample(cfg, batch).mask).sum(1)
+    sample(dataclasses.replace(cfg, slots=8), batch, lm=shouting)
+    jax.effects_barrier()
+    together = lengths.reshape(4, 8).max(1).sum()
+    assert set(said) == {8} and lengths.sum() / 8 <= len(said) < 0.8 * together
+
+
 @pytest.mark.parametrize(
     "cfg",
     [CFG, dataclasses.replace(CFG, temperature=0.5), dataclasses.replace(CFG, top_k=3),

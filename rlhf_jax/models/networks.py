@@ -50,6 +50,9 @@ class LanguageModel(NamedTuple):
     d_model: int
     logits_fn: Callable
     ready_fn: Callable = lambda params: params
+    insert_fn: Callable | None = (
+        None  # insert_fn(cache, prefilled cache, rows) -> cache; see SampleConfig
+    )
 
 
 class Network(NamedTuple):
@@ -97,6 +100,7 @@ def language_model(cfg: ModelConfig) -> LanguageModel:
         d_model=cfg.d_model,
         logits_fn=logits_fn,
         ready_fn=partial(transformer.ready, cfg),
+        insert_fn=transformer.insert,
     )
 
 

@@ -87,7 +87,7 @@ def masks(
     """
     if not cfg.window:
         return (mask,)
-    near = mask & (columns[:, None] - of[None] < cfg.window)[None]
+    near = mask & ((columns[:, None] - of[None]) % len(of) < cfg.window)[None]  # a cache is a ring
     return (mask, near) if cfg.local_layers else (near,)
 
 
@@ -260,12 +260,14 @@ class Transformer(nn.Module):
 
     def unembed(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
         """Logits, whose sums are float32 whatever is multiplied: they are not rounded to `dtype`."""
+        flat = spread(hidden.reshape(-1, hidden.shape[-1]))
         if self.cfg.tied:
-            hidden, table = (x.astype(self.cfg.dtype) for x in (hidden, self.embedding.embedding))
-            logits = jnp.dot(spread(hidden), table.T, preferred_element_type=jnp.float32)
+            flat, table = (x.astype(self.cfg.dtype) for x in (flat, self.embedding.embedding))
+            logits = jnp.dot(flat, table.T, preferred_element_type=jnp.float32)
         else:
-            logits = self.unembedding(spread(hidden))
-        return softcapped(spread(logits), self.cfg.logit_softcap)
+            logits = self.unembedding(flat)
+        logits = softcapped(spread(logits), self.cfg.logit_softcap)
+        return logits.reshape(*hidden.shape[:-1], -1)
 
     def finish(self, x):
         """Hidden states of a flat stream that has passed the blocks."""
@@ -305,6 +307,26 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=No
         column=jnp.int32(tokens.shape[1]),
     )
     return logits, cache
+
+
+def insert(cache: Cache, new: Cache, slots: Int[Array, " n"]) -> Cache:
+    """`cache` with prompts that were just prefilled in the rows `slots`; where there is no such row, nowhere.
+
+    Its columns are then a ring, whose `column` the caller takes modulo their number: a prompt ends in the
+    column before the next one that is written, so that a row never meets its own beginning.
+    """
+    turn = cache.column - new.column
+    put = lambda old, x, axis: old.at[slots].set(jnp.roll(x, turn, axis), mode="drop")
+    layers = (
+        LayerCache(put(old.keys, x.keys, 3), put(old.values, x.values, 2))
+        for old, x in zip(cache.layers, new.layers, strict=True)
+    )
+    return Cache(
+        layers=tuple(layers),
+        attention_mask=put(cache.attention_mask, new.attention_mask, 1),
+        positions=cache.positions.at[slots].set(new.positions, mode="drop"),
+        column=cache.column,
+    )
 
 
 def ready(cfg: ModelConfig, params):
