@@ -51,6 +51,7 @@ class Side:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "BENCH_THREADS": threads,
+            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # as launch.py sets it
         }
         with log.open("w") as errors:
             self.process = subprocess.Popen(

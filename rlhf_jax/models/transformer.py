@@ -215,8 +215,10 @@ class Transformer(nn.Module):
         self.embedding = nn.Embed(cfg.vocab_size, cfg.d_model, **kinds)
         if cfg.positions == "learned":
             self.position_embedding = nn.Embed(cfg.context, cfg.d_model, **kinds)
+        # what is cheap is computed again in the backward pass: results of products are kept, or nothing
+        kept = None if cfg.remat else jax.checkpoint_policies.dots_saveable
         self.blocks = nn.scan(
-            nn.remat(Block) if cfg.remat else Block,
+            nn.remat(Block, prevent_cse=False, policy=kept),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
