@@ -39,7 +39,14 @@ PACKAGES = (
     "transformers",
     "numpy",
 )
-UNTELLING = ("run", "wandb", "devices", "rl.keep", "rl.best")  # settings that change no result
+UNTELLING = (
+    "run",
+    "wandb",
+    "devices",
+    "sample.slots",
+    "rl.keep",
+    "rl.best",
+)  # settings that change no result
 _locks = {}  # folder to its open lock file: a lock lasts until this process ends
 
 

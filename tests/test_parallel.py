@@ -200,6 +200,17 @@ def test_a_policy_gradient_update_does_not_depend_on_the_layout(params, names):
     assert metrics["pg/flat_groups"] == 0.5 and metrics["pg/importance_capped"] > 0
 
 
+@layouts.marked
+def test_rows_that_make_room_for_others_do_not_depend_on_the_layout(params, names):
+    def run(devices):
+        cfg = sampling.SampleConfig(length=T, stop=STOP, slots=1 if devices.name == "pmap" else 4)
+        sample = devices.compile(sampling.make_sample(LM, cfg), (P(), ROWS, P()), ROWS)
+        policy, rows = devices.put(params["policy"]), devices.put_batch(prompts())
+        return devices.fetch(sample(policy, rows, KEY))
+
+    layouts.compare(run, names, atol=1e-5)
+
+
 @layouts.some
 def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params, names):
     """Sampled, scored in Python, annotated, updated, and sampled again from what was learned."""

@@ -75,14 +75,17 @@ class Ours:
         return Sequences(tokens, whole, whole[:, -response:])
 
     def sampler(self, temperature: float):
-        """(the compiled sampler, batches of prompts)."""
+        """(the compiled sampler, batches of prompts); ragged rows make room for the next prompts."""
+        ragged = self.name == "ragged"
         cfg = sampling.SampleConfig(
-            length=self.work.response, temperature=temperature, stop=self.stops
-        )
+            length=self.work.response, temperature=temperature, stop=self.stops,
+            slots=self.work.rows if ragged else 0,
+        )  # fmt: skip
         sample = self.devices.compile(
             sampling.make_sample(self.lm, cfg), (P(), P(DATA), P()), P(DATA)
         )
-        rows, B = np.arange(len(self.tokens), dtype=np.int32), self.work.rows
+        rows = np.arange(len(self.tokens), dtype=np.int32)
+        B = len(rows) if ragged else self.work.rows
         prompts = Prompts(self.tokens, np.ones(self.tokens.shape, bool), index=rows, draw=rows)
         parts = range(0, len(rows), B)
         return sample, [
