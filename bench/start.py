@@ -63,7 +63,7 @@ def theirs(command: list[str], asked: dict, cores: list[int], log: Path) -> floa
     """Seconds until a peer's process has ended its first iteration."""
     began = time.perf_counter()
     with Side(command, asked, cores, log) as side:
-        side.go()
+        side.ask("go")
         return time.perf_counter() - began
 
 

@@ -74,9 +74,7 @@ def main(cfg: Config):
         policy_fn, tx, cfg.preference,
         microbatches=cfg.dpo.microbatches, axis_name=devices.axis_name,
     )  # fmt: skip
-    step = devices.compile(
-        lora.over_base(make, ground.lm.policy_fn, cfg.lora), (P(), P(), P(DATA), P()), (P(), P())
-    )
+    step = stages.compile_step(devices, "dpo", lora.over_base(make, ground.lm.policy_fn, cfg.lora))
     base, trained = rl.split(ground, ground.reference)
     frozen = {"base": devices.share(base)}
     whole = lambda trained: lora.join(base, trained, cfg.lora)

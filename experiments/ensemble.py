@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
 from experiments import inference, outcome, rl, stages
@@ -23,7 +22,6 @@ from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.ensemble import EnsembleConfig
 from rlhf_jax.models import networks
-from rlhf_jax.parallel import DATA
 
 
 @dataclass(frozen=True)
@@ -86,14 +84,11 @@ def train(ground: Ground):
     count, size = len(ground.halves[0]), cfg.reward.batch_size
     steps = max(1, round(cfg.reward.epochs * count / size))
     tx = optimizer.make(cfg.reward.optimizer, steps)
-    step = devices.compile(
-        ensemble.make_train_step(
-            rm.fn, tx, cfg.reward.loss,
-            microbatches=cfg.reward.microbatches, axis_name=devices.axis_name,
-        ),
-        (P(), P(), P(DATA), P()),
-        (P(), P()),
+    step = ensemble.make_train_step(
+        rm.fn, tx, cfg.reward.loss,
+        microbatches=cfg.reward.microbatches, axis_name=devices.axis_name,
     )  # fmt: skip
+    step = stages.compile_step(devices, "ensemble", step)
     params = devices.make(
         lambda trunk: ensemble.init(rm.init, root, trunk, cfg.ensemble),
         devices.share(ground.reference),

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
 from experiments import inference, outcome, rl, stages, verdict
@@ -24,7 +23,6 @@ from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.ilql import ILQLConfig
 from rlhf_jax.models import lora, networks
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.parallel import DATA
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,7 @@ def main(cfg: Config):
     log, root = logged(ground), jax.random.key(cfg.seed)
     q, tx = networks.q_network(ground.lm), optimizer.make(cfg.q.optimizer, cfg.q.steps)
     make = lambda q_fn: ilql.make_train_step(q_fn, tx, cfg.ilql, axis_name=devices.axis_name)
-    step = devices.compile(
-        lora.over_base(make, q.q_fn, cfg.lora), (P(), P(), P(DATA), P()), (P(), P())
-    )
+    step = stages.compile_step(devices, "ilql", lora.over_base(make, q.q_fn, cfg.lora))
     base, trained = rl.split(ground, q.init(root, ground.reference))
     frozen = {"base": devices.share(base)}
 

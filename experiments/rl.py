@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from experiments import ground as grounds
 from experiments import judge, outcome, stages
 from experiments.ground import Ground
-from rlhf_jax import kl, loop, optimizer, policy_gradient, ppo, rollout
+from rlhf_jax import kl, loop, memory, optimizer, policy_gradient, ppo, rollout
 from rlhf_jax.data import rewards
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.models import lora, networks
@@ -105,7 +105,10 @@ def split(ground: Ground, params):
 def compile_update(ground: Ground, make: Callable, fn: Callable) -> Callable:
     """`make(fn)`, a pure `update(state, frozen, kl_coef, rollout, rng)`, on the devices and over the base."""
     update = lora.over_base(make, fn, ground.cfg.lora)
-    return ground.devices.compile(update, (P(), P(), P(), P(DATA), P()), (P(), P()), donate=0)
+    specs = P(), P(), P(), P(DATA), P()
+    compiled = ground.devices.compile(update, specs, (P(), P()), donate=0)
+    remedy = f"a smaller batch, more minibatches or microbatches, {stages.SMALLER}"
+    return memory.told("update", compiled, remedy)
 
 
 def with_ppo(ground: Ground, actor_critic) -> OnPolicy:
@@ -185,6 +188,7 @@ def train(ground: Ground, algorithm: OnPolicy):
     held_out = devices.compile(judge_fn, (P(), P(DATA)), P(DATA))
     scorer = judge.Judge(ground, of_samples(ground.reward_fn))
     root, group = jax.random.key(cfg.seed), algorithm.group
+    sample = memory.told("rollout", ground.answers.sample, "a smaller batch or --sample.slots 32")
     base, reference, reward_params, judge_params = devices.share(
         (algorithm.base, ground.reference, ground.reward, ground.judge)
     )
@@ -196,7 +200,7 @@ def train(ground: Ground, algorithm: OnPolicy):
         )
         batch = jax.tree.map(lambda x: x[rows], ground.prompts)
         batch = batch._replace(draw=np.arange(rl.batch_size, dtype=np.int32))  # a prompt may recur
-        samples = ground.answers.sample(policy, devices.put_batch(batch), key)
+        samples = sample(policy, devices.put_batch(batch), key)
         return rows, samples, scorer.begin(reward_params, [world.prompts[r] for r in rows], samples)
 
     def refilled(policy, drawn, key, first):

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import inference, pretrained
-from rlhf_jax import hosts, loop, optimizer, reward_model, sft, train_step
+from rlhf_jax import hosts, loop, memory, optimizer, reward_model, sft, train_step
 from rlhf_jax.batches import Comparisons, Sequences
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
@@ -25,6 +25,8 @@ from rlhf_jax.parallel import DATA, Devices
 from rlhf_jax.reward_model import RewardLossConfig
 
 NONE = LoraConfig()  # no adapters
+SMALLER = "--model.remat, --model.logprob-chunk 64, --lora.rank 8 or --devices mesh:fsdp=-1"
+"""What makes any training step need less memory."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,7 @@ def train_sft(
     make = lambda policy_fn: sft.make_train_step(
         policy_fn, tx, microbatches=cfg.microbatches, axis_name=devices.axis_name
     )
-    step = devices.compile(
-        lora.over_base(make, lm.policy_fn, adapters), (P(), P(), P(DATA), P()), (P(), P())
-    )
+    step = compile_step(devices, "sft", lora.over_base(make, lm.policy_fn, adapters))
     root, loss_of = jax.random.key(seed), held_out_loss(devices, lm, held_out)
     params = devices.make(lm.init, root) if start is None else start
     base, trained = lora.split(jax.random.fold_in(root, 0), params, adapters)
@@ -130,6 +130,12 @@ def train_sft(
         wandb=wandb,
     )  # fmt: skip
     return devices.host(lora.merge(whole(carry["best"]))), float(carry["lowest"])
+
+
+def compile_step(devices: Devices, stage: str, step: Callable) -> Callable:
+    """A pure `step(state, frozen, batch, rng)` on the devices; it says what memory it needs."""
+    compiled = devices.compile(step, (P(), P(), P(DATA), P()), (P(), P()))
+    return memory.told(stage, compiled, f"a smaller batch, more microbatches, {SMALLER}")
 
 
 def begun(devices: Devices, trained, tx, init: Callable = train_step.init_state):
@@ -169,9 +175,7 @@ def train_reward(
     make = lambda reward_fn: reward_model.make_train_step(
         reward_fn, tx, cfg.loss, microbatches=cfg.microbatches, axis_name=devices.axis_name
     )
-    step = devices.compile(
-        lora.over_base(make, rm.fn, adapters), (P(), P(), P(DATA), P()), (P(), P())
-    )
+    step = compile_step(devices, stage, lora.over_base(make, rm.fn, adapters))
     root = jax.random.key(seed)
     params = rm.init(jax.random.fold_in(root, 0), trunk)
     base, trained = lora.split(jax.random.fold_in(root, 1), params, adapters)

@@ -38,7 +38,7 @@ class DataConfig:
     vocab_size: int = 600
     """Most tokens of a tokenizer that is trained here."""
     reviews: int = 20_000
-    """Generated world: reviews in the corpus."""
+    """Generated world: reviews in the corpus; a tenth as many are held out."""
     pairs: int = 20_000
     """Generated world: comparisons of the SFT model's responses; half teach the held-out judge."""
 
@@ -61,7 +61,7 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
     Held-out prompts appear in no stage.
     """
     train, held_out = reviews.split_prompts(cfg.held_out, seed)
-    corpus_held_out = reviews.generate(seed + 1, 2000, held_out)
+    corpus_held_out = reviews.generate(seed + 1, max(8, cfg.reviews // 10), held_out)
 
     def judged(prompts, a, b):
         words = [np.array([len(x.split()) for x in side], float) for side in (a, b)]

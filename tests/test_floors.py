@@ -38,6 +38,7 @@ FLOORS = [
         "metrics",
         "run",
         "loop",
+        "memory",
         "report",
         "pictures",
     },  # devices, disk
