@@ -2,7 +2,7 @@
 
     python -m bench NAME [--model tiny small gpt2] [--peer torch trl ...]     one work
     python -m bench all                                                       every work, against the targets
-    python -m bench growth | population | reading | trl_ppo [--help]          what is measured apart
+    python -m bench accelerator | growth | population | reading | trl_ppo [--help]       measured apart
 
 Works: generate, sample, ragged, reward, sft, dpo, grpo, ppo, start. Each side is a process of its own; after
 a warm-up they take turns, pinned to one core and then to both. Outputs are compared too, and a check that
@@ -37,7 +37,7 @@ from bench import measure, start, works
 from bench.measure import Side, compare
 from bench.targets import TARGETS, Target
 
-APART = ("growth", "population", "reading", "trl_ppo")
+APART = ("accelerator", "growth", "population", "reading", "trl_ppo")
 OURS = "bench.sides.ours"
 PEERS = {  # name -> its environment, and its side
     "bare": ("", "bench.sides.bare"),

@@ -1,0 +1,155 @@
+"""A GPU or TPU: how near a training step comes to its matrix products, and decoding to its memory.
+
+    python -m bench accelerator                          Qwen2.5's shape of 0.5B parameters, in bfloat16
+    python -m bench accelerator --model 1.5B --rows 8
+    XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE python -m bench accelerator --only decoding
+
+In one run: the rate of a product of square matrices, the rate at which an array is copied (read and
+written), an SFT step on rows of `--length` tokens, and decoding of `--batch` rows. Work is counted as in
+`bench/works.py`: what cannot be left out, so that what is computed twice (remat) counts once. A token of
+decoding reads every weight and the whole cache once.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich
+from rich.table import Table
+
+from rlhf_jax import memory, optimizer, sampling, sft, train_step
+from rlhf_jax.batches import Prompts, Sequences
+from rlhf_jax.models import networks
+from rlhf_jax.models.config import ModelConfig
+
+QWEN = ModelConfig(
+    vocab_size=151_936, layers=24, d_model=896, heads=14, kv_heads=2, d_mlp=4864,
+    positions="rotary", rope_theta=1e6, norm="rmsnorm", activation="swiglu", bias=False, qkv_bias=True,
+    tied=True, dtype="bfloat16", logprob_chunk=256, remat=True,
+)  # fmt: skip
+MODELS = {
+    "trial": replace(QWEN, vocab_size=512, layers=2, d_model=64, heads=2, d_mlp=128),
+    "0.5B": QWEN,
+    "1.5B": replace(QWEN, layers=28, d_model=1536, heads=12, d_mlp=8960),
+}
+WORKS = ("training", "decoding")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the measurement."""
+
+    model: str = "0.5B"
+    """0.5B, 1.5B, or trial, which any machine can run."""
+    rows: int = 8
+    """Rows of a training step, of"""
+    length: int = 2048
+    """tokens each."""
+    batch: int = 64
+    """Rows that are decoded at once, after prompts of"""
+    prompt: int = 512
+    """tokens, for"""
+    response: int = 256
+    """tokens."""
+    square: int = 8192
+    """Width of the matrices, and root of the array, whose rates are measured."""
+    repeats: int = 5
+    """Runs of each, of which the median is told."""
+    only: tuple[str, ...] = WORKS
+
+    def __post_init__(self):
+        for name, given, known in (("model", (self.model,), MODELS), ("only", self.only, WORKS)):
+            for x in given:
+                if x not in known:
+                    raise ValueError(f"{name} = {x!r}: use {', '.join(known)}")
+
+
+def seconds(fn: Callable, args: tuple, repeats: int) -> float:
+    """Of one call, when it is warm."""
+    took = []
+    for _ in range(repeats + 2):
+        began = time.perf_counter()
+        jax.block_until_ready(fn(*args))
+        took.append(time.perf_counter() - began)
+    return float(np.median(took[2:]))
+
+
+def matrix_rate(cfg: Config) -> float:
+    """Operations a second of a product in bfloat16."""
+    x = jnp.ones((cfg.square, cfg.square), jnp.bfloat16)
+    return 2 * cfg.square**3 / seconds(jax.jit(jnp.dot), (x, x), cfg.repeats)
+
+
+def copy_rate(cfg: Config) -> float:
+    """Bytes a second, read and written."""
+    x = jnp.ones((4 * cfg.square, cfg.square), jnp.bfloat16)
+    return 2 * x.nbytes / seconds(jax.jit(lambda x: -x), (x,), cfg.repeats)
+
+
+def weights(model: ModelConfig) -> int:
+    """Of the matrices that a token passes, the unembedding among them."""
+    width = model.head_dim or model.d_model // model.heads
+    attention = 2 * model.d_model * width * (model.heads + (model.kv_heads or model.heads))
+    block = attention + 3 * model.d_model * model.d_mlp
+    return model.layers * block + model.vocab_size * model.d_model
+
+
+def training(cfg: Config, model: ModelConfig) -> tuple[float, float, int]:
+    """(seconds of a step, its operations, bytes that it needs beside its state)."""
+    lm = networks.language_model(model)
+    tx = optimizer.make(optimizer.OptimizerConfig(), 100)
+    begin = lambda key: train_step.init_state(lm.init(key), tx)
+    state = jax.jit(begin)(jax.random.key(0))
+    tokens = np.random.default_rng(0).integers(
+        0, model.vocab_size, (cfg.rows, cfg.length), np.int32
+    )
+    batch = jax.device_put(Sequences(tokens, tokens >= 0, tokens[:, 1:] >= 0))
+    step = jax.jit(sft.make_train_step(lm.policy_fn, tx), donate_argnums=0)
+    needs, took = memory.more(step, state, {}, batch, jax.random.key(0)), []
+    for _ in range(cfg.repeats + 2):
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, {}, batch, jax.random.key(0)))
+        took.append(time.perf_counter() - began)
+    count = cfg.rows * cfg.length
+    seen = 4 * model.layers * model.d_model * count * (cfg.length + 1) / 2
+    return float(np.median(took[2:])), 3 * (2 * weights(model) * count + seen), needs
+
+
+def decoding(cfg: Config, model: ModelConfig) -> tuple[float, float]:
+    """(seconds of a token of all rows, bytes that it reads)."""
+    lm = networks.language_model(replace(model, remat=False))
+    cast = lambda key: jax.tree.map(lambda x: x.astype(jnp.bfloat16), lm.init(key))
+    params = jax.jit(cast)(jax.random.key(0))
+    shape, index = (cfg.batch, cfg.prompt), np.arange(cfg.batch, dtype=np.int32)
+    tokens = np.random.default_rng(0).integers(0, model.vocab_size, shape, np.int32)
+    prompts = jax.device_put(Prompts(tokens, np.ones(shape, bool), index, index))
+    sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(length=cfg.response)))
+    prefill = jax.jit(lambda p, x: lm.prefill_fn(p, x.tokens, x.attention_mask, cfg.response))
+    whole = seconds(sample, (params, prompts, jax.random.key(0)), cfg.repeats)
+    token = (whole - seconds(prefill, (params, prompts), cfg.repeats)) / cfg.response
+    width = model.head_dim or model.d_model // model.heads
+    columns = cfg.prompt + cfg.response
+    cache = 2 * model.layers * cfg.batch * (model.kv_heads or model.heads) * width * columns
+    return token, 2.0 * (weights(model) + cache)
+
+
+def main(cfg: Config):
+    """Prints the table."""
+    model = replace(MODELS[cfg.model], context=max(cfg.length, cfg.prompt + cfg.response))
+    kind, products, copies = jax.devices()[0].device_kind, matrix_rate(cfg), copy_rate(cfg)
+    title = f"{cfg.model}, bfloat16, {kind}, jax {jax.__version__}, {time.strftime('%Y-%m-%d')}"
+    table = Table("work", "measured", "of the rate", "target", title=title)
+    table.add_row("matrix product", f"{products / 1e12:.4g} TFLOP/s", "", "")
+    table.add_row("copy", f"{copies / 1e12:.4g} TB/s", "", "")
+    if "training" in cfg.only:
+        took, work, needs = training(cfg, model)
+        said = f"{took * 1000:.4g} ms, {cfg.rows * cfg.length / took:.0f} tokens/s, {needs / 1e9:.2f} GB"
+        table.add_row("training step", said, f"{work / took / products:.0%}", "50%")
+    if "decoding" in cfg.only:
+        took, read = decoding(cfg, model)
+        said = f"{took * 1000:.4g} ms, {cfg.batch / took:.0f} tokens/s"
+        table.add_row("decoding", said, f"{read / took / copies:.0%}", "70%")
+    rich.print(table)
