@@ -121,6 +121,9 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     cfg = replace(cfg, **{part: replace(getattr(cfg, part), **x) for part, x in drawn.items()})
     cfg = replace(cfg, sample=replace(cfg.sample, pad=words.pad_token_id))
     cfg, lm = pretrained.fitted(cfg, words)
+    if cfg.rollout.recompute_logprobs is None:
+        differ = cfg.model.dtype != "float32"
+        cfg = replace(cfg, rollout=replace(cfg.rollout, recompute_logprobs=differ))
     scorer = cfg.reward_model and pretrained.scorer(cfg, words, lengths, devices.places)
     answers = inference.responder(
         cfg.sample, devices, lm, words, lengths[0], cfg.sft.batch_size * 4

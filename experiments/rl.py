@@ -13,6 +13,7 @@ from experiments import ground as grounds
 from experiments import judge, outcome, stages
 from experiments.ground import Ground
 from rlhf_jax import kl, loop, memory, optimizer, policy_gradient, ppo, rollout
+from rlhf_jax.batches import PolicyRollout
 from rlhf_jax.data import rewards
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.models import lora, networks
@@ -237,6 +238,10 @@ def train(ground: Ground, algorithm: OnPolicy):
         state, metrics = algorithm.update(
             state, {"base": base}, kl_coef, annotated, jax.random.fold_in(key, 1)
         )
+        if cfg.rollout.recompute_logprobs:
+            own = annotated if isinstance(annotated, PolicyRollout) else annotated.samples
+            gap = np.abs(devices.fetch(own.logprobs) - said.logprobs).max()
+            metrics |= {"objective/sampler_gap": gap}
         judged = devices.fetch(held_out(judge_params, samples))
         texts, prompts = ground.answers.texts(said), [world.prompts[row] for row in rows]
         tokens = jnp.asarray(said.tokens[:, -cfg.sample.length :])

@@ -22,8 +22,9 @@ class RolloutConfig:
     """Tokens that end a response."""
     missing_eos_penalty: float = 1.0
     """Taken off the score of a response that never ended (TRL; Huang et al., 2024, set it to -1)."""
-    recompute_logprobs: bool = False
-    """Replace the sampler's log-probabilities by the training forward pass's: needed in bfloat16."""
+    recompute_logprobs: bool | None = None
+    """Replace the sampler's log-probabilities by the training forward pass's. None: not here, and in an
+    experiment where the model multiplies in bfloat16, in which the two differ."""
 
 
 def has_ended(samples: Samples, stop: tuple[int, ...]):
