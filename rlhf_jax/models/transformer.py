@@ -215,7 +215,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embed(cfg.vocab_size, cfg.d_model, **kinds)
         if cfg.positions == "learned":
             self.position_embedding = nn.Embed(cfg.context, cfg.d_model, **kinds)
-        # what is cheap is computed again in the backward pass: results of products are kept, or nothing
+        # what is cheap is computed again in the backward pass: results of projections are kept, or nothing
         kept = None if cfg.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         self.blocks = nn.scan(
             nn.remat(Block, prevent_cse=False, policy=kept),
