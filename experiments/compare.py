@@ -136,9 +136,7 @@ def gold_at(points: Sequence[dict], start: float, kl: float) -> float:
 
 def main(cfg: Config):
     """Runs what is not yet in the run directory, and writes tables and a picture of it."""
-    how, layout = resolve(
-        cfg.population, cfg.devices, {"lab.sft.batch_size": cfg.lab.sft.batch_size}
-    )
+    how, layout = resolve(cfg.population, cfg.devices, cfg.lab)
     folder = run.open_run("compare", cfg, cfg.run, ignore=(*run.UNTELLING, "population"))
     again = f"python launch.py compare --seeds {cfg.seeds + 3} (or any other setting)"
     middle = sorted(cfg.matched)[len(cfg.matched) // 2]

@@ -121,7 +121,7 @@ def main(cfg: Config):
     make = with_ppo if cfg.algorithm == "ppo" else with_rloo
     params, policy_of, annotate, update = make(cfg, lm, tx, reference, devices.axis_name)
     annotate = devices.compile(annotate, (P(), P(), P(DATA), P(DATA)), P(DATA))
-    update = devices.compile(update, (P(), P(), P(), P(DATA), P()), (P(), P()), donate=0)
+    update = stages.compile_update(devices, update)
 
     def iteration(state, i):
         key = jax.random.fold_in(root, i)

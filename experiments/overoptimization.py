@@ -162,9 +162,7 @@ def frontier_of(rows) -> maths.Frontier:
 
 def main(cfg: Config, name: str = "overoptimization"):
     """Runs what is not yet in the run directory, and writes tables and pictures of it."""
-    how, layout = resolve(
-        cfg.population, cfg.devices, {"lab.sft.batch_size": cfg.lab.sft.batch_size}
-    )
+    how, layout = resolve(cfg.population, cfg.devices, cfg.lab)
     folder = run.open_run(name, cfg, cfg.run, ignore=(*run.UNTELLING, "population"))
     again = f"python launch.py {name} --seeds {cfg.seeds + 2} (or any other setting)"
     if verdict.stands(folder):

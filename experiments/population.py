@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 from rich.progress import track
 
-from experiments.lab import Lab, Seed, open_lab
+from experiments.lab import Lab, LabConfig, Seed, open_lab
 from experiments.proxies import with_teacher
 from rlhf_jax import hosts, parallel, run
 
@@ -44,11 +44,11 @@ class Job(NamedTuple):
     args: tuple
 
 
-def resolve(how: str, layout: str, batch_sizes: dict[str, int]) -> tuple[str, str]:
+def resolve(how: str, layout: str, cfg: LabConfig) -> tuple[str, str]:
     """How seeds are run, and the layout of devices: for "auto", as processes on the cores of one host.
 
-    Raises ValueError for no such kind or layout, and for those that do not go together; `batch_sizes` as in
-    `parallel.choose`.
+    Raises ValueError for no such kind or layout, and for those that do not go together or do not divide the
+    batches of `cfg`.
     """
     if how not in KINDS:
         raise ValueError(f'population = "{how}": use one of {", ".join(KINDS)}')
@@ -62,8 +62,8 @@ def resolve(how: str, layout: str, batch_sizes: dict[str, int]) -> tuple[str, st
                 "are others: use --population vmap"
             )
         return how, "device"
-    sizes = parallel.choose(layout, batch_sizes).sizes
-    if sizes.get("tensor", 1) > 1:
+    devices = parallel.choose(layout, {"lab.sft.batch_size": cfg.sft.batch_size})
+    if devices.sizes.get("tensor", 1) > 1:
         raise ValueError(
             f'devices = "{layout}" cuts a model, and a study cuts its seeds: use mesh:data=-1'
         )

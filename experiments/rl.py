@@ -104,12 +104,8 @@ def split(ground: Ground, params):
 
 
 def compile_update(ground: Ground, make: Callable, fn: Callable) -> Callable:
-    """`make(fn)`, a pure `update(state, frozen, kl_coef, rollout, rng)`, on the devices and over the base."""
-    update = lora.over_base(make, fn, ground.cfg.lora)
-    specs = P(), P(), P(), P(DATA), P()
-    compiled = ground.devices.compile(update, specs, (P(), P()), donate=0)
-    remedy = f"a smaller batch, more minibatches or microbatches, {stages.SMALLER}"
-    return memory.told("update", compiled, remedy)
+    """`make(fn)`, as `stages.compile_update` takes it, over the base."""
+    return stages.compile_update(ground.devices, lora.over_base(make, fn, ground.cfg.lora))
 
 
 def with_ppo(ground: Ground, actor_critic) -> OnPolicy:

@@ -138,6 +138,13 @@ def compile_step(devices: Devices, stage: str, step: Callable) -> Callable:
     return memory.told(stage, compiled, f"a smaller batch, more microbatches, {SMALLER}")
 
 
+def compile_update(devices: Devices, update: Callable) -> Callable:
+    """A pure `update(state, frozen, kl_coef, rollout, rng)`, which is given its state, in the same way."""
+    compiled = devices.compile(update, (P(), P(), P(), P(DATA), P()), (P(), P()), donate=0)
+    remedy = f"a smaller batch, more minibatches or microbatches, {SMALLER}"
+    return memory.told("update", compiled, remedy)
+
+
 def begun(devices: Devices, trained, tx, init: Callable = train_step.init_state):
     """The state that training starts in, `init(trained, tx)`, on the devices and in buffers of its own."""
     return devices.make(partial(init, tx=tx), devices.put(trained))

@@ -81,10 +81,8 @@ def truncate(logits, cfg: SampleConfig):
 
 def choose(cfg: SampleConfig, keys, logits, t):
     """One token a row [B], the response's number `t` (one for all or [B]), and its log-probability."""
-    logits, t = (
-        logits.astype(jnp.float32) / (cfg.temperature or 1.0),
-        jnp.broadcast_to(t, len(keys)),
-    )
+    logits = logits.astype(jnp.float32) / (cfg.temperature or 1.0)
+    t = jnp.broadcast_to(t, len(keys))
     if cfg.min_length:
         ends = is_stop(jnp.arange(logits.shape[-1]), cfg.stop)
         logits = jnp.where(ends[None] & (t < cfg.min_length)[:, None], -jnp.inf, logits)

@@ -263,3 +263,20 @@ def test_a_setting_that_is_none_is_refused_as_it_is_read(base, tmp_path, capsys,
     lines = " ".join(capsys.readouterr().err.replace("\u2502", " ").split())  # out of its box
     assert all(part in lines for part in said), lines
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.more
+def test_in_bfloat16_log_probabilities_are_recomputed_and_the_gap_is_told(tmp_path):
+    command = [
+        "rloo",
+        *SHARED,
+        *parts(LOOP),
+        "--model.dtype",
+        "bfloat16",
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    assert launch.main(command) == 0
+    rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    gaps = [row["objective/sampler_gap"] for row in rows if row["stage"] == "rloo"]
+    assert gaps and all(0 < gap < 0.1 for gap in gaps)
