@@ -130,7 +130,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(tmp_path, capsys, settings,
 # --- it is learned
 
 LOOP = {
-    "ppo": ["--iterations", "120", "--batch-size", "256"],
+    "ppo": ["--iterations", "120", "--batch-size", "512"],
     "rloo": ["--iterations", "200", "--batch-size", "512"],
 }
 
