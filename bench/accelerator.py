@@ -1,7 +1,7 @@
 """A GPU or TPU: how near a training step comes to its matrix products, and decoding to its memory.
 
-    python -m bench accelerator                          Qwen2.5's shape of 0.5B parameters, in bfloat16
-    python -m bench accelerator --model 1.5B --rows 8
+    python -m bench accelerator --attention cudnn        Qwen2.5's shape of 0.5B parameters, in bfloat16
+    python -m bench accelerator --attention cudnn --model 1.5B --rows 8
     XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE python -m bench accelerator --only decoding
 
 In one run: the rate of a product of square matrices, the rate at which an array is copied (read and
@@ -13,6 +13,7 @@ decoding reads every weight and the whole cache once.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,8 @@ class Config:
 
     model: str = "0.5B"
     """0.5B, 1.5B, or trial, which any machine can run."""
+    attention: Literal["xla", "cudnn"] = "xla"
+    """What attends in the training step; cudnn wants an NVIDIA GPU."""
     rows: int = 8
     """Rows of a training step, of"""
     length: int = 2048
@@ -138,7 +141,8 @@ def decoding(cfg: Config, model: ModelConfig) -> tuple[float, float]:
 
 def main(cfg: Config):
     """Prints the table."""
-    model = replace(MODELS[cfg.model], context=max(cfg.length, cfg.prompt + cfg.response))
+    context = max(cfg.length, cfg.prompt + cfg.response)
+    model = replace(MODELS[cfg.model], context=context, attention=cfg.attention)
     kind, products, copies = jax.devices()[0].device_kind, matrix_rate(cfg), copy_rate(cfg)
     title = f"{cfg.model}, bfloat16, {kind}, jax {jax.__version__}, {time.strftime('%Y-%m-%d')}"
     table = Table("work", "measured", "of the rate", "target", title=title)

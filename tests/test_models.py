@@ -230,6 +230,63 @@ def test_remat_changes_no_gradient(kind):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
 
 
+@pytest.fixture
+def by_xla(monkeypatch):
+    """XLA computes what cuDNN is asked for, in float32; a list of what it was asked."""
+    asked, attention = [], jax.nn.dot_product_attention
+
+    def instead(*args, implementation=None, **settings):
+        asked.append(implementation)
+        return attention(*args, **settings)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+    return asked
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "wide heads", "olmo"])
+def test_cudnn_is_asked_for_what_the_mask_says(by_xla, name):
+    """Rows with padding on either side, moved to the left end and back, in windows too."""
+    cfg = KINDS[name]
+    moved = dataclasses.replace(cfg)
+    object.__setattr__(moved, "attention", "cudnn")  # which is refused in float32
+    params = jax.jit(networks.language_model(cfg).init)(jax.random.key(0))
+    tokens, mask = inputs()
+    mask = mask.at[1:, -2:].set(False)
+
+    def both(cfg):
+        loss = lambda p: jnp.sum(jnp.where(mask[..., None], jnp.sin(logits(p)), 0))
+        logits = lambda p: transformer.Transformer(cfg).apply({"params": p}, tokens, mask)
+        return jax.jit(logits)(params), jax.jit(jax.grad(loss))(params)
+
+    want, got = both(cfg), both(moved)
+    assert set(by_xla) == {None, "cudnn"}
+    np.testing.assert_allclose(got[0][mask], want[0][mask], atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got[1], want[1]
+    )
+
+
+@pytest.mark.more  # for it stands on private functions of JAX
+def test_jax_takes_what_cudnn_is_asked_for(monkeypatch):
+    """The gradient's program, lowered for a GPU that is not here: flash attention, forward and back."""
+    from jax._src.cudnn import fused_attention_stablehlo as flash
+
+    monkeypatch.setattr(flash, "check_cudnn_version", lambda: 91100)
+    monkeypatch.setattr(flash, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(flash, "is_cuda_compute_capability_equal", lambda _: False)
+    for window in (0, 128):
+        cfg = dataclasses.replace(
+            KINDS["llama"], d_model=256, dtype="bfloat16", attention="cudnn", window=window,
+            context=256,
+        )  # fmt: skip
+        lm = networks.language_model(cfg)
+        params = jax.eval_shape(lm.init, jax.random.key(0))
+        grad = jax.jit(jax.grad(lambda p, t, m, lm=lm: jnp.sum(lm.policy_fn(p, t, m, last=3)[0])))
+        text = grad.trace(params, *inputs(4, 256)).lower(lowering_platforms=("cuda",)).as_text()
+        assert "__cudnn$fmhaSoftmax" in text
+        assert "__cudnn$fmhaSoftmaxBackward" in text
+
+
 def test_the_program_does_not_grow_with_depth():
     def equations(layers):
         cfg = dataclasses.replace(TINY, layers=layers)
@@ -357,6 +414,15 @@ def test_a_model_of_logits_alone_serves_the_same_protocol():
         (dict(positions="rotary", head_dim=5), "head_dim = 5 is odd"),
         (dict(positions="rotary", head_dim=8, rotary_share=0.4), "rotary_share = 0.4 .* is odd"),
         (dict(local_layers=(1,)), r"local_layers = \(1,\) and model.window = 0"),
+        (dict(attention="cudnn"), "dtype = 'float32' .* wants \"bfloat16\""),
+        (
+            dict(attention="cudnn", dtype="bfloat16", attention_softcap=5.0),
+            "attention_softcap = 5.0 .* wants 0",
+        ),
+        (
+            dict(attention="cudnn", dtype="bfloat16", window=3, local_layers=(1,)),
+            r"local_layers = \(1,\) .* wants \(\)",
+        ),
         (dict(norm_offset=1.0), 'norm_offset = 1.0 .* model.norm = "layernorm"'),
     ],
 )

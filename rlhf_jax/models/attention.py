@@ -1,6 +1,6 @@
 """Rotary positions, and attention of new tokens over themselves or over a cache."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,12 +68,24 @@ def attend(
     *,
     scale: float = 0.0,
     softcap: float = 0.0,
+    window: int = 0,
+    implementation: Literal["xla", "cudnn"] = "xla",
 ) -> Float[Array, "B L H h"]:
     """softmax(q k / sqrt(h)) v over the columns that `mask` allows; softmax in float32.
 
     `scale` takes the place of 1 / sqrt(h); logits x become softcap tanh(x / softcap) where that is not 0.
     A row that may see nothing (padding) comes back finite and unread.
+
+    "cudnn" never holds [B, H, L, S], on NVIDIA GPUs and in 16 bits. It wants rows whose real tokens come
+    first, and of the mask it reads how many those are: it is causal, and sees `window` columns where not 0.
     """
+    if implementation == "cudnn":
+        count = jnp.sum(mask[:, -1], axis=-1, dtype=jnp.int32)  # what the last column sees
+        return jax.nn.dot_product_attention(
+            q, k, v, scale=scale or None, is_causal=True, query_seq_lengths=count,
+            key_value_seq_lengths=count, implementation=implementation,
+            local_window_size=(window - 1, 0) if window else None,
+        )  # fmt: skip
     if not softcap:
         return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale or None)
     (B, L, H, h), K = q.shape, k.shape[2]

@@ -81,6 +81,9 @@ class ModelConfig:
     """The unembedding is the embedding, transposed."""
     parallel_residual: bool = False
     """Attention and MLP read the same stream and are added together (GPT-J, GPT-NeoX)."""
+    attention: Literal["xla", "cudnn"] = "xla"
+    """What attends in whole passes: XLA, which holds [B, H, L, L], or cuDNN, which does not (NVIDIA GPUs,
+    dtype bfloat16, no softcap, one window for all layers). Prompts and single tokens are XLA's always."""
     remat: bool = False
     """Recompute each block in the backward pass: memory of one block instead of all, a third more work."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -126,6 +129,17 @@ class ModelConfig:
             raise ValueError(
                 f"model.local_layers = {self.local_layers} and model.window = 0: say how far they see"
             )
+        if self.attention == "cudnn":
+            for name, ok, want in [
+                ("dtype", self.dtype == "bfloat16", '"bfloat16"'),
+                ("attention_softcap", not self.attention_softcap, "0"),
+                ("local_layers", not self.local_layers, "() (all layers, or none)"),
+            ]:
+                if not ok:
+                    raise ValueError(
+                        f'model.{name} = {getattr(self, name)!r} and model.attention = "cudnn", which '
+                        f'wants {want}: change it, or take model.attention = "xla"'
+                    )
         if self.norm_offset and self.norm != "rmsnorm":
             raise ValueError(
                 f'model.norm_offset = {self.norm_offset} is of rmsnorm, and model.norm = "{self.norm}"'

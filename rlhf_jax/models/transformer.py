@@ -22,7 +22,7 @@ from rlhf_jax.models.attention import (
     softcapped,
 )
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.padding import position_ids
+from rlhf_jax.padding import position_ids, right_pad
 from rlhf_jax.reduce import spread, whole
 
 ACTIVATIONS = {
@@ -166,9 +166,10 @@ class Block(nn.Module):
         if cfg.positions == "rotary":
             q, k = (rotate(z, positions, speeds(cfg, width, local)) for z in (q, k))
         mask = masks[0] if len(masks) == 1 else jnp.where(local, masks[1], masks[0])
-        how = dict(scale=cfg.attention_scale, softcap=cfg.attention_softcap)
+        how: dict[str, Any] = dict(scale=cfg.attention_scale, softcap=cfg.attention_softcap)
         kept = cached(k, v) if self.keep or cache is not None else None
         if kept is None or cache is None:
+            how |= {} if self.keep else dict(window=cfg.window, implementation=cfg.attention)
             attended = attend(q, k, v, mask, **how)
         else:
             put = jax.lax.dynamic_update_slice
@@ -252,13 +253,20 @@ class Transformer(nn.Module):
         B, L = tokens.shape
         check_context(self.cfg, L)
         tokens = jnp.where(attention_mask, tokens, 0)  # what stands on padding is never read
+        moved = self.cfg.attention == "cudnn" and not self.keep
+        if moved:  # it wants real tokens first: each goes to the column of its position, and back
+            places = position_ids(attention_mask)[..., None]
+            tokens, attention_mask = right_pad(tokens, attention_mask)
         positions = position_ids(attention_mask)
         mask = jnp.tril(jnp.ones((L, L), bool))[None] & attention_mask[:, None]  # [B, L, L]
-        seen = masks(self.cfg, mask, jnp.arange(L), jnp.arange(L))
+        seen = (mask,) if moved else masks(self.cfg, mask, jnp.arange(L), jnp.arange(L))
         x, kept = self.blocks(
             self.embed(tokens, positions), positions, seen, local_layers(self.cfg)
         )
-        return self.finish(x).reshape(B, L, -1), kept
+        hidden = self.finish(x).reshape(B, L, -1)
+        if moved:
+            hidden = jnp.take_along_axis(hidden, places, axis=1)
+        return hidden, kept
 
     def unembed(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
         """Logits, whose sums are float32 whatever is multiplied: they are not rounded to `dtype`."""
