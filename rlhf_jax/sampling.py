@@ -88,10 +88,18 @@ def choose(cfg: SampleConfig, keys, logits, t):
         logits = jnp.where(ends[None] & (t < cfg.min_length)[:, None], -jnp.inf, logits)
     logprobs = jax.nn.log_softmax(truncate(logits, cfg))
     if cfg.temperature == 0:
-        token = jnp.argmax(logprobs, axis=-1)
-    else:
-        token = jax.vmap(jax.random.categorical)(jax.vmap(jax.random.fold_in)(keys, t), logprobs)
+        token = likeliest(logprobs)
+    else:  # jax.random.categorical, by another argmax
+        noise = jax.vmap(lambda key: jax.random.gumbel(key, logprobs.shape[1:]))
+        token = likeliest(logprobs + noise(jax.vmap(jax.random.fold_in)(keys, t)))
     return token, jnp.take_along_axis(logprobs, token[:, None], axis=1)[:, 0]
+
+
+def likeliest(x):
+    """argmax along the last axis of [B, V], in two reductions: one of pairs XLA computes number by number."""
+    last = x.shape[-1] - 1
+    at = jnp.where(x == jnp.max(x, axis=-1, keepdims=True), jnp.arange(last + 1)[None], last)
+    return jnp.min(at, axis=-1)
 
 
 def make_sample(lm, cfg: SampleConfig):
@@ -145,7 +153,10 @@ def make_sample(lm, cfg: SampleConfig):
         return jax.lax.while_loop(more, say, carry)[-3:]
 
     def refill(params, prompts: Prompts, keys):
-        """`cfg.slots` rows side by side; a quarter of them that ended makes room for the next prompts."""
+        """`cfg.slots` rows side by side; a quarter of them that ended makes room for the next prompts.
+
+        When none waits and a quarter is left, it goes on alone.
+        """
         N, slots, new = len(keys), cfg.slots, -(-cfg.slots // 4)
         ready, columns = lm.ready_fn(params), prompts.tokens.shape[1] + cfg.length
 
@@ -155,7 +166,7 @@ def make_sample(lm, cfg: SampleConfig):
             free = jnp.argsort(row < N, stable=True)[:new]  # a slot of row N is one of nobody
             free = jnp.where(rows < N, free, slots)  # and beyond the last, where nothing is put
             prompt = jax.tree.map(lambda x: x[jnp.minimum(rows, N - 1)], prompts)
-            fresh = lm.prefill_fn(params, prompt.tokens, prompt.attention_mask, cfg.length)
+            fresh = lm.prefill_fn(ready, prompt.tokens, prompt.attention_mask, cfg.length)
             put = lambda x, value: x.at[free].set(value, mode="drop")
             cache, logits = lm.insert_fn(cache, fresh[1], free), put(logits, fresh[0])
             return first + new, put(row, rows), put(t, 0), logits, cache, said
@@ -163,7 +174,7 @@ def make_sample(lm, cfg: SampleConfig):
         def more(carry):
             first, row, *_ = carry
             alive = jnp.sum(row < N)
-            return jnp.where(first < N, alive > slots - new, alive > 0)
+            return alive > jnp.where(first < N, slots - new, new)
 
         def say(carry):
             first, row, t, logits, cache, said = carry
@@ -185,10 +196,16 @@ def make_sample(lm, cfg: SampleConfig):
         cache = cache._replace(column=jnp.int32(prompts.tokens.shape[1]))
         nobody = jnp.full(slots, N, jnp.int32)
         carry = jnp.int32(0), nobody, jnp.zeros_like(nobody), logits, cache, nothing(prompts)
-        waiting = lambda carry: (carry[0] < N) | jnp.any(carry[1] < N)
-        *_, said = jax.lax.while_loop(
-            waiting, lambda carry: jax.lax.while_loop(more, say, enter(carry)), carry
+        carry = jax.lax.while_loop(
+            lambda carry: carry[0] < N,
+            lambda carry: jax.lax.while_loop(more, say, enter(carry)),
+            carry,
         )
+        first, *rows, said = carry
+        left = jnp.argsort(rows[0] == N, stable=True)[:new]
+        rows = jax.tree.map(lambda x: x[left] if x.ndim else x, rows)
+        anyone = lambda carry: jnp.any(carry[1] < N)
+        *_, said = jax.lax.while_loop(anyone, say, (first, *rows, said))
         return said
 
     return sample

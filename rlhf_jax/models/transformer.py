@@ -247,9 +247,12 @@ class Transformer(nn.Module):
         return spread(x.reshape(-1, self.cfg.d_model))
 
     def hidden(
-        self, tokens: Int[Array, "B L"], attention_mask: Bool[Array, "B L"]
-    ) -> tuple[Float[Array, "B L D"], LayerCache | None]:
-        """Final hidden states, and with `keep` all layers' keys and values, stacked [layers, ...]."""
+        self, tokens: Int[Array, "B L"], attention_mask: Bool[Array, "B L"], blocks=None
+    ) -> tuple[Float[Array, "B L D"], Any]:
+        """Final hidden states, and with `keep` all layers' keys and values, stacked [layers, ...].
+
+        `blocks` takes the place of the scan over layers: what it says of them comes back.
+        """
         B, L = tokens.shape
         check_context(self.cfg, L)
         tokens = jnp.where(attention_mask, tokens, 0)  # what stands on padding is never read
@@ -260,7 +263,7 @@ class Transformer(nn.Module):
         positions = position_ids(attention_mask)
         mask = jnp.tril(jnp.ones((L, L), bool))[None] & attention_mask[:, None]  # [B, L, L]
         seen = (mask,) if moved else masks(self.cfg, mask, jnp.arange(L), jnp.arange(L))
-        x, kept = self.blocks(
+        x, kept = (blocks or self.blocks)(
             self.embed(tokens, positions), positions, seen, local_layers(self.cfg)
         )
         hidden = self.finish(x).reshape(B, L, -1)
@@ -297,11 +300,22 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=No
     """Logits after the last column of left-padded prompts [B, P], and a cache with `room` more columns.
 
     With `read`, what it makes of the hidden states [B, D] comes back in the place of logits.
+    `params` may be `ready`, whose layers are unrolled.
     """
     check_context(cfg, tokens.shape[1] + room)
-    model = Transformer(cfg, keep=True)
-    found: Any = model.apply({"params": params}, tokens, attention_mask, method="hidden")
+    model, block = Transformer(cfg, keep=True), Block(cfg, keep=True)
+
+    def unrolled(x, positions, seen, local):
+        layers = []
+        for i, weights in enumerate(params["blocks"]):
+            x, kept = block.apply({"params": weights}, x, positions, seen, local[i])
+            layers.append(kept)
+        return x, layers
+
+    apart = unrolled if isinstance(params["blocks"], tuple) else None
+    found: Any = model.apply({"params": params}, tokens, attention_mask, apart, method="hidden")
     hidden, kept = found
+    layer = lambda i: kept[i] if apart else jax.tree.map(lambda x: x[i], kept)
     logits = (read or unembedding(cfg, params))(hidden[:, -1])
 
     def grow(x, axis):
@@ -309,8 +323,8 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=No
 
     cache = Cache(
         layers=tuple(
-            LayerCache(keys=grow(kept.keys[i], 3), values=grow(kept.values[i], 2))
-            for i in range(cfg.layers)
+            LayerCache(keys=grow(x.keys, 3), values=grow(x.values, 2))
+            for x in map(layer, range(cfg.layers))
         ),
         attention_mask=grow(attention_mask, 1),
         positions=jnp.sum(attention_mask, axis=1, dtype=jnp.int32),
