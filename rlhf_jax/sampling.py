@@ -37,6 +37,9 @@ class SampleConfig:
     slots: int = 0
     """Rows decoded at once, where a batch has more: a row that ends makes room for the next prompt. 0: all.
     Fewer steps where lengths differ, a cache of fewer rows, and the same samples."""
+    buckets: int = 1
+    """Widths that prompts are cut to, all in one compiled program: theirs, its half, its quarter, ...
+    A batch takes the least that holds its longest prompt, and samples the same; each is compiled apart."""
 
     def __post_init__(self):
         for name, ok, want in [
@@ -46,6 +49,7 @@ class SampleConfig:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_length", 0 <= self.min_length <= self.length, "between 0 and length"),
             ("slots", self.slots >= 0, "0 or more"),
+            ("buckets", self.buckets >= 1, "1 or more"),
         ]:
             if not ok:
                 raise ValueError(f"sample.{name} = {getattr(self, name)}: it must be {want}")
@@ -115,13 +119,24 @@ def make_sample(lm, cfg: SampleConfig):
         fold = jax.vmap(jax.random.fold_in)
         keys = fold(fold(jnp.broadcast_to(rng, (B,)), prompts.index), prompts.draw)
         refilled = 0 < cfg.slots < B and getattr(lm, "insert_fn", None)
-        tokens, mask, logprobs = (refill if refilled else together)(params, prompts, keys)
+        respond = refill if refilled else together
+        P, first = prompts.tokens.shape[1], jnp.min(jnp.argmax(prompts.attention_mask, axis=1))
+        widths = sorted({-(-P // 2**i) for i in range(cfg.buckets)})
+        tokens, mask, logprobs = jax.lax.switch(
+            jnp.searchsorted(jnp.array(widths), P - first),
+            [lambda *args, n=n: respond(args[0], last_columns(args[1], n), args[2]) for n in widths],
+            params, prompts, keys,
+        )  # fmt: skip
         return Samples(
             tokens=jnp.concatenate([prompts.tokens, tokens], axis=1),
             attention_mask=jnp.concatenate([prompts.attention_mask, mask], axis=1),
             mask=mask,
             logprobs=logprobs,
         )
+
+    def last_columns(prompts, n):
+        tokens, mask = (x[:, -n:] for x in (prompts.tokens, prompts.attention_mask))
+        return prompts._replace(tokens=tokens, attention_mask=mask)
 
     def nothing(prompts):
         """What no row has said yet."""

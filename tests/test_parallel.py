@@ -203,7 +203,9 @@ def test_a_policy_gradient_update_does_not_depend_on_the_layout(params, names):
 @layouts.marked
 def test_rows_that_make_room_for_others_do_not_depend_on_the_layout(params, names):
     def run(devices):
-        cfg = sampling.SampleConfig(length=T, stop=STOP, slots=1 if devices.name == "pmap" else 4)
+        cfg = sampling.SampleConfig(
+            length=T, stop=STOP, buckets=2, slots=1 if devices.name == "pmap" else 4
+        )
         sample = devices.compile(sampling.make_sample(LM, cfg), (P(), ROWS, P()), ROWS)
         policy, rows = devices.put(params["policy"]), devices.put_batch(prompts())
         return devices.fetch(sample(policy, rows, KEY))

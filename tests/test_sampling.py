@@ -136,6 +136,45 @@ def test_rows_that_make_room_for_others_take_fewer_steps():
     assert lengths.sum() <= sum(said) < 0.7 * 8 * together
 
 
+@pytest.mark.parametrize("slots", [0, 3])
+def test_short_prompts_are_cut_and_sample_the_same_in_one_compiled_program(slots):
+    widths = []
+
+    def prefill_fn(params, tokens, mask, room):
+        widths.append(tokens.shape[1])
+        return LM.prefill_fn(params, tokens, mask, room)
+
+    cut = jax.jit(
+        sampling.make_sample(
+            LM._replace(prefill_fn=prefill_fn), dataclasses.replace(CFG, buckets=3, slots=slots)
+        )
+    )
+    batch, columns = prompts(width=9), jnp.arange(9)[None]
+    for longest in range(1, 10):
+        mask = batch.attention_mask & (columns >= 9 - longest)
+        short = batch._replace(attention_mask=mask)
+        got, want = cut(PARAMS, short, KEY), sample(batch=short)
+        for name in ("tokens", "attention_mask", "mask"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(want, name), name)
+        np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-5)
+    assert cut._cache_size() == 1 and set(widths) == {3, 5, 9}
+
+
+def test_a_short_prompt_takes_the_least_width_that_holds_it():
+    ran = []
+
+    def prefill_fn(params, tokens, mask, room):
+        jax.debug.callback(lambda: ran.append(tokens.shape[1]))
+        return LM.prefill_fn(params, tokens, mask, room)
+
+    lm, batch = LM._replace(prefill_fn=prefill_fn), prompts(rows=1, width=9)
+    for longest in (1, 3, 4, 5, 6, 9):
+        mask = jnp.arange(9)[None] >= 9 - longest
+        sample(dataclasses.replace(CFG, buckets=3), batch._replace(attention_mask=mask), lm=lm)
+    jax.effects_barrier()
+    assert ran == [3, 3, 5, 5, 9, 9]
+
+
 def test_a_token_is_that_of_argmax_and_of_categorical():
     x = jax.random.randint(jax.random.key(3), (50, 9), 0, 4).astype(jnp.float32)  # full of ties
     x = x.at[0].set(-jnp.inf).at[1, :8].set(-jnp.inf)
