@@ -87,7 +87,7 @@ def test_another_config_in_the_folder_is_refused_and_nothing_is_overwritten(whol
     assert (whole / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("stage", ["reward", "ppo"])
+@pytest.mark.parametrize("stage", [pytest.param("reward", marks=pytest.mark.more), "ppo"])
 def test_a_run_killed_in_the_middle_of_a_stage_ends_with_the_same_bits(whole, tmp_path, stage):
     folder = tmp_path / "run"
     command = [*TINY, "--run", str(folder)]

@@ -670,7 +670,7 @@ def test_a_transformer_taught_and_decoded_by_the_shipped_stages_says_what_the_fi
 # --- one device and several
 
 
-@layouts.some
+@layouts.marked
 def test_a_step_does_not_depend_on_the_layout(params, names):
     """And on microbatches no more: several devices take two, one device takes one."""
     rows = P(DATA)

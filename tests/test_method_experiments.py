@@ -182,6 +182,7 @@ def test_best_of_n_estimates_end_at_what_it_chose(finished):
     assert results["kl"]["low"] == results["kl"]["high"] == pytest.approx(rows[-1]["kl"])
 
 
+@pytest.mark.layouts
 def test_online_pairs_are_of_one_prompt_on_any_devices(finished):
     first = lambda folder: next(row for row in read(folder)[1] if row["stage"] == "online_dpo")
     one = first(finished("online_dpo"))

@@ -98,14 +98,13 @@ def test_an_uncached_model_samples_the_same_tokens():
     np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
-@pytest.mark.parametrize("slots", [1, 3, 5, 8])
+LOCAL = dataclasses.replace(MODEL, window=3, positions="rotary", layers=3, local_layers=(0, 2))
+
+
 @pytest.mark.parametrize(
-    "model",
-    [
-        MODEL,
-        dataclasses.replace(MODEL, window=3, positions="rotary", layers=3, local_layers=(0, 2)),
-    ],
-    ids=["learned positions", "rotary, local layers"],
+    ("model", "slots"),
+    [(MODEL, 1), (MODEL, 5), (LOCAL, 3), (LOCAL, 8)],
+    ids=["learned positions, 1", "and 5", "rotary, local layers, 3", "and 8"],
 )
 def test_rows_that_make_room_for_others_sample_what_they_sample_together(slots, model):
     lm, cfg = networks.language_model(model), dataclasses.replace(CFG, stop=(1, 4), stop_after=1)
