@@ -4,10 +4,11 @@
     python -m bench all                                                       every work, against the targets
     python -m bench accelerator | growth | population | reading | trl_ppo [--help]       measured apart
 
-Works: generate, sample, ragged, reward, sft, dpo, grpo, ppo, start. Each side is a process of its own; after
-a warm-up they take turns, pinned to one core and then to both. Outputs are compared too, and a check that
-fails is told. `ratio` is how many times as fast as the peer we are, pair by pair; `of matmul` the share of
-this machine's own matrix product that the operations of `works.operations` come to.
+Works: generate, sample, ragged, reward, sft, dpo, grpo, ppo, shared (one trunk for policy and critic, beside
+two), start. Each side is a process of its own; after a warm-up they take turns, pinned to one core and then
+to both. Outputs are compared too, and a check that fails is told. `ratio` is how many times as fast as the
+peer we are, pair by pair; `of matmul` the share of this machine's own matrix product that the operations of
+`works.operations` come to.
 
 Peers have environments of their own, in the folder `--envs` (tunix by Python 3.12, where it needs no more):
 
@@ -40,6 +41,7 @@ from bench.targets import TARGETS, Target
 APART = ("accelerator", "growth", "population", "reading", "trl_ppo")
 OURS = "bench.sides.ours"
 PEERS = {  # name -> its environment, and its side
+    "ours": ("", OURS),
     "bare": ("", "bench.sides.bare"),
     "transformers": ("transformers", "bench.sides.by_torch"),
     "torch": ("transformers", "bench.sides.by_torch"),
@@ -118,13 +120,15 @@ def measured(cfg: Config, name: str, model: str) -> Iterator[dict]:
             row = {"work": name, "model": model, "peer": peer, "cores": len(cores), "first": first}
             try:
                 command = [interpreter(peer, cfg.envs), "-m", PEERS[peer][1]]
-                with Side(command, asked, cores, log(peer)) as side:
+                its = asked | {"name": work.beside or name}
+                with Side(command, its, cores, log(peer)) as side:
                     row["peer_first"] = side.warm()
                     row |= compare(ours, side, work, cfg.pairs, cfg.seconds)
             except (ValueError, RuntimeError) as error:
                 row["missing"] = str(error)
             row["rate"] = ours.ask("rate")["rate"]
-            row["operations"] = works.operations(name, work, shape)
+            done = (works.operations(x, work, shape) for x in (name, work.beside or name))
+            row["operations"], row["their_operations"] = done
             yield row
         ours.close()
 
@@ -151,7 +155,8 @@ def table(rows: list[dict]) -> Table:
             continue
         sides = row["ours"], row["theirs"]
         both = lambda text: " / ".join(text(side) for side in sides)  # noqa: B023
-        share = lambda side: f"{row['operations'] / side['wall'] / row['rate']:.0%}"  # noqa: B023
+        done = zip((row["operations"], row["their_operations"]), sides, strict=True)
+        share = " / ".join(f"{n / side['wall'] / row['rate']:.0%}" for n, side in done if n)
         same = {True: "yes", False: "[red]FAILED[/red]", None: ""}[row.get("same")]
         shown.add_row(
             *about,
@@ -160,7 +165,7 @@ def table(rows: list[dict]) -> Table:
             both(lambda side: f"{side['peak'] / 1e6:.0f}"),
             f"{row['ratio']:.2f}",
             f"{row['least']:.2f} to {row['most']:.2f}",
-            both(share) if row["operations"] else "",
+            share,
             same,
         )
     return shown

@@ -75,7 +75,8 @@ def measured(cfg, work, model: str, folder: Path, interpreter) -> Iterator[dict]
         cores = measure.cores()[:count]
         logs, cache = cfg.out / "logs", Path(tempfile.mkdtemp())
         logs.mkdir(parents=True, exist_ok=True)
-        row = {"work": "start", "model": model, "cores": len(cores), "operations": 0, "rate": 0}
+        row = {"work": "start", "model": model, "cores": len(cores), "rate": 0}
+        row |= {"operations": 0, "their_operations": 0}
         try:
             cold = ours(folder, cache, cores, logs / f"start-{model}-{count}-ours.log")
             warm = [

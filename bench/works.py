@@ -56,6 +56,8 @@ class Work:
     group: int = 1
     """Responses to one prompt."""
     epochs: int = 1
+    beside: str = ""
+    """The work that the peer does, where it is another."""
 
 
 GENERATORS = ("transformers", "tunix", "bare")
@@ -64,10 +66,19 @@ WORKS = {
     "sample": Work("sampled at 1", GENERATORS, 16, prompt=32, response=64),
     "ragged": Work("sampled, ends drawn, 64 prompts", GENERATORS, 16, prompt=32, response=64),
     "reward": Work("step on pairs", ("torch", "trl"), 8, length=128, same="loss"),
-    "sft": Work("step", ("torch", "trl", "tunix"), 8, length=128, same="loss"),
+    "sft": Work("step", ("torch", "trl", "tunix", "bare"), 8, length=128, same="loss"),
     "dpo": Work("step on pairs", ("torch", "trl", "tunix"), 8, prompt=64, response=64, same="loss"),
     "grpo": Work("iteration", ("trl", "tunix"), 16, prompt=32, response=64, group=4),
     "ppo": Work("iteration", ("trl112", "tunix"), 16, prompt=32, response=64, epochs=4),
+    "shared": Work(
+        "iteration of PPO with one trunk",
+        ("ours",),
+        16,
+        prompt=32,
+        response=64,
+        epochs=4,
+        beside="ppo",
+    ),
     "start": Work(
         "command to end of a PPO iteration", ("trl112", "tunix"), 16, prompt=32, response=64
     ),
@@ -129,6 +140,7 @@ def operations(name: str, work: Work, shape: Shape) -> float:
     grpo                       generation, the reference's pass and 3
     ppo                        generation; reward model, reference, policy and critic a pass each; in every
                                epoch 3 of policy and critic
+    shared                     the same, where the critic is a head on the policy's trunk
 
     The ragged work is counted as if all its rows were of mean length.
     """
@@ -146,6 +158,8 @@ def operations(name: str, work: Work, shape: Shape) -> float:
     policy, trunk = passes(shape, B, P + R, R), passes(shape, B, P + R, 0)
     if name == "grpo":
         return generation + 4 * policy
+    if name == "shared":
+        return generation + 2 * policy + trunk + work.epochs * 3 * policy
     if name in ("ppo", "start"):
         return generation + 2 * (policy + trunk) + work.epochs * 3 * (policy + trunk)
     return generation

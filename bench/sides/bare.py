@@ -1,6 +1,7 @@
-"""Generation by a bare JAX loop: Llama's forms written out, one prefill, a while loop over a cache.
+"""Bare JAX: Llama's forms written out. Generation is one prefill and a while loop over a cache.
 
-No library but JAX: what a loop of this kind can do on a machine, and no more. It stops once all rows ended.
+No library but JAX (and optax's Adam): what a loop of this kind can do on a machine, and no more. It stops
+once all rows ended. The training step keeps its stream [B, L, D], and its layers apart and unrolled.
 """
 
 import json
@@ -10,6 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from safetensors.numpy import load_file
 
 from bench import works
@@ -56,6 +58,44 @@ def forward(weights, tokens, cache, column, *, config):
     return norm(last, weights["model.norm.weight"], eps) @ weights["lm_head.weight"], kept
 
 
+def loss_of(weights, tokens, *, config):
+    """Mean cross entropy of all tokens [B, L] but the first, every product on [B, L, D]."""
+    (B, n), heads, eps = tokens.shape, config["num_attention_heads"], config["rms_norm_eps"]
+    x, at = weights["model.embed_tokens.weight"][tokens], jnp.arange(n)
+    for i in range(config["num_hidden_layers"]):
+        w = lambda name: weights[f"model.layers.{i}.{name}.weight"]  # noqa: B023
+        y = norm(x, w("input_layernorm"), eps)
+        q, k, v = ((y @ w(f"self_attn.{name}_proj")).reshape(B, n, heads, -1) for name in "qkv")
+        q, k = (rotate(z, at, config["rope_theta"]) for z in (q, k))
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(B, n, -1)
+        x = x + y @ w("self_attn.o_proj")
+        y = norm(x, w("post_attention_layernorm"), eps)
+        y = jax.nn.silu(y @ w("mlp.gate_proj")) * (y @ w("mlp.up_proj"))
+        x = x + y @ w("mlp.down_proj")
+    logits = norm(x[:, :-1], weights["model.norm.weight"], eps) @ weights["lm_head.weight"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+
+def learning(weights, config, tokens):
+    """The work that is one gradient step on all `tokens`; what it says is the loss."""
+    tx = optax.chain(optax.clip_by_global_norm(works.CLIP), optax.adam(works.LR, eps=1e-5))
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state):
+        loss, grads = jax.value_and_grad(loss_of)(state[0], tokens, config=config)
+        updates, moments = tx.update(grads, state[1])
+        return (optax.apply_updates(state[0], updates), moments), loss
+
+    state = weights, tx.init(weights)
+
+    def once():
+        nonlocal state
+        state, loss = jax.block_until_ready(step(state))
+        return float(loss), {}
+
+    return once
+
+
 def generate(weights, prompts, rng, *, length, stops, greedy, config):
     """Tokens [B, length]."""
     B, P = prompts.shape
@@ -94,6 +134,8 @@ def main():
     work = works.Work(**asked.work)
     weights, config = read(pathlib.Path(asked.folder) / "policy")
     prompts = works.tokens(asked.name, work, config["vocab_size"])
+    if asked.name == "sft":
+        protocol.serve(learning(weights, config, jnp.asarray(prompts)))
     stops = works.stops(asked.name, work, config["vocab_size"])
     run = jax.jit(
         partial(

@@ -213,7 +213,7 @@ def with_ppo(ours: Ours):
     devices, lm, held = ours.devices, ours.lm, SimpleNamespace()
     sample, (prompts,) = ours.sampler(1.0)
     judge = ours.read("reward")
-    critic = networks.actor_critic(lm)
+    critic = networks.actor_critic(lm, "shared" if ours.name == "shared" else "separate")
     of_samples = lambda params, x: networks.reward_model(lm).fn(params, x.tokens, x.attention_mask)
     score = devices.compile(of_samples, (P(), P(DATA)), P(DATA))
     annotate = devices.compile(
@@ -245,7 +245,7 @@ def with_ppo(ours: Ours):
 
 MAKE = dict(
     generate=generating, sample=generating, ragged=generating, reward=reward, sft=supervised,
-    dpo=dpo, grpo=grpo, ppo=with_ppo,
+    dpo=dpo, grpo=grpo, ppo=with_ppo, shared=with_ppo,
 )  # fmt: skip
 
 
