@@ -10,6 +10,7 @@ import tyro
 
 from rlhf_jax.data import tokenizer
 from rlhf_jax.models import huggingface, lora, networks
+from rlhf_jax.models.config import COMPUTED
 from rlhf_jax.models.lora import LoraConfig
 
 
@@ -19,8 +20,8 @@ class Config:
 
     pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
     """Folder or hub name (NAME@REVISION) of a decoder in the Hugging Face format, which SFT starts from, with
-    its tokenizer; of the settings of `model`, dtype, param_dtype, remat and logprob_chunk still count. Empty:
-    a model of that shape, from nothing."""
+    its tokenizer; of the settings of `model`, dtype, param_dtype, attention, remat and logprob_chunk still
+    count. Empty: a model of that shape, from nothing."""
     reference: str = ""
     """The same of one that takes the place of SFT: what follows starts from it as it is."""
     tokenizer: str = ""
@@ -31,7 +32,7 @@ class Config:
 
 def kept(cfg) -> dict:
     """The settings of the model that no config.json decides."""
-    return {x: getattr(cfg.model, x) for x in ("dtype", "param_dtype", "remat", "logprob_chunk")}
+    return {x: getattr(cfg.model, x) for x in COMPUTED}
 
 
 def named(cfg) -> str:

@@ -271,6 +271,7 @@ def test_jax_takes_what_cudnn_is_asked_for(monkeypatch):
     """The gradient's program, lowered for a GPU that is not here: flash attention, forward and back."""
     from jax._src.cudnn import fused_attention_stablehlo as flash
 
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(flash, "check_cudnn_version", lambda: 91100)
     monkeypatch.setattr(flash, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(flash, "is_cuda_compute_capability_equal", lambda _: False)
@@ -429,6 +430,12 @@ def test_a_model_of_logits_alone_serves_the_same_protocol():
 def test_shapes_that_do_not_fit_are_refused_by_name(settings, words):
     with pytest.raises(ValueError, match=words):
         ModelConfig(**settings)
+
+
+def test_cudnn_is_refused_where_there_is_no_gpu():
+    cfg = dataclasses.replace(TINY, dtype="bfloat16", attention="cudnn")
+    with pytest.raises(ValueError, match=r'model.attention = "cudnn".* this is a cpu: use "xla"'):
+        networks.language_model(cfg)
 
 
 def test_a_sequence_beyond_the_context_is_refused():

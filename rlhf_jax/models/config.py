@@ -20,6 +20,10 @@ class RopeScaling:
     """llama3: positions of pretraining."""
 
 
+COMPUTED = ("param_dtype", "dtype", "attention", "remat", "logprob_chunk")
+"""The settings of a model that no checkpoint has: how it is computed."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape and style of a decoder-only transformer. The defaults are a small GPT-2."""

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rlhf_jax.models import lora, networks, peft
-from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.config import COMPUTED, ModelConfig
 from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.families.family import Family, Tensor
 from rlhf_jax.models.streaming import INDEX, Files, check, read
@@ -115,7 +115,7 @@ def load(
 
     `places(tree of shapes)` gives the shardings that they are read into, as `parallel.Devices.places`
     does; by default all lie on the first device. `settings` are fields of ModelConfig that config.json
-    does not decide (dtype, param_dtype, remat). An adapter in PEFT's format is read with its model and
+    does not decide (`config.COMPUTED`). An adapter in PEFT's format is read with its model and
     merged into it.
 
     Raises ValueError for what does not fit, naming the tensor, before any is read.
@@ -266,10 +266,7 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
         kv_heads=cfg.kv_heads or cfg.heads,
         head_dim=cfg.head_dim or cfg.d_model // cfg.heads,
         d_mlp=cfg.d_mlp or 4 * cfg.d_model,
-        remat=False,
-        param_dtype="float32",
-        dtype="float32",
-        logprob_chunk=0,
+        **{name: getattr(ModelConfig, name) for name in COMPUTED},
     )
 
 

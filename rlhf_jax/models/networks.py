@@ -63,7 +63,15 @@ class Network(NamedTuple):
 
 
 def language_model(cfg: ModelConfig) -> LanguageModel:
-    """The functions of one transformer; parameters are a plain nested dict."""
+    """The functions of one transformer; parameters are a plain nested dict.
+
+    Raises ValueError where its attention is cuDNN's and there is no GPU.
+    """
+    if cfg.attention == "cudnn" and jax.default_backend() != "gpu":
+        raise ValueError(
+            f'model.attention = "cudnn" runs on NVIDIA GPUs, and this is a {jax.default_backend()}: '
+            'use "xla"'
+        )
     model = transformer.Transformer(cfg)
 
     def init(key):
