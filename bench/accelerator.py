@@ -1,15 +1,19 @@
 """A GPU or TPU: how near a training step comes to its matrix products, and decoding to its memory.
 
     python -m bench accelerator --attention cudnn        Qwen2.5's shape of 0.5B parameters, in bfloat16
-    python -m bench accelerator --attention cudnn --model 1.5B --rows 8
+    python -m bench accelerator --attention cudnn --model 1.5B --rows 8 --peer .bench/transformers
     XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE python -m bench accelerator --only decoding
 
 In one run: the rate of a product of square matrices, the rate at which an array is copied (read and
-written), an SFT step on rows of `--length` tokens, and decoding of `--batch` rows. Work is counted as in
-`bench/works.py`: what cannot be left out, so that what is computed twice (remat) counts once. A token of
-decoding reads every weight and the whole cache once.
+written), an SFT step on rows of `--length` tokens, decoding of `--batch` rows, and a PPO iteration of as
+many, with four models of the shape. Work is counted as in `bench/works.py`: what cannot be left out, so that
+what is computed twice (remat) counts once. A token of decoding reads every weight and the whole cache once.
+With `--peer`, torch and transformers do the same before us (`bench/sides/torch_accelerator.py`).
 """
 
+import json
+import pathlib
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +25,7 @@ import numpy as np
 import rich
 from rich.table import Table
 
-from rlhf_jax import memory, optimizer, sampling, sft, train_step
+from rlhf_jax import memory, optimizer, ppo, rollout, sampling, sft, train_step
 from rlhf_jax.batches import Prompts, Sequences
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -36,7 +40,7 @@ MODELS = {
     "0.5B": QWEN,
     "1.5B": replace(QWEN, layers=28, d_model=1536, heads=12, d_mlp=8960),
 }
-WORKS = ("training", "decoding")
+WORKS = ("training", "decoding", "ppo")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class Config:
     repeats: int = 5
     """Runs of each, of which the median is told."""
     only: tuple[str, ...] = WORKS
+    """Some of training, decoding, ppo."""
+    peer: str = ""
+    """Folder of an environment made with bench/requirements-transformers.txt; empty: ours alone."""
 
     def __post_init__(self):
         for name, given, known in (("model", (self.model,), MODELS), ("only", self.only, WORKS)):
@@ -139,21 +146,87 @@ def decoding(cfg: Config, model: ModelConfig) -> tuple[float, float]:
     return token, 2.0 * (weights(model) + cache)
 
 
+def ppo_iteration(cfg: Config, model: ModelConfig) -> float:
+    """Seconds of sampling, a pass of policy, reference, reward model and critic, and four epochs.
+
+    Logits of `rows` rows are held at once.
+    """
+    small = max(1, cfg.response * cfg.rows // cfg.batch)
+    lm = networks.language_model(replace(model, logprob_chunk=small))
+    critic, judge = networks.actor_critic(lm), networks.reward_model(lm)
+    tx = optimizer.make(optimizer.OptimizerConfig(lr=1e-5, schedule="constant"), 1)
+    reference = jax.jit(lm.init)(jax.random.key(0))
+    judge_params = jax.tree.map(jnp.copy, judge.init(jax.random.key(1), reference))
+    start = jax.tree.map(jnp.copy, critic.init(reference, judge_params))
+    state = train_step.init_state(start, tx)
+    sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(length=cfg.response)))
+    as_learned = rollout.RolloutConfig(recompute_logprobs=True)
+    annotate = jax.jit(rollout.make_annotate(lm.policy_fn, critic.fn, as_learned))
+    score = jax.jit(lambda params, x: judge.fn(params, x.tokens, x.attention_mask))
+    own = ppo.PPOConfig(microbatches=max(1, cfg.batch // cfg.rows))
+    update = jax.jit(ppo.make_update(critic.fn, tx, own), donate_argnums=0)
+    shape, index = (cfg.batch, cfg.prompt), np.arange(cfg.batch, dtype=np.int32)
+    tokens = np.random.default_rng(0).integers(0, model.vocab_size, shape, np.int32)
+    prompts, took = jax.device_put(Prompts(tokens, np.ones(shape, bool), index, index)), []
+    for i in range(cfg.repeats + 2):
+        began, key = time.perf_counter(), jax.random.key(i)
+        samples = sample(state.params["policy"], prompts, key)
+        batch = annotate(state.params, reference, samples, score(judge_params, samples))
+        state, _ = jax.block_until_ready(update(state, {}, jnp.float32(0.04), batch, key))
+        took.append(time.perf_counter() - began)
+    return float(np.median(took[2:]))
+
+
+def of_peer(cfg: Config, model: ModelConfig) -> dict[str, float]:
+    """Seconds of what the peer did, which has the accelerator to itself.
+
+    Raises ValueError, with the command that makes it, where its environment is missing.
+    """
+    python = pathlib.Path(cfg.peer).absolute() / "bin" / "python"
+    if not python.exists():
+        raise ValueError(
+            f"peer = {cfg.peer!r} has no bin/python: python -m venv {cfg.peer} && "
+            f"{cfg.peer}/bin/pip install -r bench/requirements-transformers.txt"
+        )
+    shape = dict(
+        vocab_size=model.vocab_size, hidden_size=model.d_model, num_hidden_layers=model.layers,
+        num_attention_heads=model.heads, num_key_value_heads=model.kv_heads,
+        intermediate_size=model.d_mlp, max_position_embeddings=model.context,
+        tie_word_embeddings=model.tied,
+    )  # fmt: skip
+    names = ("rows", "length", "batch", "prompt", "response", "repeats", "only")
+    asked = {"shape": shape, "remat": model.remat} | {name: getattr(cfg, name) for name in names}
+    command = [str(python), "-m", "bench.sides.torch_accelerator", json.dumps(asked)]
+    root = pathlib.Path(__file__).resolve().parent.parent
+    said = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(said.splitlines()[-1])
+
+
 def main(cfg: Config):
-    """Prints the table."""
+    """Prints the table; the peer comes first, before JAX takes the accelerator's memory."""
     context = max(cfg.length, cfg.prompt + cfg.response)
     model = replace(MODELS[cfg.model], context=context, attention=cfg.attention)
+    peer = of_peer(cfg, model) if cfg.peer else {}
+    beside = lambda name, took: f"{peer[name] / took:.2f}" if name in peer else ""
     kind, products, copies = jax.devices()[0].device_kind, matrix_rate(cfg), copy_rate(cfg)
     title = f"{cfg.model}, bfloat16, {kind}, jax {jax.__version__}, {time.strftime('%Y-%m-%d')}"
-    table = Table("work", "measured", "of the rate", "target", title=title)
-    table.add_row("matrix product", f"{products / 1e12:.4g} TFLOP/s", "", "")
-    table.add_row("copy", f"{copies / 1e12:.4g} TB/s", "", "")
+    table = Table(
+        "work", "measured", "of the rate", "target", "times the peer's speed", title=title
+    )
+    table.add_row("matrix product", f"{products / 1e12:.4g} TFLOP/s")
+    table.add_row("copy", f"{copies / 1e12:.4g} TB/s")
     if "training" in cfg.only:
         took, work, needs = training(cfg, model)
         said = f"{took * 1000:.4g} ms, {cfg.rows * cfg.length / took:.0f} tokens/s, {needs / 1e9:.2f} GB"
-        table.add_row("training step", said, f"{work / took / products:.0%}", "50%")
+        rate = f"{work / took / products:.0%}"
+        table.add_row("training step", said, rate, "50%", beside("training", took))
     if "decoding" in cfg.only:
         took, read = decoding(cfg, model)
         said = f"{took * 1000:.4g} ms, {cfg.batch / took:.0f} tokens/s"
-        table.add_row("decoding", said, f"{read / took / copies:.0%}", "70%")
+        table.add_row(
+            "decoding", said, f"{read / took / copies:.0%}", "70%", beside("decoding", took)
+        )
+    if "ppo" in cfg.only:
+        took = ppo_iteration(cfg, model)
+        table.add_row("PPO iteration", f"{took:.3g} s", "", "", beside("ppo", took))
     rich.print(table)

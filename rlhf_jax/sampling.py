@@ -122,11 +122,10 @@ def make_sample(lm, cfg: SampleConfig):
         respond = refill if refilled else together
         P, first = prompts.tokens.shape[1], jnp.min(jnp.argmax(prompts.attention_mask, axis=1))
         widths = sorted({-(-P // 2**i) for i in range(cfg.buckets)})
+        least = jnp.searchsorted(jnp.array(widths), P - first)
         tokens, mask, logprobs = jax.lax.switch(
-            jnp.searchsorted(jnp.array(widths), P - first),
-            [lambda *args, n=n: respond(args[0], last_columns(args[1], n), args[2]) for n in widths],
-            params, prompts, keys,
-        )  # fmt: skip
+            least, [within(n, respond) for n in widths], params, prompts, keys
+        )
         return Samples(
             tokens=jnp.concatenate([prompts.tokens, tokens], axis=1),
             attention_mask=jnp.concatenate([prompts.attention_mask, mask], axis=1),
@@ -134,9 +133,14 @@ def make_sample(lm, cfg: SampleConfig):
             logprobs=logprobs,
         )
 
-    def last_columns(prompts, n):
-        tokens, mask = (x[:, -n:] for x in (prompts.tokens, prompts.attention_mask))
-        return prompts._replace(tokens=tokens, attention_mask=mask)
+    def within(n, respond):
+        """`respond` to the last `n` columns of prompts."""
+
+        def narrow(params, prompts: Prompts, keys):
+            tokens, mask = prompts.tokens[:, -n:], prompts.attention_mask[:, -n:]
+            return respond(params, prompts._replace(tokens=tokens, attention_mask=mask), keys)
+
+        return narrow
 
     def nothing(prompts):
         """What no row has said yet."""

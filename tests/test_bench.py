@@ -148,3 +148,16 @@ def test_a_side_that_fails_is_told_with_what_it_said(tmp_path):
     with pytest.raises(RuntimeError, match="no such model"):
         side.go()
     side.close()
+
+
+@pytest.mark.more
+def test_the_trial_of_an_accelerator_measures_every_work(capsys):
+    small = "--rows 2 --length 16 --batch 4 --prompt 4 --response 4 --square 64 --repeats 1"
+    assert entry.cli(["accelerator", "--model", "trial", *small.split()]) == 0
+    said = capsys.readouterr().out
+    assert all(x in said for x in ("training step", "decoding", "PPO iteration"))
+
+
+def test_an_accelerators_peer_without_an_environment_is_refused_with_the_command(capsys):
+    assert entry.cli(["accelerator", "--model", "trial", "--peer", "nowhere"]) == 1
+    assert "python -m venv nowhere && nowhere/bin/pip install -r" in capsys.readouterr().err
