@@ -79,12 +79,24 @@ class Config:
 
 def seconds(fn: Callable, args: tuple, repeats: int) -> float:
     """Of one call, when it is warm."""
+    return in_turn(lambda _: fn(*args), None, repeats)
+
+
+def in_turn(fn: Callable, state, repeats: int) -> float:
+    """Of one call of `state = fn(state)`, when it is warm: the median."""
     took = []
     for _ in range(repeats + 2):
         began = time.perf_counter()
-        jax.block_until_ready(fn(*args))
+        state = jax.block_until_ready(fn(state))
         took.append(time.perf_counter() - began)
     return float(np.median(took[2:]))
+
+
+def prompts_of(cfg: Config, model: ModelConfig) -> Prompts:
+    """Random ones, without padding."""
+    shape, index = (cfg.batch, cfg.prompt), np.arange(cfg.batch, dtype=np.int32)
+    tokens = np.random.default_rng(0).integers(0, model.vocab_size, shape, np.int32)
+    return jax.device_put(Prompts(tokens, np.ones(shape, bool), index, index))
 
 
 def matrix_rate(cfg: Config) -> float:
@@ -118,24 +130,18 @@ def training(cfg: Config, model: ModelConfig) -> tuple[float, float, int]:
     )
     batch = jax.device_put(Sequences(tokens, tokens >= 0, tokens[:, 1:] >= 0))
     step = jax.jit(sft.make_train_step(lm.policy_fn, tx), donate_argnums=0)
-    needs, took = memory.more(step, state, {}, batch, jax.random.key(0)), []
-    for _ in range(cfg.repeats + 2):
-        began = time.perf_counter()
-        state, _ = jax.block_until_ready(step(state, {}, batch, jax.random.key(0)))
-        took.append(time.perf_counter() - began)
+    needs = memory.more(step, state, {}, batch, jax.random.key(0))
+    took = in_turn(lambda state: step(state, {}, batch, jax.random.key(0))[0], state, cfg.repeats)
     count = cfg.rows * cfg.length
     seen = 4 * model.layers * model.d_model * count * (cfg.length + 1) / 2
-    return float(np.median(took[2:])), 3 * (2 * weights(model) * count + seen), needs
+    return took, 3 * (2 * weights(model) * count + seen), needs
 
 
 def decoding(cfg: Config, model: ModelConfig) -> tuple[float, float]:
     """(seconds of a token of all rows, bytes that it reads)."""
     lm = networks.language_model(replace(model, remat=False))
     cast = lambda key: jax.tree.map(lambda x: x.astype(jnp.bfloat16), lm.init(key))
-    params = jax.jit(cast)(jax.random.key(0))
-    shape, index = (cfg.batch, cfg.prompt), np.arange(cfg.batch, dtype=np.int32)
-    tokens = np.random.default_rng(0).integers(0, model.vocab_size, shape, np.int32)
-    prompts = jax.device_put(Prompts(tokens, np.ones(shape, bool), index, index))
+    params, prompts = jax.jit(cast)(jax.random.key(0)), prompts_of(cfg, model)
     sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(length=cfg.response)))
     prefill = jax.jit(lambda p, x: lm.prefill_fn(p, x.tokens, x.attention_mask, cfg.response))
     whole = seconds(sample, (params, prompts, jax.random.key(0)), cfg.repeats)
@@ -165,16 +171,15 @@ def ppo_iteration(cfg: Config, model: ModelConfig) -> float:
     score = jax.jit(lambda params, x: judge.fn(params, x.tokens, x.attention_mask))
     own = ppo.PPOConfig(microbatches=max(1, cfg.batch // cfg.rows))
     update = jax.jit(ppo.make_update(critic.fn, tx, own), donate_argnums=0)
-    shape, index = (cfg.batch, cfg.prompt), np.arange(cfg.batch, dtype=np.int32)
-    tokens = np.random.default_rng(0).integers(0, model.vocab_size, shape, np.int32)
-    prompts, took = jax.device_put(Prompts(tokens, np.ones(shape, bool), index, index)), []
-    for i in range(cfg.repeats + 2):
-        began, key = time.perf_counter(), jax.random.key(i)
+    prompts = prompts_of(cfg, model)
+
+    def iteration(state):
+        key = jax.random.fold_in(jax.random.key(0), state.step)
         samples = sample(state.params["policy"], prompts, key)
         batch = annotate(state.params, reference, samples, score(judge_params, samples))
-        state, _ = jax.block_until_ready(update(state, {}, jnp.float32(0.04), batch, key))
-        took.append(time.perf_counter() - began)
-    return float(np.median(took[2:]))
+        return update(state, {}, jnp.float32(0.04), batch, key)[0]
+
+    return in_turn(iteration, state, cfg.repeats)
 
 
 def of_peer(cfg: Config, model: ModelConfig) -> dict[str, float]:

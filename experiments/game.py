@@ -90,6 +90,7 @@ AGAIN = "python launch.py game --seed 1 (or any other setting, or --run NEW_FOLD
 def main(cfg: Config):
     """Runs what is not yet in the run directory, and prints what came of it."""
     learner, group = (cfg.ppo, 1) if cfg.algorithm == "ppo" else (cfg.pg, cfg.pg.group)
+    networks.check_backend(cfg.model)
     devices = parallel.choose(cfg.devices, batch_sizes(cfg, learner, group), cfg.model.cuts)
     folder = run.open_run("game", cfg, cfg.run)
     if verdict.stands(folder):

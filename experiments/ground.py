@@ -101,6 +101,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         cfg = replace(cfg, **pretrained.decided(cfg))
     lengths = cfg.data.prompt_length, cfg.sample.length
     pretrained.check_context(cfg, lengths)
+    networks.check_backend(cfg.model)
     sizes = {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size}
     devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed, dialogues.template(cfg.tokenizer))

@@ -76,6 +76,7 @@ def main(cfg: Config):
         cfg = replace(cfg, **pretrained.decided(cfg))
     lengths = cfg.data.prompt_length, cfg.data.length
     pretrained.check_context(cfg, lengths)
+    networks.check_backend(cfg.model)
     devices = parallel.choose(
         cfg.devices,
         {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size},

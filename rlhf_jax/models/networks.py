@@ -62,16 +62,18 @@ class Network(NamedTuple):
     init: Callable
 
 
-def language_model(cfg: ModelConfig) -> LanguageModel:
-    """The functions of one transformer; parameters are a plain nested dict.
-
-    Raises ValueError where its attention is cuDNN's and there is no GPU.
-    """
+def check_backend(cfg: ModelConfig):
+    """Raises ValueError where attention is cuDNN's and there is no GPU."""
     if cfg.attention == "cudnn" and jax.default_backend() != "gpu":
         raise ValueError(
             f'model.attention = "cudnn" runs on NVIDIA GPUs, and this is a {jax.default_backend()}: '
             'use "xla"'
         )
+
+
+def language_model(cfg: ModelConfig) -> LanguageModel:
+    """The functions of one transformer; parameters are a plain nested dict. Raises as `check_backend`."""
+    check_backend(cfg)
     model = transformer.Transformer(cfg)
 
     def init(key):
