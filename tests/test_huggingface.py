@@ -16,7 +16,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from rlhf_jax.models import huggingface, networks, streaming, transformer
-from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.attention import rotary_speeds
+from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.families import FAMILIES
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -164,6 +165,287 @@ def test_local_layers_of_older_files_follow_the_pattern_of_their_family():
     assert FAMILIES["qwen2"].settings(qwen)["local_layers"] == (1,)
 
 
+def config_of(case, gone=(), **keys):
+    """The config.json of a golden checkpoint without the keys `gone`, and with `keys`; and its family."""
+    config = json.loads((GOLDEN / case / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in gone} | keys
+    return FAMILIES[config["model_type"]], config
+
+
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32)
+PLAIN = dict(window=0, local_layers=())
+MEANINGS = [  # a case, its keys that are gone, those that are given, and fields of ModelConfig
+    # keys that the family does not have
+    ("llama3", (), dict(sliding_window=4, layer_types=[LOCAL, GLOBAL]), PLAIN),
+    ("llama2", (), dict(sliding_window=4, use_sliding_window=True, max_window_layers=0), PLAIN),
+    ("olmo2", (), dict(sliding_window=4), PLAIN),
+    ("mistral", (), dict(max_window_layers=1, use_sliding_window=False), dict(window=6)),
+    ("mistral", (), dict(layer_types=[GLOBAL, GLOBAL]), dict(window=6, local_layers=())),
+    ("gemma2", (), dict(use_sliding_window=False), dict(window=6, local_layers=(0,))),
+    ("gemma2", ["layer_types"], dict(sliding_window_pattern=1), dict(local_layers=(0,))),
+    ("gemma3", (), dict(attn_logit_softcapping=2.0), dict(attention_softcap=0.0)),
+    (
+        "gemma3",
+        (),
+        dict(rope_parameters=dict(rope_type="linear", factor=8.0, rope_theta=7.0)),
+        dict(rope_theta=1e6, rope_theta_local=1e4, rope_scaling=RopeScaling()),
+    ),
+    # keys that are absent, or null
+    ("mistral", ["sliding_window"], {}, dict(window=4096, local_layers=())),
+    ("mistral", (), dict(sliding_window=None), PLAIN),
+    ("mistral", (), dict(head_dim=None, hidden_size=48), dict(head_dim=8)),
+    ("llama2", ["num_key_value_heads", "head_dim"], {}, dict(kv_heads=3, head_dim=8)),
+    ("qwen2", ["layer_types", "use_sliding_window"], dict(sliding_window=4), PLAIN),
+    (
+        "qwen3",
+        ["max_window_layers"],
+        dict(layer_types=None, sliding_window=4, use_sliding_window=True),
+        PLAIN,  # for it begins at layer 28
+    ),
+    (
+        "qwen2",
+        ["layer_types"],
+        dict(sliding_window=4, use_sliding_window=True, max_window_layers=0),
+        dict(window=4, local_layers=()),
+    ),
+    ("qwen3", ["rope_parameters"], {}, dict(rope_theta=1e4)),
+    (
+        "gemma2",
+        ["attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"],
+        dict(layer_types=None),
+        dict(attention_softcap=50.0, logit_softcap=30.0, attention_scale=1 / 16, local_layers=(0,)),
+    ),
+    (
+        "gemma2",
+        (),
+        dict(attn_logit_softcapping=None, final_logit_softcapping=None),
+        dict(attention_softcap=0.0, logit_softcap=0.0),
+    ),
+    ("gemma3", ["sliding_window", "final_logit_softcapping"], {}, dict(window=4096)),
+    (
+        "gemma3",
+        ["layer_types"],
+        {},
+        dict(window=6, local_layers=()),
+    ),  # fewer than the pattern's six
+    (
+        "gemma3",
+        ["rope_parameters"],
+        dict(rope_parameters=None),
+        dict(rope_theta=1e6, rope_theta_local=1e4, rope_scaling=RopeScaling()),
+    ),
+    ("gpt2", ["n_inner", "tie_word_embeddings"], {}, dict(d_mlp=96, tied=True)),
+    ("gpt_neox", ["rope_parameters"], {}, dict(rope_theta=1e4, rotary_share=0.25)),
+    # an older spelling beside the new one
+    (
+        "llama3",
+        (),
+        dict(rope_scaling=dict(type="linear", factor=2.0)),
+        dict(rope_theta=1e4, rope_scaling=RopeScaling("linear", 2.0)),
+    ),
+    (
+        "qwen3",
+        (),
+        dict(rope_scaling=YARN, rope_theta=1e6),
+        dict(
+            rope_theta=1e6,
+            rope_scaling=RopeScaling("yarn", 4.0, 1.0, 32.0, 32, 1.138629436111989),
+        ),
+    ),
+    (
+        "gemma3",
+        (),
+        dict(rope_scaling=dict(rope_type="linear", factor=2.0)),
+        dict(rope_theta=1000.0, rope_theta_local=50.0, rope_scaling=RopeScaling("linear", 2.0)),
+    ),
+    (
+        "qwen3",  # whose factor is 64 / 32
+        (),
+        dict(rope_scaling=YARN | dict(factor=None, attention_factor=1.5, truncate=False)),
+        dict(rope_scaling=RopeScaling("yarn", 2.0, 1.0, 32.0, 32, 1.5, truncate=False)),
+    ),
+    ("gpt2", (), dict(num_attention_heads=4), dict(heads=4)),
+]
+
+
+@pytest.mark.parametrize(("case", "gone", "keys", "fields"), MEANINGS)
+def test_a_key_means_what_it_means_to_the_class_of_its_family(case, gone, keys, fields):
+    """The fields are those of transformers' models, which `tests/test_torch.py` compares."""
+    family, config = config_of(case, gone, **keys)
+    before = json.dumps(config)
+    got = vars(ModelConfig(**family.settings(config)))
+    assert {key: got[key] for key in fields} == fields
+    assert json.dumps(config) == before
+
+
+YARNS = [  # entries of rope_parameters, the head's width, some pairs' numbers
+    (dict(factor=4.0, original_max_position_embeddings=32768, rope_theta=1e6), 128),
+    (
+        dict(
+            factor=8.0,
+            original_max_position_embeddings=64,
+            rope_theta=1e4,
+            truncate=False,
+            beta_fast=4,
+            beta_slow=0.5,
+            mscale=0.7,
+            mscale_all_dim=0.3,
+        ),
+        16,
+    ),
+    (dict(factor=8.0, original_max_position_embeddings=64, rope_theta=1e4), 16),
+]
+SPEEDS = [  # of `ROPE_INIT_FUNCTIONS["yarn"]` of transformers 5.24: {pair: its speed}, and the gain
+    (
+        {
+            0: 1.0,
+            20: 0.01333521,
+            24: 0.005375321,
+            35: 2.462584e-4,
+            40: 4.445699e-5,
+            63: 3.102344e-7,
+        },
+        1.138629436111989,
+    ),
+    ({0: 1.0, 1: 0.2874086, 2: 0.0424418, 3: 0.003952847, 7: 3.952847e-5}, 1.0782934613857693),
+    ({0: 1.0, 1: 0.2239947, 2: 0.04166666, 3: 0.003952847, 7: 3.952847e-5}, 1.2079441541679836),
+]
+
+
+@pytest.mark.parametrize(("case", "want"), list(zip(YARNS, SPEEDS, strict=True)))
+def test_yarn_turns_as_transformers_does(case, want):
+    rope, width = case
+    family, config = config_of("qwen3", rope_parameters=rope | {"rope_type": "yarn"})
+    found = family.settings(config | {"head_dim": width})
+    speeds = np.asarray(rotary_speeds(width, found["rope_theta"], found["rope_scaling"]))
+    np.testing.assert_allclose(speeds[list(want[0])], list(want[0].values()), rtol=2e-6)
+    assert found["rope_scaling"].gain == pytest.approx(want[1])
+
+
+REFUSED = [  # a case, keys of its config.json, and the sentence
+    ("llama3", dict(hidden_act="relu"), 'hidden_act = "relu", where "silu" is wanted'),
+    ("llama3", dict(attention_bias=True), "attention_bias = true, where false is wanted"),
+    ("llama3", dict(mlp_bias=True), "mlp_bias = true"),
+    ("llama3", dict(num_key_value_heads=4), "kv_heads = 4 does not divide"),
+    ("llama3", dict(num_attention_heads=0), "num_attention_heads = 0, where a whole number from 1"),
+    ("llama3", dict(num_hidden_layers="2"), 'num_hidden_layers = "2", where a whole number'),
+    ("llama3", dict(intermediate_size=0), "intermediate_size = 0, where a whole number"),
+    ("llama3", dict(vocab_size=True), "vocab_size = true, where a whole number"),
+    ("llama3", dict(hidden_size=36.0), r"hidden_size = 36\.0, where a whole number"),
+    ("llama3", dict(max_position_embeddings=-1), "max_position_embeddings = -1, where a whole"),
+    ("llama3", dict(rms_norm_eps=float("nan")), "rms_norm_eps = NaN, where a positive number"),
+    ("llama3", dict(tie_word_embeddings=1), "tie_word_embeddings = 1, where true or false"),
+    ("llama3", dict(is_causal=False), "is_causal = false, where true is wanted"),
+    ("llama3", dict(quantization_config={"bits": 4}), "quantization_config = .*, where null"),
+    ("llama3", dict(per_layer_config={"0": {}}), "per_layer_config = .*, where null is wanted"),
+    ("llama3", dict(rope_scaling="yarn"), 'rope_scaling = "yarn", where an object with keys'),
+    ("llama3", dict(rope_scaling={"type": "dynamic", "factor": 2.0}), 'type = "dynamic", where'),
+    ("llama3", dict(rope_scaling={"type": "linear", "factor": -1}), "rope_scaling.factor = -1, wh"),
+    ("llama3", dict(rope_scaling={"type": "linear"}), "transformers reads no llama .*factor"),
+    ("llama3", dict(rope_scaling={"type": "linear", "factor": None}), "factor = null, where a num"),
+    ("llama3", dict(rope_scaling=YARN | {"beta_fast": "a"}), 'beta_fast = "a", where a positive'),
+    ("llama3", dict(rope_scaling=YARN | {"partial_rotary_factor": 0.5}), "factor = 0.5, where 1"),
+    ("qwen2", dict(layer_types=[LOCAL, GLOBAL]), "layer_types has .* sliding_window is null"),
+    ("qwen2", dict(layer_types=[GLOBAL]), "transformers reads no qwen2 .*layer_types"),
+    ("qwen2", dict(layer_types=["chunked_attention"] * 2), "layer_types = .*, where a list of"),
+    ("qwen2", dict(head_dim=None), "head_dim = null, where a whole number"),
+    ("mistral", dict(sliding_window=0), "sliding_window = 0, where a whole number .* or null"),
+    ("gemma2", dict(hidden_activation="gelu"), 'hidden_activation = "gelu", where "gelu_pytorch'),
+    (
+        "gemma2",
+        dict(attn_logit_softcapping=0.0),
+        r"attn_logit_softcapping = 0\.0, where a positive",
+    ),
+    ("gemma3", dict(use_bidirectional_attention=True), "use_bidirectional_attention = true, where"),
+    (
+        "gemma3",
+        dict(rope_parameters={GLOBAL: {}, LOCAL: {"rope_type": "linear", "factor": 2.0}}),
+        'rope_parameters.sliding_attention has rope_type = "linear", where "default" is wanted',
+    ),
+    ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "inverse_layer_idx = true, where false"),
+    ("gpt2", dict(scale_attn_weights=False), "scale_attn_weights = false, where true"),
+    ("gpt2", dict(n_inner=0), "n_inner = 0, where a whole number"),
+    ("gpt_neox", dict(rotary_pct=2), "rotary_pct = 2, where a number above 0, and at most 1"),
+    ("gpt_neox", dict(head_dim=8), "head_dim = 8, where 16 is wanted"),
+    ("gpt_neox", dict(attention_bias=False), "attention_bias = false, where true"),
+]
+
+
+@pytest.mark.parametrize(("case", "keys", "words"), REFUSED)
+def test_a_value_that_means_nothing_here_is_refused_by_key_and_value(case, keys, words):
+    family, config = config_of(case, **keys)
+    with pytest.raises(ValueError, match=words):
+        ModelConfig(**family.settings(config))
+
+
+WILD = [None, True, 0, -1, 0.5, -0.5, 2**40, 10**400, float("nan"), float("inf"), "x", [], [7], {}]
+
+
+@pytest.mark.parametrize("case", ["gpt2", "gpt_neox", "llama3", "mistral", "qwen3", "gemma3"])
+def test_any_value_of_any_key_is_read_or_refused_in_one_line(case):
+    """Never another exception, whatever stands in config.json, and a model that can be made."""
+    family, config = config_of(case)
+    rope = config.get("rope_parameters", {})
+    inner = {key: rope for key in family.keys.get("rope_parameters", ())}
+    for key in [*config, *family.keys, *inner]:
+        for value in WILD:
+            wild = {"rope_parameters": rope | {key: value}} if key in inner else {key: value}
+            if key in ("model_type", "transformers_version"):
+                continue
+            try:
+                cfg = ModelConfig(**family.settings(config | wild))
+            except (ValueError, KeyError) as error:
+                assert len(str(error)) < 500 and "\n" not in str(error)
+            else:
+                assert cfg.layers > 0 and np.isfinite(cfg.rope_theta) and 0 < cfg.rotary_share <= 1
+
+
+@pytest.mark.parametrize("case", ["llama3", "qwen2", "gemma3", "gpt_neox"])
+def test_yarn_is_written_as_it_was_read(case):
+    family, config = config_of(case)
+    cfg = ModelConfig(**family.settings(config))
+    scaling = RopeScaling("yarn", 4.0, 2.0, 16.0, 32, 1.25, truncate=case == "gemma3")
+    cfg = ModelConfig(**vars(cfg) | {"rope_scaling": scaling})
+    assert huggingface.family_of(cfg, config) is family
+
+
+def test_a_head_of_its_own_is_read_though_config_json_ties_it(loaded, tmp_path):
+    """As transformers 5 does; one that equals the embedding stays tied."""
+    embedding = np.asarray(loaded("llama3").params["embedding"]["embedding"])
+    name = "lm_head.weight"
+    for kind, head in {"same": embedding, "other": embedding[::-1].copy()}.items():
+        folder = copy("llama3", tmp_path / kind, tie_word_embeddings=True)
+        rewrite(folder, lambda tensors, head=head: tensors.update({name: head}))
+        model = huggingface.load(str(folder))
+        assert model.cfg.tied is (kind == "same")
+    np.testing.assert_array_equal(model.params["unembedding"]["kernel"], head.T)
+    huggingface.save(tmp_path / "saved", model.cfg, model.params, config=model.config)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+    np.testing.assert_array_equal(load_file(tmp_path / "saved" / "model.safetensors")[name], head)
+    reward = copy("llama3", tmp_path / "reward", architectures=["LlamaForSequenceClassification"])
+    rewrite(reward, lambda tensors: tensors.update({name: head}))
+    assert huggingface.read_config(reward)[1].tied  # its head is another one
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"[1]", r"config\.json holds \[1\], where an object with keys is wanted"),
+        (b"{", r"config\.json holds no JSON .*: fetch it again"),
+        (b"\xff\xfe", r"config\.json holds no JSON"),
+        (b"[" * 100_000, r"config\.json holds no JSON"),
+        (b'{"model_type": ["llama"]}', r"model_type = \['llama'\]: known are gemma2"),
+        (b'{"model_type": "llama"}', r"config\.json has no vocab_size, which a llama needs"),
+    ],
+)
+def test_a_config_json_that_is_none_is_refused_by_its_path(tmp_path, text, words):
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(ValueError, match=words):
+        huggingface.read_config(tmp_path)
+
+
 def copy(name, folder, **changes):
     """A golden checkpoint in `folder`, with changes of config.json."""
     shutil.copytree(GOLDEN / name, folder)
@@ -264,11 +546,8 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(model_type="mamba"), "model_type = 'mamba': known are gemma2, .*qwen3"),
-        (dict(hidden_act="relu"), "hidden_act = 'relu': known are 'silu'"),
-        (dict(attention_bias=True), "attention_bias = True: known are False"),
-        (dict(rope_parameters={"rope_type": "yarn"}), "rope type 'yarn'"),
-        (dict(num_key_value_heads=4), "kv_heads = 4 does not divide"),
+        (dict(model_type="mamba"), 'model_type = "mamba": known are gemma2, .*qwen3'),
+        (dict(hidden_act="relu"), r'config\.json: hidden_act = "relu", where "silu" is wanted'),
     ],
 )
 def test_what_config_json_says_and_nobody_knows_is_refused(tmp_path, changes, words):

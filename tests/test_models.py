@@ -23,8 +23,16 @@ KINDS = {
         tied=False,
         kv_heads=2,
         d_mlp=24,
+        rope_scaling=RopeScaling("llama3", 4.0, 1.0, 4.0, 8),
     ),
-    "neox": dataclasses.replace(TINY, positions="rotary", parallel_residual=True, tied=False),
+    "neox": dataclasses.replace(
+        TINY,
+        positions="rotary",
+        parallel_residual=True,
+        tied=False,
+        rope_theta=50.0,  # the second pair is stretched to a part
+        rope_scaling=RopeScaling("yarn", 4.0, 0.1, 1.2, 8, attention_factor=0.8, truncate=False),
+    ),
     "wide heads": dataclasses.replace(TINY, heads=3, head_dim=6, kv_heads=1, d_model=16),
     "gemma": dataclasses.replace(
         TINY,
@@ -43,7 +51,8 @@ KINDS = {
         window=3,
         local_layers=(1,),
         rope_theta_local=50.0,
-        rope_scaling=RopeScaling("linear", 2.0),
+        rope_theta=40.0,
+        rope_scaling=RopeScaling("yarn", 4.0, 0.1, 1.2, 8),
     ),
     "olmo": dataclasses.replace(
         TINY,
@@ -56,8 +65,9 @@ KINDS = {
         kv_heads=2,
         norm_place="after",
         qk_norm="all",
-        window=4,
-        rope_scaling=RopeScaling("llama3", 4.0, 1.0, 4.0, 8),
+        window=4,  # of all layers
+        rope_theta_local=50.0,
+        rope_scaling=RopeScaling("linear", 3.0),  # of none
     ),
 }
 
@@ -108,6 +118,14 @@ def slow_twin(cfg, params, tokens):
                 return speed / s.factor
             ramp = (s.original_context / wavelength - s.low) / (s.high - s.low)
             return (1 - ramp) * speed / s.factor + ramp * speed
+        if s.kind == "yarn":
+            turns = lambda t: np.log(s.original_context / (2 * np.pi * t)) / np.log(cfg.rope_theta)
+            first, last = (n / 2 * turns(t) for t in (s.high, s.low))
+            if s.truncate:
+                first, last = np.floor(first), np.ceil(last)
+            first, last = max(first, 0), min(last, n - 1)
+            ramp = np.clip((j - first) / (last - first), 0, 1)
+            return (1 - ramp) * speed + ramp * speed / s.factor
         return speed
 
     def turn(x, local):  # [L, n, h], each pair as a complex number
@@ -117,6 +135,9 @@ def slow_twin(cfg, params, tokens):
         z = x[..., : n // 2] + 1j * x[..., n // 2 : n]
         speed = np.array([speed_of(j, n, local) for j in range(n // 2)])
         z = z * np.exp(1j * np.arange(L)[:, None, None] * speed)
+        s = cfg.rope_scaling
+        if s.kind == "yarn" and not (local and cfg.rope_theta_local):
+            z = z * (s.attention_factor or 0.1 * np.log(s.factor) + 1)
         return np.concatenate([z.real, z.imag, x[..., n:]], -1)
 
     cap = lambda x, c: c * np.tanh(x / c) if c else x
@@ -415,6 +436,7 @@ def test_a_model_of_logits_alone_serves_the_same_protocol():
         (dict(positions="rotary", head_dim=5), "head_dim = 5 is odd"),
         (dict(positions="rotary", head_dim=8, rotary_share=0.4), "rotary_share = 0.4 .* is odd"),
         (dict(local_layers=(1,)), r"local_layers = \(1,\) and model.window = 0"),
+        (dict(window=3, local_layers=(0, 2)), r"local_layers = \(0, 2\) .* layers from 0 to 1"),
         (dict(attention="cudnn"), "dtype = 'float32' .* wants \"bfloat16\""),
         (
             dict(attention="cudnn", dtype="bfloat16", attention_softcap=5.0),

@@ -1,5 +1,6 @@
 """Rotary positions, and attention of new tokens over themselves or over a cache."""
 
+import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -28,7 +29,8 @@ def rotary_speeds(
 
     "llama3" divides the speed of wavelengths beyond original_context / low by the factor, leaves those below
     original_context / high, and goes from one to the other linearly in original_context / wavelength
-    (Llama 3.1).
+    (Llama 3.1). "yarn" does so with a ramp that is linear in i, from the pair that makes `high` turns in
+    original_context to the one that makes `low` (Peng et al., 2023, as transformers has it).
     """
     half = width // 2
     speed = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -38,18 +40,33 @@ def rotary_speeds(
         turns = scaling.original_context * speed / (2 * jnp.pi)
         kept = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0.0, 1.0)
         return kept * speed + (1 - kept) * speed / scaling.factor
+    if scaling.kind == "yarn":
+        # the pair (a fraction) that makes so many turns in original_context
+        pair = lambda turns: (
+            half * math.log(scaling.original_context / (2 * math.pi * turns)) / math.log(theta)
+        )
+        first, last = pair(scaling.high), pair(scaling.low)
+        if scaling.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, width - 1)
+        length = last - first or 0.001
+        stretched = jnp.clip((jnp.arange(half, dtype=jnp.float32) - first) / length, 0.0, 1.0)
+        return (1 - stretched) * speed + stretched * speed / scaling.factor
     return speed
 
 
 def rotate(
-    x: Float[Array, "B L N h"], positions: Int[Array, "B L"], speed: Float[Array, " half"]
+    x: Float[Array, "B L N h"],
+    positions: Int[Array, "B L"],
+    speed: Float[Array, " half"],
+    gain: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, "B L N h"]:
-    """`x` with the pair (i, i + half) of each head turned by positions speed_i, in float32.
+    """`x` with the pair (i, i + half) of each head turned by positions speed_i and times `gain`, in float32.
 
     Su et al. (2021), in the half-split order that Hugging Face's Llama uses. Coordinates from 2 half on stay.
     """
     angles = positions[..., None, None] * speed[None, None, None]  # [B, L, 1, half]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    cos, sin = jnp.cos(angles) * gain, jnp.sin(angles) * gain
     half = len(speed)
     a, b, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1).astype(x.dtype)

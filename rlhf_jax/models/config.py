@@ -1,5 +1,6 @@
 """What decoder-only families differ in, as settings of one transformer."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,16 +9,29 @@ from typing import Literal
 class RopeScaling:
     """How rotary wavelengths are stretched for contexts beyond those of pretraining."""
 
-    kind: Literal["none", "linear", "llama3"] = "none"
-    """linear: all by `factor`. llama3: the long ones by it, the short ones not, with a ramp between."""
+    kind: Literal["none", "linear", "llama3", "yarn"] = "none"
+    """linear: all wavelengths are stretched by `factor`. llama3: the long ones are, the short ones not, with
+    a ramp between that is linear in wavelengths per context. yarn: the ramp is linear in the number of the
+    pair of coordinates, and attention is sharpened (Peng et al., 2023)."""
     factor: float = 1.0
-    """How far they are stretched."""
+    """How far wavelengths are stretched."""
     low: float = 1.0
-    """llama3: wavelengths longer than original_context / low are stretched whole,"""
+    """llama3, yarn: wavelengths longer than original_context / low are stretched whole."""
     high: float = 4.0
-    """and those shorter than original_context / high not at all."""
+    """llama3, yarn: wavelengths shorter than original_context / high are not stretched (yarn's paper: 32)."""
     original_context: int = 8192
-    """llama3: positions of pretraining."""
+    """llama3, yarn: positions of pretraining."""
+    attention_factor: float = 0.0
+    """yarn: what turned queries and keys are multiplied by; 0 means 0.1 ln(factor) + 1."""
+    truncate: bool = True
+    """yarn: the ramp begins and ends at whole pairs of coordinates."""
+
+    @property
+    def gain(self) -> float:
+        """What turned queries and keys are multiplied by."""
+        if self.kind != "yarn":
+            return 1.0
+        return self.attention_factor or 0.1 * math.log(max(self.factor, 1.0)) + 1.0
 
 
 COMPUTED = ("param_dtype", "dtype", "attention", "remat", "logprob_chunk")
@@ -49,14 +63,14 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
     rope_theta_local: float = 0.0
-    """The same of local layers, whose wavelengths are then not scaled (Gemma 3); 0: as the others."""
+    """Base of the rotary wavelengths of local layers, which are not scaled (Gemma 3); 0: as the others."""
     rope_scaling: RopeScaling = RopeScaling()
     rotary_share: float = 1.0
     """The share of each head that rotary positions turn: its first coordinates (GPT-NeoX)."""
     window: int = 0
     """Columns that a token of a local layer sees, its own among them; 0: no layer is local."""
     local_layers: tuple[int, ...] = ()
-    """Which layers (from 0) are local; empty, with a window: all (Mistral)."""
+    """Which layers (from 0) are local where `window` is set; empty means all (Mistral)."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalisation before attention, before the MLP and at the end."""
     norm_eps: float = 1e-5
@@ -100,6 +114,11 @@ class ModelConfig:
     """Columns whose logits are held at once when log-probabilities are taken; 0 means all."""
 
     @property
+    def local(self) -> tuple[int, ...]:
+        """The layers (from 0) that see a window alone."""
+        return (self.local_layers or tuple(range(self.layers))) if self.window else ()
+
+    @property
     def cuts(self) -> dict[str, tuple[int, str]]:
         """{setting: (its value, the axis of a mesh that must divide it)}."""
         return {
@@ -133,11 +152,20 @@ class ModelConfig:
             raise ValueError(
                 f"model.local_layers = {self.local_layers} and model.window = 0: say how far they see"
             )
+        if not set(self.local_layers) <= set(range(self.layers)):
+            raise ValueError(
+                f"model.local_layers = {self.local_layers} and model.layers = {self.layers}: name layers "
+                f"from 0 to {self.layers - 1}"
+            )
         if self.attention == "cudnn":
             for name, ok, want in [
                 ("dtype", self.dtype == "bfloat16", '"bfloat16"'),
                 ("attention_softcap", not self.attention_softcap, "0"),
-                ("local_layers", not self.local_layers, "() (all layers, or none)"),
+                (
+                    "local_layers",
+                    len(set(self.local)) in (0, self.layers),
+                    "() (all layers, or none)",
+                ),
             ]:
                 if not ok:
                     raise ValueError(

@@ -25,6 +25,7 @@ from rlhf_jax.models import lora, networks, peft
 from rlhf_jax.models.config import COMPUTED, ModelConfig
 from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.families.family import Family, Tensor
+from rlhf_jax.models.families.keys import shown
 from rlhf_jax.models.streaming import INDEX, Files, check, read
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -66,8 +67,9 @@ def resolve(name: str) -> pathlib.Path:
 def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, dict]:
     """The family and the settings that config.json means; `settings` are further fields of ModelConfig.
 
-    An adapter's are those of the model that it adapts. Raises ValueError for an architecture or a setting
-    that is not known.
+    An adapter's are those of the model that it adapts. A head in the files that is not the embedding is not
+    tied to it, whatever config.json says. Raises ValueError for an architecture or a setting that is not
+    known.
     """
     path = folder / "config.json"
     if (folder / peft.CONFIG).exists():
@@ -77,11 +79,16 @@ def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, 
         return family, cfg, config
     if not path.exists():
         raise ValueError(f"{folder} holds no config.json: name a folder in the Hugging Face format")
-    config = json.loads(path.read_text())
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} holds no JSON ({error}): fetch it again") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds {shown(config)}, where an object with keys is wanted")
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
-            f"{path} has model_type = {kind!r}: known are {', '.join(sorted(FAMILIES))}"
+            f"{path} has model_type = {shown(kind)}: known are {', '.join(sorted(FAMILIES))}"
         )
     family = FAMILIES[kind]
     try:
@@ -90,7 +97,21 @@ def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, 
         raise ValueError(f"{path} has no {error.args[0]}, which a {kind} needs") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if cfg.tied and not classifies(config) and unties(Files(folder, family), cfg):
+        cfg = replace(cfg, tied=False)
     return family, cfg, config
+
+
+def unties(files: Files, cfg: ModelConfig) -> bool:
+    """Whether the files hold a head that is not their embedding, which transformers then does not tie."""
+    head, embedding = files.family.head, files.family.tensors(cfg)["embedding/embedding"].name
+    if files.real(head) is None or files.real(embedding) is None:
+        return False
+    if files.shape(head) != files.shape(embedding):
+        return True
+    rows = files.shape(head)[0]
+    parts = [(slice(row, min(row + 4096, rows)),) for row in range(0, rows, 4096)]
+    return any(not np.array_equal(files.part(head, x), files.part(embedding, x)) for x in parts)
 
 
 def base_of(folder: pathlib.Path) -> pathlib.Path:
@@ -233,7 +254,8 @@ def save(
         (folder / INDEX).write_text(json.dumps(index, indent=1))
 
     architecture = family.reward_architecture if is_reward else family.architecture
-    keys = (config or {}) | family.config(cfg) | {"model_type": family.model_type}
+    keys = {key: x for key, x in (config or {}).items() if key not in family.keys}
+    keys |= family.config(cfg) | {"model_type": family.model_type}
     keys |= {"architectures": [architecture], "dtype": cfg.param_dtype}
     if is_reward:
         keys |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -265,6 +287,8 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
         cfg,
         kv_heads=cfg.kv_heads or cfg.heads,
         head_dim=cfg.head_dim or cfg.d_model // cfg.heads,
+        local_layers=cfg.local,
+        rope_scaling=replace(cfg.rope_scaling, attention_factor=cfg.rope_scaling.gain),
         d_mlp=cfg.d_mlp or 4 * cfg.d_model,
         **{name: getattr(ModelConfig, name) for name in COMPUTED},
     )

@@ -88,21 +88,22 @@ def masks(
     if not cfg.window:
         return (mask,)
     near = mask & ((columns[:, None] - of[None]) % len(of) < cfg.window)[None]  # a cache is a ring
-    return (mask, near) if cfg.local_layers else (near,)
+    return (mask, near) if len(set(cfg.local)) < cfg.layers else (near,)
 
 
-def speeds(cfg: ModelConfig, width: int, local):
-    """How fast rotary positions turn a head of `width`, in a layer that is local or not."""
+def turns(cfg: ModelConfig, width: int, local):
+    """How fast rotary positions turn a head of `width`, and its gain, in a layer that is local or not."""
     turned = int(width * cfg.rotary_share)
-    whole = rotary_speeds(turned, cfg.rope_theta, cfg.rope_scaling)
+    whole = rotary_speeds(turned, cfg.rope_theta, cfg.rope_scaling), cfg.rope_scaling.gain
     if not cfg.rope_theta_local:
         return whole
-    return jnp.where(local, rotary_speeds(turned, cfg.rope_theta_local), whole)
+    near = rotary_speeds(turned, cfg.rope_theta_local), 1.0
+    return tuple(jnp.where(local, x, y) for x, y in zip(near, whole, strict=True))
 
 
 def local_layers(cfg: ModelConfig) -> Bool[Array, " layers"]:
-    """Which layers are local, where some are and some are not."""
-    return jnp.isin(jnp.arange(cfg.layers), jnp.array(cfg.local_layers, int))
+    """Which layers are local."""
+    return jnp.isin(jnp.arange(cfg.layers), jnp.array(cfg.local, int))
 
 
 class Dense(nn.Module):
@@ -164,7 +165,7 @@ class Block(nn.Module):
         q, k = heads("query", cfg.heads, True), heads("key", kv_heads, True)
         v = heads("value", kv_heads, False)
         if cfg.positions == "rotary":
-            q, k = (rotate(z, positions, speeds(cfg, width, local)) for z in (q, k))
+            q, k = (rotate(z, positions, *turns(cfg, width, local)) for z in (q, k))
         mask = masks[0] if len(masks) == 1 else jnp.where(local, masks[1], masks[0])
         how: dict[str, Any] = dict(scale=cfg.attention_scale, softcap=cfg.attention_softcap)
         kept = cached(k, v) if self.keep or cache is not None else None

@@ -1,11 +1,12 @@
 """What a family is."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.families.keys import COMMON, Kinds, complete
 
 
 class Tensor(NamedTuple):
@@ -51,7 +52,8 @@ class Family(NamedTuple):
     model_type: str  # of config.json
     architecture: str  # the class that generates,
     reward_architecture: str  # and the one that classifies
-    settings: Callable[[dict], dict]  # config.json -> fields of ModelConfig
+    keys: Kinds  # of config.json: those that are asked for, or would make it another model
+    read: Callable[[dict], dict]  # config.json, completed by transformers -> fields of ModelConfig
     config: Callable[[ModelConfig], dict]  # and back: the keys that decide the arithmetic
     tensors: Callable[
         [ModelConfig], dict[str, Tensor]
@@ -60,15 +62,13 @@ class Family(NamedTuple):
     head: str = "lm_head.weight"  # the unembedding
     ignored: tuple[str, ...] = ()  # regular expressions of names that hold no weight
 
+    def settings(self, config: dict) -> dict:
+        """The fields of ModelConfig that `config` means to transformers' class of this family.
 
-def known(config: dict, key: str, allowed: dict[Any, Any]):
-    """What a value of config.json means; raises ValueError naming the key where it means nothing here."""
-    value = config.get(key)
-    if value not in allowed:
-        raise ValueError(
-            f"config.json has {key} = {value!r}: known are {', '.join(map(repr, allowed))}"
-        )
-    return allowed[value]
+        Raises KeyError for a key that is needed and absent, and ValueError, naming key, value and what is
+        wanted, for what no such model of transformers has, or none of ours.
+        """
+        return self.read(complete(self.model_type, COMMON | self.keys, config))
 
 
 def linear(ours: str, name: str, bias: bool) -> dict[str, Tensor]:

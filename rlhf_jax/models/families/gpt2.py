@@ -1,25 +1,37 @@
 """GPT-2 (Radford et al., 2019)."""
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.families.family import Family, Tensor, known, scale
+from rlhf_jax.models.families.family import Family, Tensor, scale
+from rlhf_jax.models.families.keys import NEEDED, POSITIVE, SIZE, only, or_null
 
 GELU = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_exact"}
+KEYS = {
+    "vocab_size": NEEDED,
+    "n_positions": NEEDED,
+    "n_layer": NEEDED,
+    "n_embd": NEEDED,
+    "n_head": NEEDED,
+    "n_inner": or_null(SIZE),
+    "layer_norm_epsilon": POSITIVE,
+    "activation_function": only(*GELU),
+    "scale_attn_weights": only(True),
+    "scale_attn_by_inverse_layer_idx": only(False),
+    "add_cross_attention": only(False),
+}
 
 
 def settings(config: dict) -> dict:
-    """Of config.json."""
-    for key, plain in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
-        known({key: config.get(key, plain)}, key, {plain: plain})
+    """Of config.json, completed."""
     return dict(
         vocab_size=config["vocab_size"],
         context=config["n_positions"],
         layers=config["n_layer"],
         d_model=config["n_embd"],
         heads=config["n_head"],
-        d_mlp=config.get("n_inner") or 4 * config["n_embd"],
+        d_mlp=config["n_inner"] or 4 * config["n_embd"],
         norm_eps=config["layer_norm_epsilon"],
-        activation=known(config, "activation_function", GELU),
-        tied=config.get("tie_word_embeddings", True),
+        activation=GELU[config["activation_function"]],
+        tied=config["tie_word_embeddings"],
     )
 
 
@@ -66,7 +78,8 @@ GPT2 = Family(
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
     reward_architecture="GPT2ForSequenceClassification",
-    settings=settings,
+    keys=KEYS,
+    read=settings,
     config=config,
     tensors=tensors,
     prefix="transformer.",

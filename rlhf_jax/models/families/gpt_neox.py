@@ -1,16 +1,33 @@
 """GPT-NeoX, of which Pythia is (Black et al., 2022; Biderman et al., 2023)."""
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.families.family import Family, Tensor, known, linear, scale
-from rlhf_jax.models.families.rope import rope_of, rope_to
+from rlhf_jax.models.families.family import Family, Tensor, linear, scale
+from rlhf_jax.models.families.keys import FLAG, NEEDED, POSITIVE, SHARE, SIZE, only
+from rlhf_jax.models.families.rope import KEYS as ROPE
+from rlhf_jax.models.families.rope import rope_to, turned
 
 GELU = {"gelu": "gelu_exact", "gelu_new": "gelu", "gelu_fast": "gelu"}
+KEYS = ROPE | {
+    "vocab_size": NEEDED,
+    "num_hidden_layers": NEEDED,
+    "hidden_size": NEEDED,
+    "num_attention_heads": NEEDED,
+    "intermediate_size": NEEDED,
+    "head_dim": SIZE,
+    "rotary_pct": SHARE,
+    "rotary_emb_base": ROPE["rope_theta"],
+    "layer_norm_eps": POSITIVE,
+    "hidden_act": only(*GELU),
+    "use_parallel_residual": FLAG,
+    "attention_bias": only(True),
+}
 
 
 def settings(config: dict) -> dict:
-    """Of config.json."""
-    rope = rope_of(config, theta_key="rotary_emb_base")
-    share = config.get("rope_parameters", {}).get("partial_rotary_factor")
+    """Of config.json, completed."""
+    width = config["hidden_size"] // config["num_attention_heads"]
+    if config.get("head_dim", width) != width:
+        raise ValueError(f"head_dim = {config['head_dim']}, where {width} is wanted")
     return dict(
         vocab_size=config["vocab_size"],
         context=config["max_position_embeddings"],
@@ -18,13 +35,11 @@ def settings(config: dict) -> dict:
         d_model=config["hidden_size"],
         heads=config["num_attention_heads"],
         d_mlp=config["intermediate_size"],
-        positions="rotary",
-        rotary_share=share or config.get("rotary_pct", 0.25),
         norm_eps=config["layer_norm_eps"],
-        activation=known(config, "hidden_act", GELU),
-        parallel_residual=config.get("use_parallel_residual", True),
-        tied=config.get("tie_word_embeddings", False),
-        **rope,
+        activation=GELU[config["hidden_act"]],
+        parallel_residual=config["use_parallel_residual"],
+        tied=config["tie_word_embeddings"],
+        **turned(config, config["rope_parameters"], shares=True),
     )
 
 
@@ -75,7 +90,8 @@ GPT_NEOX = Family(
     model_type="gpt_neox",
     architecture="GPTNeoXForCausalLM",
     reward_architecture="GPTNeoXForSequenceClassification",
-    settings=settings,
+    keys=KEYS,
+    read=settings,
     config=config,
     tensors=tensors,
     prefix="gpt_neox.",

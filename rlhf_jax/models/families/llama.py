@@ -1,16 +1,44 @@
 """Llama 2 and 3, and what keeps its names: Mistral, Qwen 2 and 2.5, Qwen 3, OLMo 2."""
 
+from collections.abc import Callable
 from functools import partial
 
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.families.family import Family, Tensor, known, linear, scale
-from rlhf_jax.models.families.rope import rope_of, rope_to
+from rlhf_jax.models.families.family import Family, Tensor, linear, scale
+from rlhf_jax.models.families.keys import (
+    COUNT,
+    FLAG,
+    NEEDED,
+    POSITIVE,
+    SIZE,
+    Kinds,
+    each,
+    only,
+    or_null,
+)
+from rlhf_jax.models.families.rope import KEYS as ROPE
+from rlhf_jax.models.families.rope import rope_to, turned
+
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+SHAPE = ROPE | {
+    "vocab_size": NEEDED,
+    "num_hidden_layers": NEEDED,
+    "hidden_size": NEEDED,
+    "num_attention_heads": NEEDED,
+    "num_key_value_heads": SIZE,
+    "head_dim": SIZE,
+    "intermediate_size": NEEDED,
+    "rms_norm_eps": POSITIVE,
+}
+SILU = {"hidden_act": only("silu")}
+NO_BIAS = {"attention_bias": only(False)}
+WINDOW = {"sliding_window": or_null(SIZE)}
+LAYERS = WINDOW | {"layer_types": each(GLOBAL, LOCAL)}
+PATTERN = LAYERS | {"use_sliding_window": FLAG, "max_window_layers": COUNT}
 
 
 def settings(config: dict, **own) -> dict:
-    """Of config.json; `own` are those of the family."""
-    for key in ("attention_bias", "mlp_bias"):
-        known({key: config.get(key, False)}, key, {False: False})
+    """Of config.json, completed; `own` are those of the family."""
     heads = config["num_attention_heads"]
     return (
         dict(
@@ -19,38 +47,51 @@ def settings(config: dict, **own) -> dict:
             layers=config["num_hidden_layers"],
             d_model=config["hidden_size"],
             heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
+            kv_heads=config["num_key_value_heads"],
             head_dim=config.get("head_dim") or config["hidden_size"] // heads,
             d_mlp=config["intermediate_size"],
-            positions="rotary",
             norm="rmsnorm",
             norm_eps=config["rms_norm_eps"],
-            activation=known(config, "hidden_act", {"silu": "swiglu"}),
+            activation="swiglu",
             bias=False,
-            tied=config.get("tie_word_embeddings", False),
-            **rope_of(config),
-            **local_of(config),
+            tied=config["tie_word_embeddings"],
         )
         | own
     )
 
 
+def flat(config: dict, **own) -> dict:
+    """`settings` of a family whose layers all turn queries and keys alike."""
+    return settings(config, **turned(config, config["rope_parameters"]), **own)
+
+
+def mistral(config: dict) -> dict:
+    """Mistral: all layers are local where there is a window."""
+    return flat(config, window=config["sliding_window"] or 0)
+
+
+def mixed(config: dict, **own) -> dict:
+    """A family some of whose layers may be local."""
+    return flat(config, **local_of(config), **own)
+
+
 def local_of(config: dict) -> dict:
-    """Which layers see a window alone: `layer_types` says it, or all do where a `sliding_window` is set."""
-    window, layers = config.get("sliding_window") or 0, range(config["num_hidden_layers"])
-    if not window or config.get("use_sliding_window") is False:
-        return {}
-    kinds, first = config.get("layer_types"), config.get("max_window_layers", 0)
-    local = tuple(i for i in layers if (kinds[i] == "sliding_attention" if kinds else i >= first))
+    """Settings of the layers that see a window alone, which `layer_types` names."""
+    kinds, window = config["layer_types"], config["sliding_window"]
+    local = tuple(i for i, kind in enumerate(kinds) if kind == LOCAL)
     if not local:
         return {}
-    return dict(window=window, local_layers=() if len(local) == len(layers) else local)
+    if not window:
+        raise ValueError(
+            f'layer_types has "{LOCAL}", and sliding_window is null (of a Qwen with use_sliding_window = '
+            "false too): set a window, or change layer_types"
+        )
+    return dict(window=window, local_layers=() if len(local) == len(kinds) else local)
 
 
 def kinds_of(cfg: ModelConfig) -> list[str]:
     """`layer_types` of the settings."""
-    local = cfg.local_layers or (range(cfg.layers) if cfg.window else ())
-    return ["sliding_attention" if i in local else "full_attention" for i in range(cfg.layers)]
+    return [LOCAL if i in cfg.local else GLOBAL for i in range(cfg.layers)]
 
 
 def config(cfg: ModelConfig, **own) -> dict:
@@ -112,13 +153,16 @@ def tensors(
     return found
 
 
-def family(model_type: str, name: str, settings=settings, config=config) -> Family:
-    """One that keeps Llama's names."""
+def family(
+    model_type: str, name: str, keys: Kinds, read: Callable = flat, config: Callable = config
+) -> Family:
+    """A family that keeps Llama's names; `keys` are its own beside those of the shape."""
     return Family(
         model_type=model_type,
         architecture=f"{name}ForCausalLM",
         reward_architecture=f"{name}ForSequenceClassification",
-        settings=settings,
+        keys=SHAPE | SILU | keys,
+        read=read,
         config=config,
         tensors=tensors,
         prefix="model.",
@@ -127,9 +171,15 @@ def family(model_type: str, name: str, settings=settings, config=config) -> Fami
 
 
 ALL = (
-    family("llama", "Llama"),
-    family("mistral", "Mistral", config=lambda cfg: config(cfg, sliding_window=cfg.window or None)),
-    family("qwen2", "Qwen2", partial(settings, qkv_bias=True), windowed),
-    family("qwen3", "Qwen3", partial(settings, qk_norm="head"), windowed),
-    family("olmo2", "Olmo2", partial(settings, qk_norm="all", norm_place="after")),
+    family("llama", "Llama", NO_BIAS | {"mlp_bias": only(False)}),
+    family(
+        "mistral",
+        "Mistral",
+        WINDOW,
+        mistral,
+        lambda cfg: config(cfg, sliding_window=cfg.window or None),
+    ),
+    family("qwen2", "Qwen2", PATTERN, partial(mixed, qkv_bias=True), windowed),
+    family("qwen3", "Qwen3", PATTERN | NO_BIAS, partial(mixed, qk_norm="head"), windowed),
+    family("olmo2", "Olmo2", NO_BIAS, partial(flat, qk_norm="all", norm_place="after")),
 )

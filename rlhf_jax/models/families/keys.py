@@ -1,0 +1,101 @@
+"""What the keys of a config.json may hold, and the whole of it as transformers' class completes it."""
+
+import copy
+import json
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    """The values that a key may have."""
+
+    wanted: str  # in words
+    fits: Callable[[Any], bool]
+    needed: bool = (
+        False  # the key must be there: a default of transformers' class would mean nothing
+    )
+
+
+def only(*values) -> Kind:
+    """One of a few values; 1 is not true, and 0 not false."""
+    fits = lambda x: any(type(x) is type(value) and x == value for value in values)
+    return Kind(" or ".join(map(json.dumps, values)), fits)
+
+
+def or_null(kind: Kind) -> Kind:
+    """A value of `kind`, or null, which means that the model does without."""
+    return kind._replace(
+        wanted=f"{kind.wanted}, or null,", fits=lambda x: x is None or kind.fits(x)
+    )
+
+
+def each(*values: str) -> Kind:
+    """A list of strings, each of them one of a few."""
+    fits = lambda x: isinstance(x, list) and all(isinstance(y, str) and y in values for y in x)
+    return Kind(f"a list of {' and '.join(map(json.dumps, values))}", fits)
+
+
+SIZE = Kind("a whole number from 1 to 2^31 - 1", lambda x: type(x) is int and 0 < x < 2**31)
+COUNT = Kind("0 or a positive whole number", lambda x: type(x) is int and 0 <= x < 2**31)
+NEEDED = SIZE._replace(needed=True)
+POSITIVE = Kind("a positive number", lambda x: type(x) in (int, float) and 0 < x < 1e30)
+NOT_NEGATIVE = Kind("0 or a positive number", lambda x: type(x) in (int, float) and 0 <= x < 1e30)
+SHARE = Kind("a number above 0, and at most 1,", lambda x: type(x) in (int, float) and 0 < x <= 1)
+FLAG = Kind("true or false", lambda x: type(x) is bool)
+
+Kinds = Mapping[str, Any]  # key -> Kind, or the Kinds of an object's own keys
+
+COMMON: Kinds = {
+    "tie_word_embeddings": FLAG,
+    "is_causal": only(True),
+    "per_layer_config": only(None),
+    "quantization_config": only(None),
+}
+"""The keys that any family may have: the last three would make it another model."""
+
+
+def shown(value) -> str:
+    """A value as config.json has it, and no more than the beginning of a long one."""
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return (json.dumps(value) if plain else reprlib.repr(value))[:80]
+
+
+def check(kinds: Kinds, config: dict, nulls: bool, where: str = ""):
+    """Raises ValueError for a key of `config` whose value is not of its kind; `nulls` lets null pass."""
+    for key, kind in kinds.items():
+        if key not in config or (nulls and config[key] is None):
+            continue
+        value, fits, wanted = config[key], lambda x: isinstance(x, dict), "an object with keys"
+        if isinstance(kind, Kind):
+            fits, wanted = kind.fits, kind.wanted
+        if not fits(value):
+            raise ValueError(f"{where}{key} = {shown(value)}, where {wanted} is wanted")
+        if not isinstance(kind, Kind):
+            check(kind, value, nulls, f"{where}{key}.")
+
+
+def complete(model_type: str, kinds: Kinds, config: dict) -> dict:
+    """`config` with the defaults, and the modern spelling, of transformers' class of that family.
+
+    Raises KeyError for a key that is needed and absent, and ValueError for a value that is not of its kind,
+    in `config` or in what the class makes of it, and for what the class itself refuses.
+    """
+    check(kinds, config, nulls=True)
+    for key, kind in kinds.items():
+        if isinstance(kind, Kind) and kind.needed and config.get(key) is None:
+            raise KeyError(key)
+    from transformers import CONFIG_MAPPING  # imports PyTorch, where it is installed
+
+    dtypes = "dtype", "torch_dtype"  # which decide no arithmetic here
+    given = {key: copy.deepcopy(x) for key, x in config.items() if key not in dtypes}
+    try:
+        theirs = CONFIG_MAPPING[model_type].from_dict(given)
+        if hasattr(theirs, "rope_parameters"):
+            theirs.standardize_rope_params()  # as its models do once more, when all keys are there
+        whole = theirs.to_dict()
+    except Exception as error:  # a class of transformers meets any value with any exception
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"transformers reads no {model_type} model of it: {why}") from None
+    check(kinds, whole, nulls=False)
+    return whole
