@@ -8,12 +8,15 @@ heads, tokens and positions; local layers see a quarter of a sequence.
 
 import copy
 import functools
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from rlhf_jax import sampling, sft, train_step
 from rlhf_jax.batches import Prompts, Sequences
@@ -247,3 +250,140 @@ def test_peft_reads_the_adapters_that_are_written(both, name, tmp_path):
         want, before = want[mask], before[mask]
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-4)
     assert np.max(np.abs(want - before)) > 0.1
+
+
+# --- config.json, a key at a time
+
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+ROPES = [
+    dict(rope_type="default", rope_theta=30.0),
+    dict(rope_type="linear", factor=3.0, rope_theta=30.0),
+    dict(type="linear", factor=3.0),
+    dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=3.0),
+    dict(rope_type="yarn", factor=4.0),
+    dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, rope_theta=30.0),
+    dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, truncate=False),
+    dict(rope_type="yarn", factor=8.0, mscale=0.7, mscale_all_dim=0.2, beta_fast=3, beta_slow=0.2),
+    dict(rope_type="yarn", factor=None, original_max_position_embeddings=8, attention_factor=1.3),
+    dict(rope_type="dynamic", factor=2.0),
+    dict(rope_type="longrope", short_factor=[1.0] * 4, long_factor=[2.0] * 4),
+    dict(rope_type="default", rope_theta=30.0, partial_rotary_factor=0.5),
+    {GLOBAL: dict(rope_type="yarn", factor=4.0, truncate=False), LOCAL: dict(rope_theta=20.0)},
+    {GLOBAL: dict(rope_theta=20.0), LOCAL: dict(rope_type="linear", factor=4.0)},
+]
+VALUES = {  # of keys of one family or another: each is given to all families
+    "sliding_window": [4, 0],
+    "use_sliding_window": [True, False],
+    "max_window_layers": [0, 1],
+    "sliding_window_pattern": [1, 2],
+    "layer_types": [[LOCAL, GLOBAL], [LOCAL, LOCAL], [GLOBAL, GLOBAL], [GLOBAL]],
+    "attn_logit_softcapping": [2.0, 0.0],
+    "final_logit_softcapping": [2.0],
+    "query_pre_attn_scalar": [3],
+    "use_bidirectional_attention": [True],
+    "is_causal": [False],
+    "attention_bias": [True, False],
+    "mlp_bias": [True],
+    "head_dim": [4, 8],
+    "num_key_value_heads": [1, 2, 3],
+    "num_attention_heads": [3, 6],
+    "hidden_act": ["gelu", "gelu_new"],
+    "hidden_activation": ["gelu", "silu"],
+    "activation_function": ["gelu", "relu"],
+    "rms_norm_eps": [0.5],
+    "layer_norm_eps": [0.5],
+    "layer_norm_epsilon": [0.5],
+    "n_inner": [96],
+    "n_head": [4],
+    "scale_attn_weights": [False],
+    "scale_attn_by_inverse_layer_idx": [True],
+    "reorder_and_upcast_attn": [True],
+    "use_parallel_residual": [True, False],
+    "tie_word_embeddings": [True, False],
+    "rope_theta": [30.0],
+    "rope_local_base_freq": [30.0],
+    "rotary_emb_base": [30],
+    "rotary_pct": [0.5, 1.0],
+    "partial_rotary_factor": [0.5],
+    "original_max_position_embeddings": [16],
+    "rope_parameters": ROPES,
+    "rope_scaling": ROPES,
+}
+TOGETHER = [  # what counts only beside another key, or in its absence
+    dict(sliding_window=4, use_sliding_window=True, max_window_layers=1, layer_types=None),
+    dict(sliding_window=4, use_sliding_window=True, max_window_layers=9, layer_types=None),
+    dict(sliding_window=4, use_sliding_window=True, layer_types=[GLOBAL, LOCAL]),
+    dict(sliding_window=4, use_sliding_window=False, layer_types=[GLOBAL, LOCAL]),
+    dict(sliding_window_pattern=2, layer_types=None),
+    dict(original_max_position_embeddings=16, rope_scaling=dict(rope_type="yarn", factor=4.0)),
+    dict(rope_parameters=None, rope_theta=30.0, rope_local_base_freq=20.0),
+    dict(rope_parameters=None, rotary_emb_base=30, rotary_pct=0.5),
+    *(dict(rope_parameters=None, rope_scaling=rope, rope_theta=30.0) for rope in ROPES),
+]
+
+
+def variants(config):
+    """`config` with each key of `VALUES` absent, null, and at other values; and with some together."""
+    for key, values in VALUES.items():
+        yield {name: value for name, value in config.items() if name != key}
+        for value in [None, *values]:
+            layers = config.get("num_hidden_layers")
+            if key == "layer_types" and value and len(value) > 1:
+                value = (value * layers)[:layers] if layers else value
+            yield config | {key: value}
+    yield from (config | keys for keys in TOGETHER)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def outputs_of(cfg, params, tokens, mask):
+    if "trunk" in params:
+        return networks.reward_model(networks.language_model(cfg)).fn(params, tokens, mask)[:, None]
+    return transformer.Transformer(cfg).apply({"params": params}, tokens, mask)
+
+
+@pytest.mark.parametrize("case", [name for name in make.CASES if name != "gpt_neox_sequential"])
+def test_each_variant_of_a_config_json_is_equal_or_refused(case, tmp_path):
+    """transformers reads the same folder."""
+    config = json.loads((make.FOLDER / case / "config.json").read_text())
+    shutil.copy(make.FOLDER / case / "model.safetensors", tmp_path)
+    seen = []
+    for variant in variants(config):
+        if variant not in seen:
+            seen.append(variant)
+    read = sum(is_equal(tmp_path, variant, config) for variant in seen)
+    assert read > len(seen) / 2, f"{read} of {len(seen)} are read"
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama3", "qwen2", "gemma2", "gemma3", "gpt_neox"])
+def test_a_head_in_the_file_is_tied_where_transformers_ties_it(case, tmp_path):
+    config = json.loads((make.FOLDER / case / "config.json").read_text())
+    tensors = load_file(make.FOLDER / case / "model.safetensors")
+    embedding, own = {
+        "gpt2": ("transformer.wte.weight", "lm_head.weight"),
+        "gpt_neox": ("gpt_neox.embed_in.weight", "embed_out.weight"),
+    }.get(case, ("model.embed_tokens.weight", "lm_head.weight"))
+    for head in tensors[embedding], tensors[embedding][::-1].copy():
+        save_file(tensors | {own: head}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        for tied in True, False:
+            assert is_equal(tmp_path, config | {"tie_word_embeddings": tied}, config)
+
+
+def is_equal(folder, variant, config):
+    """Whether the model of `variant` is read; asserts that it is transformers', and that both can read it."""
+    (folder / "config.json").write_text(json.dumps(variant))
+    changed = {k: variant.get(k, "absent") for k in VALUES if variant.get(k) != config.get(k)}
+    try:
+        ours = huggingface.load(str(folder))
+    except ValueError:
+        return False
+    auto = tf.AutoModelForSequenceClassification if ours.is_reward else tf.AutoModelForCausalLM
+    theirs, info = auto.from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["mismatched_keys"], changed
+    tokens, mask = (x.numpy() for x in make.make_batch())
+    want = logits_of(theirs.eval(), tokens, mask)
+    got = outputs_of(ours.cfg, ours.params, tokens, mask)
+    at = slice(None) if ours.is_reward else mask
+    np.testing.assert_allclose(got[at], want[at], rtol=0, atol=1e-4, err_msg=str(changed))
+    return True

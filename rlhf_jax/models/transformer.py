@@ -91,14 +91,14 @@ def masks(
     return (mask, near) if len(set(cfg.local)) < cfg.layers else (near,)
 
 
-def turns(cfg: ModelConfig, width: int, local):
+def turns(cfg: ModelConfig, width: int, local) -> tuple[Array, Any]:
     """How fast rotary positions turn a head of `width`, and its gain, in a layer that is local or not."""
     turned = int(width * cfg.rotary_share)
     whole = rotary_speeds(turned, cfg.rope_theta, cfg.rope_scaling), cfg.rope_scaling.gain
     if not cfg.rope_theta_local:
         return whole
     near = rotary_speeds(turned, cfg.rope_theta_local), 1.0
-    return tuple(jnp.where(local, x, y) for x, y in zip(near, whole, strict=True))
+    return jnp.where(local, near[0], whole[0]), jnp.where(local, near[1], whole[1])
 
 
 def local_layers(cfg: ModelConfig) -> Bool[Array, " layers"]:

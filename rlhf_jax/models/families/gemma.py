@@ -90,7 +90,7 @@ ALL = (
         "gemma3_text",
         "Gemma3",
         "Gemma3TextForSequenceClassification",
-        {"sliding_window_pattern": SIZE, "rope_local_base_freq": ROPE["rope_theta"]},
+        {"sliding_window_pattern": or_null(SIZE), "rope_local_base_freq": ROPE["rope_theta"]},
         gemma3,
     ),
 )

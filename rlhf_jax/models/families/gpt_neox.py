@@ -2,7 +2,7 @@
 
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.families.family import Family, Tensor, linear, scale
-from rlhf_jax.models.families.keys import FLAG, NEEDED, POSITIVE, SHARE, SIZE, only
+from rlhf_jax.models.families.keys import FLAG, NEEDED, POSITIVE, SHARE, SIZE, only, or_null
 from rlhf_jax.models.families.rope import KEYS as ROPE
 from rlhf_jax.models.families.rope import rope_to, turned
 
@@ -13,8 +13,8 @@ KEYS = ROPE | {
     "hidden_size": NEEDED,
     "num_attention_heads": NEEDED,
     "intermediate_size": NEEDED,
-    "head_dim": SIZE,
-    "rotary_pct": SHARE,
+    "head_dim": or_null(SIZE),
+    "rotary_pct": or_null(SHARE),
     "rotary_emb_base": ROPE["rope_theta"],
     "layer_norm_eps": POSITIVE,
     "hidden_act": only(*GELU),
@@ -26,7 +26,7 @@ KEYS = ROPE | {
 def settings(config: dict) -> dict:
     """Of config.json, completed."""
     width = config["hidden_size"] // config["num_attention_heads"]
-    if config.get("head_dim", width) != width:
+    if (config.get("head_dim") or width) != width:
         raise ValueError(f"head_dim = {config['head_dim']}, where {width} is wanted")
     return dict(
         vocab_size=config["vocab_size"],

@@ -3,7 +3,7 @@
 import copy
 import json
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -44,7 +44,7 @@ NOT_NEGATIVE = Kind("0 or a positive number", lambda x: type(x) in (int, float) 
 SHARE = Kind("a number above 0, and at most 1,", lambda x: type(x) in (int, float) and 0 < x <= 1)
 FLAG = Kind("true or false", lambda x: type(x) is bool)
 
-Kinds = Mapping[str, Any]  # key -> Kind, or the Kinds of an object's own keys
+Kinds = dict[str, Any]  # key -> Kind, or the Kinds of an object's own keys
 
 COMMON: Kinds = {
     "tie_word_embeddings": FLAG,
@@ -53,6 +53,9 @@ COMMON: Kinds = {
     "quantization_config": only(None),
 }
 """The keys that any family may have: the last three would make it another model."""
+
+IDLE = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id")
+"""The keys that are read elsewhere, and decide no arithmetic."""
 
 
 def shown(value) -> str:
@@ -87,10 +90,9 @@ def complete(model_type: str, kinds: Kinds, config: dict) -> dict:
             raise KeyError(key)
     from transformers import CONFIG_MAPPING  # imports PyTorch, where it is installed
 
-    dtypes = "dtype", "torch_dtype"  # which decide no arithmetic here
-    given = {key: copy.deepcopy(x) for key, x in config.items() if key not in dtypes}
+    given = {key: x for key, x in config.items() if key not in IDLE} | dict.fromkeys(IDLE)
     try:
-        theirs = CONFIG_MAPPING[model_type].from_dict(given)
+        theirs = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(given))
         if hasattr(theirs, "rope_parameters"):
             theirs.standardize_rope_params()  # as its models do once more, when all keys are there
         whole = theirs.to_dict()

@@ -13,6 +13,7 @@ from rlhf_jax.models.families.keys import (
     Kind,
     only,
     or_null,
+    shown,
 )
 
 TYPES = only("default", "linear", "llama3", "yarn")
@@ -37,9 +38,9 @@ KEYS: dict[str, Any] = {
     "max_position_embeddings": SIZE,
     "rope_parameters": ONE | BOTH,
     "rope_scaling": ONE | BOTH,
-    "rope_theta": ONE["rope_theta"],
-    "partial_rotary_factor": SHARE,
-    "original_max_position_embeddings": SIZE,
+    "rope_theta": or_null(ONE["rope_theta"]),
+    "partial_rotary_factor": or_null(SHARE),
+    "original_max_position_embeddings": or_null(SIZE),
 }
 """The keys of all families that turn queries and keys."""
 
@@ -49,8 +50,9 @@ def scaling_of(rope: dict, context: int, truncate: bool) -> RopeScaling:
     kind = rope["rope_type"]
     if kind == "default":
         return RopeScaling()
-    factor, original = rope["factor"], rope.get("original_max_position_embeddings", context)
-    if factor is None and kind != "yarn":
+    original = rope.get("original_max_position_embeddings", context)
+    factor = rope["factor"] or (context / original if kind == "yarn" else None)
+    if factor is None:
         raise ValueError("rope_parameters.factor = null, where a number is wanted")
     if kind == "linear":
         return RopeScaling("linear", float(factor))
@@ -61,11 +63,8 @@ def scaling_of(rope: dict, context: int, truncate: bool) -> RopeScaling:
                 f"rope_parameters.high_freq_factor = {high}, and low_freq_factor = {low}: more is wanted"
             )
         return RopeScaling("llama3", float(factor), low, high, original)
-    factor = float(factor or context / original)
-    plain = RopeScaling(
-        "yarn", factor, float(rope.get("beta_slow") or 1), float(rope.get("beta_fast") or 32), original,
-        truncate=truncate,
-    )  # fmt: skip
+    low, high = float(rope.get("beta_slow") or 1), float(rope.get("beta_fast") or 32)
+    plain = RopeScaling("yarn", float(factor), low, high, original, truncate=truncate)
     gain = rope.get("attention_factor")
     if gain is None and rope.get("mscale") and rope.get("mscale_all_dim"):
         above = lambda scale: scale * (plain.gain - 1) + 1
@@ -79,7 +78,9 @@ def turned(config: dict, rope: dict, shares: bool = False) -> dict:
     Raises ValueError where only a part of each head is turned, unless the family `shares` heads so.
     """
     if "rope_theta" not in rope:
-        raise ValueError(f"rope_parameters = {rope}, where an object with rope_theta is wanted")
+        raise ValueError(
+            f"rope_parameters = {shown(rope)}, where an object with rope_theta is wanted"
+        )
     share = rope.get("partial_rotary_factor", 1.0)
     if share != 1 and not shares:
         raise ValueError(f"partial_rotary_factor = {share}, where 1 is wanted")
