@@ -6,8 +6,13 @@
 transformers loads both (AutoModelForCausalLM, AutoModelForSequenceClassification with one label), and so does
 any experiment here, as --model, --reference or --reward-model. Adapters are merged into their model, or
 written for PEFT with --adapter.
+
+A response ends at each id of eos_token_id in generation_config.json and config.json. A classifier of
+transformers has no bias: our score is transformers' plus "score_bias" of config.json, or of the metadata of
+adapter_model.safetensors. Loaded here, the folder gives our scores.
 """
 
+import math
 import pathlib
 import re
 from dataclasses import dataclass, replace
@@ -15,8 +20,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from experiments import pretrained
-from rlhf_jax import checkpoint
+from experiments import pretrained, stages
+from rlhf_jax import checkpoint, reward_model
 from rlhf_jax import run as runs
 from rlhf_jax.data import tokenizer
 from rlhf_jax.models import huggingface, lora, networks, peft
@@ -59,30 +64,37 @@ def main(cfg: Config):
             raise ValueError(f"{name} is empty: name a folder")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f'to = "{to}" is there and not empty: name a new folder')
+    if not (math.isfinite(cfg.shard_gb) and cfg.shard_gb > 0):
+        raise ValueError(f"shard_gb = {cfg.shard_gb}: give a number of gigabytes above 0")
+    if cfg.base and not cfg.adapter:
+        raise ValueError(
+            f'base = "{cfg.base}" is read with adapter alone: add --adapter, or leave it out'
+        )
     of = settings_of(folder)
     stage = cfg.stage or own_stage(folder)
     trained = arrays(folder, stage, best=cfg.best)
     name, is_reward = of.tokenizer or folder / "tokenizer", "trunk" in trained
+    centre = folder / "stages" / stage / stages.CENTRE
+    if is_reward and centre.exists():  # it does not where a run was made by an older version
+        trained = reward_model.centre(trained, np.float32(runs.read_json(centre)["mean"]))
     words = tokenizer.load(name)
     named = pretrained.named(of)
-    original = huggingface.read_config(huggingface.resolve(named))[2] if named else None
-    model = of.model if named else replace(of.model, vocab_size=len(words))
+    source = huggingface.resolve(named) if named else None
+    original = huggingface.read_config(source)[2] if source else None
+    model = of.model if named else replace(of.model, vocab_size=tokenizer.size(words))
+    stops = tuple(dict.fromkeys([*pretrained.stops(of, words), *of.sample.get("stop", ())]))
+    generation = huggingface.generation_of(source) if source else {}
 
     if cfg.adapter:
         if "embedding" in (trained["trunk"] if is_reward else trained):
             raise ValueError(
                 f"stage {stage} trained the whole model (lora.rank = {of.lora.rank}): no adapter"
             )
-        base = of.pretrained if stage == "sft" else of.reference or cfg.base
-        if not base:
-            raise ValueError(
-                "base is empty, and the adapters stand over this run's SFT policy: export it with "
-                "--stage sft, and name that folder as base"
-            )
-        family = huggingface.family_of(model, original)
-        base = str(pathlib.Path(base).resolve()) if pathlib.Path(base).is_dir() else base
+        family, base = huggingface.family_of(model, original), base_of(cfg, of, stage, model)
         peft.write(to, family, model, trained, of.lora, base)
         words.save_pretrained(to)
+        if not is_reward:
+            huggingface.write_generation(to, words, stops, generation)
     else:
         params = whole(folder, of, stage, trained)
         pad = words.get_vocab()[str(words.pad_token)]
@@ -93,11 +105,36 @@ def main(cfg: Config):
                 words = tokenizer.load(name, pad=False)
         huggingface.save(
             to, model, params,
-            is_reward=is_reward, config=original, tokenizer=words, shard_bytes=int(cfg.shard_gb * 1e9),
+            is_reward=is_reward, config=original, tokenizer=words, stops=stops, generation=generation,
+            shard_bytes=int(cfg.shard_gb * 1e9),
         )  # fmt: skip
     print(f"the {'reward model' if is_reward else 'policy'} of {folder}, stage {stage}: {to}")
     use = "--reward-model" if is_reward else "--reference (as it is) or --model (SFT goes on)"
     print(f"any experiment here takes it as {use}")
+    if is_reward:
+        print(f"transformers' scores are ours less score_bias = {float(trained['bias']):.6g}")
+
+
+def base_of(cfg: Config, of: SimpleNamespace, stage: str, model: ModelConfig) -> str:
+    """The name of the model that the adapters of a stage stand over; raises ValueError for another one."""
+    own = of.pretrained if stage == "sft" else of.reference
+    if own and cfg.base:
+        raise ValueError(
+            f'base = "{cfg.base}", and the adapters stand over "{own}": leave base out'
+        )
+    if not own and not cfg.base:
+        raise ValueError(
+            "base is empty, and the adapters stand over this run's SFT policy: export it with "
+            "--stage sft, and name that folder as base"
+        )
+    base = own or cfg.base
+    found = huggingface.read_config(huggingface.resolve(base))[1]
+    if huggingface.explicit(found) != huggingface.explicit(model):
+        raise ValueError(
+            f'base = "{base}" has other settings than this run\'s model: export the SFT policy with '
+            "--stage sft, and name that folder"
+        )
+    return str(pathlib.Path(base).resolve()) if pathlib.Path(base).is_dir() else base
 
 
 def settings_of(folder: pathlib.Path) -> SimpleNamespace:
@@ -115,7 +152,7 @@ def settings_of(folder: pathlib.Path) -> SimpleNamespace:
     if adapters:
         adapters |= {"matrices": tuple(adapters["matrices"])}
     read = {"model": ModelConfig(**model), "lora": LoraConfig(**adapters)}
-    return SimpleNamespace(**{"pretrained": "", "reference": ""} | settings | read)
+    return SimpleNamespace(**{"pretrained": "", "reference": "", "sample": {}} | settings | read)
 
 
 def own_stage(folder: pathlib.Path) -> str:
@@ -134,6 +171,9 @@ def arrays(folder: pathlib.Path, stage: str, best: bool = False) -> dict:
     With `best` it need not have, and ValueError says where no checkpoint was rated.
     """
     place = folder / "stages" / stage
+    known = sorted(path.name for path in (folder / "stages").glob("*"))
+    if stage not in known:
+        raise ValueError(f'stage = "{stage}" is none of those in {folder}: {", ".join(known)}')
     if best and checkpoint.best(place) is None:
         raise ValueError(f"best = True, and no checkpoint of stage {stage} of {folder} was rated")
     if not best and not runs.finished(folder, stage):

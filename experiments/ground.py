@@ -11,10 +11,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import inference, pretrained, stages, start_from, verdict, worlds
-from rlhf_jax import hosts, parallel, run
+from rlhf_jax import hosts, parallel, reward_model, run
 from rlhf_jax.batches import Prompts
 from rlhf_jax.data import dialogues
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
@@ -151,7 +152,8 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     )  # fmt: skip
     if scorer:
         reward_fn, reward = scorer()
-        reward = devices.host(stages.centred(devices, reward_fn, reward, demos_held_out))
+        mean = stages.mean_score(devices, reward_fn, reward, demos_held_out)
+        reward = devices.host(reward_model.centre(reward, jnp.float32(mean)))
     else:
         reward_fn, reward = networks.reward_model(lm).fn, taught("reward", halves[0])
     judge = taught("judge", halves[1])

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from experiments import stages
 from rlhf_jax import checkpoint, sampling
 from rlhf_jax.batches import Prompts, Samples
+from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.prompts import encode_prompts, repeat_draws
 from rlhf_jax.models import networks
@@ -112,7 +113,7 @@ def open_lab(folder: pathlib.Path, cfg: LabConfig, sizes: Sequence[str], devices
     ]
     lms, trunks = {}, {}
     for size in dict.fromkeys([cfg.policy, *sizes]):
-        lms[size] = network(size, len(words))
+        lms[size] = network(size, tokenizer.size(words))
         lr = cfg.sft.optimizer.lr * (64 / max(64, SIZES[size].d_model)) ** 0.5
         trunks[size], _ = stages.train_sft(
             folder / size,

@@ -1,6 +1,5 @@
 """Models that are read instead of trained: what they decide, and what has to fit them."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -10,7 +9,7 @@ import tyro
 
 from rlhf_jax.data import tokenizer
 from rlhf_jax.models import huggingface, lora, networks
-from rlhf_jax.models.config import COMPUTED
+from rlhf_jax.models.config import COMPUTED, ModelConfig
 from rlhf_jax.models.lora import LoraConfig
 
 
@@ -49,20 +48,25 @@ def named(cfg) -> str:
 
 
 def decided(cfg) -> dict:
-    """The settings that a pretrained model decides: its shape, and the tokenizer unless one is named."""
+    """The settings that a pretrained model decides: its shape, and the tokenizer unless one is named.
+
+    Raises ValueError where it is no policy, or the tokenizer is not one of its own.
+    """
     folder = huggingface.resolve(named(cfg))
     _, model, config = huggingface.read_config(folder, **kept(cfg))
     if huggingface.classifies(config):
         raise ValueError(
             f'"{named(cfg)}" is a reward model, and no policy: give it as reward-model'
         )
-    return {"model": model, "tokenizer": cfg.tokenizer or str(with_tokenizer(folder))}
+    words = cfg.tokenizer or str(with_tokenizer(folder))
+    check_vocabulary(words, tokenizer.load(words), named(cfg), model)
+    return {"model": model, "tokenizer": words}
 
 
 def with_tokenizer(folder):
     """The folder of a model's tokenizer: an adapter has one of its own, or that of the model it adapts."""
-    own = (folder / "tokenizer_config.json").exists()
-    return folder if own else huggingface.base_of(folder)
+    places = huggingface.chain(folder)
+    return next((x for x in places if (x / "tokenizer_config.json").exists()), places[-1])
 
 
 def start(cfg, places: Callable | None = None):
@@ -71,12 +75,9 @@ def start(cfg, places: Callable | None = None):
 
 
 def stops(cfg, words) -> tuple[int, ...]:
-    """The tokens that end a response: EOS, and what a chat model's generation_config.json names beside it."""
-    own = []
-    path = huggingface.resolve(named(cfg)) / "generation_config.json" if named(cfg) else None
-    if path and path.exists():
-        own = json.loads(path.read_text()).get("eos_token_id") or []
-    return tuple(dict.fromkeys([words.eos_token_id, *([own] if isinstance(own, int) else own)]))
+    """The tokens that end a response: the tokenizer's EOS, then all others of the pretrained model."""
+    own = huggingface.stops_of(huggingface.resolve(named(cfg))) if named(cfg) else ()
+    return tuple(dict.fromkeys([words.eos_token_id, *own]))
 
 
 def check_context(cfg, lengths: tuple[int, int], limit: int | None = None, whose="the model's"):
@@ -90,26 +91,31 @@ def check_context(cfg, lengths: tuple[int, int], limit: int | None = None, whose
         )
 
 
-def check_vocabulary(cfg, words, model=None, name: str = ""):
-    """Raises ValueError where the tokenizer has tokens, other than padding, that the model cannot embed."""
-    largest = max(id for token, id in words.get_vocab().items() if token != words.pad_token)
-    size = (model or cfg.model).vocab_size
-    if largest >= size:
+def check_vocabulary(name: str, words, model_name: str, model: ModelConfig):
+    """Raises ValueError where a tokenizer is not a model's own, by the tokens that both have.
+
+    It has tokens, other than padding, that the model cannot embed, or fewer than half of those that it can.
+    """
+    ids = {id for token, id in words.get_vocab().items() if token != words.pad_token}
+    if max(ids) >= model.vocab_size:
         raise ValueError(
-            f'tokenizer "{cfg.tokenizer}" has token {largest}, and the embedding of '
-            f'"{name or named(cfg)}" ends at {size - 1}: give the model\'s own tokenizer'
+            f'tokenizer "{name}" has token {max(ids)}, and the embedding of "{model_name}" ends at '
+            f"{model.vocab_size - 1}: give the model's own tokenizer"
+        )
+    if len(ids) < model.vocab_size / 2:
+        raise ValueError(
+            f'tokenizer "{name}" has {len(ids)} tokens, and "{model_name}" embeds {model.vocab_size}: '
+            "give the model's own tokenizer"
         )
 
 
 def fitted(cfg, words) -> tuple:
     """(the settings, the language model), which embeds what the tokenizer writes.
 
-    Raises ValueError where a pretrained one cannot, and where it lacks a matrix that is to be adapted.
+    Raises ValueError where it lacks a matrix that is to be adapted.
     """
-    if named(cfg):
-        check_vocabulary(cfg, words)
-    else:
-        cfg = replace(cfg, model=replace(cfg.model, vocab_size=len(words)))
+    if not named(cfg):
+        cfg = replace(cfg, model=replace(cfg.model, vocab_size=tokenizer.size(words)))
     lm = networks.language_model(cfg.model)
     jax.eval_shape(lambda key: lora.split(key, lm.init(key), cfg.lora), jax.random.key(0))
     return cfg, lm
@@ -133,7 +139,7 @@ def scorer(cfg, words, lengths: tuple[int, int], places: Callable) -> Callable:
             f'reward_model = "{cfg.reward_model}" has another tokenizer than the policy: '
             "call it from a Python function and give that as rl.reward, which scores texts"
         )
-    check_vocabulary(cfg, words, model, cfg.reward_model)
+    check_vocabulary(cfg.tokenizer, words, cfg.reward_model, model)
     check_context(cfg, lengths, model.context, "the reward model's")
     fn = networks.reward_model(networks.language_model(model)).fn
     return lambda: (fn, huggingface.load(cfg.reward_model, places=places, **kept(cfg)).params)

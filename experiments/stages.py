@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import inference, pretrained
-from rlhf_jax import hosts, loop, memory, optimizer, reward_model, sft, train_step
+from rlhf_jax import hosts, loop, memory, optimizer, reward_model, run, sft, train_step
 from rlhf_jax.batches import Comparisons, Sequences
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
@@ -27,6 +27,8 @@ from rlhf_jax.reward_model import RewardLossConfig
 NONE = LoraConfig()  # no adapters
 SMALLER = "--model.remat, --model.logprob-chunk 64, --lora.rank 8 or --devices mesh:fsdp=-1"
 """What makes any training step need less memory."""
+CENTRE = "centre.json"
+"""The file of a stage that holds the mean score which its reward model's bias takes off."""
 
 
 @dataclass(frozen=True)
@@ -201,13 +203,14 @@ def train_reward(
         wandb=wandb,
     )  # fmt: skip
     params = lora.join(base, devices.host(state.params), adapters)
-    return centred(devices, rm.fn, params, demonstrations)
-
-
-def centred(devices: Devices, reward_fn, params, demonstrations: Sequences):
-    """A reward model's parameters with its mean score of demonstrations set to zero."""
-    mean = inference.score(devices, reward_fn, params, demonstrations).mean()
+    score = lambda: {"mean": mean_score(devices, rm.fn, params, demonstrations)}
+    mean = run.cached(folder, f"stages/{stage}/{CENTRE}", score)["mean"]
     return reward_model.centre(params, jnp.float32(mean))
+
+
+def mean_score(devices: Devices, reward_fn, params, demonstrations: Sequences) -> float:
+    """The mean score of demonstrations, which `reward_model.centre` sets to zero."""
+    return float(inference.score(devices, reward_fn, params, demonstrations).mean())
 
 
 def read_tokenizer(folder, name, corpus, vocab_size):

@@ -215,6 +215,61 @@ def test_a_bare_gpt2_vocabulary_loads(tmp_path):
     assert (loaded.bos_token_id, loaded.eos_token_id, loaded.pad_token_id) == (257, 257, 258)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "qwen2", "gemma2", "llama"])
+def test_a_models_folder_without_a_tokenizer_gives_none(tmp_path, kind):
+    """transformers makes one of the family's marks alone, by which every text is empty."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ValueError, match=r"and no other token|no tokenizer could be loaded"):
+        tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_that_writes_nothing_of_any_text_is_refused(tmp_path):
+    known = Tokenizer(models.BPE({"<eos>": 0, "é": 1}, []))
+    words = PreTrainedTokenizerFast(tokenizer_object=known, eos_token="<eos>")
+    assert tokenizer.encode_responses(words, ["é", "a", ""])[0] == [1]
+    with pytest.raises(ValueError, match="writes no token for any of 2 texts"):
+        tokenizer.encode_responses(words, ["a film", "b"])
+
+
+def with_gap(folder, first: int):
+    """Moves eight tokens of the tokenizer in a folder, the last ones but one, to the ids from `first` on."""
+    path = folder / "tokenizer.json"
+    spec = json.loads(path.read_text())
+    vocab = spec["model"]["vocab"]
+    for n, token in enumerate(sorted(vocab, key=vocab.get)[-9:-1]):
+        vocab[token] = first + n
+    path.write_text(json.dumps(spec))
+
+
+def test_a_vocabulary_with_a_gap_is_as_large_as_its_largest_id(tok, tmp_path):
+    assert tokenizer.size(tok) == len(tok)
+    tok.save_pretrained(tmp_path)
+    with_gap(tmp_path, 5000)
+    words = tokenizer.load(tmp_path)
+    assert len(words) == len(tok) and tokenizer.size(words) == 5008
+    bare_bpe(eos_token="<|end|>").save_pretrained(tmp_path / "bare")  # of 257 tokens
+    with_gap(tmp_path / "bare", 257)
+    with pytest.raises(ValueError, match="<pad> would share id 257"):
+        tokenizer.load(tmp_path / "bare")
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["a known class", "a class of its own"])
+def test_no_code_beside_a_tokenizer_is_run_and_nobody_is_asked(tok, tmp_path, monkeypatch, own):
+    tok.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["mine.Mine", None]}}
+    config |= {} if own else {"tokenizer_class": "Mine"}
+    path.write_text(json.dumps(config))
+    ran = tmp_path / "ran"
+    (tmp_path / "mine.py").write_text(f"open({str(ran)!r}, 'w')\nclass Mine: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "yes")
+    try:
+        assert tokenizer.load(tmp_path).get_vocab() == tok.get_vocab()
+    except ValueError as error:
+        assert "no tokenizer could be loaded" in str(error) and not own
+    assert not ran.exists()
+
+
 def test_no_eos_and_no_tokenizer_are_refused_in_one_sentence(tmp_path):
     bare_bpe(pad_token="<|end|>").save_pretrained(tmp_path / "a")
     with pytest.raises(ValueError, match="has no EOS token"):

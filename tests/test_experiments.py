@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import runs
 
 import launch
 from experiments import worlds
+from experiments.pretrained import stops
 from rlhf_jax import checkpoint, metrics
 from rlhf_jax.data import tokenizer
 from rlhf_jax.models import huggingface, networks
@@ -138,7 +140,9 @@ def pretrained(request, larger, tmp_path):
     words.pad_token = None
     cfg = dataclasses.replace(SHAPES[request.param], vocab_size=len(words))
     params = jax.jit(networks.language_model(cfg).init)(jax.random.key(1))
-    huggingface.save(tmp_path / "model", cfg, params, tokenizer=words)
+    huggingface.save(tmp_path / "model", cfg, params, tokenizer=words, stops=(320,))
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text('{"eos_token_id": [2, 321], "top_k": 20}')
     assert (
         json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == request.param
     )
@@ -173,7 +177,14 @@ def test_what_a_run_with_adapters_learned_is_exported_and_another_run_starts_the
         ["--adapter", "--base", of("sft"), "--to", of("adapter")],
     ):
         assert launch.main([*export, *more]) == 0
+    named = lambda name: SimpleNamespace(pretrained=of(name), reference="")
+    for name in ("model", "sft", "policy", "adapter"):
+        assert stops(named(name), tokenizer.load(of(name))) == (2, 320, 321)
+        kept = json.loads((place / name / "generation_config.json").read_text())
+        assert kept["top_k"] == 20 and set(kept["eos_token_id"]) >= {2, 321}
     params = lambda name: huggingface.load(of(name)).params
+    centre = json.loads((place / "run" / "stages" / "reward" / "centre.json").read_text())
+    assert params("reward")["bias"] == -np.float32(centre["mean"]) != 0
     same = partial(np.testing.assert_allclose, rtol=1e-6)
     jax.tree.map(same, params("policy"), params("adapter"))
     start = ["--reference", of("policy"), "--reward-model", of("reward"), "--run", of("again")]
@@ -187,6 +198,26 @@ def test_what_a_run_with_adapters_learned_is_exported_and_another_run_starts_the
         assert new["before"] == old["after"]
         assert new["before_score"] == pytest.approx(old["after_score"], abs=1e-4)
     assert any(row["before"] != row["after"] for row in rows[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["--shard-gb", "-1"], r"shard_gb = -1\.0: give a number of gigabytes above 0"),
+        (["--shard-gb", "nan"], r"shard_gb = nan"),
+        (["--shard-gb", "inf"], r"shard_gb = inf"),
+        (["--base", "x"], 'base = "x" is read with adapter alone'),
+        (["--adapter"], r"stage ppo trained the whole model \(lora.rank = 0\): no adapter"),
+        (["--stage", "dpo"], 'stage = "dpo" is none of .*: judge, ppo, reward, sft'),
+        (["--stage", "../sft"], r'stage = "\.\./sft" is none of'),
+        (["--stage", "sft", "--best"], "best = True, and no checkpoint of stage sft"),
+    ],
+)
+def test_settings_of_an_export_that_cannot_be_are_refused(whole, tmp_path, capsys, settings, words):
+    command = ["export", "--run", str(whole), "--to", str(tmp_path / "it")]
+    assert launch.main([*command, *settings]) == 1
+    assert re.search(words, capsys.readouterr().err)
+    assert not (tmp_path / "it").exists()
 
 
 def test_the_best_checkpoint_of_a_run_is_exported(whole, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from rlhf_jax.models import huggingface, networks, streaming, transformer
+from rlhf_jax.models import huggingface, networks, peft, streaming, transformer
 from rlhf_jax.models.attention import rotary_speeds
 from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.families import FAMILIES
@@ -521,6 +521,14 @@ def surplus(tensors):
     tensors["model.layers.0.mlp.router.weight"] = np.zeros((2, 2), np.float32)
 
 
+def not_finite(tensors):
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = np.nan
+
+
+def whole_numbers(tensors):
+    tensors["model.layers.1.mlp.up_proj.weight"] = np.zeros((40, 36), np.int32)
+
+
 def misshapen(tensors):
     tensors["model.layers.1.mlp.up_proj.weight"] = np.zeros((41, 36), np.float32)
 
@@ -530,6 +538,8 @@ def misshapen(tensors):
     [
         (lacking, r"lacks the tensor model\.layers\.1\.mlp\.up_proj\.weight"),
         (surplus, r"does not explain: model\.layers\.0\.mlp\.router\.weight"),
+        (not_finite, r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN or infinity in float32"),
+        (whole_numbers, r"model\.layers\.1\.mlp\.up_proj\.weight is of type I32: read are F64"),
         (
             misshapen,
             r"model\.layers\.1\.mlp\.up_proj\.weight is \[41, 36\], .* asks for \[40, 36\]",
@@ -581,6 +591,71 @@ def test_what_is_no_folder_and_no_model_of_a_hub_is_refused(monkeypatch, tmp_pat
         huggingface.load(str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
+def test_one_number_that_is_not_finite_is_found(kind):
+    x = np.asarray(np.linspace(-6e4, 6e4, 99), jnp.dtype(kind))  # what float16 reaches
+    streaming.check_finite(x, "x")
+    for bad in (np.nan, np.inf, -np.inf):
+        y = x.copy()
+        y[50] = bad
+        with pytest.raises(ValueError, match=f"the tensor y holds NaN or infinity in {kind}"):
+            streaming.check_finite(y, "the tensor y")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        [],
+        {},
+        {"weight_map": None},
+        {"weight_map": ["norm.weight"]},
+        {"weight_map": {"norm.weight": 3}},
+        {"weight_map": {"norm.weight": "../model.safetensors"}},
+        {"weight_map": {"norm.weight": "/etc/passwd"}},
+        {"weight_map": {"norm.weight": "model.bin"}},
+    ],
+)
+def test_an_index_of_what_does_not_lie_beside_it_is_refused(tmp_path, index):
+    path = tmp_path / huggingface.INDEX
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=str(path)):
+        streaming.Files(tmp_path, FAMILIES["llama"])
+
+
+def test_a_tensor_that_its_file_lacks_is_named(tmp_path):
+    folder = copy("llama3", tmp_path / "model")
+    names = dict.fromkeys(load_file(folder / "model.safetensors"), "model.safetensors")
+    index = {"weight_map": names | {"model.layers.0.extra.weight": "model.safetensors"}}
+    (folder / huggingface.INDEX).write_text(json.dumps(index))
+    with pytest.raises(
+        ValueError, match=r"the tensor model\.layers\.0\.extra\.weight cannot be read"
+    ):
+        streaming.Files(folder, FAMILIES["llama"]).shape("layers.0.extra.weight")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_links_stay_in_their_folder_but_for_those_of_a_hubs_cache(tmp_path, name):
+    outside, cache = tmp_path / "outside", tmp_path / "models--someone--tiny"
+    folder, blobs = cache / "snapshots" / ("1" * 40), cache / "blobs"
+    for place in (tmp_path / "mine", folder, blobs):
+        place.mkdir(parents=True)
+    outside.write_text("{}")
+    (blobs / "5ee").write_text("{}")
+    (folder / name).symlink_to("../../blobs/5ee")
+    (tmp_path / "link").symlink_to(folder)  # to the whole folder
+    assert huggingface.resolve(str(folder)) == folder
+    assert huggingface.resolve(str(tmp_path / "link")) == tmp_path / "link"
+    (tmp_path / "mine" / "real").write_text("{}")
+    (tmp_path / "mine" / name).symlink_to("real")
+    assert huggingface.resolve(str(tmp_path / "mine")) == tmp_path / "mine"
+    for place in (tmp_path / "mine", folder):
+        for end in (outside, "/etc/hostname", name):  # the last one leads to itself
+            (place / name).unlink()
+            (place / name).symlink_to(end)
+            with pytest.raises(ValueError, match=f"{name} is a link that leads out of its folder"):
+                huggingface.resolve(str(place))
+
+
 def test_a_classifier_of_several_labels_is_no_reward_model(tmp_path):
     folder = copy("reward_llama", tmp_path / "wrong")
     rewrite(folder, lambda x: x.update({"score.weight": np.zeros((3, 36), np.float32)}))
@@ -604,6 +679,72 @@ def test_what_is_written_is_what_was_read(loaded, tmp_path, name):
     again = huggingface.load(str(tmp_path))
     assert again.cfg == model.cfg and again.is_reward == model.is_reward
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+    (tmp_path / "plain").touch()  # has the mode of the umask
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_was_true_of_the_file_that_was_read_is_not_said_of_the_one_that_is_written(
+    loaded, tmp_path
+):
+    model = loaded("llama3")
+    stale = {
+        "torch_dtype": "bfloat16",
+        "dtype": "bfloat16",
+        "quantization_config": {"quant_method": "fp8"},
+        "auto_map": {"AutoModelForCausalLM": "modeling.Mine"},
+        "score_bias": 0.5,
+    }
+    config = model.config | stale | {"use_cache": False}
+    huggingface.save(tmp_path, model.cfg, model.params, config=config)
+    keys = json.loads((tmp_path / "config.json").read_text())
+    assert not stale.keys() & keys.keys() - {"dtype"} and keys["dtype"] == "float32"
+    assert keys["use_cache"] is False  # what does no harm is kept
+
+
+def test_the_bias_of_a_reward_model_is_in_its_config_json_and_comes_back(loaded, tmp_path):
+    model = loaded("reward_gpt2")
+    params = model.params | {"bias": np.float32(-0.714)}
+    huggingface.save(tmp_path, model.cfg, params, is_reward=True, config=model.config)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["score_bias"] == np.float32(-0.714)
+    assert huggingface.load(str(tmp_path)).params["bias"] == np.float32(-0.714)
+    for wrong in (None, True, "a", [1], float("inf")):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"score_bias": wrong}))
+        with pytest.raises(ValueError, match=r"config\.json has score_bias = "):
+            huggingface.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "want"),
+    [
+        (2, None, (2,)),
+        (None, None, ()),
+        ([2, 320], None, (2, 320)),
+        ([2, 320], 7, (2, 7, 320)),
+        (2, [320, 7], (7, 320)),  # a number in config.json is what transformers then leaves out
+    ],
+)
+def test_a_response_ends_at_every_id_that_a_model_names_and_the_model_that_it_adapts(
+    tmp_path, config, generation, want
+):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"eos_token_id": config}))
+    adapter = tmp_path / "adapter"
+    shutil.copytree(GOLDEN / "adapter_qwen3", adapter)
+    keys = json.loads((adapter / peft.CONFIG).read_text())
+    keys["base_model_name_or_path"] = str(tmp_path / "model")
+    (adapter / peft.CONFIG).write_text(json.dumps(keys))
+    if generation is not None:
+        path = tmp_path / "model" / "generation_config.json"
+        path.write_text(json.dumps({"eos_token_id": generation}))
+    assert huggingface.stops_of(tmp_path / "model") == want
+    assert huggingface.stops_of(adapter) == want
+    (adapter / "generation_config.json").write_text('{"eos_token_id": 5}')
+    assert huggingface.stops_of(adapter) == tuple(sorted({5, *want}))
+    for wrong in (-1, "2", True, [2, None], 2.0):
+        (adapter / "generation_config.json").write_text(json.dumps({"eos_token_id": wrong}))
+        with pytest.raises(ValueError, match=r"generation_config\.json has eos_token_id = "):
+            huggingface.stops_of(adapter)
 
 
 def test_large_ones_are_cut_into_files_with_an_index(loaded, tmp_path):

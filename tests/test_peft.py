@@ -67,14 +67,16 @@ def test_what_is_written_is_read_as_it_was(tmp_path, name, matrices):
     trained = jax.tree.map(
         lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), trained
     )
-    if model.is_reward:
-        trained["bias"] = np.float32(0)  # it has no place in the format
     peft.write(tmp_path, model.family, model.cfg, trained, cfg, str(GOLDEN / name))
     again = huggingface.load(str(tmp_path))
     tokens = np.random.default_rng(0).integers(0, model.cfg.vocab_size, (2, 9), np.int32)
     of = lambda params: outputs(model, params, tokens, np.ones((2, 9), bool))
     want = of(lora.join(base, trained, cfg))
     np.testing.assert_allclose(of(again.params), want, atol=5e-5)
+    if model.is_reward:
+        assert again.params["bias"] == trained["bias"] != 0
+    (tmp_path / "plain").touch()  # has the mode of the umask
+    assert (tmp_path / peft.WEIGHTS).stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert np.max(np.abs(want - of(model.params))) > 0.1
 
 
@@ -100,6 +102,19 @@ def unknown_tensor(folder):
     save_file(arrays, folder / peft.WEIGHTS)
 
 
+def rewrite(folder, name, x):
+    arrays = load_file(folder / peft.WEIGHTS)
+    save_file(arrays | {f"{peft.ROOT}model.layers.0.{name}.weight": x}, folder / peft.WEIGHTS)
+
+
+def not_finite(folder):
+    rewrite(folder, "self_attn.q_proj.lora_A", np.full((4, 24), np.nan, np.float32))
+
+
+def complex_numbers(folder):
+    rewrite(folder, "self_attn.q_proj.lora_A", np.ones((4, 24), np.complex64))
+
+
 def cut_off(folder):
     (folder / peft.WEIGHTS).write_bytes((folder / peft.WEIGHTS).read_bytes()[:-9])
 
@@ -111,8 +126,9 @@ def cut_off(folder):
         (other_model, r"of query in layer 0 is of a matrix \[28, 72\], and the model's is \[24, 24\]"),
         (unknown_tensor, "holds model.layers.0.mlp.extra.lora_A.weight, which qwen3 has no place for"),
         (cut_off, "cannot be read .*: fetch it again"),
-        (lambda folder: change(folder, lambda _: {"use_dora": True}), "use_dora = True: read is False"),
-        (lambda folder: change(folder, lambda _: {"peft_type": "IA3"}), "peft_type = 'IA3': read is 'LORA'"),
+        (not_finite, r"layers.0.self_attn.q_proj.lora_A.weight holds NaN or infinity"),
+        (complex_numbers, r"layers.0.self_attn.q_proj.lora_A.weight is of type C64: read are F64"),
+        (lambda folder: change(folder, lambda _: {"r": 5}), r"lora_A.weight is \[4, \d+\], .* says r = 5"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )  # fmt: skip
@@ -120,3 +136,63 @@ def test_what_does_not_fit_is_refused_by_its_name(adapter, damage, words):
     damage(adapter)
     with pytest.raises(ValueError, match=words):
         huggingface.load(str(adapter))
+
+
+CONFIGS = {
+    "peft_type": ["IA3", None],
+    "base_model_name_or_path": [None, "", 3],
+    "r": [0, -4, 4.0, "4", None, True, [4]],
+    "lora_alpha": [0, -1, "3", None, float("nan"), float("inf")],
+    "rank_pattern": [3, {"q_proj": 0}, {"q_proj": "4"}, {"(": 4}],
+    "alpha_pattern": [["q_proj"], {"q_proj": -1}, {"q_proj": None}, {"[": 4}],
+    "use_rslora": ["yes", 2],
+    "revision": [4],
+    "use_dora": [True],
+    "init_lora_weights": ["pissa", "pissa_niter_4", "olora", "loftq", "corda", "lora_ga", "mica"],
+    "alora_invocation_tokens": [[3, 4]],
+    "a_setting_of_later_versions": [True, 1, "on", {"rank": 2}],
+}
+
+
+@pytest.mark.parametrize("key", CONFIGS)
+def test_settings_of_an_adapter_that_mean_nothing_here_are_refused_by_their_names(tmp_path, key):
+    original = json.loads((GOLDEN / "adapter_qwen3" / peft.CONFIG).read_text())
+    for value in CONFIGS[key]:
+        (tmp_path / peft.CONFIG).write_text(json.dumps(original | {key: value}))
+        with pytest.raises(ValueError, match=rf"adapter_config\.json has {key} = "):
+            peft.read_config(tmp_path)
+    later = {
+        "a_setting_of_later_versions": False,
+        "another": None,
+        "r": 3,
+        "eva_config": {"rho": 2},
+    }
+    (tmp_path / peft.CONFIG).write_text(json.dumps(original | later))
+    assert peft.read_config(tmp_path)["r"] == 3
+
+
+def test_every_setting_that_peft_writes_is_harmless_or_refused_where_it_is_not_off(tmp_path):
+    original = json.loads((GOLDEN / "adapter_qwen3" / peft.CONFIG).read_text())
+    assert original.keys() >= peft.HARMLESS | peft.PLAIN.keys()  # none of them is misspelt
+    for key in original.keys() - peft.HARMLESS:
+        (tmp_path / peft.CONFIG).write_text(json.dumps(original | {key: ["another"]}))
+        with pytest.raises(ValueError, match=f" has {key} = "):
+            peft.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", '{"r": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_what_is_no_json_object_is_named(tmp_path, text):
+    (tmp_path / peft.CONFIG).write_text(text)
+    with pytest.raises(ValueError, match=r"adapter_config\.json (is no JSON|holds no JSON object)"):
+        huggingface.load(str(tmp_path))
+
+
+def test_an_adapter_that_adapts_itself_is_refused(tmp_path):
+    original = json.loads((GOLDEN / "adapter_qwen3" / peft.CONFIG).read_text())
+    for name, base in {"a": "a", "b": "c", "c": "b"}.items():
+        (tmp_path / name).mkdir()
+        config = original | {"base_model_name_or_path": str(tmp_path / base)}
+        (tmp_path / name / peft.CONFIG).write_text(json.dumps(config))
+    for name in "abc":
+        with pytest.raises(ValueError, match=r"which is an adapter over .* itself: name the model"):
+            huggingface.load(str(tmp_path / name))

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
-from experiments import pretrained, stages
+from experiments import pretrained, reward, stages
 from rlhf_jax import optimizer, parallel
 from rlhf_jax.models import huggingface, lora, networks, peft
 from rlhf_jax.models.config import ModelConfig
@@ -111,3 +113,33 @@ def test_a_model_from_nothing_is_cut_as_it_is_made_and_is_the_one_of_one_device(
     one = parallel.on_device().make(LM.init, jax.random.key(0))
     close = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7)
     jax.tree.map(close, devices.host(made), jax.device_get(one))
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (range(48), ""),
+        (range(24), ""),
+        (range(49), r'tokenizer "t" has token 48, and the embedding of "m" ends at 47'),
+        ([*range(40), 5000], r'tokenizer "t" has token 5000, and the embedding of "m" ends at 47'),
+        (range(23), r'tokenizer "t" has 23 tokens, and "m" embeds 48'),
+        ([0, 1], r'tokenizer "t" has 2 tokens, and "m" embeds 48'),
+    ],
+)
+def test_a_model_and_its_tokenizer_have_the_same_tokens(ids, words):
+    """Padding may lie beyond the embedding, and models have rows to spare; half of them are not to spare."""
+    vocabulary = {f"w{i}": i for i in ids} | {"<pad>": 99}
+    tokenizer = SimpleNamespace(get_vocab=lambda: vocabulary, pad_token="<pad>")
+    check = partial(pretrained.check_vocabulary, "t", tokenizer, "m", MODEL)
+    if not words:
+        return check()
+    with pytest.raises(ValueError, match=words):
+        check()
+
+
+def test_a_model_that_is_made_here_embeds_every_id_of_a_tokenizer_with_a_gap():
+    known = Tokenizer(models.BPE({"<eos>": 0, "b": 70}, []))
+    words = PreTrainedTokenizerFast(tokenizer_object=known, eos_token="<eos>")
+    fitted, lm = pretrained.fitted(reward.Config(model=MODEL), words)
+    shapes = jax.eval_shape(lm.init, jax.random.key(0))
+    assert fitted.model.vocab_size == shapes["embedding"]["embedding"].shape[0] == 71

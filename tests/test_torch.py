@@ -18,11 +18,17 @@ import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from rlhf_jax import sampling, sft, train_step
+import launch
+from experiments import export
+from rlhf_jax import reward_model, sampling, sft, train_step
 from rlhf_jax.batches import Prompts, Sequences
+from rlhf_jax.data import tokenizer
+from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.models import huggingface, lora, networks, transformer
 from rlhf_jax.models.lora import LoraConfig
+from rlhf_jax.models.peft import HARMLESS, OFF, PLAIN
 from rlhf_jax.models.peft import write as write_adapter
+from rlhf_jax.tasks import reviews
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
 tf = pytest.importorskip("transformers")
@@ -231,8 +237,6 @@ def test_peft_reads_the_adapters_that_are_written(both, name, tmp_path):
     base, trained = lora.split(jax.random.key(0), ours.params, cfg)
     noise = lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape)
     trained = jax.tree.map(noise, trained)
-    if ours.is_reward:
-        trained["bias"] = jnp.float32(0)  # it has no place in the format
     write_adapter(tmp_path, ours.family, ours.cfg, trained, cfg, "base")
     tokens, mask = make_batch()
     params, lm = lora.join(base, trained, cfg), networks.language_model(ours.cfg)
@@ -243,6 +247,7 @@ def test_peft_reads_the_adapters_that_are_written(both, name, tmp_path):
     want = logits_of(adapted, tokens, mask)
     if ours.is_reward:
         got = jax.jit(networks.reward_model(lm).fn)(params, tokens, mask)[:, None]
+        got -= trained["bias"]  # for which PEFT has no place
     else:
         got = jax.jit(transformer.Transformer(ours.cfg).apply)({"params": params}, tokens, mask)[
             mask
@@ -387,3 +392,102 @@ def is_equal(folder, variant, config):
     at = slice(None) if ours.is_reward else mask
     np.testing.assert_allclose(got[at], want[at], rtol=0, atol=1e-4, err_msg=str(changed))
     return True
+
+
+INITS = {  # init_lora_weights -> whether the adapter is plain, with the settings that it wants beside
+    True: (True, {}),
+    False: (True, {}),
+    "gaussian": (True, {}),
+    "orthogonal": (True, {}),
+    "eva": (True, {"eva_config": {"rho": 2.0}}),
+    "pissa": (False, {}),
+    "pissa_niter_4": (False, {}),
+    "olora": (False, {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's, of most of these
+@pytest.mark.parametrize("init", INITS)
+def test_an_adapter_that_rewrites_its_model_is_refused_and_the_others_are_as_pefts(
+    both, tmp_path, init
+):
+    peft = pytest.importorskip("peft")
+    theirs, ours = both("qwen3")
+    cfg = LoraConfig(rank=4, alpha=8.0, matrices=("query", "down"))
+    base, trained = lora.split(jax.random.key(0), ours.params, cfg)
+    noise = lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape)
+    trained = jax.tree.map(noise, trained)
+    write_adapter(tmp_path, ours.family, ours.cfg, trained, cfg, str(ours.folder))
+    path = tmp_path / "adapter_config.json"
+    is_plain, beside = INITS[init]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": init} | beside))
+    tokens, mask = make_batch()
+    adapted = peft.PeftModel.from_pretrained(copy.deepcopy(theirs), tmp_path)
+    want = logits_of(adapted.base_model.model.eval(), tokens, mask)[mask]
+    plain = jax.jit(transformer.Transformer(ours.cfg).apply)(
+        {"params": lora.join(base, trained, cfg)}, tokens, mask
+    )[mask]
+    if is_plain:
+        huggingface.load(str(tmp_path))
+        np.testing.assert_allclose(plain, want, rtol=0, atol=2e-4)
+    else:
+        assert np.max(np.abs(plain - want)) > 0.1
+        with pytest.raises(ValueError, match="has init_lora_weights = "):
+            huggingface.load(str(tmp_path))
+
+
+def test_the_settings_of_adapters_that_are_known_are_those_of_peft():
+    theirs = pytest.importorskip("peft").LoraConfig(peft_type="LORA").to_dict()
+    own = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
+    for key, value in (theirs | own).items():
+        assert key in HARMLESS or value in PLAIN.get(key, OFF), key
+    assert HARMLESS | PLAIN.keys() <= theirs.keys()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A run of `reward`, what it exports as "sft" and "reward", and texts."""
+    place = tmp_path_factory.mktemp("exported")
+    texts = [f"{p} {r}" for p, r in reviews.generate(0, 160, reviews.prompts())]
+    rows = [{"text": text, "label": i % 2} for i, text in enumerate(texts)]
+    (place / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = f"""reward --data.comparisons {place}/a.jsonl --data.length 32 --data.prompt-length 8
+        --data.vocab-size 400 --model.d-model 16 --model.heads 2 --sft.steps 40 --sft.batch-size 8
+        --reward.batch-size 8 --devices device --run {place}/run"""
+    assert launch.main(command.split()) == 0
+    for stage in ("sft", "reward"):
+        export = f"export --run {place}/run --stage {stage} --to {place}/{stage}"
+        assert launch.main(export.split()) == 0
+    return place, texts[:24]
+
+
+def test_an_exported_policy_and_reward_model_say_in_transformers_what_they_say_here(exported):
+    """Of our ids: log-probabilities of responses, and scores less the constant of config.json."""
+    place, texts = exported
+    words = tokenizer.load(place / "sft")
+    rows = encode_demonstrations(words, [t[:12] for t in texts], [t[12:] for t in texts], 8, 32)
+    inputs = rows.tokens, rows.attention_mask
+    assert rows.attention_mask.sum() < rows.attention_mask.size
+
+    ours = huggingface.load(str(place / "sft"))
+    lm = networks.language_model(ours.cfg)
+    got, _ = jax.jit(functools.partial(lm.policy_fn, last=32, temperature=1.0))(
+        ours.params, *inputs
+    )
+    theirs = tf.AutoModelForCausalLM.from_pretrained(place / "sft").eval()
+    logits = torch.tensor(logits_of(theirs, *inputs))[:, -33:-1]
+    said = torch.tensor(rows.tokens[:, -32:], dtype=torch.int64)[..., None]
+    want = torch.log_softmax(logits, -1).gather(-1, said)[..., 0].numpy()
+    np.testing.assert_allclose(got[rows.mask], want[rows.mask], rtol=0, atol=1e-4)
+    assert theirs.generation_config.eos_token_id == words.eos_token_id
+
+    ours = huggingface.load(str(place / "reward"))
+    trained = export.arrays(place / "run", "reward")
+    mean = json.loads((place / "run" / "stages" / "reward" / "centre.json").read_text())["mean"]
+    centred = reward_model.centre(trained, np.float32(mean))
+    jax.tree.map(np.testing.assert_array_equal, ours.params, centred)
+    got = jax.jit(networks.reward_model(networks.language_model(ours.cfg)).fn)(ours.params, *inputs)
+    theirs = tf.AutoModelForSequenceClassification.from_pretrained(place / "reward").eval()
+    want = logits_of(theirs, *inputs)[:, 0]
+    np.testing.assert_allclose(got, want + theirs.config.score_bias, rtol=0, atol=1e-4)
+    assert abs(theirs.config.score_bias) > 0.01 and want.std() > 0.01

@@ -54,17 +54,19 @@ def load(directory_or_name: str | os.PathLike, *, pad: bool = True) -> PreTraine
     """The tokenizer in a folder (a bare GPT-2 vocab.json and merges.txt will do) or on the Hub.
 
     Its pad is never its EOS: where it has no pad token, or one that is the EOS, <pad> is added as a new
-    last token, and id `len(tokenizer) - 1` may lie outside a model's embedding (models must not look up
-    what the attention mask hides); not without `pad`.
+    token, whose id may lie outside a model's embedding (models must not look up what the attention mask
+    hides); not without `pad`. No code that lies beside a tokenizer is run.
 
-    Raises ValueError where nothing can be loaded, or it has no EOS.
+    Raises ValueError where nothing can be loaded, or it has no EOS, or no tokens that texts are made of.
     """
     folder = Path(directory_or_name)
     bare = (folder / "merges.txt").is_file() and not any(folder.glob("*token*.json"))
     bare = bare and not (folder / "config.json").is_file()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(directory_or_name), **({"tokenizer_type": "gpt2"} if bare else {})
+            str(directory_or_name),
+            trust_remote_code=False,  # nor is anybody asked whether it may run
+            **({"tokenizer_type": "gpt2"} if bare else {}),
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -78,9 +80,25 @@ def load(directory_or_name: str | os.PathLike, *, pad: bool = True) -> PreTraine
             f"the tokenizer {str(directory_or_name)!r} has no EOS token, and a policy could never stop: "
             "set eos_token in its tokenizer_config.json"
         )
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise ValueError(
+            f"the tokenizer {str(directory_or_name)!r} has {', '.join(tokenizer.all_special_tokens)} and no "
+            "other token, as where a model's folder lacks tokenizer.json: put the model's tokenizer files "
+            "there, or name another folder as tokenizer"
+        )
     if pad and tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.add_special_tokens({"pad_token": PAD})
+        if list(tokenizer.get_vocab().values()).count(tokenizer.pad_token_id) > 1:
+            raise ValueError(
+                f"the tokenizer {str(directory_or_name)!r} has no pad token, and its ids have gaps, so that "
+                f"{PAD} would share id {tokenizer.pad_token_id}: set pad_token in its tokenizer_config.json"
+            )
     return tokenizer
+
+
+def size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The rows that embed every id of a tokenizer: the largest id and one, since ids may have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -119,10 +137,16 @@ def start_ids(tokenizer: PreTrainedTokenizerBase, empty: bool) -> list[int]:
 def _ids(tokenizer, texts: Sequence[str], split_special_tokens: bool) -> list[list[int]]:
     if not texts:
         return []
-    return tokenizer(
+    found = tokenizer(
         list(texts),
         add_special_tokens=False,
         split_special_tokens=split_special_tokens,
         return_attention_mask=False,
         verbose=False,  # it warns of long texts; ours are cut afterwards
     )["input_ids"]
+    if any(map(str.strip, texts)) and not any(found):
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} writes no token for any of {len(texts)} texts: name "
+            "another one, which knows their characters"
+        )
+    return found

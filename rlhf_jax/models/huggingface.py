@@ -19,17 +19,35 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
 from rlhf_jax.models import lora, networks, peft
 from rlhf_jax.models.config import COMPUTED, ModelConfig
 from rlhf_jax.models.families import FAMILIES
 from rlhf_jax.models.families.family import Family, Tensor
 from rlhf_jax.models.families.keys import shown
-from rlhf_jax.models.streaming import INDEX, Files, check, read
+from rlhf_jax.models.streaming import (
+    INDEX,
+    Files,
+    check,
+    check_finite,
+    read,
+    read_json,
+    write_tensors,
+)
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 """What is fetched of a hub's repository."""
+GENERATION = "generation_config.json"
+EOS = "eos_token_id"
+NOT_KEPT = (
+    "torch_dtype",
+    "quantization_config",
+    "auto_map",
+    "num_labels",
+    "problem_type",
+    peft.BIAS,
+)
+"""Keys of a config.json that are not true of the weights that are written."""
 
 
 class Loaded(NamedTuple):
@@ -46,10 +64,11 @@ class Loaded(NamedTuple):
 def resolve(name: str) -> pathlib.Path:
     """The folder `name`, or that of a hub's repository in the hub's own cache, fetched where it is not there.
 
-    NAME@REVISION is a branch, a tag or a commit of a repository. Raises ValueError where it is neither.
+    NAME@REVISION is a branch, a tag or a commit of a repository. Raises ValueError where it is neither, and
+    for a folder with a file that is a link to a place outside it.
     """
     if pathlib.Path(name).is_dir():
-        return pathlib.Path(name)
+        return closed(pathlib.Path(name))
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -61,7 +80,30 @@ def resolve(name: str) -> pathlib.Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         why = str(error).strip().splitlines()[0]
         raise ValueError(f"model {name!r} is no folder, and no model of a hub: {why}") from None
-    return pathlib.Path(found)
+    return closed(pathlib.Path(found))
+
+
+def closed(folder: pathlib.Path) -> pathlib.Path:
+    """`folder`. Raises ValueError for a file of a model in it that is a link to a place outside the folder.
+
+    The links of a hub's cache, from snapshots/COMMIT to the blobs of the same repository, are not outside.
+    """
+    inside = [folder.resolve()]
+    if inside[0].parent.name == "snapshots":
+        inside.append((inside[0].parent.parent / "blobs").resolve())
+    for path in sorted(x for pattern in PATTERNS for x in folder.glob(pattern)):
+        if not path.is_symlink():
+            continue
+        try:
+            end = path.resolve()
+        except (OSError, RuntimeError):  # links that lead to each other
+            end = None
+        if end is None or not any(end.is_relative_to(place) for place in inside):
+            raise ValueError(
+                f"{path} is a link that leads out of its folder (to {path.readlink()}): put the file "
+                "itself there"
+            )
+    return folder
 
 
 def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, dict]:
@@ -114,11 +156,60 @@ def unties(files: Files, cfg: ModelConfig) -> bool:
     return any(not np.array_equal(files.part(head, x), files.part(embedding, x)) for x in parts)
 
 
+def chain(folder: pathlib.Path) -> list[pathlib.Path]:
+    """`folder`, where it holds an adapter the folder of the model that this adapts, and so on.
+
+    Raises ValueError where an adapter adapts itself.
+    """
+    found = [folder]
+    while (found[-1] / peft.CONFIG).exists():
+        config = peft.read_config(found[-1])
+        name, revision = config["base_model_name_or_path"], config.get("revision")
+        is_whole = revision is None or pathlib.Path(name).is_dir() or "@" in name
+        base = resolve(name if is_whole else f"{name}@{revision}")
+        if any(base.samefile(x) for x in found):
+            raise ValueError(
+                f"{found[-1] / peft.CONFIG} has base_model_name_or_path = {name!r}, which is an adapter "
+                f"over {found[-1]} itself: name the model that it was made for"
+            )
+        found.append(base)
+    return found
+
+
 def base_of(folder: pathlib.Path) -> pathlib.Path:
     """The folder of the model that the adapter in `folder` adapts; `folder` itself where there is none."""
-    if not (folder / peft.CONFIG).exists():
-        return folder
-    return resolve(peft.read_config(folder)["base_model_name_or_path"])
+    return chain(folder)[:2][-1]
+
+
+def stops_of(folder: pathlib.Path) -> tuple[int, ...]:
+    """Every id that ends a response of the model in `folder`, in order.
+
+    They are those of generation_config.json, those of a list in config.json (or of a number there, where the
+    first names none), and those of the model that an adapter adapts. Raises ValueError for one that is no id.
+    """
+    found = set()
+    for place in chain(folder):
+        generation, config = ids_of(place / GENERATION), ids_of(place / "config.json")
+        found |= set(generation) | set(config if len(config) > 1 or not generation else [])
+    return tuple(sorted(found))
+
+
+def ids_of(path: pathlib.Path) -> list[int]:
+    """The ids that a JSON file names as eos_token_id; none where there is no such file."""
+    ids = read_json(path).get(EOS) if path.exists() else None
+    ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
+    for x in ids:
+        if not isinstance(x, int) or isinstance(x, bool) or x < 0:
+            raise ValueError(
+                f"{path} has {EOS} = {x!r}: an id of a token, or a list of ids, is wanted"
+            )
+    return ids
+
+
+def generation_of(folder: pathlib.Path) -> dict:
+    """The generation_config.json of the model in `folder`, or of the one that an adapter adapts."""
+    paths = (place / GENERATION for place in chain(folder))
+    return next((read_json(path) for path in paths if path.exists()), {})
 
 
 def classifies(config: dict) -> bool:
@@ -167,7 +258,9 @@ def load(
     params = unflatten(flat)
     if is_reward:
         head = files.tensor("score.weight").astype(np.float32)[0]
-        params = {"trunk": params} | placed({"head": head, "bias": np.float32(0.0)}, places)
+        check_finite(head, files.place("score.weight"))
+        bias = np.float32(peft.score_bias(config.get(peft.BIAS, 0.0), folder / "config.json"))
+        params = {"trunk": params} | placed({"head": head, "bias": bias}, places)
     return Loaded(cfg, params, family, config, folder, is_reward)
 
 
@@ -203,14 +296,18 @@ def save(
     is_reward: bool = False,
     config: dict | None = None,
     tokenizer=None,
+    stops: tuple[int, ...] = (),
+    generation: dict | None = None,
     shard_bytes: int = 5 * 10**9,
 ):
     """Writes `params` so that transformers reads them back: config.json, safetensors, and the tokenizer.
 
-    `config` is the config.json that the model was read from, whose other keys are kept. A reward model
-    becomes a classifier of one label; its `bias` has no place there, and shifts all scores alike. Files hold
-    at most `shard_bytes`, and one of them is held here at a time. Raises ValueError where no family has the
-    settings.
+    `config` is the config.json that the model was read from, whose other keys are kept, and `stops` are the
+    tokens that end a response beside the tokenizer's EOS. A policy gets a generation_config.json, with the
+    other keys of `generation`. A reward model becomes a classifier of one label, which has no bias: ours is
+    "score_bias" in config.json, is read back from there, and is what our scores exceed transformers' by.
+    Files hold at most `shard_bytes`, and one of them is held here at a time. Raises ValueError where no
+    family has the settings.
     """
     family = family_of(cfg, config)
     trunk = params["trunk"] if is_reward else params
@@ -247,31 +344,50 @@ def save(
         for name in names:
             ours = [flat[path] if i is None else flat[path][i] for _, path, i in wanted[name]]
             arrays[name] = wanted[name][0][0].write([np.asarray(x) for x in jax.device_get(ours)])
-        save_file(arrays, folder / file, metadata={"format": "pt"})
+        write_tensors(arrays, folder / file)
     if len(shards) > 1:
         file_of = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         index = {"metadata": {"total_size": total}, "weight_map": file_of}
         (folder / INDEX).write_text(json.dumps(index, indent=1))
 
     architecture = family.reward_architecture if is_reward else family.architecture
-    keys = {key: x for key, x in (config or {}).items() if key not in family.keys}
+    keys = {key: x for key, x in (config or {}).items() if key not in {*family.keys, *NOT_KEPT}}
     keys |= family.config(cfg) | {"model_type": family.model_type}
     keys |= {"architectures": [architecture], "dtype": cfg.param_dtype}
     if is_reward:
         keys |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        keys[peft.BIAS] = float(params["bias"])
     if tokenizer is not None:
-        names = ("pad_token_id", "bos_token_id", "eos_token_id")
-        keys |= {name: getattr(tokenizer, name) for name in names}
         tokenizer.save_pretrained(folder)
+        keys |= marks(tokenizer, stops)
     (folder / "config.json").write_text(json.dumps(keys, indent=1))
+    if tokenizer is not None and not is_reward:
+        write_generation(folder, tokenizer, stops, generation)
+
+
+def marks(tokenizer, stops: tuple[int, ...]) -> dict:
+    """The ids of padding, BOS, and all that ends a response, as transformers' files have them."""
+    ids = list(dict.fromkeys([tokenizer.eos_token_id, *stops]))
+    own = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id")}
+    return own | {EOS: ids if len(ids) > 1 else ids[0]}
+
+
+def write_generation(folder: pathlib.Path, tokenizer, stops, generation: dict | None = None):
+    """Writes generation_config.json: what transformers ends a response by, and the keys of `generation`."""
+    keys = (generation or {}) | marks(tokenizer, stops)
+    (folder / GENERATION).write_text(json.dumps(keys, indent=1))
 
 
 def family_of(cfg: ModelConfig, config: dict | None = None) -> Family:
-    """The family of `config`, or the first whose config.json can say `cfg`. Raises ValueError if none can."""
+    """The family of `config`, or the first whose config.json can say `cfg`, with the other keys of `config`.
+
+    Raises ValueError where none can.
+    """
     want, name = explicit(cfg), (config or {}).get("model_type")
     for family in FAMILIES.values() if name is None else [FAMILIES[name]]:
         try:
-            if explicit(ModelConfig(**family.settings(family.config(cfg)))) == want:
+            keys = (config or {}) | family.config(cfg)
+            if explicit(ModelConfig(**family.settings(keys))) == want:
                 return family
         except (KeyError, ValueError):
             continue
