@@ -382,7 +382,7 @@ def test_a_value_that_means_nothing_here_is_refused_by_key_and_value(case, keys,
 WILD = [None, True, 0, -1, 0.5, -0.5, 2**40, 10**400, float("nan"), float("inf"), "x", [], [7], {}]
 
 
-@pytest.mark.parametrize("case", ["gpt2", "gpt_neox", "llama3", "mistral", "qwen3", "gemma3"])
+@pytest.mark.parametrize("case", ["gpt2", "gpt_neox", "qwen3", "gemma3"])
 def test_any_value_of_any_key_is_read_or_refused_in_one_line(case):
     """Never another exception, whatever stands in config.json, and a model that can be made."""
     family, config = config_of(case)
