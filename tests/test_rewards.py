@@ -430,8 +430,8 @@ def prompts_alone(prompts):
     return prompts
 
 
-def by_name(*, prompts, responses):
-    return responses
+def swapped(answers, prompts):
+    return answers
 """
 
 
@@ -457,7 +457,7 @@ def test_rewards_are_loaded_from_files(file):
         ),
         (":nothing", "is 3, which cannot be called: give a function"),
         (":prompts_alone", "does not take (prompts, responses, **columns)"),
-        (":by_name", "does not take (prompts, responses, **columns)"),
+        (":swapped", "does not take (prompts, responses, **columns), which a reward is called with: 'prompts'"),
         (":", "does not say what to call: write FILE.py:FUNCTION"),
         ("", "does not say what to call: write FILE.py:FUNCTION"),
         ("c:length", "does not say what to call: write FILE.py:FUNCTION"),
