@@ -478,8 +478,6 @@ def wild(prompts, responses, what):
         sys.exit("bye")
     if "raise" in what:
         raise OSError("the sandbox is gone")
-    if "read" in what:
-        input()
     if "touch" in what:
         open(responses[0], "w").close()
     if "hang" in what:
@@ -520,7 +518,6 @@ def whats(*first):
     [
         ("exit", "failed with SystemExit (bye) on sample 1 (prompt 'prompt 1', response '1 is the "),
         ("raise", "failed with OSError (the sandbox is gone) on sample 1 (prompt 'prompt 1', respo"),
-        ("read", "failed with EOFError (EOF when reading a line) on sample 1 (prompt 'prompt 1', "),
         ("end the process", "ended its process with exit code 3 on sample 1 (prompt 'prompt 1', re"),
         ("crash", "ended its process with SIGSEGV on sample 1 (prompt 'prompt 1', response '1 is "),
     ],
@@ -565,29 +562,27 @@ def test_a_regular_expression_that_backtracks_for_ever_is_late_and_its_process_e
     assert "'wild' takes more than 0.3 seconds on sample 0 (prompt 'prompt 0'" in str(caught.value)
 
 
-def test_what_cannot_be_called_in_a_process_is_refused(wild, tmp_path):
+def test_what_cannot_be_called_in_a_process_is_refused(tmp_path):
     apart = ScorerConfig(processes=True)
     with pytest.raises(RewardError, match=r"scorer\.processes = True and the reward is a function"):
         Scorer(number, apart)
     (tmp_path / "ends.py").write_text("import os\nos._exit(4)")
     with pytest.raises(RewardError, match=r"ends\.py:f' ended its process with exit code 4 while"):
         Scorer(f"{tmp_path}/ends.py:f", apart)
-    with pytest.raises(RewardError, match=r"wild\.py:gone': there is no 'gone' in the file"):
-        Scorer(f"{wild}:gone", apart)
 
 
 @pytest.mark.parametrize(
     ("ends", "timeout", "code"),
     [("os.kill(os.getpid(), signal.SIGKILL)", 1.0, -9), ("sys.exit(75)", 0.0, 75)],
 )
-def test_no_child_outlives_its_parent_even_one_that_hangs(wild, tmp_path, ends, timeout, code):
-    """Children hold the standard output of this program, whose end is waited for here."""
+def test_a_child_that_hangs_does_not_outlive_its_parent(wild, tmp_path, ends, timeout, code):
+    """The child holds the standard output of this program, whose end is waited for here."""
     program = f"""
 import os, pathlib, signal, sys, time
 from rlhf_jax.data.rewards import Scorer, ScorerConfig
 
 cfg = ScorerConfig(threads=1, processes=True, samples_per_call=0, timeout={timeout})
-idle, busy = (Scorer({f"{wild}:wild"!r}, cfg) for _ in range(2))
+busy = Scorer({f"{wild}:wild"!r}, cfg)
 touched = pathlib.Path({str(tmp_path)!r}) / "it"
 pending = busy.submit(["p"] * 2, [str(touched)] * 2, what=["touch", "hang"])
 while not touched.exists():
