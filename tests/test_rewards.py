@@ -3,6 +3,7 @@
 import collections
 import fractions
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -645,6 +646,14 @@ def test_rewards_are_loaded_from_files(file):
     for name, want in [("length", [1, 4]), ("near", [-2, -1]), ("both", [-1, 3])]:
         reward = rewards.load(f"{file}:{name}")
         np.testing.assert_array_equal(score(reward, ["p", "q"], ["a", "four"]), want)
+
+
+def test_the_rewards_of_the_examples():
+    said = ["a good film", "so it is 1,042.", "42 or 43"]
+    for name, want in [("short_and_kind", [0.85, -0.2, -0.15]), ("right", [False, True, False])]:
+        reward = rewards.load(f"{pathlib.Path(__file__).parent.parent}/examples/rewards.py:{name}")
+        got = score(reward, ["p"] * 3, said, {"answer": ["42", "1042", "42"]})
+        np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
