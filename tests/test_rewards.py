@@ -520,7 +520,7 @@ def whats(*first):
         ("exit", "failed with SystemExit (bye) on sample 1 (prompt 'prompt 1', response '1 is the "),
         ("raise", "failed with OSError (the sandbox is gone) on sample 1 (prompt 'prompt 1', respo"),
         ("end the process", "ended its process with exit code 3 on sample 1 (prompt 'prompt 1', re"),
-        ("crash", "ended its process with SIGSEGV on sample 1 (prompt 'prompt 1', response '1 is "),
+        ("crash", "ended its process with signal 11 (Segmentation fault) on sample 1 (prompt 'prompt"),
     ],
 )  # fmt: skip
 def test_what_a_reward_does_to_its_own_process_names_the_sample(apart, what, said):

@@ -73,7 +73,9 @@ class Child:
         except ConnectionError:
             self.end()
             code = self._process.returncode
-            how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+            how = (
+                f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
+            )
             raise ChildEndedError(f"ended its process with {how}") from None
         except (ValueError, RecursionError):
             self.end()
