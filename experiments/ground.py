@@ -75,9 +75,7 @@ class Ground(NamedTuple):
     pairs_held_out: list[Comparison]  # what taught neither
     reference: Any  # parameters, on the host: of the SFT policy,
     reward: Any  # of the reward model to train against,
-    judge: (
-        Any  # and of the one to judge by; without comparisons there is neither, and both are None
-    )
+    judge: Any  # and of the one to judge by (both None without comparisons)
     reward_fn: Callable | None  # (reward, tokens, attention_mask) -> scores [B]
     scorer: rewards.Scorer | None  # the Python reward
     facts: dict  # what results stand beside
