@@ -1,6 +1,7 @@
 """Best of n: no training, the draw that the reward model likes best (Nakano et al., 2021).
 
     python launch.py best_of_n
+    python launch.py best_of_n --rl.reward FILE.py:FUNCTION       # the draw that a Python reward likes best
 
 Half a minute beyond the shared stages; --start-from RUN takes those from a run.
 """
@@ -11,6 +12,7 @@ import jax
 
 from experiments import ground as grounds
 from experiments import inference, outcome
+from experiments.judge import PythonRewardConfig
 from rlhf_jax import best_of_n
 from rlhf_jax.evaluate import bootstrap_interval
 
@@ -34,6 +36,7 @@ class Config(grounds.Config):
     """Settings of the best_of_n experiment."""
 
     best: BestOfNConfig = BestOfNConfig()
+    rl: PythonRewardConfig = PythonRewardConfig()
 
 
 config = Config()
@@ -48,15 +51,17 @@ def main(cfg: Config):
     asked = [prompt for prompt in prompts for _ in range(N)]
     key = jax.random.fold_in(ground.key, 3)
     pool = ground.answers.respond(ground.reference, asked, key)
-    flat = outcome.scores(ground, pool)
-    proxy, gold = (x.reshape(-1, N) for x in (flat, outcome.golds(ground, asked, pool)))
-
-    ns = [2**power for power in range(N.bit_length()) if 2**power < N] + [N]
-    means = [best_of_n.estimates(proxy, values, ns) for values in (gold, proxy)]
+    flat = outcome.rewarded(ground, pool)
+    by = {"gold": outcome.golds(ground, asked, pool)} if outcome.has_gold(ground) else {}
+    proxy, ns = flat.reshape(-1, N), [2**p for p in range(N.bit_length()) if 2**p < N] + [N]
+    means = {
+        name: best_of_n.estimates(proxy, values.reshape(-1, N), ns)
+        for name, values in (by | {"proxy": flat}).items()
+    }
     mean = lambda values: bootstrap_interval(values, prompts)._asdict()
     rows = [
-        {"n": n, "kl": float(best_of_n.kl(n)), "gold": mean(g), "proxy": mean(p)}
-        for n, g, p in zip(ns, *(x.T for x in means), strict=True)
+        {"n": n, "kl": float(best_of_n.kl(n))} | {name: mean(x[:, i]) for name, x in means.items()}
+        for i, n in enumerate(ns)
     ]
 
     chosen = best_of_n.best_rows(flat, N)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import ground as grounds
-from experiments import inference, outcome, rl, stages
+from experiments import inference, judge, outcome, rl, stages
 from experiments.ground import Ground
 from rlhf_jax import ensemble, evaluate, loop, optimizer, reward_model
 from rlhf_jax.data.batching import rows_at
@@ -36,6 +36,11 @@ config = Config()
 
 def main(cfg: Config):
     """Runs what is not yet in the run directory, and prints what came of it."""
+    if not judge.model_weight(cfg):
+        raise ValueError(
+            "rl.reward_model_weight = 0.0 leaves the ensemble out of the reward: set it above 0, or start "
+            "rloo with this rl.reward"
+        )
     ground = grounds.lay("ensemble", cfg, rl.batch_sizes(cfg, cfg.pg))
     if ground is None:
         return

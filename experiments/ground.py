@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import inference, pretrained, stages, start_from, verdict, worlds
+from experiments import inference, judge, pretrained, stages, start_from, verdict, worlds
 from rlhf_jax import hosts, parallel, reward_model, run
 from rlhf_jax.batches import Prompts
-from rlhf_jax.data import dialogues
+from rlhf_jax.data import dialogues, rewards
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.data.splits import split
@@ -75,8 +75,9 @@ class Ground(NamedTuple):
     pairs_held_out: list[Comparison]  # what taught neither
     reference: Any  # parameters, on the host: of the SFT policy,
     reward: Any  # of the reward model to train against,
-    judge: Any  # and of the one to judge by
-    reward_fn: Callable  # (reward, tokens, attention_mask) -> scores [B]
+    judge: Any  # and of the one to judge by (both None without comparisons)
+    reward_fn: Callable | None  # (reward, tokens, attention_mask) -> scores [B]
+    scorer: rewards.Scorer | None  # the Python reward
     facts: dict  # what results stand beside
 
     @property
@@ -105,7 +106,9 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     networks.check_backend(cfg.model)
     sizes = {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size}
     devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
-    world = worlds.read(cfg.data, cfg.annotators, cfg.seed, dialogues.template(cfg.tokenizer))
+    chat, unneeded = dialogues.template(cfg.tokenizer), judge.dispensable(cfg)
+    world = worlds.read(cfg.data, cfg.annotators, cfg.seed, chat, unneeded)
+    python_reward = judge.scorer(cfg, world)
     if cfg.start_from:
         start_from.check(pathlib.Path(cfg.start_from), cfg, Config())
     folder = run.open_run(name, cfg, cfg.run, ignore=(*run.UNTELLING, "start_from"))
@@ -138,28 +141,33 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     demos_held_out = encode(world.corpus_held_out)
     demos = kept("demonstrations", lambda: encode(world.corpus), demos_held_out)
     reference, sft_loss = stages.reference(folder, cfg, devices, lm, demos, demos_held_out)
+    facts = {}
+    if world.corpus:
+        nats = sft_loss * demos_held_out.mask.sum(1).mean()
+        facts = {"SFT held-out loss, nats a response": nats}
 
     # 2. two reward models, from what people preferred
     ask = lambda prompts: answers.respond(reference, prompts, jax.random.fold_in(key, 1)).texts
-    compared = world.comparisons(folder, ask)
-    train, held_out = split(compared, lambda c: c.group, cfg.data.held_out, cfg.seed)
-    halves = split(train, lambda c: c.group, 0.5, cfg.seed + 1)
-    judged = encode_comparisons(words, held_out, *lengths)
-    taught = lambda stage, half: stages.train_reward(
-        folder, stage, cfg.reward, devices, lm, reference,
-        kept(stage, lambda: encode_comparisons(words, half, *lengths), judged), demos_held_out,
-        cfg.seed, wandb=cfg.wandb, adapters=cfg.lora,
-    )  # fmt: skip
-    if scorer:
-        reward_fn, reward = scorer()
-        mean = stages.mean_score(devices, reward_fn, reward, demos_held_out)
-        reward = devices.host(reward_model.centre(reward, jnp.float32(mean)))
-    else:
-        reward_fn, reward = networks.reward_model(lm).fn, taught("reward", halves[0])
-    judge = taught("judge", halves[1])
-    scored = inference.both_scores(devices, reward_fn, reward, judged)
-    facts = about_reward(world, scored, train, held_out)
-    facts |= {"SFT held-out loss, nats a response": sft_loss * demos_held_out.mask.sum(1).mean()}
+    train, held_out, halves, reward, judging, reward_fn = [], [], ([], []), None, None, None
+    if world.comparisons:
+        compared = world.comparisons(folder, ask)
+        train, held_out = split(compared, lambda c: c.group, cfg.data.held_out, cfg.seed)
+        halves = split(train, lambda c: c.group, 0.5, cfg.seed + 1)
+        judged = encode_comparisons(words, held_out, *lengths)
+        taught = lambda stage, half: stages.train_reward(
+            folder, stage, cfg.reward, devices, lm, reference,
+            kept(stage, lambda: encode_comparisons(words, half, *lengths), judged), demos_held_out,
+            cfg.seed, wandb=cfg.wandb, adapters=cfg.lora,
+        )  # fmt: skip
+        if scorer:
+            reward_fn, reward = scorer()
+            mean = stages.mean_score(devices, reward_fn, reward, demos_held_out)
+            reward = devices.host(reward_model.centre(reward, jnp.float32(mean)))
+        else:
+            reward_fn, reward = networks.reward_model(lm).fn, taught("reward", halves[0])
+        judging = taught("judge", halves[1])
+        scored = inference.both_scores(devices, reward_fn, reward, judged)
+        facts = about_reward(world, scored, train, held_out) | facts | world.known(held_out)
     return Ground(
         cfg=cfg,
         folder=folder,
@@ -175,9 +183,10 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         pairs_held_out=held_out,
         reference=reference,
         reward=reward,
-        judge=judge,
+        judge=judging,
         reward_fn=reward_fn,
-        facts=facts | world.known(held_out),
+        scorer=python_reward,
+        facts=facts,
     )
 
 

@@ -1,52 +1,111 @@
-"""Who scores the samples of a rollout: the reward model, a Python function on threads, or both."""
+"""Who scores the samples of a rollout: the reward model, a Python reward, or both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from experiments import outcome
-from experiments.ground import Ground
 from rlhf_jax.data import rewards
-from rlhf_jax.evaluate import bootstrap_interval
 from rlhf_jax.parallel import DATA
 
 
+@dataclass(frozen=True)
+class PythonRewardConfig:
+    """A Python reward, and how it stands beside the reward model."""
+
+    reward: str = ""
+    """A Python reward, FILE.py:FUNCTION of (prompts, responses) that gives a number for each; its other
+    parameters name fields of the prompts' rows. It takes the place of the reward model, or is added to it
+    with `reward_model_weight`."""
+    reward_model_weight: float = 0.0
+    """Weight of the reward model beside a Python reward."""
+    scorer: rewards.ScorerConfig = rewards.ScorerConfig()
+
+
+def settings(cfg) -> PythonRewardConfig:
+    """The settings of an experiment's Python reward; those of none where the experiment takes none."""
+    return getattr(cfg, "rl", PythonRewardConfig())
+
+
+def model_weight(cfg) -> float:
+    """The weight of the reward model in what an experiment learns from."""
+    own = settings(cfg)
+    return own.reward_model_weight if own.reward else 1.0
+
+
+def dispensable(cfg) -> tuple[str, ...]:
+    """The settings of `data` that may be empty though other files are named.
+
+    A Python reward alone needs no comparisons, and then a policy that is no SFT policy of this run no corpus.
+    """
+    if model_weight(cfg) or cfg.data.comparisons:
+        return ()
+    return ("comparisons", "corpus") if cfg.reference else ("comparisons",)
+
+
+def scorer(cfg, world) -> rewards.Scorer | None:
+    """The Python reward of an experiment, loaded once, and its columns compared with the prompts of `world`.
+
+    Raises ValueError where it cannot be called, names a column that the prompts lack, or is told of without
+    being named; and where a setting asks for the reward model that is not there beside it.
+    """
+    own = settings(cfg)
+    if not own.reward:
+        if own.reward_model_weight:
+            raise ValueError(
+                f"rl.reward_model_weight = {own.reward_model_weight} is not read without a Python reward: "
+                "name it as rl.reward, or leave the weight at 0"
+            )
+        return None
+    if world.comparisons is None:
+        if cfg.reward_model:
+            raise ValueError(
+                f'reward_model = "{cfg.reward_model}" is not read where a Python reward judges alone: leave '
+                "it out, or set rl.reward_model_weight and name data.corpus and data.comparisons"
+            )
+        if getattr(own, "value_from", "") == "reward":
+            raise ValueError(
+                'rl.value_from = "reward" needs a reward model, and without data.comparisons there is none: '
+                "use policy"
+            )
+    found = rewards.Scorer(own.reward, own.scorer)
+    found.check(world.prompts + world.prompts_held_out, world.columns + world.columns_held_out)
+    return found
+
+
 class Judge:
-    """Scores of samples: by the reward model, a Python function on threads of the host, or both."""
+    """Scores of samples: by the reward model, a Python reward, or both."""
 
-    def __init__(self, ground: Ground, reward_fn: Callable):
-        rl, devices = ground.cfg.rl, ground.devices
-        self.ground, self.weight = ground, 1.0 if not rl.reward else rl.reward_model_weight
-        self.scorer = rewards.Scorer(rewards.load(rl.reward), rl.scorer) if rl.reward else None
-        self.score = devices.compile(reward_fn, (P(), P(DATA)), P(DATA))
+    def __init__(self, ground, reward_fn: Callable | None):
+        self.ground, self.scorer = ground, ground.scorer
+        self.weight = model_weight(ground.cfg)
+        self.score: Any = None
+        if self.weight:
+            self.score = ground.devices.compile(reward_fn, (P(), P(DATA)), P(DATA))
 
-    def begin(self, params, prompts: list[str], samples) -> Callable[[], np.ndarray]:
-        """What gives the scores [B] when it is asked; until then the threads work, and the devices may."""
+    def begin(
+        self, params, prompts: Sequence[str], columns: Sequence[dict], samples
+    ) -> Callable[[], dict[str, np.ndarray]]:
+        """What gives the scores when it is asked; until then threads work, and the devices may.
+
+        They are [B] under "score", their sum with weights, and under "score/NAME" what each function of a
+        Python reward said.
+        """
         fetch, pending = self.ground.devices.fetch, None
         if self.scorer is not None:
-            pending = self.scorer.submit(prompts, self.ground.answers.texts(fetch(samples)))
-        learned = self.score(params, samples) if self.weight else None
+            said = self.ground.answers.texts(fetch(samples))
+            pending = self.scorer.submit(prompts, said, **rewards.columns_of(columns))
+        learned = self.score(params, samples) if self.score else None
 
         def end():
             total = np.zeros(len(prompts), np.float32)
             if learned is not None:
                 total += np.float32(self.weight) * fetch(learned)
-            return total + pending.result() if pending else total
+            if pending is None:
+                return {"score": total}
+            parts = {f"score/{name}": x for name, x in pending.parts().items()}
+            return {"score": total + pending.result()} | parts
 
         return end
-
-
-def python_reward(ground: Ground, said) -> dict:
-    """What the Python reward, if there is one, gives to the held-out prompts before and after."""
-    rl, prompts = ground.cfg.rl, outcome.held_out_prompts(ground)
-    if not rl.reward:
-        return {}
-    scorer = rewards.Scorer(rewards.load(rl.reward), rl.scorer)
-    sides = {"before": outcome.before(ground), "after": said}
-    scores = {name: scorer.submit(prompts, side.texts).result() for name, side in sides.items()}
-    return {
-        "Python reward": {
-            name: bootstrap_interval(np.asarray(x), prompts)._asdict() for name, x in scores.items()
-        }
-    }

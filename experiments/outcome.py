@@ -4,10 +4,11 @@ import jax
 import numpy as np
 
 from experiments import ground as grounds
-from experiments import inference, verdict
+from experiments import inference, judge, verdict
 from experiments.ground import Ground
 from rlhf_jax import run
 from rlhf_jax.batches import Samples
+from rlhf_jax.data import rewards
 from rlhf_jax.models import networks
 
 
@@ -38,11 +39,34 @@ def scores(ground: Ground, answers: inference.Answers, params=None) -> np.ndarra
     return inference.score(ground.devices, fn, params, answers.samples)
 
 
+def has_gold(ground: Ground) -> bool:
+    """Whether `golds` can say what responses are worth."""
+    return ground.world.gold is not None or ground.judge is not None
+
+
 def golds(ground: Ground, prompts, answers: inference.Answers) -> np.ndarray:
     """What the responses are worth: the true score where it is known, else the judge's."""
     if ground.world.gold:
         return ground.world.gold(prompts, answers.texts)
     return scores(ground, answers, ground.judge)
+
+
+def python_scores(ground: Ground, answers: inference.Answers) -> np.ndarray:
+    """What the Python reward gives to responses to the held-out prompts, each answered equally often."""
+    world, scorer = ground.world, ground.scorer
+    assert scorer is not None
+    draws = range(len(answers.texts) // len(world.prompts_held_out))
+    prompts = [prompt for prompt in world.prompts_held_out for _ in draws]
+    columns = rewards.columns_of([row for row in world.columns_held_out for _ in draws])
+    return scorer.submit(prompts, answers.texts, **columns).result()
+
+
+def rewarded(ground: Ground, answers: inference.Answers) -> np.ndarray:
+    """What training rewards such responses with: the reward model, the Python reward, or their sum."""
+    total, weight = np.zeros(len(answers.texts), np.float32), judge.model_weight(ground.cfg)
+    if weight:
+        total += np.float32(weight) * scores(ground, answers)
+    return total if ground.scorer is None else total + python_scores(ground, answers)
 
 
 def reference_logprobs(ground: Ground, samples: Samples) -> np.ndarray:
@@ -67,17 +91,22 @@ def conclude(
     the report's rows token by token.
     """
     prompts, sides = held_out_prompts(ground), (before(ground), said)
-    own = [scores(ground, side) for side in sides]
-    judged = [scores(ground, side, ground.judge) for side in sides]
-    worth = [golds(ground, prompts, side) for side in sides]
+    measures = {
+        "gold": has_gold(ground) and (lambda side: golds(ground, prompts, side)),
+        "Python reward": ground.scorer and (lambda side: python_scores(ground, side)),
+        "score of the reward model": ground.reward_fn and (lambda side: scores(ground, side)),
+        "score of the held-out judge": ground.judge is not None
+        and (lambda side: scores(ground, side, ground.judge)),
+    }
+    measured = {name: [fn(side) for side in sides] for name, fn in measures.items() if fn}
     log_ratio = np.asarray(said.samples.logprobs) - reference_logprobs(ground, said.samples)
-    results = verdict.before_and_after(method, prompts, golds=worth, scores=own, judged=judged)
+    results = verdict.before_and_after(method, prompts, measured)
     results |= {"kl": kl or verdict.kl(prompts, log_ratio)} | (extra or {}) | ground.facts
     quantities = {"kl": log_ratio} | (tokens or {})
     verdict.write(
         ground.folder,
         results,
-        samples=verdict.sample_rows(method, prompts, sides, worth, own),
+        samples=verdict.sample_rows(method, prompts, sides, measured),
         tokens=verdict.token_rows(ground.words, prompts, said.samples, quantities),
     )
     verdict.show(

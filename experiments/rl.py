@@ -14,7 +14,6 @@ from experiments import judge, outcome, stages
 from experiments.ground import Ground
 from rlhf_jax import kl, loop, memory, optimizer, policy_gradient, ppo, rollout
 from rlhf_jax.batches import PolicyRollout
-from rlhf_jax.data import rewards
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.models import lora, networks
 from rlhf_jax.optimizer import OptimizerConfig
@@ -24,7 +23,7 @@ from rlhf_jax.policy_gradient import PolicyGradientConfig
 
 
 @dataclass(frozen=True)
-class RLConfig:
+class RLConfig(judge.PythonRewardConfig):
     """The loop round the algorithm."""
 
     iterations: int = 100
@@ -51,12 +50,6 @@ class RLConfig:
     best: str = "objective/reward"
     """Metric whose highest mean between two checkpoints picks one more that is kept, for `export --best`;
     empty: none."""
-    reward: str = ""
-    """A Python reward, FILE.py:FUNCTION of (prompts, responses) that gives a number for each; it takes the
-    place of the reward model, or is added to it with `reward_model_weight`."""
-    reward_model_weight: float = 0.0
-    """Weight of the reward model beside a Python reward."""
-    scorer: rewards.ScorerConfig = rewards.ScorerConfig()
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
 
 
@@ -180,7 +173,7 @@ def with_policy_gradient(ground: Ground, stage: str) -> OnPolicy:
 def train(ground: Ground, algorithm: OnPolicy):
     """(parameters, KL coefficient) after all iterations. Metrics and checkpoints go to the run directory."""
     cfg, rl, devices, world = ground.cfg, ground.cfg.rl, ground.devices, ground.world
-    of_samples = lambda fn: lambda params, x: fn(params, x.tokens, x.attention_mask)
+    of_samples = lambda fn: fn and (lambda params, x: fn(params, x.tokens, x.attention_mask))
     judge_fn = of_samples(networks.reward_model(ground.lm).fn)
     held_out = devices.compile(judge_fn, (P(), P(DATA)), P(DATA))
     scorer = judge.Judge(ground, of_samples(ground.reward_fn))
@@ -191,30 +184,31 @@ def train(ground: Ground, algorithm: OnPolicy):
     )
 
     def draw(policy, drawn, key):
-        """The rows of prompts after the first `drawn` batches, and `group` responses to each."""
+        """The rows of prompts after the first `drawn` batches, `group` responses to each, their scores."""
         rows = np.repeat(
             rows_at(len(world.prompts), rl.batch_size // group, cfg.seed, drawn), group
         )
         batch = jax.tree.map(lambda x: x[rows], ground.prompts)
         batch = batch._replace(draw=np.arange(rl.batch_size, dtype=np.int32))  # a prompt may recur
         samples = sample(policy, devices.put_batch(batch), key)
-        return rows, samples, scorer.begin(reward_params, [world.prompts[r] for r in rows], samples)
+        asked, columns = ([texts[r] for r in rows] for texts in (world.prompts, world.columns))
+        return rows, samples, scorer.begin(reward_params, asked, columns, samples)
 
     def refilled(policy, drawn, key, first):
         """A batch whose groups without signal were replaced by later ones, in at most `rl.refill` rounds."""
         parts = [first]
         for extra in range(1, rl.refill + 1):
-            scores = np.concatenate([scores for _, _, scores in parts])
+            scores = np.concatenate([found["score"] for _, _, found in parts])
             signal = np.ptp(scores.reshape(-1, group), axis=1) > 0
             if signal.sum() * group >= rl.batch_size:
                 break
             rows, samples, end = draw(policy, drawn + extra, jax.random.fold_in(key, 1 + extra))
             parts.append((rows, devices.fetch(samples), end()))
-        rows, samples, scores = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        flat = np.ptp(scores.reshape(-1, group), axis=1) == 0
+        rows, samples, found = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        flat = np.ptp(found["score"].reshape(-1, group), axis=1) == 0
         groups = np.argsort(flat, kind="stable")[: rl.batch_size // group]
         kept = (groups[:, None] * group + np.arange(group)).ravel()
-        batch = jax.tree.map(lambda x: x[kept], (rows, samples, scores))
+        batch = jax.tree.map(lambda x: x[kept], (rows, samples, found))
         return (*batch, drawn + len(parts))
 
     def iteration(carry, i):
@@ -224,13 +218,14 @@ def train(ground: Ground, algorithm: OnPolicy):
         rows, samples, end = draw(policy, drawn, key)
         if rl.refill:
             first = rows, devices.fetch(samples), end()
-            rows, said, scores, drawn = refilled(policy, drawn, key, first)
+            rows, said, found, drawn = refilled(policy, drawn, key, first)
             samples = devices.put_batch(said)
             seen = algorithm.see(params, reference, samples)
         else:
             seen = algorithm.see(params, reference, samples)
-            said, scores, drawn = devices.fetch(samples), end(), drawn + 1
-        annotated = algorithm.join(params, reference, samples, seen, devices.put_batch(scores))
+            said, found, drawn = devices.fetch(samples), end(), drawn + 1
+        scores = devices.put_batch(found.pop("score"))
+        annotated = algorithm.join(params, reference, samples, seen, scores)
         state, metrics = algorithm.update(
             state, {"base": base}, kl_coef, annotated, jax.random.fold_in(key, 1)
         )
@@ -238,14 +233,15 @@ def train(ground: Ground, algorithm: OnPolicy):
             own = annotated if isinstance(annotated, PolicyRollout) else annotated.samples
             gap = np.abs(devices.fetch(own.logprobs) - said.logprobs).max()
             metrics |= {"objective/sampler_gap": gap}
-        judged = devices.fetch(held_out(judge_params, samples))
-        texts, prompts = ground.answers.texts(said), [world.prompts[row] for row in rows]
         tokens = jnp.asarray(said.tokens[:, -cfg.sample.length :])
-        metrics |= {
-            "objective/held_out_score": judged.mean(),
-            "objective/eos_rate": np.any(is_stop(tokens, cfg.sample.stop) & said.mask, 1).mean(),
-            "objective/gold": (world.gold(prompts, texts) if world.gold else judged).mean(),
-        }
+        ended = np.any(is_stop(tokens, cfg.sample.stop) & said.mask, 1)
+        metrics |= {"objective/eos_rate": ended.mean()} | {n: x.mean() for n, x in found.items()}
+        if ground.judge is not None:
+            judged = devices.fetch(held_out(judge_params, samples)).mean()
+            metrics |= {"objective/held_out_score": judged, "objective/gold": judged}
+        if world.gold:
+            texts, prompts = ground.answers.texts(said), [world.prompts[row] for row in rows]
+            metrics |= {"objective/gold": world.gold(prompts, texts).mean()}
         if rl.kl_target:
             kl_coef = kl.adapt(
                 kl_coef, metrics["objective/kl"],
@@ -280,5 +276,4 @@ def main(name: str, cfg: Config):
     if ground is None:
         return
     params, _ = train(ground, with_policy_gradient(ground, name))
-    said = outcome.after(ground, params)
-    outcome.conclude(ground, name.upper(), said, extra=judge.python_reward(ground, said))
+    outcome.conclude(ground, name.upper(), outcome.after(ground, params))

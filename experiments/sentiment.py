@@ -48,7 +48,7 @@ def main(cfg: Config):
 
     # 3. the verdict, on held-out prompts
     said = outcome.after(ground, params["policy"])
-    scores = outcome.scores(ground, said)
+    scores = outcome.rewarded(ground, said)
     both = ground.devices.share((params, ground.reference))
     annotate = lambda batch: algorithm.join(*both, batch[0], None, batch[1])
     annotated = inference.by_batches(ground.devices, annotate, (said.samples, scores))

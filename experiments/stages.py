@@ -71,12 +71,13 @@ class RewardConfig:
 def reference(folder, cfg, devices: Devices, lm, train: Sequences, held_out: Sequences):
     """The SFT policy's parameters, on the host, and its held-out loss: trained, or read where one is named.
 
-    `cfg` is an experiment's, whose `reference`, `pretrained`, `lora`, `sft`, `seed` and `wandb` are read.
+    `cfg` is an experiment's, whose `reference`, `pretrained`, `lora`, `sft`, `seed` and `wandb` are read. The
+    loss of a named reference is NaN where there are no texts.
     """
     start = pretrained.start(cfg, devices.places)
     if cfg.reference:
-        loss = held_out_loss(devices, lm, held_out)(devices.share(start))
-        return devices.host(start), float(loss)
+        loss_of = held_out_loss(devices, lm, held_out) if len(held_out.mask) else None
+        return devices.host(start), float(loss_of(devices.share(start)) if loss_of else np.nan)
     return train_sft(
         folder, cfg.sft, devices, lm, train, held_out, cfg.seed,
         wandb=cfg.wandb, start=start, adapters=cfg.lora,

@@ -10,21 +10,27 @@ from rlhf_jax.evaluate import bootstrap_interval
 CALIBRATION = "the model is this sure, from", "to", "pairs", "mean probability", "was right"
 """How the table of calibration names its columns; other tables name their own."""
 
+SHOWN = {
+    "gold": "gold",
+    "score": "score of the reward model",
+    "python_reward": "Python reward",
+}
+"""What samples.jsonl calls the numbers beside each response, and what the results call them."""
 
-def before_and_after(method, prompts, *, golds, scores, judged) -> dict:
-    """Means with intervals over prompts (95 %, bootstrap), and how often `method` beats SFT by gold."""
-    sides = lambda values: {
-        name: bootstrap_interval(x, prompts)._asdict()
-        for name, x in zip(("before", "after"), values, strict=True)
+
+def before_and_after(method, prompts, measured: dict) -> dict:
+    """Means with intervals over prompts (95 %, bootstrap), and how often `method` beats SFT.
+
+    `measured` are values [N] before and after by name; the first name says what a win is.
+    """
+    interval = lambda x: bootstrap_interval(x, prompts)._asdict()
+    results = {
+        name: dict(zip(("before", "after"), map(interval, both), strict=True))
+        for name, both in measured.items()
     }
-    return {
-        "gold": sides(golds),
-        f"win rate of {method} over SFT, by gold": evaluate.win_rate(
-            golds[1], golds[0], prompts
-        )._asdict(),
-        "score of the reward model": sides(scores),
-        "score of the held-out judge": sides(judged),
-    }
+    first, (before, after) = next(iter(measured.items()))
+    wins = evaluate.win_rate(after, before, prompts)._asdict()
+    return {first: results.pop(first), f"win rate of {method} over SFT, by {first}": wins} | results
 
 
 def kl(prompts, log_ratio) -> dict:
@@ -60,14 +66,15 @@ def of_rewards(scores, train, held_out, gold=None) -> dict:
     }
 
 
-def sample_rows(method, prompts, sides, golds, scores) -> list[dict]:
-    """Prompt, both responses, and what each was worth."""
-    columns = (*(side.texts for side in sides), *golds, *scores)
-    names = ("before", "after", "before_gold", "after_gold", "before_score", "after_score")
-    plain = [[x if isinstance(x, str) else float(x) for x in column] for column in columns]
+def sample_rows(method, prompts, sides, measured: dict) -> list[dict]:
+    """Prompt, both responses, and what each was worth by gold, the reward model and the Python reward."""
+    columns = {"before": sides[0].texts, "after": sides[1].texts}
+    for kind, name in SHOWN.items():
+        values = zip(("before", "after"), measured.get(name, ()), strict=False)
+        columns |= {f"{side}_{kind}": map(float, x) for side, x in values}
     return [
-        {"method": method, "prompt": prompt} | dict(zip(names, row, strict=True))
-        for prompt, *row in zip(prompts, *plain, strict=True)
+        {"method": method, "prompt": prompt} | dict(zip(columns, row, strict=True))
+        for prompt, *row in zip(prompts, *columns.values(), strict=True)
     ]
 
 

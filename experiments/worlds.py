@@ -1,5 +1,6 @@
 """What the stages learn from and are judged on, as texts: the generated world, or JSONL files."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,7 +28,8 @@ class DataConfig:
     comparisons: str = ""
     """JSONL files of preferences: what the reward model and its held-out judge learn."""
     prompts: str = ""
-    """JSONL files with a field "prompt" (a text or messages), or "text" whose first words are the prompt."""
+    """JSONL files with a field "prompt" (a text or messages), or "text" whose first words are the prompt. A
+    Python reward may ask for the other fields of a row."""
     fields: ComparisonFields = ComparisonFields()
     prompt_words: int = 4
     """Words of a "text" that make a prompt."""
@@ -50,7 +52,9 @@ class World(NamedTuple):
     corpus_held_out: list[tuple[str, str]]
     prompts: list[str]
     prompts_held_out: list[str]
-    comparisons: Callable  # (run directory, respond: prompts -> responses) -> [Comparison]
+    columns: list[dict]  # the other fields of each prompt's row, which a Python reward may ask for
+    columns_held_out: list[dict]
+    comparisons: Callable | None  # (run directory, respond: prompts -> responses) -> [Comparison]
     known: Callable  # ([Comparison]) -> facts about the world that results stand beside
     gold: Callable | None  # (prompts, responses) -> float32 [N]; None where nobody knows it
 
@@ -96,31 +100,56 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
         corpus_held_out=[(prompt, said) for prompt, said in corpus_held_out],
         prompts=train,
         prompts_held_out=held_out,
+        columns=[{} for _ in train],
+        columns_held_out=[{} for _ in held_out],
         comparisons=comparisons,
         known=known,
         gold=reviews.golds,
     )
 
 
-def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE) -> World:
-    """The texts of JSONL files, split by hash. Every file is read, and refused, before any training."""
-    missing = [n for n in ("corpus", "comparisons", "prompts") if not getattr(cfg, n)]
-    if missing:
-        raise ValueError(
-            f"data.{missing[0]} is empty while other files are given: name its JSONL files, "
-            "or give none for the generated world"
-        )
-    compared, _ = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
-    demos, prompts = read_demonstrations(cfg.corpus, chat), []
+def read_prompts(cfg: DataConfig, chat: Chat) -> list[tuple[str, dict]]:
+    """Each prompt of the files with its columns, which are the other fields of its row.
+
+    Rows that repeat a prompt and all of its columns are one; a prompt with two answers stays two rows.
+    """
+    rows = {}
     for row in read_jsonl(cfg.prompts):
         row = plain(row, chat)
         if "prompt" in row or "text" not in row:
-            prompts.append(field(row, "prompt", str))
+            name, prompt = "prompt", field(row, "prompt", str)
         else:
-            prompts.append(" ".join(field(row, "text", str).split()[: cfg.prompt_words]))
-    itself = lambda text: text
+            name = "text"
+            prompt = " ".join(field(row, name, str).split()[: cfg.prompt_words])
+        columns = {key: value for key, value in row.items() if key != name}
+        rows.setdefault((prompt, json.dumps(columns, sort_keys=True)), (prompt, columns))
+    return list(rows.values())
+
+
+def from_files(
+    cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, dispensable: tuple[str, ...] = ()
+) -> World:
+    """The texts of JSONL files, split by hash. Every file is read, and refused, before any training.
+
+    The files that `dispensable` lists may be missing; what would be learned from them is then empty.
+    """
+    needed = [n for n in ("corpus", "comparisons", "prompts") if n not in dispensable]
+    missing = [n for n in needed if not getattr(cfg, n)]
+    if missing:
+        raise ValueError(
+            f"data.{missing[0]} is empty while other files are given: name its JSONL files, or give none "
+            "for the generated world (a Python reward alone, rl.reward, needs no comparisons, and with "
+            "reference no corpus)"
+        )
+    compared, demos = [], []
+    if cfg.comparisons:
+        compared, _ = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
+    if cfg.corpus:
+        demos = read_demonstrations(cfg.corpus, chat)
     # by another hash than what answers them, of which some of the rest is held out too
-    prompts, prompts_held_out = split(dict.fromkeys(prompts), itself, cfg.held_out, seed + 2)
+    sides = split(read_prompts(cfg, chat), lambda row: row[0], cfg.held_out, seed + 2)
+    prompts, prompts_held_out = ([prompt for prompt, _ in side] for side in sides)
+    columns, columns_held_out = ([others for _, others in side] for side in sides)
     # one file may be corpus and prompts at once: what begins with a held-out prompt teaches nothing
     begins, held_out = tuple(f"{prompt} " for prompt in prompts_held_out), set(prompts_held_out)
     fresh = lambda prompt, text: (
@@ -132,20 +161,30 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE) -> World:
     left_out = read - len(demos) - len(compared)
     if left_out:
         print(f"left out: {left_out} texts and comparisons that begin with a held-out prompt")
-    corpus, corpus_held_out = split(demos, lambda demo: demo[0] or demo[1], cfg.held_out, seed)
+    corpus, corpus_held_out = [], []
+    if cfg.corpus:
+        corpus, corpus_held_out = split(demos, lambda demo: demo[0] or demo[1], cfg.held_out, seed)
     return World(
         corpus=corpus,
         corpus_held_out=corpus_held_out,
         prompts=prompts,
         prompts_held_out=prompts_held_out,
-        comparisons=lambda folder, respond: compared,
+        columns=columns,
+        columns_held_out=columns_held_out,
+        comparisons=(lambda folder, respond: compared) if cfg.comparisons else None,
         known=lambda comparisons: {},
         gold=None,
     )
 
 
-def read(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int, chat: Chat) -> World:
+def read(
+    cfg: DataConfig,
+    people: annotators.AnnotatorConfig,
+    seed: int,
+    chat: Chat,
+    dispensable: tuple[str, ...] = (),
+) -> World:
     """The world of the files in `cfg`, or the generated one where it names none."""
     if cfg.corpus or cfg.comparisons or cfg.prompts:
-        return from_files(cfg, seed, chat)
+        return from_files(cfg, seed, chat, dispensable)
     return generated(cfg, people, seed)

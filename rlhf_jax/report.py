@@ -6,7 +6,8 @@ It is made from the files of the run alone, and each is optional but `config.jso
                     (a list of flat objects) that become a table. `gold.before`, `gold.after` and
                     `kl` also become points in the picture of gold against KL.
     metrics.jsonl   the curves of pictures.PANELS
-    samples.jsonl   {"method", "prompt", "before", "after", "before_gold", "after_gold", ..."_score"}
+    samples.jsonl   {"method", "prompt", "before", "after", "before_gold", "after_gold", ..."_score",
+                    ..."_python_reward"}, each number where there is one
     tokens.jsonl    {"prompt", "tokens": [text], "kl": [...], "value": ..., "advantage": ..., "reward": ...}
     stages/*/done.json
 """
@@ -269,7 +270,7 @@ def _samples(rows) -> str:
     def said(row, who):
         numbers = [
             f"{_words(kind)} {_text(row[f'{who}_{kind}'])}"
-            for kind in ("gold", "score")
+            for kind in ("gold", "score", "python_reward")
             if row.get(f"{who}_{kind}") is not None
         ]
         badges = f'<span class="badges number">{" · ".join(numbers)}</span>' if numbers else ""

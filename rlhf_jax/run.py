@@ -46,6 +46,10 @@ UNTELLING = (
     "sample.slots",
     "rl.keep",
     "rl.best",
+    "rl.scorer.threads",
+    "rl.scorer.processes",
+    "rl.scorer.samples_per_call",
+    "rl.scorer.timeout",
 )  # settings that change no result
 _locks = {}  # folder to its open lock file: a lock lasts until this process ends
 

@@ -273,6 +273,105 @@ def test_sentiment_on_files_takes_a_held_out_reward_model_for_gold(files, capsys
     assert capsys.readouterr().out.splitlines()[-1] == str(folder)
 
 
+WORTHS = 0.5, -0.25  # of a letter
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """The file of prompts that stand in two rows each, with other columns."""
+    rows = [{"prompt": f"the {x}", "worth": w} for x in reviews.GENRES for w in WORTHS]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "asked.jsonl").write_text(lines)
+    return tmp_path / "asked.jsonl"
+
+
+REWARDS = f"{runs.ROOT}/tests/python_rewards.py"
+METHODS = {
+    "sentiment": "--rl.value shared --rl.scorer.processes --rl.scorer.threads 1 --rl.kl-coef 0",
+    "rloo": "--pg.group 4",
+    "online_dpo": "",
+    "raft": "--raft.draws 4 --raft.batch-size 2",
+    "best_of_n": "--best.draws 4",
+}
+
+
+@pytest.mark.parametrize(
+    "method", ["sentiment", *(pytest.param(x, marks=pytest.mark.more) for x in list(METHODS)[1:])]
+)
+def test_with_a_reference_and_a_python_reward_prompts_are_enough(folders, asked, method):
+    folder = asked.parent / "run"
+    settings = [method, "--devices", "device", "--reference", folders["GPT2"], "--eval-draws", "1"]
+    settings += ["--data.prompts", str(asked), "--data.held-out", "0.3", "--sample.length", "6"]
+    settings += ["--rl.reward", f"{REWARDS}:letters", *parts(METHODS[method]), "--run", str(folder)]
+    if method != "best_of_n":
+        settings += ["--rl.iterations", "2", "--rl.batch-size", "8"]
+        settings += ["--rollout.missing-eos-penalty", "0"]
+    assert launch.main(settings) == 0
+    results = json.loads((folder / "results.json").read_text())
+    first, second, *_ = results
+    assert first == "Python reward" and results[first].keys() == {"before", "after"}
+    assert second.endswith("over SFT, by Python reward")
+    told = (folder / "results.json").read_text()
+    assert not any(part in told for part in ("gold", "score of", "SFT held-out loss", "accuracy"))
+    samples = [json.loads(row) for row in (folder / "samples.jsonl").read_text().splitlines()]
+    columns = {"method", "prompt", "before", "after", "before_python_reward", "after_python_reward"}
+    counted = {}
+    for row in samples:
+        assert row.keys() == columns
+        got = row["after_python_reward"]
+        assert got == WORTHS[counted.get(row["prompt"], 0)] * len(row["after"])
+        counted[row["prompt"]] = counted.get(row["prompt"], 0) + 1
+    assert set(counted.values()) == {2} and any(row["after_python_reward"] for row in samples)
+    if method == "best_of_n":
+        assert [row.keys() for row in results["best of n"]] == [{"n", "kl", "proxy"}] * 3
+        return
+    stage = "ppo" if method == "sentiment" else method
+    assert [path.name for path in (folder / "stages").iterdir()] == [stage]
+    rows = metrics.read(folder / "metrics.jsonl")
+    assert len(rows) == 2 and not any(
+        {"objective/gold", "objective/held_out_score"} & row.keys() for row in rows
+    )
+    assert all(
+        row["score/letters"] == pytest.approx(row["objective/score"], abs=1e-6) for row in rows
+    )
+    if method == "sentiment":  # without a KL penalty the tokens' rewards are what was trained on
+        worth = [(row["prompt"], row["after_python_reward"]) for row in samples]
+        for row in map(json.loads, (folder / "tokens.jsonl").read_text().splitlines()):
+            assert (row["prompt"], round(sum(row["reward"]), 5)) in worth
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "said"),
+    [
+        *((method, "nowhere.py:f", "there is no file 'nowhere.py'") for method in METHODS),
+        ("grpo", "REWARDS:gone", "there is no 'gone' in the file, which has 'short', 'letters'"),
+        ("raft", "REWARDS:letters", "asks for the column 'worth', and the columns are none"),
+        ("rloo", "REWARDS:letters --rl.scorer.processes", "asks for the column 'worth', and the columns are"),
+        ("ensemble", "nowhere.py:f --rl.reward-model-weight 1", "there is no file 'nowhere.py'"),
+        ("ensemble", "REWARDS:short", "rl.reward_model_weight = 0.0 leaves the ensemble out"),
+        ("online_dpo", "REWARDS:letters --data.prompts ASKED --reference GPT2 --rl.reward-model-weight 1",
+         "data.corpus is empty while other files are given"),
+        ("rloo", "REWARDS:letters --data.prompts ASKED", "data.corpus is empty while other files"),
+        ("rloo", "REWARDS:short --data.prompts ASKED --reference GPT2 --reward-model REWARD",
+         "is not read where a Python reward judges alone"),
+        ("sentiment", "REWARDS:short --data.prompts ASKED --reference GPT2 --rl.value-from reward",
+         'rl.value_from = "reward" needs a reward model'),
+    ],
+)  # fmt: skip
+def test_a_python_reward_that_cannot_be_is_refused_before_the_run_has_a_folder(
+    folders, asked, capsys, method, settings, said
+):
+    names = folders | {"ASKED": str(asked)}
+    settings = [names.get(x, x.replace("REWARDS", REWARDS)) for x in settings.split()]
+    run = str(asked.parent / "run")
+    assert (
+        launch.main([method, "--rl.reward", *settings, "--run", run, "--data.reviews", "80"]) == 1
+    )
+    errors = capsys.readouterr().err.strip()
+    assert said in errors and errors.count("\n") == 0
+    assert not (asked.parent / "run").exists()
+
+
 def test_no_text_that_is_learned_from_begins_with_a_held_out_prompt(files):
     same = str(files / "a.jsonl")
     cfg = worlds.DataConfig(corpus=same, comparisons=same, prompts=same, held_out=0.2)

@@ -23,6 +23,7 @@ SHARED = parts(
     --sft.eval-every 6 --reward.batch-size 8 --reward.save-every 4 --eval-draws 1"""
 )
 LOOP = "--rl.iterations 4 --rl.batch-size 16 --rl.save-every 2 "
+PYTHON = f"--rl.reward {runs.ROOT}/tests/python_rewards.py:short --rl.reward-model-weight 0.5 "
 OBJECTIVE = {"objective/kl", "objective/gold", "objective/score"}
 PREFERENCE = {"preference/loss", "preference/accuracy", "preference/margin"}
 OWN = {  # settings of each, the stage that is its own, and metrics of that
@@ -31,11 +32,15 @@ OWN = {  # settings of each, the stage that is its own, and metrics of that
         "dpo",
         PREFERENCE | {"preference/held_out_accuracy"},
     ),
-    "online_dpo": (LOOP, "online_dpo", PREFERENCE | OBJECTIVE),
+    "online_dpo": (LOOP + PYTHON, "online_dpo", PREFERENCE | OBJECTIVE | {"score/short"}),
     "best_of_n": ("--best.draws 6", None, set()),
-    "raft": (LOOP + "--raft.draws 2 --raft.batch-size 4", "raft", {"sft/loss"} | OBJECTIVE),
+    "raft": (
+        LOOP + PYTHON + "--raft.draws 2 --raft.batch-size 4",
+        "raft",
+        {"sft/loss"} | OBJECTIVE,
+    ),
     "ensemble": (
-        LOOP + "--ensemble.members 2 --ensemble.combine min",
+        LOOP + PYTHON + "--ensemble.members 2 --ensemble.combine min",
         "ensemble",
         {"reward/loss", "reward/accuracy"},
     ),
@@ -91,6 +96,14 @@ def test_a_method_starts_from_the_stages_of_another_and_leaves_its_own(finished,
     assert results["gold"]["before"] == read(base)[0]["gold"]["before"]
     assert results["kl"]["mean"] > 1e-4 and (folder / "report.html").exists()
     assert sum("win rate of" in key for key in results) == 1
+    rewarded = [json.loads(row) for row in (folder / "samples.jsonl").read_text().splitlines()]
+    if "--rl.reward" in OWN[name][0]:  # shown beside the reward model, and by gold none the less
+        assert all(
+            row["after_python_reward"] == np.float32(-0.1 * len(row["after"])) for row in rewarded
+        )
+        assert results["Python reward"]["after"]["mean"] < 0
+    else:
+        assert "Python reward" not in results and "after_python_reward" not in rewarded[0]
 
 
 def test_a_setting_that_a_run_is_older_than_stood_at_its_default(tmp_path):

@@ -2,6 +2,8 @@
 
 import collections
 import fractions
+import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -317,6 +319,64 @@ def test_batches_and_settings_that_cannot_be_are_refused():
             ScorerConfig(**{name: value})
 
 
+# called by name, awaited, and given columns
+
+
+def of_trl(completions, answer, **kwargs):
+    """As TRL's rewards are written: whatever is not named comes by keyword."""
+    assert kwargs["prompts"] and "completions" not in kwargs
+    return [a in said for said, a in zip(completions, answer, strict=True)]
+
+
+def by_name(*, answer, responses):
+    return [a in said for said, a in zip(responses, answer, strict=True)]
+
+
+async def awaited(prompts, responses, answer):
+    return by_name(answer=answer, responses=responses)
+
+
+def in_order(asked, said, /, answer, **columns):
+    assert columns.keys() == {"prompts", "completions"}
+    return by_name(answer=answer, responses=said)
+
+
+@pytest.mark.parametrize("reward", [of_trl, by_name, awaited, in_order])
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_reward_is_called_by_name_or_in_order_and_awaited(reward, threads):
+    """The file's own fields "prompts" and "completions" take no one's place."""
+    columns = {"answer": list("0123456789"), "prompts": [0] * 10, "completions": ["x"] * 10}
+    got = score(reward, columns=columns, threads=threads, samples_per_call=3)
+    np.testing.assert_array_equal(got, np.ones(10))
+
+
+ROWS = [{"answer": "1", "note": "x"}, {"answer": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (lambda p, r, subject: r, "asks for the column 'subject', and the columns are 'answer', 'note'"),
+        (lambda p, r, note: r, "asks for the column 'note', and 1 of 2 prompts lack it, the first being 'q'"),
+        (lambda p, r, note=None: r, "asks for the column 'note', and 1 of 2 prompts lack it"),
+        (lambda p, r, answer, other=3: r, ""),
+        (lambda p, r, **columns: r, ""),
+    ],
+)  # fmt: skip
+def test_the_columns_of_a_reward_are_compared_with_rows_before_it_is_called(reward, said):
+    scorer = Scorer(reward)
+    if not said:
+        return scorer.check(["p", "q"], ROWS)
+    with pytest.raises(RewardError) as caught:
+        scorer.check(["p", "q"], ROWS)
+    assert said in str(caught.value)
+
+
+def test_rows_make_columns():
+    want = {"answer": ["1", "2"], "note": ["x", None]}
+    assert rewards.columns_of(ROWS) == want and rewards.columns_of([]) == {}
+
+
 # sums
 
 
@@ -396,6 +456,146 @@ def test_sums_of_what_is_no_reward_are_refused():
         rewards.weighted({"a": (1.0, lambda prompts: [])})
 
 
+# in child processes
+
+WILD = """
+import os, re, sys
+from rlhf_jax.data.rewards import weighted
+
+
+def number(prompts, responses):
+    return [0.1 * int(response.split()[0]) for response in responses]
+
+
+def wild(prompts, responses, what):
+    print("a line that is no answer", flush=True)
+    if "change directory" in what:
+        os.chdir("/")
+    if "end the process" in what:
+        os._exit(3)
+    if "crash" in what:
+        os.kill(os.getpid(), 11)
+    if "exit" in what:
+        sys.exit("bye")
+    if "raise" in what:
+        raise OSError("the sandbox is gone")
+    if "touch" in what:
+        open(responses[0], "w").close()
+    if "hang" in what:
+        re.match("(a+)+$", "a" * 40 + "b")
+    if "is jax here?" in what:
+        return ["jax" in sys.modules] * len(responses)
+    return number(prompts, responses)
+
+
+def nothing(prompts, responses):
+    return [None for _ in responses]
+
+
+both = weighted({"number": (2.0, number), "wild": (-1.0, wild)})
+"""
+
+
+@pytest.fixture(scope="module")
+def wild(tmp_path_factory):
+    """The place of a file whose rewards are not to be trusted."""
+    path = tmp_path_factory.mktemp("wild") / "wild.py"
+    path.write_text(WILD)
+    return path
+
+
+@pytest.fixture(scope="module")
+def apart(wild):
+    """One child process, for all tests that can share it."""
+    return Scorer(f"{wild}:wild", ScorerConfig(threads=1, processes=True))
+
+
+def whats(*first):
+    return {"what": [*first, *["nothing"] * (10 - len(first))]}
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("exit", "failed with SystemExit (bye) on sample 1 (prompt 'prompt 1', response '1 is the "),
+        ("raise", "failed with OSError (the sandbox is gone) on sample 1 (prompt 'prompt 1', respo"),
+        ("end the process", "ended its process with exit code 3 on sample 1 (prompt 'prompt 1', re"),
+        ("crash", "ended its process with signal 11 (Segmentation fault) on sample 1 (prompt 'prompt"),
+    ],
+)  # fmt: skip
+def test_what_a_reward_does_to_its_own_process_names_the_sample(apart, what, said):
+    pending = apart.submit(PROMPTS, RESPONSES, **whats("nothing", what))
+    with pytest.raises(RewardError) as caught:
+        pending.result()
+    assert str(caught.value).startswith(f"the reward 'wild' {said}")
+    assert str(caught.value).endswith("): mend the function")
+
+
+def test_a_reward_in_a_process_that_was_lost_before_scores_as_in_a_thread(apart):
+    """Its printing is no answer, where it goes is not where this process goes, and it starts without JAX."""
+    here = os.getcwd()
+    got = apart.submit(PROMPTS, RESPONSES, **whats("change directory")).result()
+    np.testing.assert_array_equal(got, EXPECTED)
+    assert os.getcwd() == here
+    assert apart.submit(["p"], ["r"], what=["is jax here?"]).result() == [0.0]
+    assert apart.submit([], [], what=[]).result().shape == (0,)
+
+
+def test_the_parts_of_a_reward_in_processes_are_those_in_threads(wild):
+    columns = whats("nothing") | {"unread": [object()] * 10}
+    scorers = [
+        Scorer(f"{wild}:both", ScorerConfig(threads=2, samples_per_call=3, processes=processes))
+        for processes in (True, False)
+    ]
+    apart, here = (scorer.submit(PROMPTS, RESPONSES, **columns) for scorer in scorers)
+    np.testing.assert_array_equal(apart.result(), here.result())
+    for name, scores in here.parts().items():
+        np.testing.assert_array_equal(apart.parts()[name], scores)
+    for scorer in scorers:
+        with pytest.raises(RewardError, match="the reward 'wild' asks for the column 'what'"):
+            scorer.check(PROMPTS, [{}] * 10)
+
+
+def test_a_regular_expression_that_backtracks_for_ever_is_late_and_its_process_ends(wild):
+    scorer = Scorer(f"{wild}:wild", ScorerConfig(threads=2, processes=True, timeout=0.3))
+    with pytest.raises(RewardTimeoutError) as caught:
+        scorer.submit(PROMPTS, RESPONSES, **whats("hang")).result()
+    assert "'wild' takes more than 0.3 seconds on sample 0 (prompt 'prompt 0'" in str(caught.value)
+
+
+def test_what_cannot_be_called_in_a_process_is_refused(tmp_path):
+    apart = ScorerConfig(processes=True)
+    with pytest.raises(RewardError, match=r"scorer\.processes = True and the reward is a function"):
+        Scorer(number, apart)
+    (tmp_path / "ends.py").write_text("import os\nos._exit(4)")
+    with pytest.raises(RewardError, match=r"ends\.py:f' ended its process with exit code 4 while"):
+        Scorer(f"{tmp_path}/ends.py:f", apart)
+
+
+@pytest.mark.parametrize(
+    ("ends", "timeout", "code"),
+    [("os.kill(os.getpid(), signal.SIGKILL)", 1.0, -9), ("sys.exit(75)", 0.0, 75)],
+)
+def test_a_child_that_hangs_does_not_outlive_its_parent(wild, tmp_path, ends, timeout, code):
+    """The child holds the standard output of this program, whose end is waited for here."""
+    program = f"""
+import os, pathlib, signal, sys, time
+from rlhf_jax.data.rewards import Scorer, ScorerConfig
+
+cfg = ScorerConfig(threads=1, processes=True, samples_per_call=0, timeout={timeout})
+busy = Scorer({f"{wild}:wild"!r}, cfg)
+touched = pathlib.Path({str(tmp_path)!r}) / "it"
+pending = busy.submit(["p"] * 2, [str(touched)] * 2, what=["touch", "hang"])
+while not touched.exists():
+    time.sleep(0.01)
+{ends}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=2 * LAST_RESORT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "a line that is no answer\n", "")
+
+
 # in files
 
 FILE = """
@@ -430,8 +630,8 @@ def prompts_alone(prompts):
     return prompts
 
 
-def by_name(*, prompts, responses):
-    return responses
+def swapped(answers, prompts):
+    return answers
 """
 
 
@@ -448,6 +648,14 @@ def test_rewards_are_loaded_from_files(file):
         np.testing.assert_array_equal(score(reward, ["p", "q"], ["a", "four"]), want)
 
 
+def test_the_rewards_of_the_examples():
+    said = ["a good film", "so it is 1,042.", "42 or 43"]
+    for name, want in [("short_and_kind", [0.85, -0.2, -0.15]), ("right", [False, True, False])]:
+        reward = rewards.load(f"{pathlib.Path(__file__).parent.parent}/examples/rewards.py:{name}")
+        got = score(reward, ["p"] * 3, said, {"answer": ["42", "1042", "42"]})
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -457,7 +665,10 @@ def test_rewards_are_loaded_from_files(file):
         ),
         (":nothing", "is 3, which cannot be called: give a function"),
         (":prompts_alone", "does not take (prompts, responses, **columns)"),
-        (":by_name", "does not take (prompts, responses, **columns)"),
+        (
+            ":swapped",
+            "does not take (prompts, responses, **columns), which a reward is called with: 'prompts'",
+        ),
         (":", "does not say what to call: write FILE.py:FUNCTION"),
         ("", "does not say what to call: write FILE.py:FUNCTION"),
         ("c:length", "does not say what to call: write FILE.py:FUNCTION"),
