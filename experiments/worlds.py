@@ -1,5 +1,6 @@
 """What the stages learn from and are judged on, as texts: the generated world, or JSONL files."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -50,6 +51,8 @@ class World(NamedTuple):
     corpus_held_out: list[tuple[str, str]]
     prompts: list[str]
     prompts_held_out: list[str]
+    columns: list[dict]  # the other fields of each prompt's row, which a Python reward may ask for
+    columns_held_out: list[dict]
     comparisons: Callable  # (run directory, respond: prompts -> responses) -> [Comparison]
     known: Callable  # ([Comparison]) -> facts about the world that results stand beside
     gold: Callable | None  # (prompts, responses) -> float32 [N]; None where nobody knows it
@@ -96,10 +99,30 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
         corpus_held_out=[(prompt, said) for prompt, said in corpus_held_out],
         prompts=train,
         prompts_held_out=held_out,
+        columns=[{} for _ in train],
+        columns_held_out=[{} for _ in held_out],
         comparisons=comparisons,
         known=known,
         gold=reviews.golds,
     )
+
+
+def read_prompts(cfg: DataConfig, chat: Chat) -> list[tuple[str, dict]]:
+    """Each prompt of the files with its columns, which are the other fields of its row.
+
+    Rows that repeat a prompt and all of its columns are one; a prompt with two answers stays two rows.
+    """
+    rows = {}
+    for row in read_jsonl(cfg.prompts):
+        row = plain(row, chat)
+        if "prompt" in row or "text" not in row:
+            name, prompt = "prompt", field(row, "prompt", str)
+        else:
+            name = "text"
+            prompt = " ".join(field(row, name, str).split()[: cfg.prompt_words])
+        columns = {key: value for key, value in row.items() if key != name}
+        rows.setdefault((prompt, json.dumps(columns, sort_keys=True)), (prompt, columns))
+    return list(rows.values())
 
 
 def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE) -> World:
@@ -111,16 +134,11 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE) -> World:
             "or give none for the generated world"
         )
     compared, _ = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
-    demos, prompts = read_demonstrations(cfg.corpus, chat), []
-    for row in read_jsonl(cfg.prompts):
-        row = plain(row, chat)
-        if "prompt" in row or "text" not in row:
-            prompts.append(field(row, "prompt", str))
-        else:
-            prompts.append(" ".join(field(row, "text", str).split()[: cfg.prompt_words]))
-    itself = lambda text: text
+    demos = read_demonstrations(cfg.corpus, chat)
     # by another hash than what answers them, of which some of the rest is held out too
-    prompts, prompts_held_out = split(dict.fromkeys(prompts), itself, cfg.held_out, seed + 2)
+    sides = split(read_prompts(cfg, chat), lambda row: row[0], cfg.held_out, seed + 2)
+    prompts, prompts_held_out = ([prompt for prompt, _ in side] for side in sides)
+    columns, columns_held_out = ([others for _, others in side] for side in sides)
     # one file may be corpus and prompts at once: what begins with a held-out prompt teaches nothing
     begins, held_out = tuple(f"{prompt} " for prompt in prompts_held_out), set(prompts_held_out)
     fresh = lambda prompt, text: (
@@ -138,6 +156,8 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE) -> World:
         corpus_held_out=corpus_held_out,
         prompts=prompts,
         prompts_held_out=prompts_held_out,
+        columns=columns,
+        columns_held_out=columns_held_out,
         comparisons=lambda folder, respond: compared,
         known=lambda comparisons: {},
         gold=None,
