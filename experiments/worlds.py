@@ -1,7 +1,7 @@
 """What the stages learn from and are judged on, as texts: the generated world, or JSONL files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,13 +9,22 @@ import numpy as np
 
 from rlhf_jax import run
 from rlhf_jax.data.batching import rows_at
-from rlhf_jax.data.comparisons import ComparisonFields, read_comparisons
-from rlhf_jax.data.demonstrations import read_demonstrations
+from rlhf_jax.data.comparisons import Comparison, ComparisonFields, read_comparisons
+from rlhf_jax.data.demonstrations import CorpusFields, read_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
-from rlhf_jax.data.sources import field, read_jsonl
-from rlhf_jax.data.splits import split
-from rlhf_jax.data.tokenizer import at_seam
+from rlhf_jax.data.sources import field, read_jsonl, texts
+from rlhf_jax.data.splits import group_of, make_teaches, split, words
 from rlhf_jax.tasks import annotators, reviews
+
+
+@dataclass(frozen=True)
+class PromptFields:
+    """Which fields of a row hold what; the others are columns, which a Python reward may ask for."""
+
+    prompt: str = "prompt"
+    """fields of the prompt, joined by newlines; empty ones are left out"""
+    text: str = "text"
+    """a text whose first words are the prompt, in rows that have no prompt"""
 
 
 @dataclass(frozen=True)
@@ -25,23 +34,44 @@ class DataConfig:
     corpus: str = ""
     """JSONL files of what the language model learns (commas and globs allowed): rows with "text", with
     "prompt" and "response", or with "messages" that end with an answer."""
+    corpus_fields: CorpusFields = CorpusFields()
     comparisons: str = ""
     """JSONL files of preferences: what the reward model and its held-out judge learn."""
+    fields: ComparisonFields = ComparisonFields()
     prompts: str = ""
     """JSONL files with a field "prompt" (a text or messages), or "text" whose first words are the prompt."""
-    fields: ComparisonFields = ComparisonFields()
+    prompts_fields: PromptFields = PromptFields()
     prompt_words: int = 4
     """Words of a "text" that make a prompt."""
     prompt_length: int = 10
     """Columns of a prompt, in tokens (P); longer ones keep their end."""
     held_out: float = 0.1
-    """Share of texts, of prompts, and of comparisons by prompt, that nothing is trained on."""
+    """Share of the prompts that nothing is trained on, with all texts and comparisons that answer them; and
+    share of the other texts that tell when SFT ends."""
     vocab_size: int = 600
     """Most tokens of a tokenizer that is trained here."""
     reviews: int = 20_000
     """Generated world: reviews in the corpus; a tenth as many are held out."""
     pairs: int = 20_000
     """Generated world: comparisons of the SFT model's responses; half teach the held-out judge."""
+
+
+class Pairs(NamedTuple):
+    """Comparisons, each prompt on one side."""
+
+    train: list[Comparison]
+    halves: tuple[
+        list[Comparison], list[Comparison]
+    ]  # of these, for the reward model and the judge
+    held_out: list[Comparison]
+
+
+class Asked(NamedTuple):
+    """A prompt, the other fields of its row, and its key."""
+
+    prompt: str
+    columns: dict
+    group: str
 
 
 class World(NamedTuple):
@@ -53,7 +83,7 @@ class World(NamedTuple):
     prompts_held_out: list[str]
     columns: list[dict]  # the other fields of each prompt's row, which a Python reward may ask for
     columns_held_out: list[dict]
-    comparisons: Callable  # (run directory, respond: prompts -> responses) -> [Comparison]
+    comparisons: Callable  # (run directory, respond: prompts -> responses) -> Pairs
     known: Callable  # ([Comparison]) -> facts about the world that results stand beside
     gold: Callable | None  # (prompts, responses) -> float32 [N]; None where nobody knows it
 
@@ -66,13 +96,18 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
     train, held_out = reviews.split_prompts(cfg.held_out, seed)
     corpus_held_out = reviews.generate(seed + 1, max(8, cfg.reviews // 10), held_out)
 
+    asked = [train[row] for row in rows_at(len(train), cfg.pairs, seed, 0)]
+    pairs_of = lambda items, group: divided(
+        items, group, cfg.held_out, seed, f"data.pairs = {cfg.pairs}"
+    )
+    pairs_of(asked, lambda prompt: prompt)  # too few are refused now, and not after SFT
+
     def judged(prompts, a, b):
         words = [np.array([len(x.split()) for x in side], float) for side in (a, b)]
         return annotators.Pairs(reviews.golds(prompts, a), reviews.golds(prompts, b), *words)
 
     def compare(respond):
         print(f"comparisons: simulated people judge {cfg.pairs} pairs of responses", flush=True)
-        asked = [train[row] for row in rows_at(len(train), cfg.pairs, seed, 0)]
         both = respond([prompt for prompt in asked for _ in range(2)])
         a, b = both[::2], both[1::2]
         preferred = annotators.annotate(judged(asked, a, b), people, seed)
@@ -83,7 +118,8 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
 
     def comparisons(folder, respond):
         run.cached(folder, "comparisons.jsonl", lambda: compare(respond))
-        return read_comparisons([str(folder / "comparisons.jsonl")])[0]
+        compared, _ = read_comparisons([str(folder / "comparisons.jsonl")])
+        return Pairs(*pairs_of(compared, lambda c: c.group))
 
     def known(comparisons):
         asked, chosen, rejected = list(zip(*comparisons, strict=True))[:3]
@@ -107,26 +143,76 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
     )
 
 
-def read_prompts(cfg: DataConfig, chat: Chat) -> list[tuple[str, dict]]:
+def divided(items: Sequence, group_of: Callable, held_out: float, seed: int, name: str) -> tuple:
+    """What is trained on, its two halves, and what is held out: the fields of Pairs.
+
+    Raises ValueError, with `name` in it, where one of them would be empty.
+    """
+    train, others = split(items, group_of, held_out, seed, f"{name} at data.held_out = {held_out}")
+    half = f"{name}, of which the reward model learns one half and the judge the other"
+    return train, split(train, group_of, 0.5, seed + 1, half), others
+
+
+def read_prompts(cfg: DataConfig, chat: Chat) -> list[Asked]:
     """Each prompt of the files with its columns, which are the other fields of its row.
 
     Rows that repeat a prompt and all of its columns are one; a prompt with two answers stays two rows.
+    Raises ValueError, in one sentence that names path and line, for a row without a prompt.
     """
-    rows = {}
+    fields, rows = cfg.prompts_fields, {}
+    names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
     for row in read_jsonl(cfg.prompts):
-        row = plain(row, chat)
-        if "prompt" in row or "text" not in row:
-            name, prompt = "prompt", field(row, "prompt", str)
+        row, used = plain(row, chat, names), names
+        if fields.prompt == PromptFields().prompt not in row and fields.text in row:
+            used = [fields.text]
+            prompt = " ".join(field(row, fields.text, str).split()[: cfg.prompt_words])
         else:
-            name = "text"
-            prompt = " ".join(field(row, name, str).split()[: cfg.prompt_words])
-        columns = {key: value for key, value in row.items() if key != name}
-        rows.setdefault((prompt, json.dumps(columns, sort_keys=True)), (prompt, columns))
+            prompt = texts(row, names)
+        if not prompt:
+            raise ValueError(f"{row.where}: the prompt is empty: leave the row out, or give a text")
+        columns = {key: value for key, value in row.items() if key not in used}
+        asked = Asked(prompt, columns, row.group or group_of(prompt))
+        rows.setdefault((prompt, json.dumps(columns, sort_keys=True)), asked)
     return list(rows.values())
 
 
+def unseen(train: Sequence[Comparison], held_out: Sequence[Comparison], prompts=()) -> Callable:
+    """`teaches(group, prompt, response)` of `splits.make_teaches`, for held-out comparisons and prompts.
+
+    A response to a held-out prompt alone is a held-out text; one that prompts of `train` have too is not.
+    """
+    sides = [(c.prompt, text) for c in held_out for text in (c.chosen, c.rejected)]
+    common = {words(text) for c in train for text in (c.chosen, c.rejected)}
+    texts = [f"{prompt} {text}" for prompt, text in sides]
+    texts += [text for _, text in sides if words(text) not in common]
+    asked = [*(c.prompt for c in held_out), *(row.prompt for row in prompts)]
+    return make_teaches([row.group for row in [*held_out, *prompts]], asked, texts)
+
+
+def kept(items: list, teaches: Callable, name: str) -> list:
+    """The items that may teach, with a line about those that may not; `name` is the setting of their files.
+
+    Raises ValueError where none is left.
+    """
+    found = [item for item in items if teaches(item)]
+    if len(found) < len(items):
+        count = f"{len(items) - len(found)} of {len(items)}"
+        print(
+            f"left out: {count} rows of {name}, which answer or repeat what is held out", flush=True
+        )
+    if not found:
+        raise ValueError(
+            f"{name}: all of its rows answer or repeat what is held out: give others too"
+        )
+    return found
+
+
 def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE) -> World:
-    """The texts of JSONL files, split by hash. Every file is read, and refused, before any training."""
+    """The texts of JSONL files, split by hash. Every file is read, and refused, before any training.
+
+    Prompts and comparisons are held out by one hash of one key, so that a prompt is on the same side of both.
+    No text of the corpus that answers or repeats what is held out is used at all.
+    """
     missing = [n for n in ("corpus", "comparisons", "prompts") if not getattr(cfg, n)]
     if missing:
         raise ValueError(
@@ -134,31 +220,25 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE) -> World:
             "or give none for the generated world"
         )
     compared, _ = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
-    demos = read_demonstrations(cfg.corpus, chat)
-    # by another hash than what answers them, of which some of the rest is held out too
-    sides = split(read_prompts(cfg, chat), lambda row: row[0], cfg.held_out, seed + 2)
-    prompts, prompts_held_out = ([prompt for prompt, _ in side] for side in sides)
-    columns, columns_held_out = ([others for _, others in side] for side in sides)
-    # one file may be corpus and prompts at once: what begins with a held-out prompt teaches nothing
-    begins, held_out = tuple(f"{prompt} " for prompt in prompts_held_out), set(prompts_held_out)
-    fresh = lambda prompt, text: (
-        prompt not in held_out and not f"{prompt}{at_seam(prompt, text)} ".startswith(begins)
-    )
-    read = len(demos) + len(compared)
-    demos = [demo for demo in demos if fresh(*demo)]
-    compared = [c for c in compared if fresh(c.prompt, c.chosen) and fresh(c.prompt, c.rejected)]
-    left_out = read - len(demos) - len(compared)
-    if left_out:
-        print(f"left out: {left_out} texts and comparisons that begin with a held-out prompt")
-    corpus, corpus_held_out = split(demos, lambda demo: demo[0] or demo[1], cfg.held_out, seed)
+    demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields)
+    group, at = lambda row: row.group, f"at data.held_out = {cfg.held_out}"
+    asked = read_prompts(cfg, chat)
+    prompts, prompts_held_out = split(asked, group, cfg.held_out, seed, f"data.prompts {at}")
+    train, _, held_out = divided(compared, group, cfg.held_out, seed, "data.comparisons")
+    teaches = unseen(train, held_out, prompts_held_out)
+    of_pair = lambda c: all(teaches(c.group, c.prompt, x) for x in (c.chosen, c.rejected))
+    train = kept(train, of_pair, "data.comparisons")
+    halves = split(train, group, 0.5, seed + 1, "the halves of data.comparisons")
+    demos = kept(demos, lambda demo: teaches(demo.group, demo.prompt, demo.response), "data.corpus")
+    corpus, corpus_held_out = split(demos, group, cfg.held_out, seed + 2, f"data.corpus {at}")
     return World(
-        corpus=corpus,
-        corpus_held_out=corpus_held_out,
-        prompts=prompts,
-        prompts_held_out=prompts_held_out,
-        columns=columns,
-        columns_held_out=columns_held_out,
-        comparisons=lambda folder, respond: compared,
+        corpus=[demo[:2] for demo in corpus],
+        corpus_held_out=[demo[:2] for demo in corpus_held_out],
+        prompts=[row.prompt for row in prompts],
+        prompts_held_out=[row.prompt for row in prompts_held_out],
+        columns=[row.columns for row in prompts],
+        columns_held_out=[row.columns for row in prompts_held_out],
+        comparisons=lambda folder, respond: Pairs(train, halves, held_out),
         known=lambda comparisons: {},
         gold=None,
     )
