@@ -72,8 +72,9 @@ def read(cfg: RewardDataConfig, seed: int, chat: dialogues.Chat):
     """
     group = lambda row: row.group
     compared, ties = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
-    name = f"data.comparisons at data.held_out = {cfg.held_out}"
-    train, held_out = split(compared, group, cfg.held_out, seed, name)
+    train, held_out = split(
+        compared, group, cfg.held_out, seed, "data.comparisons by data.held_out"
+    )
     teaches = worlds.unseen(train, held_out)
     of_pair = lambda c: all(teaches(c.group, c.prompt, x) for x in (c.chosen, c.rejected))
     train = worlds.kept(train, of_pair, "data.comparisons")

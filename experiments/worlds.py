@@ -57,12 +57,10 @@ class DataConfig:
 
 
 class Pairs(NamedTuple):
-    """Comparisons, each prompt on one side."""
+    """Comparisons, each prompt on one side; the halves of `train` teach the reward model and the judge."""
 
     train: list[Comparison]
-    halves: tuple[
-        list[Comparison], list[Comparison]
-    ]  # of these, for the reward model and the judge
+    halves: tuple[list[Comparison], list[Comparison]]
     held_out: list[Comparison]
 
 
@@ -148,9 +146,14 @@ def divided(items: Sequence, group_of: Callable, held_out: float, seed: int, nam
 
     Raises ValueError, with `name` in it, where one of them would be empty.
     """
-    train, others = split(items, group_of, held_out, seed, f"{name} at data.held_out = {held_out}")
-    half = f"{name}, of which the reward model learns one half and the judge the other"
-    return train, split(train, group_of, 0.5, seed + 1, half), others
+    train, others = split(items, group_of, held_out, seed, f"{name} by data.held_out")
+    return train, halved(train, group_of, seed, name), others
+
+
+def halved(train: Sequence, group_of: Callable, seed: int, name: str) -> tuple[list, list]:
+    """The half that the reward model learns, and the half that the judge learns."""
+    name = f"the halves of {name}, for the reward model and for the judge"
+    return split(train, group_of, 0.5, seed + 1, name)
 
 
 def read_prompts(cfg: DataConfig, chat: Chat) -> list[Asked]:
@@ -159,11 +162,12 @@ def read_prompts(cfg: DataConfig, chat: Chat) -> list[Asked]:
     Rows that repeat a prompt and all of its columns are one; a prompt with two answers stays two rows.
     Raises ValueError, in one sentence that names path and line, for a row without a prompt.
     """
-    fields, rows = cfg.prompts_fields, {}
+    fields, default, rows = cfg.prompts_fields, PromptFields(), {}
     names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
     for row in read_jsonl(cfg.prompts):
         row, used = plain(row, chat, names), names
-        if fields.prompt == PromptFields().prompt not in row and fields.text in row:
+        by_text = fields.text in row and fields.prompt == default.prompt
+        if by_text and (fields.text != default.text or default.prompt not in row):
             used = [fields.text]
             prompt = " ".join(field(row, fields.text, str).split()[: cfg.prompt_words])
         else:
@@ -219,18 +223,22 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE) -> World:
             f"data.{missing[0]} is empty while other files are given: name its JSONL files, "
             "or give none for the generated world"
         )
-    compared, _ = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
+    compared, ties = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
+    if ties:
+        print(f"left out: {ties} ties of data.comparisons", flush=True)
     demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields)
-    group, at = lambda row: row.group, f"at data.held_out = {cfg.held_out}"
-    asked = read_prompts(cfg, chat)
-    prompts, prompts_held_out = split(asked, group, cfg.held_out, seed, f"data.prompts {at}")
-    train, _, held_out = divided(compared, group, cfg.held_out, seed, "data.comparisons")
+    group, asked = lambda row: row.group, read_prompts(cfg, chat)
+    side = lambda rows, seed, name: split(
+        rows, group, cfg.held_out, seed, f"{name} by data.held_out"
+    )
+    prompts, prompts_held_out = side(asked, seed, "data.prompts")
+    train, held_out = side(compared, seed, "data.comparisons")
     teaches = unseen(train, held_out, prompts_held_out)
     of_pair = lambda c: all(teaches(c.group, c.prompt, x) for x in (c.chosen, c.rejected))
     train = kept(train, of_pair, "data.comparisons")
-    halves = split(train, group, 0.5, seed + 1, "the halves of data.comparisons")
+    halves = halved(train, group, seed, "data.comparisons")
     demos = kept(demos, lambda demo: teaches(demo.group, demo.prompt, demo.response), "data.corpus")
-    corpus, corpus_held_out = split(demos, group, cfg.held_out, seed + 2, f"data.corpus {at}")
+    corpus, corpus_held_out = side(demos, seed + 2, "data.corpus")
     return World(
         corpus=[demo[:2] for demo in corpus],
         corpus_held_out=[demo[:2] for demo in corpus_held_out],

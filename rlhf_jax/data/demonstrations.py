@@ -47,15 +47,14 @@ def read_demonstrations(
     """
     fields, default, found = fields or CorpusFields(), CorpusFields(), {}
     names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
+    by_text = fields.text != default.text  # what is named is meant
+    by_pair = (fields.prompt, fields.response) != (default.prompt, default.response)
     for row in read_jsonl(patterns):
         given = row.keys()
         row = plain(row, chat, names, (fields.response,), several="")
-        if fields.response in row:
+        if fields.response in row and (by_pair or not by_text):
             prompt, response = texts(row, names), field(row, fields.response, str)
-        elif fields.text in row and (fields.response, fields.prompt) == (
-            default.response,
-            default.prompt,
-        ):
+        elif fields.text in row and (by_text or not by_pair):
             prompt, response = "", field(row, fields.text, str)
         elif HISTORY & given:
             raise ValueError(

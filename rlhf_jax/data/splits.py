@@ -47,8 +47,8 @@ def split(
         sides[int.from_bytes(digest[:8], "big") < held_out * 2**64].append(item)
     if not all(sides):
         raise ValueError(
-            f"{name}: {len(sides[0]) + len(sides[1])} rows with {len(groups)} different prompts are too few "
-            f"for two sides, of which one has a share of {held_out}: give more prompts, or another share"
+            f"{name}: all {len(sides[0]) + len(sides[1])} rows, of {len(groups)} different prompts, fall on "
+            f"one side where a share of {held_out} is drawn: give more prompts, or another share"
         )
     return sides
 
@@ -61,13 +61,13 @@ def make_teaches(
 
     `groups` are the keys that are held out, `prompts` their prompts, `texts` whole texts. A row is kept
     from learning where its group is held out; where prompt and response together begin with a held-out
-    prompt that ends in the response (the same text, cut elsewhere); and where the response, alone or after
-    its prompt, is a held-out text. A row's own prompt may go on where a held-out prompt ends: that is
+    key or prompt that ends in the response (the same text, cut elsewhere); and where the response, alone or
+    after its prompt, is a held-out text. A row's own prompt may go on where a held-out prompt ends: that is
     another prompt. Words are compared, not white space. The work grows with the rows times the logarithm of
     the prompts.
     """
     groups, texts = set(groups), {words(text) for text in texts} - {""}
-    begins = sorted({f"{words(prompt)} " for prompt in prompts if prompt.strip()})
+    begins = sorted({f"{words(prompt)} " for prompt in [*groups, *prompts] if prompt.strip()})
     above, open_ones = [], []  # of each, the place of the longest other one that begins it, or -1
     for place, text in enumerate(begins):
         while open_ones and not text.startswith(begins[open_ones[-1]]):
