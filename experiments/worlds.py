@@ -19,7 +19,7 @@ from rlhf_jax.tasks import annotators, reviews
 
 @dataclass(frozen=True)
 class PromptFields:
-    """Which fields of a row hold what; the others are columns, which a Python reward may ask for."""
+    """Which fields of a row of prompts hold what; the others are columns, for Python rewards."""
 
     prompt: str = "prompt"
     """fields of the prompt, joined by newlines; empty ones are left out"""

@@ -42,7 +42,7 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class ComparisonFields:
-    """Which fields of a row hold what; the first three may name several, with commas between them."""
+    """Which fields of a comparison hold what; the first three may name several, with commas between them."""
 
     prompt: str = "prompt"
     """fields of the prompt, joined by newlines; empty ones are left out"""

@@ -25,7 +25,7 @@ class Demonstration(NamedTuple):
 
 @dataclass(frozen=True)
 class CorpusFields:
-    """Which fields of a row hold what."""
+    """Which fields of a row of the corpus hold what."""
 
     prompt: str = "prompt"
     """fields of the prompt, joined by newlines; empty ones are left out"""
