@@ -20,7 +20,6 @@ from rlhf_jax.batches import Prompts
 from rlhf_jax.data import dialogues, rewards
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
 from rlhf_jax.data.prompts import encode_prompts
-from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.parallel import Devices
@@ -150,9 +149,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     ask = lambda prompts: answers.respond(reference, prompts, jax.random.fold_in(key, 1)).texts
     train, held_out, halves, reward, judging, reward_fn = [], [], ([], []), None, None, None
     if world.comparisons:
-        compared = world.comparisons(folder, ask)
-        train, held_out = split(compared, lambda c: c.group, cfg.data.held_out, cfg.seed)
-        halves = split(train, lambda c: c.group, 0.5, cfg.seed + 1)
+        train, halves, held_out = world.comparisons(folder, ask)
         judged = encode_comparisons(words, held_out, *lengths)
         taught = lambda stage, half: stages.train_reward(
             folder, stage, cfg.reward, devices, lm, reference,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from experiments import inference, pretrained, stages, verdict
+from experiments import inference, pretrained, stages, verdict, worlds
 from rlhf_jax import parallel, run
 from rlhf_jax.data import dialogues
 from rlhf_jax.data.comparisons import (
@@ -20,7 +20,7 @@ from rlhf_jax.data.comparisons import (
     identical,
     read_comparisons,
 )
-from rlhf_jax.data.demonstrations import read_demonstrations
+from rlhf_jax.data.demonstrations import CorpusFields, Demonstration, read_demonstrations
 from rlhf_jax.data.splits import split
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -32,10 +32,11 @@ class RewardDataConfig:
 
     comparisons: str = ""
     """JSONL files of preferences (commas and globs allowed)."""
+    fields: ComparisonFields = ComparisonFields()
     corpus: str = ""
     """JSONL files for the language model: rows with "text", with "prompt" and "response", or with "messages"
     that end with an answer. Empty: the chosen responses."""
-    fields: ComparisonFields = ComparisonFields()
+    corpus_fields: CorpusFields = CorpusFields()
     prompt_length: int = 64
     """Columns of a prompt, in tokens (P); longer ones keep their end."""
     length: int = 128
@@ -64,6 +65,29 @@ class Config(pretrained.Config):
     reward: stages.RewardConfig = stages.RewardConfig(epochs=1.0)
 
 
+def read(cfg: RewardDataConfig, seed: int, chat: dialogues.Chat):
+    """(corpus, corpus held out, comparisons, comparisons held out, how many ties were left out) of the files.
+
+    Nothing of held-out comparisons is in the corpus, and another tenth of it tells when SFT ends.
+    """
+    group = lambda row: row.group
+    compared, ties = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
+    train, held_out = split(
+        compared, group, cfg.held_out, seed, "data.comparisons by data.held_out"
+    )
+    teaches = worlds.unseen(train, held_out)
+    of_pair = lambda c: all(teaches(c.group, c.prompt, x) for x in (c.chosen, c.rejected))
+    train = worlds.kept(train, of_pair, "data.comparisons")
+    if cfg.corpus:
+        texts = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields)
+        texts = worlds.kept(texts, lambda x: teaches(x.group, x.prompt, x.response), "data.corpus")
+    else:
+        texts = dict.fromkeys(Demonstration(c.prompt, c.chosen, c.group) for c in train)
+    name = "data.corpus" if cfg.corpus else "the chosen responses of data.comparisons"
+    sides = split(texts, group, 0.1, seed + 2, name)
+    return *([row[:2] for row in side] for side in sides), train, held_out, ties
+
+
 config = Config()
 AGAIN = "python launch.py reward ... --seed 1 (or any other setting, or --run NEW_FOLDER)"
 
@@ -83,12 +107,7 @@ def main(cfg: Config):
         cfg.model.cuts,
     )
     chat = dialogues.template(cfg.tokenizer)
-    compared, ties = read_comparisons(cfg.data.comparisons, cfg.data.fields, cfg.seed, chat)
-    train, held_out = split(compared, lambda c: c.group, cfg.data.held_out, cfg.seed)
-    corpus = [(c.prompt, c.chosen) for c in dict.fromkeys(train)]
-    if cfg.data.corpus:
-        corpus = read_demonstrations(cfg.data.corpus, chat)
-    corpus, corpus_held_out = split(corpus, "\n".join, 0.1, cfg.seed)
+    corpus, corpus_held_out, train, held_out, ties = read(cfg.data, cfg.seed, chat)
     folder = run.open_run("reward", cfg, cfg.run)
     if verdict.stands(folder):
         print("this run is finished")

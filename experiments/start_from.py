@@ -20,10 +20,13 @@ SHARED = (
     "sample",
 )
 """The settings that decide what the shared stages end with."""
+STAGES = ("sft", "reward", "judge")
+"""The shared stages."""
 
 
 def check(start: pathlib.Path, cfg, default):
-    """Raises ValueError where `start` is no run, or its shared stages were trained with other settings.
+    """Raises ValueError where `start` is no run, or its shared stages were trained with other settings or
+    none of them to its end.
 
     A setting that `start` is older than stood at what is its default now: `default` is a config of defaults.
     """
@@ -37,6 +40,11 @@ def check(start: pathlib.Path, cfg, default):
             f'start_from = "{start}" was trained with other settings of {", ".join(other)}: '
             "give the same, or train from the start"
         )
+    if not any(run.finished(start, stage) for stage in STAGES):
+        raise ValueError(
+            f'start_from = "{start}" has finished none of the shared stages ({", ".join(STAGES)}): start its '
+            "command again until it has, or train from the start"
+        )
 
 
 def over(old: dict, new: dict) -> dict:
@@ -48,13 +56,12 @@ def over(old: dict, new: dict) -> dict:
 def copy(start: pathlib.Path, folder: pathlib.Path):
     """The finished shared stages of run `start`, in `folder`; what stands there already is left."""
     (folder / "stages").mkdir(exist_ok=True)
-    names = ["tokenizer", "comparisons.jsonl", "stages/sft", "stages/reward", "stages/judge"]
+    finished = [stage for stage in STAGES if run.finished(start, stage)]
+    print(f"taken from {start}: {', '.join(finished)}", flush=True)
+    names = ["tokenizer", "comparisons.jsonl", *(f"stages/{stage}" for stage in finished)]
     for name in names:
         source, place = start / name, folder / name
-        done = source.exists() and (
-            not name.startswith("stages") or (source / "done.json").exists()
-        )
-        if done and not place.exists():
+        if source.exists() and not place.exists():
             partial = place.with_name(f".{place.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             copy = shutil.copytree if source.is_dir() else shutil.copyfile

@@ -1,7 +1,7 @@
 """What the stages learn from and are judged on, as texts: the generated world, or JSONL files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,13 +9,22 @@ import numpy as np
 
 from rlhf_jax import run
 from rlhf_jax.data.batching import rows_at
-from rlhf_jax.data.comparisons import ComparisonFields, read_comparisons
-from rlhf_jax.data.demonstrations import read_demonstrations
+from rlhf_jax.data.comparisons import Comparison, ComparisonFields, read_comparisons
+from rlhf_jax.data.demonstrations import CorpusFields, read_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
-from rlhf_jax.data.sources import field, read_jsonl
-from rlhf_jax.data.splits import split
-from rlhf_jax.data.tokenizer import at_seam
+from rlhf_jax.data.sources import field, read_jsonl, texts
+from rlhf_jax.data.splits import group_of, make_teaches, split, words
 from rlhf_jax.tasks import annotators, reviews
+
+
+@dataclass(frozen=True)
+class PromptFields:
+    """Which fields of a row of prompts hold what; the others are columns, for Python rewards."""
+
+    prompt: str = "prompt"
+    """fields of the prompt, joined by newlines; empty ones are left out"""
+    text: str = "text"
+    """a text whose first words are the prompt, in rows that have no prompt"""
 
 
 @dataclass(frozen=True)
@@ -25,24 +34,43 @@ class DataConfig:
     corpus: str = ""
     """JSONL files of what the language model learns (commas and globs allowed): rows with "text", with
     "prompt" and "response", or with "messages" that end with an answer."""
+    corpus_fields: CorpusFields = CorpusFields()
     comparisons: str = ""
     """JSONL files of preferences: what the reward model and its held-out judge learn."""
+    fields: ComparisonFields = ComparisonFields()
     prompts: str = ""
     """JSONL files with a field "prompt" (a text or messages), or "text" whose first words are the prompt. A
     Python reward may ask for the other fields of a row."""
-    fields: ComparisonFields = ComparisonFields()
+    prompts_fields: PromptFields = PromptFields()
     prompt_words: int = 4
     """Words of a "text" that make a prompt."""
     prompt_length: int = 10
     """Columns of a prompt, in tokens (P); longer ones keep their end."""
     held_out: float = 0.1
-    """Share of texts, of prompts, and of comparisons by prompt, that nothing is trained on."""
+    """Share of the prompts that nothing is trained on, with all texts and comparisons that answer them; and
+    share of the other texts that tell when SFT ends."""
     vocab_size: int = 600
     """Most tokens of a tokenizer that is trained here."""
     reviews: int = 20_000
     """Generated world: reviews in the corpus; a tenth as many are held out."""
     pairs: int = 20_000
     """Generated world: comparisons of the SFT model's responses; half teach the held-out judge."""
+
+
+class Pairs(NamedTuple):
+    """Comparisons, each prompt on one side; the halves of `train` teach the reward model and the judge."""
+
+    train: list[Comparison]
+    halves: tuple[list[Comparison], list[Comparison]]
+    held_out: list[Comparison]
+
+
+class Asked(NamedTuple):
+    """A prompt, the other fields of its row, and its key."""
+
+    prompt: str
+    columns: dict
+    group: str
 
 
 class World(NamedTuple):
@@ -54,7 +82,7 @@ class World(NamedTuple):
     prompts_held_out: list[str]
     columns: list[dict]  # the other fields of each prompt's row, which a Python reward may ask for
     columns_held_out: list[dict]
-    comparisons: Callable | None  # (run directory, respond: prompts -> responses) -> [Comparison]
+    comparisons: Callable | None  # (run directory, respond: prompts -> responses) -> Pairs
     known: Callable  # ([Comparison]) -> facts about the world that results stand beside
     gold: Callable | None  # (prompts, responses) -> float32 [N]; None where nobody knows it
 
@@ -67,13 +95,18 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
     train, held_out = reviews.split_prompts(cfg.held_out, seed)
     corpus_held_out = reviews.generate(seed + 1, max(8, cfg.reviews // 10), held_out)
 
+    asked = [train[row] for row in rows_at(len(train), cfg.pairs, seed, 0)]
+    pairs_of = lambda items, group: divided(
+        items, group, cfg.held_out, seed, f"data.pairs = {cfg.pairs}"
+    )
+    pairs_of(asked, lambda prompt: prompt)  # too few are refused now, and not after SFT
+
     def judged(prompts, a, b):
         words = [np.array([len(x.split()) for x in side], float) for side in (a, b)]
         return annotators.Pairs(reviews.golds(prompts, a), reviews.golds(prompts, b), *words)
 
     def compare(respond):
         print(f"comparisons: simulated people judge {cfg.pairs} pairs of responses", flush=True)
-        asked = [train[row] for row in rows_at(len(train), cfg.pairs, seed, 0)]
         both = respond([prompt for prompt in asked for _ in range(2)])
         a, b = both[::2], both[1::2]
         preferred = annotators.annotate(judged(asked, a, b), people, seed)
@@ -84,7 +117,8 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
 
     def comparisons(folder, respond):
         run.cached(folder, "comparisons.jsonl", lambda: compare(respond))
-        return read_comparisons([str(folder / "comparisons.jsonl")])[0]
+        compared, _ = read_comparisons([str(folder / "comparisons.jsonl")])
+        return Pairs(*pairs_of(compared, lambda c: c.group))
 
     def known(comparisons):
         asked, chosen, rejected = list(zip(*comparisons, strict=True))[:3]
@@ -108,22 +142,74 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
     )
 
 
-def read_prompts(cfg: DataConfig, chat: Chat) -> list[tuple[str, dict]]:
+def divided(items: Sequence, group_of: Callable, held_out: float, seed: int, name: str) -> tuple:
+    """What is trained on, its two halves, and what is held out: the fields of Pairs.
+
+    Raises ValueError, with `name` in it, where one of them would be empty.
+    """
+    train, others = split(items, group_of, held_out, seed, f"{name} by data.held_out")
+    return train, halved(train, group_of, seed, name), others
+
+
+def halved(train: Sequence, group_of: Callable, seed: int, name: str) -> tuple[list, list]:
+    """The half that the reward model learns, and the half that the judge learns."""
+    name = f"the halves of {name}, for the reward model and for the judge"
+    return split(train, group_of, 0.5, seed + 1, name)
+
+
+def read_prompts(cfg: DataConfig, chat: Chat) -> list[Asked]:
     """Each prompt of the files with its columns, which are the other fields of its row.
 
     Rows that repeat a prompt and all of its columns are one; a prompt with two answers stays two rows.
+    Raises ValueError, in one sentence that names path and line, for a row without a prompt.
     """
-    rows = {}
+    fields, default, rows = cfg.prompts_fields, PromptFields(), {}
+    names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
     for row in read_jsonl(cfg.prompts):
-        row = plain(row, chat)
-        if "prompt" in row or "text" not in row:
-            name, prompt = "prompt", field(row, "prompt", str)
+        row, used = plain(row, chat, names), names
+        by_text = fields.text in row and fields.prompt == default.prompt
+        if by_text and (fields.text != default.text or default.prompt not in row):
+            used = [fields.text]
+            prompt = " ".join(field(row, fields.text, str).split()[: cfg.prompt_words])
         else:
-            name = "text"
-            prompt = " ".join(field(row, name, str).split()[: cfg.prompt_words])
-        columns = {key: value for key, value in row.items() if key != name}
-        rows.setdefault((prompt, json.dumps(columns, sort_keys=True)), (prompt, columns))
+            prompt = texts(row, names)
+        if not prompt:
+            raise ValueError(f"{row.where}: the prompt is empty: leave the row out, or give a text")
+        columns = {key: value for key, value in row.items() if key not in used}
+        asked = Asked(prompt, columns, row.group or group_of(prompt))
+        rows.setdefault((prompt, json.dumps(columns, sort_keys=True)), asked)
     return list(rows.values())
+
+
+def unseen(train: Sequence[Comparison], held_out: Sequence[Comparison], prompts=()) -> Callable:
+    """`teaches(group, prompt, response)` of `splits.make_teaches`, for held-out comparisons and prompts.
+
+    A response to a held-out prompt alone is a held-out text; one that prompts of `train` have too is not.
+    """
+    sides = [(c.prompt, text) for c in held_out for text in (c.chosen, c.rejected)]
+    common = {words(text) for c in train for text in (c.chosen, c.rejected)}
+    texts = [f"{prompt} {text}" for prompt, text in sides]
+    texts += [text for _, text in sides if words(text) not in common]
+    asked = [*(c.prompt for c in held_out), *(row.prompt for row in prompts)]
+    return make_teaches([row.group for row in [*held_out, *prompts]], asked, texts)
+
+
+def kept(items: list, teaches: Callable, name: str) -> list:
+    """The items that may teach, with a line about those that may not; `name` is the setting of their files.
+
+    Raises ValueError where none is left.
+    """
+    found = [item for item in items if teaches(item)]
+    if len(found) < len(items):
+        count = f"{len(items) - len(found)} of {len(items)}"
+        print(
+            f"left out: {count} rows of {name}, which answer or repeat what is held out", flush=True
+        )
+    if not found:
+        raise ValueError(
+            f"{name}: all of its rows answer or repeat what is held out: give others too"
+        )
+    return found
 
 
 def from_files(
@@ -131,7 +217,9 @@ def from_files(
 ) -> World:
     """The texts of JSONL files, split by hash. Every file is read, and refused, before any training.
 
-    The files that `dispensable` lists may be missing; what would be learned from them is then empty.
+    Prompts and comparisons are held out by one hash of one key, so that a prompt is on the same side of both.
+    No text of the corpus that answers or repeats what is held out is used at all. The files that
+    `dispensable` lists may be missing; nothing is then learned from them.
     """
     needed = [n for n in ("corpus", "comparisons", "prompts") if n not in dispensable]
     missing = [n for n in needed if not getattr(cfg, n)]
@@ -141,37 +229,37 @@ def from_files(
             "for the generated world (a Python reward alone, rl.reward, needs no comparisons, and with "
             "reference no corpus)"
         )
-    compared, demos = [], []
-    if cfg.comparisons:
-        compared, _ = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
-    if cfg.corpus:
-        demos = read_demonstrations(cfg.corpus, chat)
-    # by another hash than what answers them, of which some of the rest is held out too
-    sides = split(read_prompts(cfg, chat), lambda row: row[0], cfg.held_out, seed + 2)
-    prompts, prompts_held_out = ([prompt for prompt, _ in side] for side in sides)
-    columns, columns_held_out = ([others for _, others in side] for side in sides)
-    # one file may be corpus and prompts at once: what begins with a held-out prompt teaches nothing
-    begins, held_out = tuple(f"{prompt} " for prompt in prompts_held_out), set(prompts_held_out)
-    fresh = lambda prompt, text: (
-        prompt not in held_out and not f"{prompt}{at_seam(prompt, text)} ".startswith(begins)
+    group, asked = lambda row: row.group, read_prompts(cfg, chat)
+    side = lambda rows, seed, name: split(
+        rows, group, cfg.held_out, seed, f"{name} by data.held_out"
     )
-    read = len(demos) + len(compared)
-    demos = [demo for demo in demos if fresh(*demo)]
-    compared = [c for c in compared if fresh(c.prompt, c.chosen) and fresh(c.prompt, c.rejected)]
-    left_out = read - len(demos) - len(compared)
-    if left_out:
-        print(f"left out: {left_out} texts and comparisons that begin with a held-out prompt")
+    prompts, prompts_held_out = side(asked, seed, "data.prompts")
+    pairs = Pairs([], ([], []), [])
+    if cfg.comparisons:
+        compared, ties = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
+        if ties:
+            print(f"left out: {ties} ties of data.comparisons", flush=True)
+        train, held_out = side(compared, seed, "data.comparisons")
+        pairs = Pairs(train, ([], []), held_out)
+    teaches = unseen(pairs.train, pairs.held_out, prompts_held_out)
+    if cfg.comparisons:
+        of_pair = lambda c: all(teaches(c.group, c.prompt, x) for x in (c.chosen, c.rejected))
+        train = kept(pairs.train, of_pair, "data.comparisons")
+        pairs = Pairs(train, halved(train, group, seed, "data.comparisons"), pairs.held_out)
     corpus, corpus_held_out = [], []
     if cfg.corpus:
-        corpus, corpus_held_out = split(demos, lambda demo: demo[0] or demo[1], cfg.held_out, seed)
+        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields)
+        fresh = lambda demo: teaches(demo.group, demo.prompt, demo.response)
+        demos = kept(demos, fresh, "data.corpus")
+        corpus, corpus_held_out = side(demos, seed + 2, "data.corpus")
     return World(
-        corpus=corpus,
-        corpus_held_out=corpus_held_out,
-        prompts=prompts,
-        prompts_held_out=prompts_held_out,
-        columns=columns,
-        columns_held_out=columns_held_out,
-        comparisons=(lambda folder, respond: compared) if cfg.comparisons else None,
+        corpus=[demo[:2] for demo in corpus],
+        corpus_held_out=[demo[:2] for demo in corpus_held_out],
+        prompts=[row.prompt for row in prompts],
+        prompts_held_out=[row.prompt for row in prompts_held_out],
+        columns=[row.columns for row in prompts],
+        columns_held_out=[row.columns for row in prompts_held_out],
+        comparisons=(lambda folder, respond: pairs) if cfg.comparisons else None,
         known=lambda comparisons: {},
         gold=None,
     )

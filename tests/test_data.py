@@ -76,6 +76,39 @@ def test_equal_rows_make_equal_bytes(tmp_path):
         (b'{"text": null}\n', "a.jsonl:1: field 'text' must be a string, and is null"),
         (b'{"text": "\xff"}\n', "a.jsonl:1: the line is not UTF-8"),
         (b"\n", "a.jsonl holds no rows"),
+        (b'[\n {"text": "a"}\n]\n', "a.jsonl:1: .* one object is wanted, whole on one line"),
+        (
+            b'{"text": "a"}\r{"text": "b"}\r',
+            "a.jsonl:1: the line is not JSON .Extra data at column 15",
+        ),
+        ('{"text": "a"}\n'.encode("utf-16"), "a.jsonl:1: the line is not UTF-8"),
+        (
+            b'{"text": "a"}\n{"text": "a\\ud83d b"}\n',
+            r"a.jsonl:2: the row holds \\ud83d, half of a char",
+        ),
+        (
+            b'{"text": "a"}\n{"text": "a", "meta": {"b": ["\\uDE00"]}}\n',
+            r"a.jsonl:2: .* \\ude00, half",
+        ),
+        (b'{"text": "a", "\\ud83d": 1}\n', r"a.jsonl:1: the row holds \\ud83d"),
+        (
+            b'{"text": "a", "id": ' + b"9" * 5000 + b"}\n",
+            "a.jsonl:1: the line cannot be read .Exceeds",
+        ),
+        (
+            b'{"text": "a", "m": ' + b"[" * 101 + b"]" * 101 + b"}\n",
+            "a.jsonl:1: .* more than 100 deep",
+        ),
+        (
+            b'{"text": "a", "m": ' + b"[" * 9999 + b"]" * 9999 + b"}\n",
+            "a.jsonl:1: .* more than 100 deep",
+        ),
+        (
+            b'{"text": "a", "m": ' + b'{"a":' * 1000 + b"1" + b"}" * 1001 + b"\n",
+            "1: .* more than 100 deep",
+        ),
+        (b'{"text": "a", "text": "b"}\n', "a.jsonl:1: .*the key 'text' comes twice"),
+        (b'{"text": "a", "m": [{"b": 1, "b": 1}]}\n', "a.jsonl:1: .*the key 'b' comes twice"),
     ],
 )
 def test_malformed_rows_are_refused_with_path_and_line(tmp_path, content, message):
@@ -93,18 +126,50 @@ def test_missing_and_broken_files_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="no such file: ''"):
         sources.read_jsonl("")
     whole = gzip.compress(b'{"text": "a"}\n' * 500)
-    for name, data in (("text.gz", b"plain"), ("cut.gz", whole[:-12])):
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match=f"{name} is not a whole gzip file"):
-            sources.read_jsonl(str(tmp_path / name))
+    (tmp_path / "cut.gz").write_bytes(whole[:-12])
+    with pytest.raises(ValueError, match=r"cut\.gz is not a whole gzip file"):
+        sources.read_jsonl(str(tmp_path / "cut.gz"))
+    with pytest.raises(ValueError, match="a folder: name its files"):
+        sources.read_jsonl(str(tmp_path))
+
+
+ROWS = [{"text": "été 🎬", "n": 1}, {"text": "a\u2028b\x85c\x00d", "n": 2}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "times"),
+    [
+        ("mark.jsonl", LINES.encode("utf-8-sig"), 1),
+        ("joined.jsonl", LINES.encode("utf-8-sig") * 2, 2),
+        ("escaped.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS).encode(), 1),
+        ("windows.jsonl", LINES.replace("\n", "\r\n").encode(), 1),
+        ("empty lines.jsonl", f"\n\n{LINES}\n \n".encode(), 1),
+        ("no last newline.jsonl", LINES[:-1].encode(), 1),
+        ("zipped.jsonl", gzip.compress(LINES.encode()), 1),
+        ("plain.jsonl.gz", LINES.encode(), 1),
+        ("two members.jsonl.gz", gzip.compress(LINES.encode()) * 2, 2),
+        ("a,b.jsonl", LINES.encode(), 1),
+        ("a[1].jsonl", LINES.encode(), 1),
+    ],
+)
+def test_files_are_read_as_they_are_found(tmp_path, name, data, times):
+    folder = tmp_path / "[team]"
+    folder.mkdir()
+    (folder / name).write_bytes(data)
+    assert sources.read_jsonl(str(folder / name)) == ROWS * times
+    assert sources.read_jsonl(f"{folder}/*.jsonl*") == ROWS * times
 
 
 def test_a_field_has_its_kind(tmp_path):
-    (row,) = sources.read_jsonl(write(tmp_path / "a", {"i": 3, "f": 0.5, "b": True}))
+    given = {"i": 3, "f": 0.5, "b": True, "pandas": 3.0, "n": float("nan")}
+    (row,) = sources.read_jsonl(write(tmp_path / "a", given))
     assert sources.field(row, "i", int) == 3
+    whole = sources.field(row, "pandas", int)
+    assert whole == 3 and type(whole) is int
     assert sources.field(row, "i", float) == 3
     assert sources.field(row, "b", bool) is True
-    for name, kind in (("b", int), ("f", int), ("b", float), ("i", bool)):
+    for name, kind in (("b", int), ("f", int), ("n", int), ("b", float), ("i", bool)):
         with pytest.raises(ValueError, match=f"a:1: field '{name}' must be"):
             sources.field(row, name, kind)
 
@@ -393,6 +458,43 @@ def test_chosen_and_rejected_with_and_without_a_prompt(tmp_path):
     assert comparisons.read_comparisons(path) == (expected, 0)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": "b", "rejected": "a"},
+        {"prompt": "", "chosen": "b", "rejected": "a"},
+        {"prompt": " \n", "chosen": "b", "rejected": "a"},
+        {"prompt": None, "chosen": "b", "rejected": "a"},
+        {"prompt": "", "responses": ["a", "b"], "preference": 1},
+        {"prompt": "", "responses": ["a", "b"], "preference": 1.0},
+        {"prompt": None, "responses": ["b", "a"], "preference": [0.0]},
+    ],
+)
+def test_an_empty_prompt_is_no_prompt(tmp_path, row):
+    path = write(tmp_path / "a.jsonl", row)
+    assert comparisons.read_comparisons(path)[0] == [Comparison("", "b", "a", "a\nb")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": "p", "responses": ["a", "b"], "preference": "tie"}] * 2, "all 2 preferences are ties"),
+        ([{"text": "a", "label": 1}, {"text": "b", "label": True}],
+         "2 texts with label 1 and 0 with label 0"),
+        ([{"prompt": "p", "chosen": "a ", "rejected": "a"}, {"chosen": "", "rejected": " "}],
+         "in each of the 2 pairs both responses are the same text"),
+        ([{"chosen": "\n\nHuman: q", "rejected": "\n\nHuman: q"}], "1: .* are dialogues"),
+        ([{"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: r\n\nAssistant: b"}],
+         "1: .* they must answer the same dialogue"),
+    ],
+)  # fmt: skip
+def test_files_with_nothing_to_compare_are_refused_by_name(tmp_path, rows, message):
+    path = write(tmp_path / "a.jsonl", *rows)
+    with pytest.raises(ValueError, match=f"a.jsonl:.*{message}") as caught:
+        comparisons.read_comparisons(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_dialogues_share_their_prompt_up_to_the_last_common_answer(tmp_path):
     start = "\n\nHuman: hello\n\nAssistant: Hi\n\nHuman: how?\n\nAssistant:"
     path = write(
@@ -441,7 +543,7 @@ def test_a_field_map_with_votes_reads_pandalm(tmp_path):
     assert [c.chosen for c in found] == ["a", "b", "b", "a"]
     assert ties == 2  # most say so; and one vote for each
     assert [c.prompt for c in found] == ["do\ni"] * 3 + ["do"]
-    assert found[0].group == "do\ni"
+    assert found[0].group == "do i"
 
 
 def test_a_field_map_with_a_list_over_pairs_reads_qa_feedback(tmp_path):
@@ -530,8 +632,80 @@ def test_a_group_stays_on_one_side_and_the_side_stays_when_rows_are_added():
     fewer = splits.split(rows[:700], lambda c: c.group, 0.2, 0)
     assert set(fewer[0]) <= set(train) and set(fewer[1]) <= set(held_out)
     assert splits.split(rows, lambda c: c.group, 0.2, 1)[1] != held_out
-    with pytest.raises(ValueError, match="of 1200 items 0 are held out"):
-        splits.split(rows, lambda c: c.group, 0.0, 0)
+    with pytest.raises(
+        ValueError, match="x: all 1200 rows, of 400 different prompts, fall on one side"
+    ):
+        splits.split(rows, lambda c: c.group, 0.0, 0, "x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["what now ?", " what  now ?\n", "\n\nHuman: what now ?\n\nAssistant:", "Human: what\nnow ?",
+     "\n\nHuman: what now ?\n\nAssistant: This.\n\nHuman: and then?\n\nAssistant: That."],
+)  # fmt: skip
+def test_one_prompt_has_one_key_however_it_is_written(text):
+    assert splits.group_of(text) == "what now ?"
+
+
+def test_what_teaches_nothing_is_found_as_by_looking_at_every_held_out_text():
+    rng = np.random.default_rng(0)
+    said = lambda least, most: " ".join(rng.choice(["a", "b", "aa"], rng.integers(least, most)))
+    prompts = sorted({said(1, 6) for _ in range(30)})
+    texts, groups = [said(4, 8) for _ in range(5)], ["b a b"]
+    teaches = splits.make_teaches(groups, prompts, texts)
+
+    def slow(group, prompt, response):
+        whole = f"{prompt} {response}".strip()
+        held_out = [p for p in (*prompts, *groups) if f"{whole} ".startswith(f"{p} ")]
+        begins = any(len(p) >= len(prompt) for p in held_out)
+        return not (group in groups or begins or whole in texts or response in texts)
+
+    rows = [(said(0, 6), said(0, 6)) for _ in range(600)] + [("", text) for text in texts]
+    rows = [(splits.group_of(prompt or response), prompt, response) for prompt, response in rows]
+    found = [teaches(group, f" {prompt}\n", f"{response} ") for group, prompt, response in rows]
+    assert found == [slow(*row) for row in rows]
+    assert 50 < sum(found) < len(found) - 50
+
+
+@pytest.mark.parametrize(
+    ("fields", "row", "expected"),
+    [
+        ({"prompt": "question", "response": "answer"}, {"question": "1 + 1?", "answer": "2"},
+         ("1 + 1?", "2", "1 + 1?")),
+        ({"prompt": "instruction,input", "response": "output"},
+         {"instruction": "add", "input": "1, 1", "output": "2"}, ("add\n1, 1", "2", "add 1, 1")),
+        ({"prompt": "instruction,input", "response": "output"},
+         {"instruction": "wave", "input": "", "output": ""}, ("wave", "", "wave")),
+        ({"response": "completion"}, {"prompt": "p", "completion": "r", "text": "t"}, ("p", "r", "p")),
+        ({"text": "article"}, {"article": "a b", "response": "r"}, ("", "a b", "a b")),
+        ({}, {"prompt": None, "response": "r"}, ("", "r", "r")),
+        ({}, {"text": "\n\nHuman: q\n\nAssistant: a"}, ("", "\n\nHuman: q\n\nAssistant: a", "q")),
+    ],
+)  # fmt: skip
+def test_a_field_map_reads_a_corpus(tmp_path, fields, row, expected):
+    changed = {key: "said" if value == expected[1] else value for key, value in row.items()}
+    path = write(tmp_path / "a.jsonl", row, row, {**row, "other": 1}, changed)
+    fields = demonstrations.CorpusFields(**fields)
+    found = demonstrations.read_demonstrations(path, fields=fields)
+    assert found[0] == expected and len(found) == 2  # equal ones are one
+
+
+@pytest.mark.parametrize(
+    ("fields", "row", "message"),
+    [
+        ({}, {"instruction": "q", "output": "a"}, "1: .*'prompt' and 'response', or 'messages', "
+         "or 'text', .* found are 'instruction', 'output': name yours with data.corpus_fields"),
+        ({"response": "output"}, {"prompt": "p", "text": "t"}, "1: a text to learn needs .*'output'"),
+        ({}, {"response": "r"}, "1: field 'prompt' is wanted"),
+        ({}, {"prompt": "p", "response": None}, "1: field 'response' must be a string, and is null"),
+        ({}, {"text": " \n"}, "1: the text is blank"),
+        ({}, {"prompt": "p", "response": " "}, " every response is blank"),
+    ],
+)  # fmt: skip
+def test_what_is_no_text_to_learn_is_refused(tmp_path, fields, row, message):
+    fields = demonstrations.CorpusFields(**fields)
+    with pytest.raises(ValueError, match=f"a.jsonl:{message}"):
+        demonstrations.read_demonstrations(write(tmp_path / "a.jsonl", row), fields=fields)
 
 
 def test_encoded_comparisons_are_two_demonstrations_of_one_prompt(tok):

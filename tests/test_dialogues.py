@@ -1,8 +1,11 @@
 """Dialogues as messages: the text that a chat template makes of them, and the rows that hold them."""
 
+import itertools
+import pathlib
+
 import pytest
 
-from experiments import worlds
+from experiments import reward, worlds
 from rlhf_jax.data import comparisons, demonstrations, dialogues, prompts, sources, tokenizer
 from rlhf_jax.data.comparisons import Comparison
 
@@ -26,7 +29,7 @@ def folder(tmp_path_factory):
     return str(place)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def chat(folder):
     return dialogues.template(folder)
 
@@ -52,9 +55,37 @@ def test_demonstrations_end_with_an_answer(tmp_path, chat):
         {"prompt": ASK, "response": END("Hi.")}, {"prompt": "p", "response": "r"}, {"text": "t"},
     )  # fmt: skip
     found = demonstrations.read_demonstrations(path, chat)
-    assert found == [(HOW, "So."), (HELLO, "Hi."), ("p", "r"), ("", "t")]
-    with pytest.raises(ValueError, match=r"a.jsonl:1: field 'text' is wanted"):
-        demonstrations.read_demonstrations(rows(tmp_path, {"messages": LATER}), chat)
+    groups = ["hello", "hello", "p", "t"]
+    texts = [(HOW, "So."), (HELLO, "Hi."), ("p", "r"), ("", "t")]
+    assert found == [(*pair, group) for pair, group in zip(texts, groups, strict=True)]
+
+
+SHAREGPT = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "Hi."}]
+PARTS = lambda text: [{"type": "text", "text": text[:2]}, {"type": "text", "text": text[2:]}]
+SYSTEM = {"role": "system", "content": "be short"}
+BE_SHORT = "<|system|>be short<eos>\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"messages": [SYSTEM, *ASK, *END("Hi.")]}, (BE_SHORT + HELLO, "Hi.", "hello")),
+        ({"prompt": "hello", "messages": ASK + END("Hi.")}, (HELLO, "Hi.", "hello")),
+        ({"prompt": "hello", "response": END("Hi.")}, (HELLO, "Hi.", "hello")),
+        ({"prompt": ASK, "response": END("Hi.")[0]}, (HELLO, "Hi.", "hello")),
+        ({"prompt": ASK, "response": LATER[1:] + END("So.")}, (HOW, "So.", "hello")),
+        ({"conversations": SHAREGPT}, (HELLO, "Hi.", "hello")),
+        ({"messages": [*END("Yes?"), *ASK, *END("Hi.")]},
+         ("<|assistant|>Yes?<eos>\n" + HELLO, "Hi.", "hello")),
+        ({"messages": [{"role": "user", "content": PARTS("hello")},
+                       {"role": "model", "content": PARTS("Hi.")}]}, (HELLO, "Hi.", "hello")),
+    ],
+)  # fmt: skip
+def test_a_corpus_of_dialogues_in_every_shape(tmp_path, chat, row, expected):
+    assert demonstrations.read_demonstrations(rows(tmp_path, row), chat) == [expected]
+    named = demonstrations.CorpusFields(prompt="asked", response="said")
+    row = {{"prompt": "asked", "response": "said"}.get(k, k): x for k, x in row.items()}
+    assert demonstrations.read_demonstrations(rows(tmp_path, row), chat, named) == [expected]
 
 
 def test_comparisons_of_answers_in_every_shape_are_grouped_by_the_first_question(tmp_path, chat):
@@ -68,6 +99,41 @@ def test_comparisons_of_answers_in_every_shape_are_grouped_by_the_first_question
     )
     found, _ = comparisons.read_comparisons(path, chat=chat)
     assert found == [Comparison(HOW, "a", "b", "hello")] * 4 + [Comparison("p", "a", "b", "p")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": ASK + END("a"), "rejected": ASK + END("b")},
+        {"prompt": "hello", "chosen": ASK + END("a"), "rejected": ASK + END("b"), "score_chosen": 8.0},
+        {"prompt": "hello", "prompt_id": "x", "chosen": ASK + END("a"), "rejected": ASK + END("b"),
+         "messages": ASK + END("a")},  # UltraFeedback
+        {"prompt": "other words", "chosen": ASK + END("a"), "rejected": ASK + END("b")},
+        {"prompt": "", "chosen": ASK + END("a"), "rejected": ASK + END("b")},
+        {"prompt": None, "chosen": ASK + END("a"), "rejected": "b"},
+        {"prompt": ASK, "chosen": END("a"), "rejected": END("b")},
+        {"prompt": "hello", "chosen": END("a"), "rejected": END("b")},
+        {"prompt": ASK, "chosen": "a", "rejected": "b"},
+        {"prompt": ASK, "chosen": ASK + END("a"), "rejected": ASK + END("b")},
+        {"conversations": SHAREGPT[:1], "chosen": {"from": "gpt", "value": "a"},
+         "rejected": {"from": "gpt", "value": "b"}},
+        {"chosen": [{"role": "user", "content": PARTS("hello")}, *END("a")], "rejected": ASK + END("b")},
+        {"prompt": "hello", "responses": [ASK + END("b"), ASK + END("a")], "preference": 1},
+        {"messages": ASK + END("a"), "responses": ["b", END("a")], "preference": 1.0},
+    ],
+)  # fmt: skip
+def test_the_same_comparison_in_every_shape_of_dialogues(tmp_path, chat, row):
+    found, ties = comparisons.read_comparisons(rows(tmp_path, row), chat=chat)
+    assert (found, ties) == ([Comparison(HELLO, "a", "b", "hello")], 0)
+
+
+def test_a_field_map_names_fields_of_dialogues(tmp_path, chat):
+    row = {"conversation_a": ASK + END("a"), "conversation_b": ASK + END("b"), "winner": 0}
+    fields = comparisons.ComparisonFields(
+        responses="conversation_a,conversation_b", preference="winner"
+    )
+    found, _ = comparisons.read_comparisons(rows(tmp_path, row | {"prompt": ""}), fields, chat=chat)
+    assert found == [Comparison(HELLO, "a", "b", "hello")]
 
 
 def test_prompts_of_a_world_are_dialogues_and_what_answers_a_held_out_one_is_left_out(
@@ -89,14 +155,113 @@ def test_prompts_of_a_world_are_dialogues_and_what_answers_a_held_out_one_is_lef
     )
     assert held_out and all(p.startswith("<|user|>question") for p in held_out | learned)
     assert not held_out & learned and learned == set(world.prompts)
-    assert not held_out & {c.prompt for c in world.comparisons(None, None)}
-    assert f"left out: {2 * len(held_out)} " in capsys.readouterr().out
+    pairs = world.comparisons(None, None)
+    assert {c.prompt for c in pairs.held_out} == held_out
+    assert {c.prompt for c in pairs.train} == set(world.prompts)
+    assert f"left out: {len(held_out)} of 40 rows of data.corpus" in capsys.readouterr().out
+
+
+WAYS = {  # a dialogue of one question and one answer
+    "texts": lambda q, a: {"prompt": q, "response": a},
+    "messages": lambda q, a: {"messages": [{"role": "user", "content": q}, *END(a)]},
+    "in a template": lambda q, a: {"text": f"<|user|>{q}<eos>\n<|assistant|> {a}<eos>\n"},
+    "HH": lambda q, a: {"text": f"\n\nHuman: {q}\n\nAssistant: {a}"},
+    "one text": lambda q, a: {"text": f"{q} {a}"},
+    "cut elsewhere": lambda q, a: {"prompt": q[:4], "response": f"{q[5:]} {a}"},
+    "other words round the prompt": lambda q, a: {"prompt": f"Question: {q}", "response": a},
+    "the answer alone": lambda q, a: {"text": a},
+}
+PAIRS = {
+    "texts": lambda q, a, b: {"prompt": f"{q} ", "chosen": a, "rejected": b},
+    "a text and dialogues": lambda q, a, b: {
+        "prompt": q,
+        "chosen": WAYS["messages"](q, a)["messages"],
+        "rejected": WAYS["messages"](q, b)["messages"],
+    },
+    "messages": lambda q, a, b: {
+        "prompt": [{"role": "user", "content": q}], "responses": [a, b], "preference": 0
+    },
+    "HH": lambda q, a, b: {
+        "chosen": WAYS["HH"](q, a)["text"], "rejected": WAYS["HH"](q, b)["text"]
+    },
+    "no prompt": lambda q, a, b: {"chosen": f"{q} {a}", "rejected": f"{q} {b}"},
+}  # fmt: skip
+UNKNOWN = [
+    *(("in a template", kind) for kind in ("HH", "texts", "no prompt")),
+    *((way, "no prompt") for way in ("messages", "HH")),
+    *((way, "no prompt") for way in ("other words round the prompt", "the answer alone")),
+]
+"""Ways that have other words than the pairs, which do not tell where an answer begins."""
+
+
+@pytest.fixture
+def seen(tmp_path, chat):
+    """`seen(way, kind, read)`: question and answers that are learned, and those of held-out comparisons."""
+
+    def numbers(texts):
+        return {
+            int(word) for text in texts for word in text.replace("<", " ").split() if word.isdigit()
+        }
+
+    def of(way, kind, read):
+        asked = [f"how{chr(97 + i % 16)} {i} now" for i in range(32)]
+        answers = [(f"so {1000 + i} then", f"not {2000 + i} ever") for i in range(32)]
+        corpus = [WAYS[way](q, a[0]) for q, a in zip(asked, answers, strict=True)]
+        sources.write_jsonl(tmp_path / "corpus", corpus)
+        sources.write_jsonl(
+            tmp_path / "pairs", [PAIRS[kind](q, *a) for q, a in zip(asked, answers, strict=True)]
+        )
+        sources.write_jsonl(tmp_path / "prompts", [{"prompt": q} for q in asked])
+        learned, held_out = read(str(tmp_path / "corpus"), str(tmp_path / "pairs"))
+        return tuple({n % 1000 for n in numbers(texts)} for texts in (learned, held_out))
+
+    return of
+
+
+def of_reward(corpus, pairs, chat):
+    cfg = reward.RewardDataConfig(comparisons=pairs, corpus=corpus, held_out=0.3)
+    corpus, validation, train, held_out, _ = reward.read(cfg, 0, chat)
+    learned = [text for row in corpus + validation for text in row]
+    learned += [text for c in train for text in c[:3]]
+    return learned, [text for c in held_out for text in c[:3]]
+
+
+def of_world(corpus, pairs, chat):
+    prompts = str(pathlib.Path(pairs).parent / "prompts")
+    cfg = worlds.DataConfig(corpus=corpus, comparisons=pairs, prompts=prompts, held_out=0.3)
+    world = worlds.from_files(cfg, 0, chat)
+    compared = world.comparisons(None, None)
+    assert sorted(compared.train) == sorted([*compared.halves[0], *compared.halves[1]])
+    learned = [text for row in world.corpus + world.corpus_held_out for text in row]
+    learned += [text for c in compared.train for text in c[:3]]
+    return learned, [*world.prompts_held_out, *(text for c in compared.held_out for text in c[:3])]
+
+
+@pytest.mark.parametrize("read", [of_reward, of_world])
+@pytest.mark.parametrize(
+    ("way", "kind"), [both for both in itertools.product(WAYS, PAIRS) if both not in UNKNOWN]
+)
+def test_no_text_of_what_is_held_out_teaches_anything(seen, chat, way, kind, read):
+    learned, held_out = seen(way, kind, lambda corpus, pairs: read(corpus, pairs, chat))
+    assert not learned & held_out
+    assert len(held_out) > 3 and learned | held_out == set(range(32))
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
         ({"chosen": LATER + END("a"), "rejected": ASK + END("b")}, "differ before their last message"),
+        ({"chosen": [SYSTEM, *ASK, *END("a")], "rejected": ASK + END("b")}, "differ before their last"),
+        ({"prompt": LATER, "chosen": ASK + END("a"), "rejected": ASK + END("b")},
+         "'chosen' does not begin with the dialogue in the prompt"),
+        ({"prompt": ASK + END("a"), "chosen": "a", "rejected": "b"}, "'prompt' ends with the assistant"),
+        ({"chosen": ASK, "rejected": ASK}, "'chosen' ends with the role 'user'"),
+        ({"chosen": [*ASK, {"role": "assistant", "content": None, "tool_calls": []}], "rejected": "b"},
+         "message 2 of 'chosen' needs a role and a text"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "chosen": "a", "rejected": "b"},
+         "message 1 of 'prompt' needs a role and a text"),
+        ({"prompt": [*ASK, "how?"], "chosen": "a", "rejected": "b"}, "message 2 of 'prompt' needs"),
+        ({"prompt": ASK, "chosen": None, "rejected": "b"}, "field 'chosen' must be a string, and is null"),
         ({"prompt": [*ASK, {"role": "system", "content": "x"}], "chosen": "a", "rejected": "b"},
          "this is a dialogue, and the chat template refuses it: a system message comes first"),
     ],
@@ -105,6 +270,53 @@ def test_what_no_template_writes_is_refused_with_its_line(tmp_path, chat, row, w
     path = rows(tmp_path, {"prompt": "p", "chosen": "a", "rejected": "b"}, row)
     with pytest.raises(ValueError, match=f"a.jsonl:2: .*{words}"):
         comparisons.read_comparisons(path, chat=chat)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"messages": LATER}, "the dialogue does not end with an answer of the assistant"),
+        (
+            {"conversations": SHAREGPT[:1]},
+            "the dialogue does not end with an answer of the assistant",
+        ),
+        (
+            {"prompt": ASK, "completion": END("a")},
+            "'completion': name yours with data.corpus_fields",
+        ),
+        ({"prompt": ASK, "response": [*END("a"), *ASK]}, "'response' ends with the role 'user'"),
+    ],
+)
+def test_a_dialogue_without_an_answer_is_no_text_to_learn(tmp_path, chat, row, words):
+    with pytest.raises(ValueError, match=f"a.jsonl:1: .*{words}"):
+        demonstrations.read_demonstrations(rows(tmp_path, row), chat)
+
+
+def test_prompts_have_a_field_map_and_keep_their_columns(tmp_path, chat):
+    def read(*them, **fields):
+        cfg = worlds.DataConfig(
+            prompts=rows(tmp_path, *them), prompts_fields=worlds.PromptFields(**fields)
+        )
+        return [tuple(asked) for asked in worlds.read_prompts(cfg, chat)]
+
+    gsm8k = {"question": "1 + 1?", "answer": "2"}
+    assert read(gsm8k, gsm8k, prompt="question") == [("1 + 1?", {"answer": "2"}, "1 + 1?")]
+    alpaca = {"instruction": "add", "input": "1, 1", "output": "2"}
+    found = read(alpaca, alpaca | {"input": None}, prompt="instruction,input")
+    assert found == [("add\n1, 1", {"output": "2"}, "add 1, 1"), ("add", {"output": "2"}, "add")]
+    assert read({"article": "a b c d e f", "prompt": "p"}, text="article") == [
+        ("a b c d", {"prompt": "p"}, "a b c d")
+    ]
+    assert read({"text": "a b c d e f"}) == [("a b c d", {}, "a b c d")]
+    assert [x[::2] for x in read({"messages": LATER}, {"asked": "p"}, prompt="asked")] == [
+        (HOW, "hello"),
+        ("p", "p"),
+    ]
+    for row in ({"prompt": ""}, {"prompt": None}, {"text": " "}):
+        with pytest.raises(ValueError, match=r"a.jsonl:1: the prompt is empty"):
+            read(row)
+    with pytest.raises(ValueError, match=r"a.jsonl:1: field 'prompt' is wanted"):
+        read(gsm8k)
 
 
 def test_a_tokenizer_without_a_template_is_named(tmp_path, folder):

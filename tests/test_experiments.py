@@ -13,10 +13,10 @@ import pytest
 import runs
 
 import launch
-from experiments import worlds
+from experiments import sentiment, worlds
 from experiments.pretrained import stops
 from rlhf_jax import checkpoint, metrics
-from rlhf_jax.data import tokenizer
+from rlhf_jax.data import dialogues, tokenizer
 from rlhf_jax.models import huggingface, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.tasks import reviews
@@ -377,11 +377,13 @@ def test_no_text_that_is_learned_from_begins_with_a_held_out_prompt(files):
     cfg = worlds.DataConfig(corpus=same, comparisons=same, prompts=same, held_out=0.2)
     world = worlds.from_files(cfg, 0)
     learned = [text for _, text in world.corpus + world.corpus_held_out]
-    learned += [text for c in world.comparisons(None, None) for text in (c.chosen, c.rejected)]
+    pairs = world.comparisons(None, None)
+    learned += [text for c in pairs.train for text in (c.chosen, c.rejected)]
     begins = tuple(f"{prompt} " for prompt in world.prompts_held_out)
     every = [json.loads(line)["text"] for line in (files / "a.jsonl").read_text().splitlines()]
     assert any(text.startswith(begins) for text in every)  # so there was something to leave out
     assert learned and not any(text.startswith(begins) for text in learned)
+    assert not {text for c in pairs.held_out for text in (c.chosen, c.rejected)} & set(learned)
 
 
 def test_reward_prints_accuracy_beside_length_and_a_calibration_table(files, capsys):
@@ -437,3 +439,41 @@ def test_what_cannot_work_is_refused_in_one_sentence_before_any_training(
     said = capsys.readouterr().err.strip()
     assert re.search(words, said) and said.count("\n") == 0
     assert not (files / "run" / "stages").exists()
+
+
+PAIR = lambda i: {"prompt": f"p{i}", "chosen": f"{i} a", "rejected": "b"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"pairs": 1},
+         "data.pairs = 1 by data.held_out: all 1 rows, of 1 different prompts, fall on one side"),
+        ({"comparisons": [PAIR(0), PAIR(1)] * 3},
+         "data.comparisons by data.held_out: all 6 rows, of 2 different prompts, fall on one side"),
+        ({"comparisons": [PAIR(0), PAIR(2)]},  # the second is held out
+         "the halves of data.comparisons, for the reward model and for the judge: all 1 rows"),
+        ({"comparisons": [PAIR(0) | {"preference": "tie", "responses": ["a", "b"]}]},
+         "all 1 preferences are ties"),
+        ({"prompts": [{"prompt": "p", "n": 1}, {"prompt": "p", "n": 2}]},
+         "data.prompts by data.held_out: all 2 rows, of 1 different prompts, fall on one side"),
+        ({"prompts": [{"prompt": "p"}, {"prompt": ""}]}, r"prompts\.jsonl:2: the prompt is empty"),
+        ({"corpus": [{"prompt": "p2", "response": "r"}]}, "data.corpus: all of its rows answer or repeat"),
+        ({"corpus": [{"prompt": "p0", "response": "r"}]}, "data.corpus by data.held_out: all 1 rows"),
+        ({"corpus": [{"text": " "}]}, r"corpus\.jsonl:1: the text is blank"),
+    ],
+)  # fmt: skip
+def test_files_of_too_little_are_refused_as_they_are_read(tmp_path, given, words):
+    files = {
+        "corpus": [{"prompt": f"p{i}", "response": "r"} for i in range(40)],
+        "comparisons": [PAIR(i) for i in range(40)],
+        "prompts": [{"prompt": f"p{i}"} for i in range(40)],
+    }
+    names = {}
+    for name, lines in (files | given).items() if "pairs" not in given else ():
+        names[name] = str(tmp_path / f"{name}.jsonl")
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    cfg = worlds.DataConfig(**(names or given), reviews=10)
+    with pytest.raises(ValueError, match=words) as caught:
+        worlds.read(cfg, sentiment.config.annotators, 0, dialogues.NO_TEMPLATE)
+    assert "\n" not in str(caught.value)

@@ -73,7 +73,7 @@ OUTSIDE = {
     "train_step": MATHS | {"optax"},
     "batches": MATHS | {"numpy"},
     "data": MATHS
-    | {"numpy", "scipy", "tokenizers", "transformers", "tensorflow_datasets", "grain"},
+    | {"numpy", "scipy", "rich", "tokenizers", "transformers", "tensorflow_datasets", "grain"},
     "tasks": MATHS | {"numpy", "scipy"},
 }
 NUMPY_ONLY = {"data", "tasks"}  # of jax they have its trees and the name of its arrays

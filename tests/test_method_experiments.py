@@ -111,6 +111,10 @@ def test_a_setting_that_a_run_is_older_than_stood_at_its_default(tmp_path):
     settings = json.loads(json.dumps(run.plain(cfg)))
     del settings["model"]["window"], settings["model"]["rope_scaling"]
     (tmp_path / "config.json").write_text(json.dumps({"settings": settings}))
+    with pytest.raises(ValueError, match="has finished none of the shared stages"):
+        start_from.check(tmp_path, cfg, grounds.Config())
+    (tmp_path / "stages" / "sft").mkdir(parents=True)
+    (tmp_path / "stages" / "sft" / "done.json").write_text("{}")
     start_from.check(tmp_path, cfg, grounds.Config())
     other = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, window=8))
     with pytest.raises(ValueError, match="other settings of model"):

@@ -4,7 +4,7 @@
     {"chosen": ..., "rejected": ...}                        with "prompt", or whole dialogues (HH)
     {"text": ..., "label": 1}                               positive texts over negative ones
 
-Prompts and responses may be messages, as `dialogues.plain` says.
+Prompts and responses may be messages, as `dialogues.plain` says. An empty prompt is no prompt.
 `ComparisonFields` names the fields of any other. A preference among K responses is the number of the best
 one (then K - 1 comparisons, it over each of the others), or a list with a preference for each of the
 K (K - 1) / 2 pairs, in the order 1v2, 1v3, ..., 2v3, ... . Several preference fields are votes.
@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_jax.batches import Comparisons
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
-from rlhf_jax.data.sources import Row, field, read_jsonl
+from rlhf_jax.data.sources import Row, field, read_jsonl, texts
+from rlhf_jax.data.splits import group_of, words
 
 _ANSWER, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
 _TIE = "tie"
@@ -41,10 +42,10 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class ComparisonFields:
-    """Which fields of a row hold what; the first three may name several, with commas between them."""
+    """Which fields of a comparison hold what; the first three may name several, with commas between them."""
 
     prompt: str = "prompt"
-    """fields of the prompt, joined by newlines (empty ones are left out)"""
+    """fields of the prompt, joined by newlines; empty ones are left out"""
     responses: str = "responses"
     """one field that holds a list of responses, or a field for each response"""
     preference: str = "preference"
@@ -61,19 +62,21 @@ def read_comparisons(
 ) -> tuple[list[Comparison], int]:
     """The comparisons of JSONL files (paths as `sources.read_jsonl`), and how many ties were dropped.
 
-    Each row has its own shape, as above. `group` is the prompt; the first human turn where it is a dialogue
-    or two dialogues are compared; and the texts themselves where there is no prompt. Of two dialogues, the
-    prompt is what they share up to the last "\\n\\nAssistant:". Labelled texts are matched at random by
-    `seed`, each used once and repeated ones dropped, until one label runs out.
-    Raises ValueError, in one sentence that names path and line, for a row of no known shape.
+    Each row has its own shape, as above. `group` is `splits.group_of` the prompt; the first human turn
+    where it is a dialogue or two dialogues are compared; and the texts themselves, in any order, where
+    there is no prompt. Of two dialogues, the prompt is what they share up to the last "\\n\\nAssistant:".
+    Labelled texts are matched at random by `seed`, each used once and repeated ones dropped, until one
+    label runs out. Raises ValueError, in one sentence that names path and line, for a row of no known
+    shape, and one that names the files where there is nothing to compare: ties alone, one label alone, or
+    two equal responses in each pair.
     """
     fields = fields or ComparisonFields()
     comparisons, labelled, ties = [], {0: [], 1: []}, 0
     for row in read_jsonl(patterns):
-        row = plain(row, chat)
+        row = _plain(row, fields, chat)
         shape = _shape(row, fields)
         if shape == "labelled":
-            label = field(row, "label", int)
+            label = field(row, "label", bool if isinstance(row["label"], bool) else int)
             if label not in labelled:
                 raise ValueError(f"{row.where}: field 'label' must be 0 or 1, and is {label}")
             labelled[label].append(field(row, "text", str))
@@ -83,7 +86,20 @@ def read_comparisons(
             found, dropped = _mapped(row, fields)
             comparisons += found
             ties += dropped
-    return comparisons + _matched(labelled[1], labelled[0], seed), ties
+    comparisons += _matched(labelled[1], labelled[0], seed)
+    if not comparisons:
+        counts = f"{len(labelled[1])} texts with label 1 and {len(labelled[0])} with label 0"
+        raise ValueError(
+            f"{patterns}: there is nothing to compare, for "
+            + (f"all {ties} preferences are ties" if ties else f"there are {counts}")
+            + ": give rows in which one response is better"
+        )
+    if all(words(c.chosen) == words(c.rejected) for c in comparisons):
+        raise ValueError(
+            f"{patterns}: in each of the {len(comparisons)} pairs both responses are the same text, and "
+            "nothing can be learned: give responses that differ"
+        )
+    return comparisons, ties
 
 
 def encode_comparisons(
@@ -115,6 +131,13 @@ def _names(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
+def _plain(row: Row, fields: ComparisonFields, chat: Chat) -> Row:
+    """`dialogues.plain` over the fields that may hold a prompt or a response."""
+    named = _names(fields.responses)
+    answers = ("chosen", "rejected", *(named if len(named) > 1 else ()), "response")
+    return plain(row, chat, _names(fields.prompt), answers, named[0] if len(named) == 1 else "")
+
+
 def _shape(row: Row, fields: ComparisonFields) -> str:
     """Which reader a row needs; a map that names its own responses or preference is taken at its word."""
     default = ComparisonFields()
@@ -139,27 +162,36 @@ def _matched(positive: list[str], negative: list[str], seed: int) -> list[Compar
     positive, negative = list(dict.fromkeys(positive)), list(dict.fromkeys(negative))
     rows = zip(rng.permutation(len(positive)), rng.permutation(len(negative)), strict=False)
     pairs = [(positive[i], negative[j]) for i, j in rows]
-    return [Comparison("", good, bad, group=f"{good}\n{bad}") for good, bad in pairs]
+    return [Comparison("", good, bad, group=_texts([good, bad])) for good, bad in pairs]
+
+
+def _texts(responses: Sequence[str]) -> str:
+    """The key of responses without a prompt, in any order."""
+    return "\n".join(sorted(map(words, responses)))
 
 
 def _chosen(row: Row, fields: ComparisonFields) -> Comparison:
     chosen, rejected = field(row, "chosen", str), field(row, "rejected", str)
-    if any(name in row for name in _names(fields.prompt)):
-        prompt = _prompt(row, fields)
-        return Comparison(prompt, chosen, rejected, group=row.group or prompt)
-    if _ANSWER not in chosen or _ANSWER not in rejected:
-        return Comparison("", chosen, rejected, group=f"{chosen}\n{rejected}")
+    prompt = _prompt(row, fields) if any(name in row for name in _names(fields.prompt)) else ""
+    if prompt:
+        return Comparison(prompt, chosen, rejected, group=row.group or group_of(prompt))
+    begins = lambda text: text.lstrip().startswith(_HUMAN.strip())
+    if not all(begins(text) or _ANSWER in text for text in (chosen, rejected)):
+        return Comparison("", chosen, rejected, group=_texts([chosen, rejected]))
     same = itertools.takewhile(lambda ab: ab[0] == ab[1], zip(chosen, rejected, strict=False))
-    last = chosen[: len(list(same))].rfind(_ANSWER)
-    end = last + len(_ANSWER) if last >= 0 else 0
-    first_turn = chosen.split(_ANSWER)[0].removeprefix(_HUMAN).strip()
-    return Comparison(chosen[:end], chosen[end:], rejected[end:], group=first_turn)
+    end = chosen[: len(list(same))].rfind(_ANSWER) + len(_ANSWER)
+    if end < len(_ANSWER):
+        raise ValueError(
+            f"{row.where}: 'chosen' and 'rejected' are dialogues, and do not begin with the same turns up to "
+            f"{_ANSWER!r}: they must answer the same dialogue"
+        )
+    return Comparison(chosen[:end], chosen[end:], rejected[end:], group=group_of(chosen))
 
 
 def _mapped(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
     """The comparisons that one row's preferences make, and its ties."""
     prompt, responses = _prompt(row, fields), _responses(row, fields)
-    group = row.group or prompt or "\n".join(responses)
+    group = (row.group or group_of(prompt)) if prompt else _texts(responses)
     names, k, first = _names(fields.preference), len(responses), fields.first
     pairs = list(itertools.combinations(range(k), 2))
     if not names:
@@ -190,8 +222,8 @@ def _mapped(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
 
 
 def _prompt(row: Row, fields: ComparisonFields) -> str:
-    parts = [field(row, name, str) for name in _names(fields.prompt)]
-    return "\n".join(part for part in parts if part)
+    """The text of the prompt; "" where its fields are blank or null, which is no prompt."""
+    return texts(row, _names(fields.prompt))
 
 
 def _responses(row: Row, fields: ComparisonFields) -> list[str]:
@@ -223,6 +255,8 @@ def _choice(row: Row, name: str, value: Any, first: int, k: int) -> int | None:
     """The place of the preferred one among `k`, None for a tie."""
     if value == _TIE:
         return None
+    if isinstance(value, float) and value.is_integer():  # pandas writes 1.0
+        value = int(value)
     number = value - first if isinstance(value, int) and not isinstance(value, bool) else None
     if number == -1 and first > 0:
         return None

@@ -1,33 +1,78 @@
 """Prompts and the responses that people wrote, as arrays."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Sequences
 from rlhf_jax.data import tokenizer as tokenizers
-from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
+from rlhf_jax.data.dialogues import HISTORY, NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.prompts import encode_prompts
-from rlhf_jax.data.sources import field, read_jsonl
+from rlhf_jax.data.sources import field, read_jsonl, texts
+from rlhf_jax.data.splits import group_of
+
+
+class Demonstration(NamedTuple):
+    """A response to a prompt; those with equal `group` stay on one side of a split."""
+
+    prompt: str
+    response: str
+    group: str
+
+
+@dataclass(frozen=True)
+class CorpusFields:
+    """Which fields of a row of the corpus hold what."""
+
+    prompt: str = "prompt"
+    """fields of the prompt, joined by newlines; empty ones are left out"""
+    response: str = "response"
+    """the response to the prompt"""
+    text: str = "text"
+    """a text without a prompt, in rows that have no response"""
 
 
 def read_demonstrations(
-    patterns: str | Sequence[str], chat: Chat = NO_TEMPLATE
-) -> list[tuple[str, str]]:
+    patterns: str | Sequence[str], chat: Chat = NO_TEMPLATE, fields: CorpusFields | None = None
+) -> list[Demonstration]:
     """Prompts and responses of JSONL files (paths as `sources.read_jsonl`), each pair once.
 
     A row has "prompt" and "response", "messages" that end with an answer, or a "text", which is a response
-    to an empty prompt. Raises ValueError, in one sentence that names path and line, for any other.
+    to an empty prompt; `fields` names others. `group` is the key of the prompt, or of the text where there
+    is none, as `splits.group_of` makes it. Raises ValueError, in one sentence that names path and line, for
+    any other row and a text that is blank, and in one that names the files where every response is blank.
     """
-    found = {}
+    fields, default, found = fields or CorpusFields(), CorpusFields(), {}
+    names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
+    by_text = fields.text != default.text  # what is named is meant
+    by_pair = (fields.prompt, fields.response) != (default.prompt, default.response)
     for row in read_jsonl(patterns):
-        row = plain(row, chat)
-        if "response" in row:
-            found[field(row, "prompt", str), field(row, "response", str)] = None
+        given = row.keys()
+        row = plain(row, chat, names, (fields.response,), several="")
+        if fields.response in row and (by_pair or not by_text):
+            prompt, response = texts(row, names), field(row, fields.response, str)
+        elif fields.text in row and (by_text or not by_pair):
+            prompt, response = "", field(row, fields.text, str)
+        elif HISTORY & given:
+            raise ValueError(
+                f"{row.where}: the dialogue does not end with an answer of the assistant: leave the row out"
+            )
         else:
-            found["", field(row, "text", str)] = None
-    return list(found)
+            raise ValueError(
+                f"{row.where}: a text to learn needs the fields {fields.prompt!r} and {fields.response!r}, "
+                f"or 'messages', or {fields.text!r}, and the fields found are "
+                f"{', '.join(map(repr, given)) or 'none'}: name yours with data.corpus_fields"
+            )
+        if not (prompt or response.strip()):
+            raise ValueError(f"{row.where}: the text is blank: leave the row out")
+        group = row.group if prompt and row.group else group_of(prompt or response)
+        found.setdefault((prompt, response), Demonstration(prompt, response, group))
+    if not any(demo.response.strip() for demo in found.values()):
+        raise ValueError(f"{patterns}: every response is blank: give texts to learn")
+    return list(found.values())
 
 
 def encode_demonstrations(

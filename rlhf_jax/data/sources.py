@@ -1,19 +1,29 @@
 """Rows of text from files and from random-access sources; every row knows where it came from."""
 
+import codecs
 import glob
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+LONG = 2**26
+"""Bytes of a file from which on reading it shows how far it is."""
+DEEP = 100
+"""How deep lists and objects of a row may stand in each other."""
 
 
 class Row(dict):
-    """One record; `where` names its file and line, `group` what it is told apart by, if not by its prompt."""
+    """One record; `where` names its file and line, `group` what it is told apart by, if not by its
+    prompt."""
 
     def __init__(self, fields: Mapping[str, Any], where: str, group: str | None = None):
         super().__init__(fields)
@@ -21,17 +31,19 @@ class Row(dict):
 
 
 def read_jsonl(patterns: str | Sequence[str], required: tuple[str, ...] = ()) -> list[Row]:
-    """The rows of JSONL files, plain or .gz, in the order of the files and lines.
+    """The rows of JSONL files, plain or compressed by gzip, in the order of the files and lines.
 
-    `patterns` are paths or globs (`~` allowed): a sequence, or one string with commas between them. A
-    file that is named twice is read once; blank lines are skipped. Every row holds a string in each field
-    of `required`. Raises ValueError, in one sentence that names the path and line, for a pattern that no
-    file matches, a file without rows, and a row that is no JSON object or lacks a field.
+    `patterns` are paths or globs (`~` allowed): a sequence, or one string with commas between them (or
+    the name of one file that has commas). A file that is named twice is read once; blank lines and
+    byte-order marks are skipped. Every row holds a string in each field of `required`. Raises ValueError,
+    in one sentence that names the path and line, for a pattern that no file matches, a file without rows,
+    and a row that is no JSON object, has a key twice or half of a character, or lacks a field.
     """
     rows = []
     for path in _paths(patterns):
         before = len(rows)
         for number, line in enumerate(_lines(path), 1):
+            line = line.removeprefix(codecs.BOM_UTF8)  # a mark may follow where files were joined
             if line.strip():
                 rows.append(_row(line, f"{path}:{number}"))
                 for name in required:
@@ -44,18 +56,28 @@ def read_jsonl(patterns: str | Sequence[str], required: tuple[str, ...] = ()) ->
 def field(row: Row, name: str, kind: type) -> Any:
     """The field `name` of a row, which must be there and be a `kind`.
 
-    A whole number passes for a float, and True for no number.
-    Raises ValueError that names the row's place, the field that is wanted and those that are there.
+    A whole number passes for a float, a float without a fraction (1.0, as pandas writes it) for a whole
+    number, and True for no number. Raises ValueError that names the row's place, the field that is wanted
+    and those that are there.
     """
     if name not in row:
         found = ", ".join(repr(key) for key in row) or "none"
         raise ValueError(f"{row.where}: field {name!r} is wanted, and the fields found are {found}")
     value = row[name]
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
     kinds = (int, float) if kind is float else kind
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         wanted, got = _KINDS.get(kind, kind.__name__), _KINDS.get(type(value), type(value).__name__)
         raise ValueError(f"{row.where}: field {name!r} must be {wanted}, and is {got}")
     return value
+
+
+def texts(row: Row, names: Sequence[str]) -> str:
+    """The texts of these fields, joined by newlines; those that are blank or null are left out."""
+    found = (field(row, name, str) for name in names if name not in row or row[name] is not None)
+    found = [text for text in found if text.strip()]
+    return found[0] if len(found) == 1 else "\n".join(found)  # one text stays what it is
 
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -78,7 +100,11 @@ def rows_from_source(source: Any, name: str, required: tuple[str, ...] = ()) -> 
     """
     rows = []
     for i in range(len(source)):
-        rows.append(Row({key: _plain(value) for key, value in source[i].items()}, f"{name}[{i}]"))
+        where = f"{name}[{i}]"
+        try:
+            rows.append(_whole(Row(_plain(source[i]), where)))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where}: a text is not UTF-8, convert it") from error
         for wanted in required:
             field(rows[-1], wanted, str)
     return rows
@@ -115,23 +141,38 @@ _KINDS = {
 
 def _paths(patterns: str | Sequence[str]) -> list[str]:
     """The files that the patterns name, each once, in order."""
-    patterns = patterns.split(",") if isinstance(patterns, str) else patterns
+    if isinstance(patterns, str):  # a comma may be part of a file's name
+        patterns = [patterns] if os.path.isfile(patterns) else patterns.split(",")
     paths = []
     for pattern in patterns:
         pattern = os.path.expanduser(pattern.strip())
         found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
-        found = [path for path in found if os.path.isfile(path)]
-        if not found:
-            raise ValueError(f"no such file: {pattern!r}, check the path")
-        paths += found
+        if not found:  # a folder's name may have brackets
+            found = sorted(glob.glob(pattern.replace("[", "[[]"), recursive=True))
+        files = [path for path in found if os.path.isfile(path)]
+        if not files:
+            why = (
+                f"a folder: name its files, as in {pattern}/*.jsonl" if found else "check the path"
+            )
+            raise ValueError(f"no such file: {pattern!r}, {why}")
+        paths += files
     return list(dict.fromkeys(paths))
 
 
 def _lines(path: str) -> Iterator[bytes]:
-    """The lines of a file, which may be compressed."""
+    """The lines of a file, which may be compressed, whatever it is called."""
     try:
-        with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
-            yield from file
+        with open(path, "rb") as raw:
+            size, zipped = os.fstat(raw.fileno()).st_size, raw.peek(2)[:2] == b"\x1f\x8b"
+            console = Console()
+            with Progress(
+                transient=True, console=console, disable=size < LONG or not console.is_terminal
+            ) as progress:
+                bar = progress.add_task(os.path.basename(path), total=size)
+                for number, line in enumerate(gzip.GzipFile(fileobj=raw) if zipped else raw):
+                    if number % 1000 == 0:
+                        progress.update(bar, completed=raw.tell())
+                    yield line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a whole gzip file ({error}): fetch it again") from error
     except OSError as error:
@@ -139,19 +180,66 @@ def _lines(path: str) -> Iterator[bytes]:
 
 
 def _row(line: bytes, where: str) -> Row:
+    too_deep = f"lists and objects stand more than {DEEP} deep in each other: take that field out"
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=_once)
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: the line is not UTF-8, convert the file") from error
     except json.JSONDecodeError as error:
         message = f"{error.msg} at column {error.colno}"
         raise ValueError(
-            f"{where}: the line is not JSON ({message}), one object is wanted"
+            f"{where}: the line is not JSON ({message}): one object is wanted, whole on one line"
         ) from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: {too_deep}") from error
+    except ValueError as error:  # a key twice, or a number of thousands of digits
+        reason = str(error).partition(";")[0]
+        raise ValueError(f"{where}: the line cannot be read ({reason}): mend the row") from error
     if not isinstance(value, dict):
         got = _KINDS.get(type(value), type(value).__name__)
         raise ValueError(f"{where}: the line must be a JSON object, and is {got}")
-    return Row(value, where)
+    if line.count(b"[") + line.count(b"{") > DEEP and _depth(value) > DEEP:
+        raise ValueError(f"{where}: {too_deep}")
+    row = Row(value, where)
+    return _whole(row) if _HALF.search(line) else row
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects stand in each other."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        inside = [x.values() if isinstance(x, dict) else x for x in level]
+        level = [item for items in inside for item in items if isinstance(item, dict | list)]
+    return depth
+
+
+_HALF = re.compile(
+    rb"\\u[dD][89a-fA-F]"
+)  # how JSON escapes half of a character, most often beside its other
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object, whose keys must differ: JSON itself keeps the last of two in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} comes twice")
+    return found
+
+
+def _whole(row: Row) -> Row:
+    """The row, whose texts must not hold half of a character: no tokenizer and no file takes one."""
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise ValueError(
+            f"{row.where}: the row holds {half}, half of a character (of an emoji that was cut in two, for "
+            "example): take it out, or write the character whole"
+        ) from None
+    return row
 
 
 def _plain(value: Any) -> Any:
