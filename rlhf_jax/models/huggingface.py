@@ -351,8 +351,7 @@ def save(
         (folder / INDEX).write_text(json.dumps(index, indent=1))
 
     architecture = family.reward_architecture if is_reward else family.architecture
-    keys = {key: x for key, x in (config or {}).items() if key not in {*family.keys, *NOT_KEPT}}
-    keys |= family.config(cfg) | {"model_type": family.model_type}
+    keys = keys_of(family, cfg, config) | {"model_type": family.model_type}
     keys |= {"architectures": [architecture], "dtype": cfg.param_dtype}
     if is_reward:
         keys |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -386,7 +385,7 @@ def family_of(cfg: ModelConfig, config: dict | None = None) -> Family:
     want, name = explicit(cfg), (config or {}).get("model_type")
     for family in FAMILIES.values() if name is None else [FAMILIES[name]]:
         try:
-            keys = (config or {}) | family.config(cfg)
+            keys = keys_of(family, cfg, config)
             if explicit(ModelConfig(**family.settings(keys))) == want:
                 return family
         except (KeyError, ValueError):
@@ -395,6 +394,12 @@ def family_of(cfg: ModelConfig, config: dict | None = None) -> Family:
         f"{name or 'no family of Hugging Face checkpoints'} has not this model's settings: "
         f"known families are {', '.join(sorted(FAMILIES))}"
     )
+
+
+def keys_of(family: Family, cfg: ModelConfig, config: dict | None) -> dict:
+    """The keys of config.json that say `cfg`, and those of `config` that are true of any file."""
+    kept = {key: x for key, x in (config or {}).items() if key not in {*family.keys, *NOT_KEPT}}
+    return kept | family.config(cfg)
 
 
 def explicit(cfg: ModelConfig) -> ModelConfig:
