@@ -121,12 +121,7 @@ def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, 
         return family, cfg, config
     if not path.exists():
         raise ValueError(f"{folder} holds no config.json: name a folder in the Hugging Face format")
-    try:
-        config = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} holds no JSON ({error}): fetch it again") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds {shown(config)}, where an object with keys is wanted")
+    config = read_json(path)
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
@@ -351,8 +346,7 @@ def save(
         (folder / INDEX).write_text(json.dumps(index, indent=1))
 
     architecture = family.reward_architecture if is_reward else family.architecture
-    keys = {key: x for key, x in (config or {}).items() if key not in {*family.keys, *NOT_KEPT}}
-    keys |= family.config(cfg) | {"model_type": family.model_type}
+    keys = keys_of(family, cfg, config) | {"model_type": family.model_type}
     keys |= {"architectures": [architecture], "dtype": cfg.param_dtype}
     if is_reward:
         keys |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
@@ -386,7 +380,7 @@ def family_of(cfg: ModelConfig, config: dict | None = None) -> Family:
     want, name = explicit(cfg), (config or {}).get("model_type")
     for family in FAMILIES.values() if name is None else [FAMILIES[name]]:
         try:
-            keys = (config or {}) | family.config(cfg)
+            keys = keys_of(family, cfg, config)
             if explicit(ModelConfig(**family.settings(keys))) == want:
                 return family
         except (KeyError, ValueError):
@@ -395,6 +389,12 @@ def family_of(cfg: ModelConfig, config: dict | None = None) -> Family:
         f"{name or 'no family of Hugging Face checkpoints'} has not this model's settings: "
         f"known families are {', '.join(sorted(FAMILIES))}"
     )
+
+
+def keys_of(family: Family, cfg: ModelConfig, config: dict | None) -> dict:
+    """The keys of a config.json that say `cfg`, and those of `config` that say nothing of it."""
+    gone = {*family.keys, *NOT_KEPT}
+    return {key: x for key, x in (config or {}).items() if key not in gone} | family.config(cfg)
 
 
 def explicit(cfg: ModelConfig) -> ModelConfig:
