@@ -181,7 +181,7 @@ MEANINGS = [  # a case, its keys that are gone, those that are given, and fields
     ("llama2", (), dict(sliding_window=4, use_sliding_window=True, max_window_layers=0), PLAIN),
     ("olmo2", (), dict(sliding_window=4), PLAIN),
     ("mistral", (), dict(max_window_layers=1, use_sliding_window=False), dict(window=6)),
-    ("mistral", (), dict(layer_types=[GLOBAL, GLOBAL]), dict(window=6, local_layers=())),
+    ("mistral", (), dict(layer_types=[LOCAL, LOCAL]), dict(window=6, local_layers=())),
     ("gemma2", (), dict(use_sliding_window=False), dict(window=6, local_layers=(0,))),
     ("gemma2", ["layer_types"], dict(sliding_window_pattern=1), dict(local_layers=(0,))),
     ("gemma3", (), dict(attn_logit_softcapping=2.0), dict(attention_softcap=0.0)),
@@ -295,6 +295,7 @@ YARNS = [  # entries of rope_parameters, the head's width, some pairs' numbers
         16,
     ),
     (dict(factor=8.0, original_max_position_embeddings=64, rope_theta=1e4), 16),
+    (dict(factor=4.0, original_max_position_embeddings=4096, rope_theta=100.0), 16),
 ]
 SPEEDS = [  # of `ROPE_INIT_FUNCTIONS["yarn"]` of transformers 5.24: {pair: its speed}, and the gain
     (
@@ -310,6 +311,7 @@ SPEEDS = [  # of `ROPE_INIT_FUNCTIONS["yarn"]` of transformers 5.24: {pair: its 
     ),
     ({0: 1.0, 1: 0.2874086, 2: 0.0424418, 3: 0.003952847, 7: 3.952847e-5}, 1.0782934613857693),
     ({0: 1.0, 1: 0.2239947, 2: 0.04166666, 3: 0.003952847, 7: 3.952847e-5}, 1.2079441541679836),
+    ({4: 0.1, 5: 0.05623413, 6: 0.02823462, 7: 0.0139722}, 1.138629436111989),
 ]
 
 
@@ -350,6 +352,7 @@ REFUSED = [  # a case, keys of its config.json, and the sentence
     ("qwen2", dict(layer_types=[GLOBAL]), "transformers reads no qwen2 .*layer_types"),
     ("qwen2", dict(layer_types=["chunked_attention"] * 2), "layer_types = .*, where a list of"),
     ("qwen2", dict(head_dim=None), "head_dim = null, where a whole number"),
+    ("mistral", dict(layer_types=[LOCAL, GLOBAL]), 'layer_types = .*, where a list of "sliding_a'),
     ("mistral", dict(sliding_window=0), "sliding_window = 0, where a whole number .* or null"),
     ("gemma2", dict(hidden_activation="gelu"), 'hidden_activation = "gelu", where "gelu_pytorch'),
     (
@@ -432,10 +435,10 @@ def test_a_head_of_its_own_is_read_though_config_json_ties_it(loaded, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"[1]", r"config\.json holds \[1\], where an object with keys is wanted"),
-        (b"{", r"config\.json holds no JSON .*: fetch it again"),
-        (b"\xff\xfe", r"config\.json holds no JSON"),
-        (b"[" * 100_000, r"config\.json holds no JSON"),
+        (b"[1]", r"config\.json holds no JSON object"),
+        (b"{", r"config\.json is no JSON .*: fetch it again"),
+        (b"\xff\xfe", r"config\.json is no JSON"),
+        (b"[" * 100_000, r"config\.json is no JSON"),
         (b'{"model_type": ["llama"]}', r"model_type = \['llama'\]: known are gemma2"),
         (b'{"model_type": "llama"}', r"config\.json has no vocab_size, which a llama needs"),
     ],

@@ -121,12 +121,7 @@ def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, 
         return family, cfg, config
     if not path.exists():
         raise ValueError(f"{folder} holds no config.json: name a folder in the Hugging Face format")
-    try:
-        config = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} holds no JSON ({error}): fetch it again") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds {shown(config)}, where an object with keys is wanted")
+    config = read_json(path)
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
@@ -397,9 +392,9 @@ def family_of(cfg: ModelConfig, config: dict | None = None) -> Family:
 
 
 def keys_of(family: Family, cfg: ModelConfig, config: dict | None) -> dict:
-    """The keys of config.json that say `cfg`, and those of `config` that are true of any file."""
-    kept = {key: x for key, x in (config or {}).items() if key not in {*family.keys, *NOT_KEPT}}
-    return kept | family.config(cfg)
+    """The keys of a config.json that say `cfg`, and those of `config` that say nothing of it."""
+    gone = {*family.keys, *NOT_KEPT}
+    return {key: x for key, x in (config or {}).items() if key not in gone} | family.config(cfg)
 
 
 def explicit(cfg: ModelConfig) -> ModelConfig:

@@ -33,6 +33,8 @@ SHAPE = ROPE | {
 SILU = {"hidden_act": only("silu")}
 NO_BIAS = {"attention_bias": only(False)}
 WINDOW = {"sliding_window": or_null(SIZE)}
+ALL_LOCAL = {"layer_types": or_null(each(LOCAL))}
+"""Of Mistral, which transformers' AutoModel takes for another family where the list says more than that."""
 LAYERS = WINDOW | {"layer_types": each(GLOBAL, LOCAL)}
 PATTERN = LAYERS | {"use_sliding_window": FLAG, "max_window_layers": COUNT}
 
@@ -175,7 +177,7 @@ ALL = (
     family(
         "mistral",
         "Mistral",
-        WINDOW,
+        WINDOW | ALL_LOCAL,
         mistral,
         lambda cfg: config(cfg, sliding_window=cfg.window or None),
     ),
