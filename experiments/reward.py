@@ -70,6 +70,7 @@ def read(cfg: RewardDataConfig, seed: int, chat: dialogues.Chat):
 
     Nothing of held-out comparisons is in the corpus, and another tenth of it tells when SFT ends.
     """
+    worlds.check_fields(cfg)
     group = lambda row: row.group
     compared, ties = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
     train, held_out = split(

@@ -142,6 +142,21 @@ def generated(cfg: DataConfig, people: annotators.AnnotatorConfig, seed: int) ->
     )
 
 
+def check_fields(cfg):
+    """Raises ValueError where fields are named of files that are not given."""
+    for files, fields in (
+        ("corpus", "corpus_fields"),
+        ("comparisons", "fields"),
+        ("prompts", "prompts_fields"),
+    ):
+        named = getattr(cfg, fields, None)
+        if named is not None and named != type(named)() and not getattr(cfg, files):
+            raise ValueError(
+                f"data.{fields} names fields of files, and data.{files} is empty: give the files too, or "
+                "leave the fields out"
+            )
+
+
 def divided(items: Sequence, group_of: Callable, held_out: float, seed: int, name: str) -> tuple:
     """What is trained on, its two halves, and what is held out: the fields of Pairs.
 
@@ -273,6 +288,7 @@ def read(
     dispensable: tuple[str, ...] = (),
 ) -> World:
     """The world of the files in `cfg`, or the generated one where it names none."""
+    check_fields(cfg)
     if cfg.corpus or cfg.comparisons or cfg.prompts:
         return from_files(cfg, seed, chat, dispensable)
     return generated(cfg, people, seed)

@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 import sys
 from collections import Counter
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -159,6 +161,17 @@ def test_files_are_read_as_they_are_found(tmp_path, name, data, times):
     (folder / name).write_bytes(data)
     assert sources.read_jsonl(str(folder / name)) == ROWS * times
     assert sources.read_jsonl(f"{folder}/*.jsonl*") == ROWS * times
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_long_file_shows_on_a_terminal_how_far_it_is(tmp_path, monkeypatch, pack):
+    shown = io.StringIO()
+    monkeypatch.setattr(sources, "Console", lambda: Console(file=shown, force_terminal=True))
+    (tmp_path / "long.jsonl").write_bytes(pack(LINES.encode() * 600))
+    assert len(sources.read_jsonl(str(tmp_path / "long.jsonl"))) == 1200 and not shown.getvalue()
+    monkeypatch.setattr(sources, "LONG", 1)
+    assert len(sources.read_jsonl(str(tmp_path / "long.jsonl"))) == 1200
+    assert "long.jsonl" in shown.getvalue()
 
 
 def test_a_field_has_its_kind(tmp_path):

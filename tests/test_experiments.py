@@ -477,3 +477,17 @@ def test_files_of_too_little_are_refused_as_they_are_read(tmp_path, given, words
     with pytest.raises(ValueError, match=words) as caught:
         worlds.read(cfg, sentiment.config.annotators, 0, dialogues.NO_TEMPLATE)
     assert "\n" not in str(caught.value)
+
+
+def test_fields_of_files_that_are_not_given_are_refused():
+    for kind, fields in (
+        ("corpus", "corpus_fields"),
+        ("comparisons", "fields"),
+        ("prompts", "prompts_fields"),
+    ):
+        named = dataclasses.replace(getattr(worlds.DataConfig(), fields), prompt="question")
+        cfg = worlds.DataConfig(**{fields: named})
+        with pytest.raises(
+            ValueError, match=f"data.{fields} names fields of files, and data.{kind} is empty"
+        ):
+            worlds.read(cfg, sentiment.config.annotators, 0, dialogues.NO_TEMPLATE)
