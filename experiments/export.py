@@ -77,7 +77,7 @@ def main(cfg: Config):
     centre = folder / "stages" / stage / stages.CENTRE
     if is_reward and centre.exists():  # it does not where a run was made by an older version
         trained = reward_model.centre(trained, np.float32(runs.read_json(centre)["mean"]))
-    words = tokenizer.load(name)
+    words = tokenizer.load(name, bos=pretrained.begins(of))
     named = pretrained.named(of)
     source = huggingface.resolve(named) if named else None
     original = huggingface.read_config(source)[2] if source else None
@@ -102,7 +102,7 @@ def main(cfg: Config):
             if is_reward:
                 model, params = with_row(model, params, pad)
             else:
-                words = tokenizer.load(name, pad=False)
+                words = tokenizer.load(name, pad=False, bos=pretrained.begins(of))
         huggingface.save(
             to, model, params,
             is_reward=is_reward, config=original, tokenizer=words, stops=stops, generation=generation,
@@ -148,11 +148,14 @@ def settings_of(folder: pathlib.Path) -> SimpleNamespace:
         )
     model, adapters = settings["model"], settings.get("lora", {})
     scaling, local = model.get("rope_scaling", {}), model.get("local_layers", ())
+    if (folder / "lengths.json").exists():
+        model["context"] = runs.read_json(folder / "lengths.json")["context"]
     model |= {"rope_scaling": RopeScaling(**scaling), "local_layers": tuple(local)}
     if adapters:
         adapters |= {"matrices": tuple(adapters["matrices"])}
     read = {"model": ModelConfig(**model), "lora": LoraConfig(**adapters)}
-    return SimpleNamespace(**{"pretrained": "", "reference": "", "sample": {}} | settings | read)
+    default = {"pretrained": "", "reference": "", "sample": {}, "bos": "tokenizer"}
+    return SimpleNamespace(**default | settings | read)
 
 
 def own_stage(folder: pathlib.Path) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import tyro
 
-from rlhf_jax.data import tokenizer
+from rlhf_jax.data import dialogues, tokenizer
 from rlhf_jax.models import huggingface, lora, networks
 from rlhf_jax.models.config import COMPUTED, ModelConfig
 from rlhf_jax.models.lora import LoraConfig
@@ -25,6 +25,10 @@ class Config:
     """The same of one that takes the place of SFT: what follows starts from it as it is."""
     tokenizer: str = ""
     """Folder or hub name of a transformers tokenizer; empty: the model's, or trained on the texts."""
+    bos: Literal["tokenizer", "always", "never"] = "tokenizer"
+    """Whether prompts begin with BOS: tokenizer leaves it to what tokenizer(text) does in transformers (with
+    Llama's they do, with GPT-2's and Pythia's not, with one that is trained here they do). A dialogue begins
+    as its chat template writes it."""
     lora: LoraConfig = LoraConfig()
     """What is trained of a transformer, in SFT too where it starts from a pretrained model."""
 
@@ -74,10 +78,27 @@ def start(cfg, places: Callable | None = None):
     return huggingface.load(named(cfg), places=places, **kept(cfg)).params if named(cfg) else None
 
 
+def begins(cfg) -> bool | None:
+    """Whether prompts begin with BOS; None leaves it to the tokenizer's own rule."""
+    own = None if cfg.tokenizer else True
+    return {"always": True, "never": False}.get(cfg.bos, own)
+
+
 def stops(cfg, words) -> tuple[int, ...]:
-    """The tokens that end a response: the tokenizer's EOS, then all others of the pretrained model."""
+    """The tokens that end a response: the tokenizer's EOS, then all others of the pretrained model.
+
+    What the chat template ends an answer with is one of them.
+    """
     own = huggingface.stops_of(huggingface.resolve(named(cfg))) if named(cfg) else ()
-    return tuple(dict.fromkeys([words.eos_token_id, *own]))
+    return tuple(dict.fromkeys([words.eos_token_id, *own, *dialogues.ends(words)]))
+
+
+def positions(cfg, least: int) -> int:
+    """The columns that all models of a run take; one from nothing grows to `least` of them."""
+    own = cfg.model.context if named(cfg) else max(cfg.model.context, least)
+    if not getattr(cfg, "reward_model", ""):
+        return own
+    return min(own, huggingface.read_config(huggingface.resolve(cfg.reward_model))[1].context)
 
 
 def check_context(cfg, lengths: tuple[int, int], limit: int | None = None, whose="the model's"):
@@ -87,7 +108,7 @@ def check_context(cfg, lengths: tuple[int, int], limit: int | None = None, whose
         response = "sample.length" if hasattr(cfg, "sample") else "data.length"
         raise ValueError(
             f"data.prompt_length = {lengths[0]} and {response} = {lengths[1]} do not fit {whose} "
-            f"{limit} positions: shorten one"
+            f"{limit} positions: shorten one" + ("" if named(cfg) else ", or raise model.context")
         )
 
 
@@ -134,10 +155,17 @@ def scorer(cfg, words, lengths: tuple[int, int], places: Callable) -> Callable:
             "in its config.json: name a model for sequence classification, with one label"
         )
     vocabulary = lambda words: {k: v for k, v in words.get_vocab().items() if k != words.pad_token}
-    if vocabulary(tokenizer.load(with_tokenizer(folder))) != vocabulary(words):
+    theirs = tokenizer.load(with_tokenizer(folder))
+    if vocabulary(theirs) != vocabulary(words):
         raise ValueError(
             f'reward_model = "{cfg.reward_model}" has another tokenizer than the policy: '
             "call it from a Python function and give that as rl.reward, which scores texts"
+        )
+    starts = [bool(tokenizer.start_ids(x)) for x in (theirs, words)]
+    if cfg.bos == "tokenizer" and starts[0] != starts[1]:
+        raise ValueError(
+            f'the tokenizer of reward_model = "{cfg.reward_model}" begins texts '
+            f"with{'' if starts[0] else 'out'} BOS, unlike the policy's: set bos to always or never"
         )
     check_vocabulary(cfg.tokenizer, words, cfg.reward_model, model)
     check_context(cfg, lengths, model.context, "the reward model's")

@@ -214,14 +214,17 @@ def mean_score(devices: Devices, reward_fn, params, demonstrations: Sequences) -
     return float(inference.score(devices, reward_fn, params, demonstrations).mean())
 
 
-def read_tokenizer(folder, name, corpus, vocab_size):
-    """The tokenizer called `name`, or one that is trained on the corpus and kept in the run directory."""
+def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
+    """The tokenizer called `name`, or one that is trained on the corpus and kept in the run directory.
+
+    `bos` says whether it puts BOS before every prompt; None leaves that to its own rule.
+    """
     place = folder / "tokenizer"
     if not name:
         texts = (text for pair in corpus for text in (pair[0], tokenizer.at_seam(*pair)))
         there = lambda: (place / "tokenizer.json").exists()
         hosts.once(there, lambda: tokenizer.train(texts, vocab_size, place))
-    return tokenizer.load(name or place)
+    return tokenizer.load(name or place, bos=bos)
 
 
 def demonstrations(words, texts, lengths: tuple[int, int]) -> Sequences:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlhf_jax.data import (
@@ -348,6 +348,129 @@ def test_no_code_beside_a_tokenizer_is_run_and_nobody_is_asked(tok, tmp_path, mo
     assert not ran.exists()
 
 
+MARKS = {
+    "before every piece": lambda: (normalizers.Prepend("▁"), None),
+    "first": lambda: (None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False)),
+    "always": lambda: (None, pre_tokenizers.Metaspace(prepend_scheme="always", split=False)),
+}
+
+
+@pytest.fixture(params=MARKS)
+def marked(request, tmp_path):
+    """Tokenizers like Llama's: each puts a mark of a space before what it is given."""
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<pad>",
+        "▁",
+        "y",
+        "e",
+        "s",
+        "▁y",
+        "es",
+        "yes",
+        "▁yes",
+        ":",
+        "<end>",
+    ]
+    words += [f"<0x{byte:02X}>" for byte in range(256)]
+    merges = [("▁", "y"), ("e", "s"), ("y", "es"), ("▁", "yes")]
+    bpe = Tokenizer(
+        models.BPE(
+            {x: i for i, x in enumerate(words)}, merges, unk_token="<unk>", byte_fallback=True
+        )
+    )
+    space = normalizers.Replace(" ", "▁")
+    first, bpe.pre_tokenizer = MARKS[request.param]()
+    bpe.normalizer = normalizers.Sequence([first, space]) if first else space
+    bpe.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
+        extra_special_tokens=["<end>"],
+    )  # fmt: skip
+    made.save_pretrained(tmp_path)
+    return tokenizer.load(tmp_path, bos=True)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "whole"),
+    [
+        ("yes:", "yes", "yes: yes"),
+        ("yes:\n", "yes yes", "yes:\nyes yes"),
+        ("yes: ", "es", "yes: es"),
+        ("yes", " yes", "yes yes"),
+        ("yes", "\nyes", "yes\nyes"),
+        ("", "yes yes", "yes yes"),
+    ],
+)
+def test_prompt_and_response_decode_to_one_text_where_a_tokenizer_marks_its_beginning(
+    marked, prompt, response, whole
+):
+    batch = demonstrations.encode_demonstrations(marked, [prompt], [response], 16, 16)
+    ids = batch.tokens[0][batch.attention_mask[0]].tolist()
+    assert (ids[0], ids[-1]) == (marked.bos_token_id, marked.eos_token_id)
+    assert marked.decode(ids[1:-1]) == whole
+    assert ids == marked(whole + "</s>")["input_ids"]
+    before = batch.tokens[0, :16][batch.attention_mask[0, :16]].tolist()
+    assert before == marked(prompt)["input_ids"]
+
+
+RULES = {"nothing": "$A", "BOS": "<s> $A", "both": "<s> $A </s>", "EOS": "$A </s>"}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("bos", [None, True, False])
+def test_prompts_begin_as_the_tokenizer_begins_a_text_or_as_they_are_told_to(
+    marked, tmp_path, rule, bos
+):
+    marks = [("<s>", marked.bos_token_id), ("</s>", marked.eos_token_id)]
+    marked.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=RULES[rule], pair="$A $B", special_tokens=marks
+    )
+    marked.save_pretrained(tmp_path / "rule")
+    loaded = tokenizer.load(tmp_path / "rule", bos=bos)
+    begins = [1] if (rule in ("BOS", "both") if bos is None else bos) else []
+    texts = ["yes yes", "yes:\n", "<s>yes", "yes</s>es", ""]
+    found = tokenizer.encode_prompts(loaded, texts)
+    plain = [loaded(text)["input_ids"] for text in texts]
+    ends = [2] if plain[0][-1] == 2 else []  # that is no part of a prompt
+    assert [ids + ends for ids in found[:2]] == plain[:2] and found[0][: len(begins)] == begins
+    assert found[2] == loaded(texts[2], add_special_tokens=False)["input_ids"]
+    assert (found[2].count(1), found[3].count(2)) == (1, 1)
+    assert found[4] == (begins or [2])
+    loaded.save_pretrained(tmp_path / "again")
+    again = AutoTokenizer.from_pretrained(str(tmp_path / "again"))
+    assert [again(text)["input_ids"] for text in texts] == plain
+
+
+def test_a_bos_that_is_not_there_is_refused(tmp_path):
+    bare_bpe(eos_token="<|end|>").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no BOS token to begin prompts with"):
+        tokenizer.load(tmp_path, bos=True)
+
+
+def test_marks_that_a_text_brings_are_not_doubled_and_never_spelt(tok):
+    prompt = ["<bos>the plot", "the plot", " <bos>the plot"]
+    assert len({tuple(ids) for ids in tokenizer.encode_prompts(tok, prompt)}) == 1
+    rows = [
+        ("", "<bos>the plot was good .<eos>"),
+        ("", "the plot was good ."),
+        ("", "the plot was good .<eos>\n"),
+    ]
+    batch = demonstrations.encode_demonstrations(tok, *zip(*rows, strict=True), 2, 10)
+    assert len(np.unique(batch.tokens, axis=0)) == 1
+    (row,) = np.unique(batch.tokens, axis=0)
+    assert (row == BOS).sum() == (row == EOS).sum() == 1
+
+
 def test_no_eos_and_no_tokenizer_are_refused_in_one_sentence(tmp_path):
     bare_bpe(pad_token="<|end|>").save_pretrained(tmp_path / "a")
     with pytest.raises(ValueError, match="has no EOS token"):
@@ -373,10 +496,10 @@ def test_prompts_are_left_padded_begin_with_bos_and_keep_their_end(tok):
     texts = ["the plot in this western", "", "in this old drama the music"]
     batch = prompts.encode_prompts(tok, texts, 6)
     ids = tokenizer.encode_prompts(tok, texts)
-    assert [len(x) for x in ids] == [5, 0, 6]
-    np.testing.assert_array_equal(batch.tokens[0], [BOS, *ids[0]])
+    assert ids == tok(texts)["input_ids"] and [len(x) for x in ids] == [6, 1, 7]
+    np.testing.assert_array_equal(batch.tokens[0], ids[0])
     np.testing.assert_array_equal(batch.tokens[1], [PAD] * 5 + [BOS])
-    np.testing.assert_array_equal(batch.tokens[2], [BOS, *ids[2][1:]])
+    np.testing.assert_array_equal(batch.tokens[2], [BOS, *ids[2][2:]])
     np.testing.assert_array_equal(batch.attention_mask.sum(1), [6, 1, 6])
     np.testing.assert_array_equal(batch.attention_mask, batch.tokens != PAD)
     np.testing.assert_array_equal(batch.index, [0, 1, 2])

@@ -2,10 +2,13 @@
 
 import itertools
 import pathlib
+import pickle
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from experiments import reward, worlds
+from experiments import pretrained, reward, worlds
 from rlhf_jax.data import comparisons, demonstrations, dialogues, prompts, sources, tokenizer
 from rlhf_jax.data.comparisons import Comparison
 
@@ -37,6 +40,135 @@ def chat(folder):
 def rows(tmp_path, *them):
     sources.write_jsonl(tmp_path / "a.jsonl", them)
     return str(tmp_path / "a.jsonl")
+
+
+LOOP = "{{ bos_token }}{% for m in messages %}"
+TURNS = {
+    "closed by a token of its own": LOOP
+    + """<|{{ m.role }}|>{{ m.content | trim }}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}""",
+    "a newline after the header": LOOP
+    + """<|{{ m.role }}|>
+{{ m.content }}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|assistant|>
+{% endif %}""",
+    "spaces on both sides, and EOS": LOOP
+    + """{% if m.role == "assistant" %} {{ m.content }} {{ eos_token }}{%
+else %}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}""",
+    "thoughts before the answer": LOOP
+    + """<|{{ m.role }}|>{% if m.role == "assistant" and loop.last %}<think>
+
+</think>
+
+{% endif %}{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}""",
+    "no prompt for an answer": LOOP + "<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}",
+}
+
+
+@pytest.fixture(scope="module", params=TURNS)
+def closing(request, tmp_path_factory):
+    """Tokenizers of chat models, whose turns end otherwise than their texts."""
+    place = tmp_path_factory.mktemp("turns")
+    words = tokenizer.train(["hello how so yes and no"] * 9, 320, place)
+    marks = ["<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<think>", "</think>"]
+    words.add_special_tokens({"additional_special_tokens": marks})
+    words.chat_template = TURNS[request.param]
+    words.save_pretrained(place)
+    return str(place)
+
+
+@pytest.mark.parametrize("answer", ["yes and no", "so", "\nyes", "noEND", "no<eos>"])
+def test_an_answer_stands_and_ends_as_the_template_writes_it(closing, answer):
+    words, chat = tokenizer.load(closing), dialogues.template(closing)
+    end = "<eos>" if "[INST]" in words.chat_template else "<|end|>"
+    written, answer = answer.removesuffix("END").removesuffix("<eos>"), answer.replace("END", end)
+    batch = demonstrations.encode_demonstrations(words, [chat(LATER)], [answer], 40, 24)
+    ids = batch.tokens[0][batch.attention_mask[0]].tolist()
+    whole = words.apply_chat_template(LATER + END(written), tokenize=False)
+    assert words.decode(ids) == whole[: whole.rindex(end)] + end
+    assert ids == words(whole, add_special_tokens=False)["input_ids"][: len(ids)]
+    asked = batch.tokens[0, :40][batch.attention_mask[0, :40]].tolist()
+    prompt = words.apply_chat_template(LATER, tokenize=False, add_generation_prompt=True)
+    assert asked == words(prompt, add_special_tokens=False)["input_ids"]
+    settings = SimpleNamespace(pretrained="", reference="")
+    assert ids[-1] in pretrained.stops(settings, words)
+
+
+def test_an_answer_that_brings_its_thoughts_is_given_no_empty_ones(tmp_path):
+    words = tokenizer.train(["hello"], 300, tmp_path)
+    words.add_special_tokens(
+        {"additional_special_tokens": ["<|user|>", "<|end|>", "<think>", "</think>"]}
+    )
+    words.chat_template = TURNS["thoughts before the answer"]
+    words.save_pretrained(tmp_path)
+    prompt = dialogues.template(str(tmp_path))(ASK)
+    answers = ["<think>hm</think>yes", "yes"]
+    found = demonstrations.answer_ids(words, [prompt] * 2, answers)
+    said = ["<think>hm</think>yes<|end|>", "<think>\n\n</think>\n\nyes<|end|>"]
+    assert words.batch_decode(found) == said
+
+
+def test_a_template_without_a_token_at_the_end_leaves_eos_and_both_sides_of_a_pair_have_it(
+    tmp_path,
+):
+    words = tokenizer.train(["hello how"], 300, tmp_path)
+    words.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
+    words.save_pretrained(tmp_path)
+    path = rows(tmp_path, {"prompt": ASK, "chosen": END("a"), "rejected": END("b")})
+    pairs, _ = comparisons.read_comparisons(path, chat=dialogues.template(str(tmp_path)))
+    for side, text in zip(comparisons.encode_comparisons(words, pairs, 30, 20), "ab", strict=True):
+        ids = side.tokens[0][side.attention_mask[0]]
+        assert (
+            words.decode(ids) == f"user: hello\n\nassistant: {text}<eos>"
+        )  # and no BOS: none is written
+
+
+def test_comparisons_of_dialogues_end_as_the_template_ends_an_answer(closing, tmp_path):
+    words = tokenizer.load(closing)
+    shapes = (
+        {"prompt": LATER, "chosen": END("so"), "rejected": END("no")},
+        {"messages": LATER, "responses": [END("no"), END("so")], "preference": 1},
+    )
+    pairs, _ = comparisons.read_comparisons(
+        rows(tmp_path, *shapes), chat=dialogues.template(closing)
+    )
+    (end,) = dialogues.ends(words)
+    for side in comparisons.encode_comparisons(words, pairs, 40, 20):
+        last = side.tokens[np.arange(2), 39 + side.mask.sum(1)]
+        np.testing.assert_array_equal(last, end)
+        assert np.all(side.attention_mask[:, 39])
+
+
+RULE = [{"role": "system", "content": "so"}]
+LONG = [{"role": "user", "content": "yes and no " * 9}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "kept"),
+    [
+        (RULE + LATER, RULE + LATER),
+        (RULE + LATER, RULE + LATER[2:]),
+        (LATER + END("Yes.") + LATER, LATER[2:] + END("Yes.") + LATER),
+        (RULE + LATER, LATER[2:]),
+        (RULE + ASK + END("so") + LONG, [*RULE, LONG[0] | {"content": "yes and no yes and"}]),
+    ],
+)
+def test_a_dialogue_that_is_too_long_loses_whole_messages_and_the_end_of_its_last_question(
+    folder, messages, kept
+):
+    """System messages stay, and what remains is what the template writes of it."""
+    words, chat = tokenizer.load(folder), dialogues.template(folder)
+    written = words.apply_chat_template(kept, tokenize=False, add_generation_prompt=True)
+    ids = words(written, add_special_tokens=False)["input_ids"]
+    for length in (len(ids), len(ids) + 1):
+        batch = prompts.encode_prompts(words, [chat(messages)], length)
+        assert batch.tokens[0][batch.attention_mask[0]].tolist() == ids
+    with pytest.raises(ValueError, match=r"data.prompt_length = 5 holds not one word"):
+        prompts.encode_prompts(words, [chat(RULE + LATER)], 5)
+
+
+def test_a_dialogue_travels_to_other_processes_as_its_text(chat):
+    assert type(pickle.loads(pickle.dumps(chat(ASK)))) is str and chat(ASK) == HELLO
 
 
 def test_a_prompt_is_what_the_template_writes_less_bos_and_its_marks_are_tokens(folder, chat):

@@ -491,3 +491,52 @@ def test_an_exported_policy_and_reward_model_say_in_transformers_what_they_say_h
     want = logits_of(theirs, *inputs)[:, 0]
     np.testing.assert_allclose(got, want + theirs.config.score_bias, rtol=0, atol=1e-4)
     assert abs(theirs.config.score_bias) > 0.01 and want.std() > 0.01
+
+
+@pytest.mark.parametrize("bos", ["tokenizer", "never"])
+def test_an_export_gives_our_numbers_for_a_text_that_its_tokenizer_encodes(tmp_path, bos):
+    """`tokenizer(prompt response EOS)`, with no word on BOS: our ids, log-probabilities and scores."""
+    asked = [f"is film {n % 7} good" for n in range(60)]
+    pairs = [
+        {"prompt": x, "chosen": f"it is good {n}", "rejected": f"bad , {n} times"}
+        for n, x in enumerate(asked)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    run = [
+        "reward",
+        "--data.comparisons",
+        str(tmp_path / "a.jsonl"),
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    small = "--bos BOS --model.d-model 16 --model.layers 1 --model.heads 2 --sft.steps 8 --sft.eval-every 4"
+    small += " --sft.batch-size 8 --reward.batch-size 8 --data.vocab-size 300 --devices device"
+    assert launch.main([*run, *small.replace("BOS", bos).split()]) == 0
+    for stage in ("sft", "reward"):
+        to = ["--stage", stage, "--to", str(tmp_path / stage)]
+        assert launch.main(["export", "--run", str(tmp_path / "run"), *to]) == 0
+    read = {stage: huggingface.load(str(tmp_path / stage)) for stage in ("sft", "reward")}
+    words = tokenizer.load(tmp_path / "run" / "tokenizer", bos={"never": False}.get(bos))
+    lengths = json.loads((tmp_path / "run" / "lengths.json").read_text())["lengths"]
+    sides = encode_demonstrations(words, asked, [row["chosen"] for row in pairs], *lengths)
+    lm, arrays = networks.language_model(read["sft"].cfg), (sides.tokens, sides.attention_mask)
+    nats = jax.jit(lambda *x: lm.policy_fn(*x, last=lengths[1], temperature=1.0)[0])
+    ours = np.asarray(nats(read["sft"].params, *arrays))
+    scores = np.asarray(jax.jit(networks.reward_model(lm).fn)(read["reward"].params, *arrays))
+
+    policy = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "sft").eval()
+    judge = tf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
+    plain = tf.AutoTokenizer.from_pretrained(str(tmp_path / "sft"))
+    gaps = []
+    for n, row in enumerate(pairs):
+        text = f"{row['prompt']} {row['chosen']}{plain.eos_token}"
+        ids, start = plain(text)["input_ids"], len(plain(row["prompt"])["input_ids"])
+        assert ids == sides.tokens[n][sides.attention_mask[n]].tolist()
+        assert (ids[0] == plain.bos_token_id) == (bos == "tokenizer")
+        with torch.no_grad():
+            logits = policy(torch.tensor([ids])).logits[0].log_softmax(-1)
+            want = logits[range(start - 1, len(ids) - 1), ids[start:]].numpy()
+            gaps.append(float(judge(torch.tensor([ids])).logits[0, 0]) - float(scores[n]))
+        np.testing.assert_allclose(ours[n][sides.mask[n]], want, rtol=0, atol=1e-4)
+    assert np.std(scores) > 1e-3
+    np.testing.assert_allclose(gaps, -judge.config.score_bias, rtol=0, atol=1e-4)

@@ -108,7 +108,7 @@ def encode_comparisons(
     prompt_length: int,
     length: int,
 ) -> Comparisons:
-    """Both sides as `encode_demonstrations` makes them: EOS appended, none where a response was cut.
+    """Both sides as `encode_demonstrations` makes them: with an end, unless a response was cut.
 
     Pairs that differ only beyond `length` become identical: count them with `identical`.
     """

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Sequences
 from rlhf_jax.data import tokenizer as tokenizers
-from rlhf_jax.data.dialogues import HISTORY, NO_TEMPLATE, Chat, plain
+from rlhf_jax.data.dialogues import HISTORY, NO_TEMPLATE, Chat, Dialogue, Turn, plain
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.data.sources import field, read_jsonl, texts
 from rlhf_jax.data.splits import group_of
@@ -84,22 +84,23 @@ def encode_demonstrations(
 ) -> Sequences:
     """Left-padded prompts [N, prompt_length] with right-padded responses [N, length] after them.
 
-    `mask` marks the response's tokens and the EOS after them. A response that is cut to `length` has no
-    EOS: nobody should learn to stop there. Plain text is a list of empty prompts: BOS alone stands for
-    each. Raises ValueError where the lists differ in length, or a length is below 1.
+    `mask` marks the response's tokens and the one that ends it: what the chat template ends an answer to a
+    dialogue with, else EOS. A response that is cut to `length` has no end: nobody should learn to stop there.
+    Plain text is a list of empty prompts. Raises ValueError where the lists differ in length, or a length is
+    below 1.
     """
-    if len(prompts) != len(responses):
-        raise ValueError(
-            f"{len(prompts)} prompts have {len(responses)} responses: give one for each"
-        )
     if length < 1:
         raise ValueError(f"the response length is {length}: it must be 1 or more")
-    before = encode_prompts(tokenizer, prompts, prompt_length)
-    texts = [tokenizers.at_seam(p, r) for p, r in zip(prompts, responses, strict=True)]
-    tokens = np.full((len(texts), length), tokenizer.pad_token_id, np.int32)
-    mask = np.zeros((len(texts), length), bool)
-    for row, ids in enumerate(tokenizers.encode_responses(tokenizer, texts)):
-        ids = [*ids, tokenizer.eos_token_id][:length]
+    every = answer_ids(tokenizer, prompts, responses)
+    begun = [
+        str(tokenizer.bos_token) if not p and tokenizers.has_bos(tokenizer, r) else p
+        for p, r in zip(prompts, responses, strict=True)
+    ]
+    before = encode_prompts(tokenizer, begun, prompt_length)
+    tokens = np.full((len(every), length), tokenizer.pad_token_id, np.int32)
+    mask = np.zeros((len(every), length), bool)
+    for row, ids in enumerate(every):
+        ids = ids[:length]
         tokens[row, : len(ids)] = ids
         mask[row, : len(ids)] = True
     return Sequences(
@@ -107,3 +108,59 @@ def encode_demonstrations(
         attention_mask=np.concatenate([before.attention_mask, mask], axis=1),
         mask=mask,
     )
+
+
+def answer_ids(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
+) -> list[list[int]]:
+    """The ids of each response as it follows its prompt, whole, with the token that ends it.
+
+    An end that is written out at the end of a response is that end, and BOS at the beginning of a text
+    without a prompt belongs to the prompt. Raises ValueError where the lists differ in length.
+    """
+    if len(prompts) != len(responses):
+        raise ValueError(
+            f"{len(prompts)} prompts have {len(responses)} responses: give one for each"
+        )
+    eos = Turn("", "", "", cast(int, tokenizer.eos_token_id), False)
+    turns = [prompt.turn if isinstance(prompt, Dialogue) else eos for prompt in prompts]
+    rows = [
+        _written(tokenizer, prompt, _unended(tokenizer, response, {turn.end, eos.end}), turn)
+        for prompt, response, turn in zip(prompts, responses, turns, strict=True)
+    ]
+    openings, texts = ([row[n] for row in rows] for n in (0, 1))
+    headers = list(dict.fromkeys(openings))
+    header_ids = tokenizers.encode_written(tokenizer, headers, follows=True)
+    header_of = dict(zip(headers, header_ids, strict=True))
+    of_kind = lambda follows: iter(
+        tokenizers.encode_responses(
+            tokenizer,
+            [text for text, prompt in zip(texts, prompts, strict=True) if bool(prompt) == follows],
+            follows=follows,
+        )
+    )
+    ids = {follows: of_kind(follows) for follows in (False, True)}
+    return [
+        [*header_of[opening], *next(ids[bool(prompt)]), turn.end]
+        for prompt, opening, turn in zip(prompts, openings, turns, strict=True)
+    ]
+
+
+def _unended(tokenizer, response: str, ends: set[int]) -> str:
+    """The response without the tokens that end one, where they are written out at its end."""
+    names = [str(tokenizer.convert_ids_to_tokens(end)) for end in ends]
+    while found := [name for name in names if response.rstrip().endswith(name)]:
+        response = response.rstrip().removesuffix(found[0])
+    return response
+
+
+def _written(tokenizer, prompt: str, response: str, turn: Turn) -> tuple[str, str]:
+    """What stands after a prompt: its template's opening, and a text whose special tokens are plain text."""
+    if isinstance(prompt, Dialogue):
+        response = response.strip() if turn.trims else response
+        if turn.opening and response.lstrip().startswith(turn.opening.split()[0]):
+            return "", response + turn.after  # a response that brings its own, as `<think>`
+        return turn.opening, turn.before + response + turn.after
+    if not prompt and tokenizers.has_bos(tokenizer, response):
+        return "", response.lstrip().removeprefix(str(tokenizer.bos_token))
+    return "", tokenizers.at_seam(prompt, response)

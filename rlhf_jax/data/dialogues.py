@@ -1,12 +1,17 @@
 """Dialogues, which are lists of messages {"role": ..., "content": ...}, as the texts that policies see.
 
 The chat template of a tokenizer makes a text of the messages before an answer; it ends where the
-assistant's turn begins. The answer itself is its content, and EOS ends it.
+assistant's turn begins. The template decides too what stands between this and the answer, and what ends
+the answer.
 """
 
+import bisect
 import functools
+import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
+
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.sources import Row
@@ -24,15 +29,75 @@ ROLES = {
 HISTORY = {"messages", "conversations"}
 """Fields that hold a dialogue, with its last answer or without."""
 
+_ANSWER = "\ue000answer\ue000"  # stands for an answer, to see what a template writes round it
+
+
+class Turn(NamedTuple):
+    """What a template writes round an answer: opening, before, the answer, after, end."""
+
+    opening: str
+    """Up to the last token of the tokenizer's own that stands before the answer."""
+    before: str
+    """Plain text between this and the answer."""
+    after: str
+    """Plain text between the answer and the token that ends it."""
+    end: int
+    """The first token of the tokenizer's own after the answer; EOS where there is none."""
+    trims: bool
+    """Whether white space round the answer is left out."""
+
+
+class Dialogue(str):
+    """The text that a chat template makes of messages, up to where the answer begins, without BOS.
+
+    `whole` is the text with BOS, where the template writes one; `turn` is what it writes round an answer.
+    """
+
+    whole: str
+    turn: Turn
+    messages: list[dict]
+    chat: Callable[[list[dict]], "Dialogue"]
+
+    def __reduce__(self):
+        return str, (str(self),)
+
+    def fitting(self, fits: Callable[["Dialogue"], bool]) -> "Dialogue | None":
+        """The dialogue with as few of its oldest messages left out as make it fit; None where none does.
+
+        It then begins with a question; system messages stay. Where even the last question does not fit,
+        this loses words at its end; where not one fits beside the system messages, these are left out.
+        """
+        first = next((i for i, x in enumerate(self.messages) if x["role"] != "system"), None)
+        if first is None:
+            return None
+        system, rest = self.messages[:first], self.messages[first:]
+        asked = [i for i, x in enumerate(rest) if x["role"] == "user"] or [len(rest) - 1]
+        for i in asked:
+            if fits(fewer := self.chat([*system, *rest[i:]])):
+                return fewer
+        question, *others = rest[asked[-1] :]
+        if not isinstance(question["content"], str):
+            return None
+        words = re.findall(r"\s*\S+", question["content"])
+        for head in (system, []) if system else ([],):
+            cut = lambda n, head=head: self.chat(
+                [*head, question | {"content": "".join(words[:n])}, *others]
+            )
+            sizes = range(1, len(words) + 1)
+            n = bisect.bisect_left(sizes, True, key=lambda n, cut=cut: not fits(cut(n)))
+            if n:
+                return cut(n)
+        return None
+
+
 Chat = Callable[[list[dict]], str]
-"""Messages to the text of a prompt."""
+"""Messages to the text of a prompt, a Dialogue."""
 
 
 def template(name: str) -> Chat:
     """The chat template of the tokenizer called `name`, which is loaded when it is first asked.
 
-    BOS is left out of what it writes: every prompt begins with it anyway. Raises ValueError, then, where
-    the tokenizer has no template, or the template refuses the messages.
+    Raises ValueError, then, where the tokenizer has no template, or the template refuses the messages.
     """
 
     @functools.cache
@@ -47,16 +112,61 @@ def template(name: str) -> Chat:
             )
         return loaded
 
-    def chat(messages: list[dict]) -> str:
-        try:
-            text = words().apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except ValueError:
-            raise
-        except Exception as error:  # of jinja2's, whatever the template raises
-            raise ValueError(f"the chat template refuses it: {error}") from error
-        return str(text).removeprefix(str(words().bos_token or ""))
+    turns: dict[str, Turn] = {}  # by the role that spoke last
+
+    def chat(messages: list[dict]) -> Dialogue:
+        whole = _render(words(), messages, add_generation_prompt=True)
+        last = str(messages[-1].get("role"))
+        if last not in turns:
+            turns[last] = turn_of(words(), messages)
+        made = Dialogue(whole.removeprefix(str(words().bos_token or "")))
+        made.whole, made.turn, made.messages, made.chat = whole, turns[last], messages, chat
+        return made
 
     return chat
+
+
+def turn_of(words: PreTrainedTokenizerBase, messages: list[dict]) -> Turn:
+    """What the chat template writes round an answer to the messages.
+
+    Raises ValueError where it refuses an answer, or leaves it out.
+    """
+    prompt = _render(words, messages, add_generation_prompt=True)
+    answered = lambda text: _render(words, [*messages, {"role": "assistant", "content": text}])
+    before, found, after = answered(_ANSWER).partition(_ANSWER)
+    if not found:
+        raise ValueError("the chat template leaves the assistant's answer out")
+    marks = sorted((str(x) for x in words.added_tokens_decoder.values()), key=len, reverse=True)
+    own = re.compile("|".join(re.escape(mark) for mark in marks if mark.strip()) or r"(?!)")
+    header = before.removeprefix(prompt) if before.startswith(prompt) else ""
+    cut = max((mark.end() for mark in own.finditer(header)), default=0)
+    end = own.search(after)
+    return Turn(
+        opening=header[:cut],
+        before=header[cut:],
+        after=after[: end.start()] if end else "",
+        end=cast(int, words.convert_tokens_to_ids(end[0]) if end else words.eos_token_id),
+        trims=f" {_ANSWER} " not in answered(f" {_ANSWER} "),
+    )
+
+
+def ends(words: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The token that ends an answer by the tokenizer's chat template; none where it has no template."""
+    if not words.chat_template:
+        return ()
+    try:
+        return (turn_of(words, [{"role": "user", "content": "?"}]).end,)
+    except ValueError:  # it wants other messages, and a dialogue that it takes says how it ends
+        return ()
+
+
+def _render(words: PreTrainedTokenizerBase, messages: list[dict], **settings) -> str:
+    try:
+        return str(words.apply_chat_template(messages, tokenize=False, **settings))
+    except ValueError:
+        raise
+    except Exception as error:  # of jinja2's, whatever the template raises
+        raise ValueError(f"the chat template refuses it: {error}") from error
 
 
 NO_TEMPLATE = template("")

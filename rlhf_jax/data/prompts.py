@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Prompts
 from rlhf_jax.data import tokenizer as tokenizers
+from rlhf_jax.data.dialogues import Dialogue
 
 
 def encode_prompts(
@@ -15,16 +16,18 @@ def encode_prompts(
 ) -> Prompts:
     """The prompts, left-padded to `length` columns; `index` is the place in `texts`, `draw` is 0.
 
-    A prompt begins with BOS where the tokenizer has one (an empty prompt without BOS is one EOS). One that
-    is too long keeps BOS and its END. Raises ValueError where `length` is below 1.
+    Their ids are those of `tokenizer(prompt)` in transformers (an empty prompt without BOS is one EOS). A
+    text that is too long keeps BOS and its END; a dialogue loses its oldest messages, then the end of its
+    last question, and its system messages before that has no word left. Raises ValueError where `length` is
+    below 1, or holds not one word of that question.
     """
     if length < 1:
         raise ValueError(f"the prompt length is {length}: it must be 1 or more")
     tokens = np.full((len(texts), length), tokenizer.pad_token_id, np.int32)
     attention_mask = np.zeros((len(texts), length), bool)
-    for row, ids in enumerate(tokenizers.encode_prompts(tokenizer, texts)):
-        start = tokenizers.start_ids(tokenizer, empty=not ids)
-        ids = start + ids[max(0, len(start) + len(ids) - length) :]
+    for row, ids in enumerate(prompt_ids(tokenizer, texts)):
+        if len(ids) > length:
+            ids = _cut(tokenizer, texts[row], ids, length)
         tokens[row, length - len(ids) :] = ids
         attention_mask[row, length - len(ids) :] = True
     return Prompts(
@@ -35,8 +38,33 @@ def encode_prompts(
     )
 
 
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each prompt, whole; of a dialogue with BOS where its template writes one."""
+    plain = [text for text in texts if not isinstance(text, Dialogue)]
+    written = [text.whole for text in texts if isinstance(text, Dialogue)]
+    plain_ids = iter(tokenizers.encode_prompts(tokenizer, plain))
+    written_ids = iter(tokenizers.encode_written(tokenizer, written))
+    return [next(written_ids if isinstance(text, Dialogue) else plain_ids) for text in texts]
+
+
 def repeat_draws(prompts: Prompts, k: int) -> Prompts:
     """`k` rows of each prompt, side by side, with draws 0 to k - 1 (k times as many rows)."""
     repeated = jax.tree.map(lambda x: np.repeat(x, k, axis=0), prompts)
     draw = np.tile(np.arange(k, dtype=np.int32), len(prompts.index))
     return repeated._replace(draw=draw)
+
+
+def _cut(tokenizer, text: str, ids: list[int], length: int) -> list[int]:
+    """The ids of a prompt that is longer than `length`, as `encode_prompts` shortens it."""
+    if not isinstance(text, Dialogue):
+        start = tokenizers.start_ids(tokenizer) or [tokenizer.bos_token_id]
+        kept = start if ids[: len(start)] == start else []
+        return (kept + ids[len(ids) - max(0, length - len(kept)) :])[:length]
+    of = lambda dialogue: tokenizers.encode_written(tokenizer, [dialogue.whole])[0]
+    shorter = text.fitting(lambda dialogue: len(of(dialogue)) <= length)
+    if shorter is None:
+        raise ValueError(
+            f"data.prompt_length = {length} holds not one word of the last question of a dialogue beside "
+            f"what the chat template writes round it ({text[:40]!r}...): raise it"
+        )
+    return of(shorter)

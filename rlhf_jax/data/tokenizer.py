@@ -1,15 +1,18 @@
 """Tokenizers: trained on a corpus, or loaded; ordinary `transformers` tokenizers either way.
 
 Prompt and response are tokenised apart, so a prompt's tokens never depend on what follows it. Where
-neither side has white space at the seam, the response starts with a space (see `at_seam`).
+neither side has white space at the seam, the response starts with a space (see `at_seam`). A prompt's ids
+are those of `tokenizer(prompt)` in transformers, so whether it begins with BOS is the tokenizer's own rule.
 """
 
+import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -21,8 +24,9 @@ def train(
     """A byte-level BPE tokenizer (Sennrich et al., 2016; Radford et al., 2019) of the texts, also saved.
 
     It holds all 256 bytes, so no text is unknown and decoding inverts encoding, and <pad>, <bos> and
-    <eos>, which are ids 0, 1 and 2. It is smaller than `vocab_size` where the texts have no more pairs to
-    merge. Equal texts give equal files. Raises ValueError where `vocab_size` is below 259.
+    <eos>, which are ids 0, 1 and 2; it puts <bos> before every text. It is smaller than `vocab_size` where
+    the texts have no more pairs to merge. Equal texts give equal files. Raises ValueError where
+    `vocab_size` is below 259.
     """
     smallest = 256 + len((PAD, BOS, EOS))
     if vocab_size < smallest:
@@ -39,6 +43,7 @@ def train(
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
+    bpe.post_processor = _beginning(BOS, bpe.token_to_id(BOS))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token=PAD,
@@ -50,14 +55,19 @@ def train(
     return tokenizer
 
 
-def load(directory_or_name: str | os.PathLike, *, pad: bool = True) -> PreTrainedTokenizerBase:
+def load(
+    directory_or_name: str | os.PathLike, *, pad: bool = True, bos: bool | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder (a bare GPT-2 vocab.json and merges.txt will do) or on the Hub.
+
+    `bos` says whether it puts BOS before every text; None leaves that to its own rule.
 
     Its pad is never its EOS: where it has no pad token, or one that is the EOS, <pad> is added as a new
     token, whose id may lie outside a model's embedding (models must not look up what the attention mask
     hides); not without `pad`. No code that lies beside a tokenizer is run.
 
-    Raises ValueError where nothing can be loaded, or it has no EOS, or no tokens that texts are made of.
+    Raises ValueError where nothing can be loaded, it has no EOS, no tokens that texts are made of, or no BOS
+    and `bos` wants one.
     """
     folder = Path(directory_or_name)
     bare = (folder / "merges.txt").is_file() and not any(folder.glob("*token*.json"))
@@ -93,6 +103,14 @@ def load(directory_or_name: str | os.PathLike, *, pad: bool = True) -> PreTraine
                 f"the tokenizer {str(directory_or_name)!r} has no pad token, and its ids have gaps, so that "
                 f"{PAD} would share id {tokenizer.pad_token_id}: set pad_token in its tokenizer_config.json"
             )
+    if bos is not None and bos != (start_ids(tokenizer) == [tokenizer.bos_token_id]):
+        if bos and tokenizer.bos_token_id is None:
+            raise ValueError(
+                f"the tokenizer {str(directory_or_name)!r} has no BOS token to begin prompts with: "
+                "leave bos at its default"
+            )
+        token = tokenizer.bos_token if bos else None
+        _backend(tokenizer).post_processor = _beginning(token, tokenizer.bos_token_id)
     return tokenizer
 
 
@@ -102,16 +120,42 @@ def size(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each prompt, with no BOS or EOS added; special tokens written out in it are those."""
-    return _ids(tokenizer, texts, split_special_tokens=False)
+    """The ids of each prompt, those of `tokenizer(prompt)` less what it adds at the end.
+
+    Special tokens written out in a prompt are those, and a BOS at its beginning is not doubled. An empty
+    prompt is BOS where the tokenizer adds one, else EOS, so no prompt is without a token.
+    """
+    start, brought = start_ids(tokenizer), [has_bos(tokenizer, text) for text in texts]
+    texts = [text.lstrip() if own else text for text, own in zip(texts, brought, strict=True)]
+    bare = encode_written(tokenizer, texts)
+    whole = [ids if own else start + ids for ids, own in zip(bare, brought, strict=True)]
+    return [ids or [cast(int, tokenizer.eos_token_id)] for ids in whole]
 
 
-def encode_responses(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each response, with no EOS added; what looks like a special token in it is plain text.
+def encode_written(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, follows: bool = False
+) -> list[list[int]]:
+    """The ids of texts as they are written, special tokens among them, with nothing added.
+
+    A text that `follows` something gets no mark of a space that it does not begin with, which SentencePiece's
+    tokenizers put before whatever they are given.
+    """
+    return _ids(tokenizer, texts, False, follows)
+
+
+def encode_responses(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, follows: bool = False
+) -> list[list[int]]:
+    """As `encode_written`, but what looks like a special token in a response is plain text.
 
     So a text from a file cannot forge an end.
     """
-    return _ids(tokenizer, texts, split_special_tokens=True)
+    return _ids(tokenizer, texts, True, follows)
+
+
+def has_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether BOS is written out where the text begins."""
+    return bool(tokenizer.bos_token) and text.lstrip().startswith(str(tokenizer.bos_token))
 
 
 def at_seam(prompt: str, response: str) -> str:
@@ -124,19 +168,20 @@ def at_seam(prompt: str, response: str) -> str:
     return " " + response
 
 
-def start_ids(tokenizer: PreTrainedTokenizerBase, empty: bool) -> list[int]:
-    """What a prompt begins with: BOS where there is one, else nothing, or EOS before an empty prompt.
-
-    So no prompt is ever without a token.
-    """
-    if tokenizer.bos_token_id is not None:
-        return [cast(int, tokenizer.bos_token_id)]
-    return [cast(int, tokenizer.eos_token_id)] if empty else []
+def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What `tokenizer(text)` in transformers puts before a text: BOS, or nothing."""
+    whole = tokenizer("a")["input_ids"]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    places = range(len(whole) - len(bare) + 1)
+    return whole[: next(n for n in places if whole[n : n + len(bare)] == bare)]
 
 
-def _ids(tokenizer, texts: Sequence[str], split_special_tokens: bool) -> list[list[int]]:
+def _ids(tokenizer, texts: Sequence[str], split_special_tokens: bool, follows: bool):
     if not texts:
         return []
+    if follows and (backend := _unmarked(tokenizer)) is not None:
+        backend.encode_special_tokens = split_special_tokens
+        return [x.ids for x in backend.encode_batch(list(texts), add_special_tokens=False)]
     found = tokenizer(
         list(texts),
         add_special_tokens=False,
@@ -150,3 +195,49 @@ def _ids(tokenizer, texts: Sequence[str], split_special_tokens: bool) -> list[li
             "another one, which knows their characters"
         )
     return found
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """What does the work, in the tokenizers library."""
+    return cast(PreTrainedTokenizerFast, tokenizer).backend_tokenizer
+
+
+def _beginning(bos: str | None, id: int | None) -> processors.TemplateProcessing:
+    """What puts BOS before every text, or nothing where there is none."""
+    start, special = (f"{bos} ", [(bos, id)]) if bos else ("", [])
+    return processors.TemplateProcessing(
+        single=f"{start}$A", pair=f"{start}$A {start}$B:1", special_tokens=special
+    )
+
+
+def _unmarked(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    """A tokenizer without the mark that this one puts before every text, None where it puts none.
+
+    Raises ValueError where the mark cannot be left out.
+    """
+    if not tokenizer.is_fast:
+        if tokenizer.tokenize("a") == ["a"]:
+            return None
+        raise ValueError(
+            f"the tokenizer {tokenizer.name_or_path!r} is not of the tokenizers library, and a response "
+            "cannot be encoded as it follows a prompt: save it with a tokenizer.json"
+        )
+    backend = _backend(tokenizer)
+    steps = [x.__getstate__() for x in (backend.normalizer, backend.pre_tokenizer) if x]
+    if not any(re.search(_MARKS, step) for step in steps):
+        return None
+    settings = json.loads(backend.to_str())
+    for part, name in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
+        whole = settings[part] or {}
+        kept = [x for x in whole.get(name, [whole]) if x.get("type") != "Prepend"]
+        for step in kept:
+            step |= {k: v for k, v in _NEVER.items() if k in step}
+        settings[part] = {"type": "Sequence", name: [x for x in kept if x]}
+    unmarked = Tokenizer.from_str(json.dumps(settings))
+    unmarked.no_padding()
+    unmarked.no_truncation()
+    return unmarked
+
+
+_MARKS = rb'"Prepend"|"prepend_scheme": *"(first|always)"|"add_prefix_space": *true'
+_NEVER = {"prepend_scheme": "never", "add_prefix_space": False}
