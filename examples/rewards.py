@@ -1,7 +1,8 @@
 """Rewards as Python functions of texts, for the setting rl.reward of any experiment that has it.
 
 python launch.py rloo --rl.reward examples/rewards.py:short_and_kind
-python launch.py grpo --reference FOLDER --data.prompts PROMPTS.jsonl --rl.reward examples/rewards.py:right
+python launch.py grpo --reference FOLDER --data.prompts PROMPTS.jsonl --sample.length 64 \
+        --rl.reward examples/rewards.py:right
 
 A reward is called with lists of prompts and of responses, and gives a number for each response. Its other
 parameters name fields of the prompts' rows: `right` wants rows like {"prompt": "6 times 7?", "answer": "42"}.

@@ -14,7 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import inference, judge, pretrained, stages, start_from, verdict, worlds
+from experiments import (
+    inference,
+    judge,
+    lengths,
+    pretrained,
+    stages,
+    start_from,
+    verdict,
+    worlds,
+)
 from rlhf_jax import hosts, parallel, reward_model, run
 from rlhf_jax.batches import Prompts
 from rlhf_jax.data import dialogues, rewards
@@ -51,7 +60,7 @@ class Config(pretrained.Config):
     model: ModelConfig = ModelConfig(d_model=64, context=64, positions="rotary")
     sft: stages.SFTConfig = stages.SFTConfig()
     reward: stages.RewardConfig = stages.RewardConfig()
-    sample: SampleConfig = SampleConfig()
+    sample: SampleConfig = SampleConfig(length=0)
     rollout: RolloutConfig = RolloutConfig()
     eval_draws: int = 4
     """Responses to each held-out prompt, before and after."""
@@ -100,13 +109,17 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
             )
     if pretrained.named(cfg):
         cfg = replace(cfg, **pretrained.decided(cfg))
-    lengths = cfg.data.prompt_length, cfg.sample.length
-    pretrained.check_context(cfg, lengths)
+    from_files = worlds.has_files(cfg.data)
+    if not from_files:
+        cfg = lengths.put(cfg, *lengths.GENERATED)
+    lengths.check(cfg)
     networks.check_backend(cfg.model)
     sizes = {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size}
     devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
     chat, unneeded = dialogues.template(cfg.tokenizer), judge.dispensable(cfg)
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed, chat, unneeded)
+    if not (world.corpus or world.comparisons):
+        lengths.check_answers(cfg)
     python_reward = judge.scorer(cfg, world)
     if cfg.start_from:
         start_from.check(pathlib.Path(cfg.start_from), cfg, Config())
@@ -117,7 +130,12 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         return None
     if cfg.start_from:
         hosts.once(lambda: False, lambda: start_from.copy(pathlib.Path(cfg.start_from), folder))
-    words = stages.read_tokenizer(folder, cfg.tokenizer, world.corpus, cfg.data.vocab_size)
+    words = stages.read_tokenizer(
+        folder, cfg.tokenizer, world.corpus, cfg.data.vocab_size, pretrained.begins(cfg)
+    )
+    if from_files:
+        cfg = lengths.settled(cfg, folder, words, lambda: texts_of(world))
+    columns = cfg.data.prompt_length, cfg.sample.length
     drawn = {part: {"temperature": cfg.sample.temperature} for part in timed}
     for part in drawn:
         if hasattr(getattr(cfg, part), "stop"):
@@ -128,15 +146,15 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     if cfg.rollout.recompute_logprobs is None:
         differ = cfg.model.dtype != "float32"
         cfg = replace(cfg, rollout=replace(cfg.rollout, recompute_logprobs=differ))
-    scorer = cfg.reward_model and pretrained.scorer(cfg, words, lengths, devices.places)
+    scorer = cfg.reward_model and pretrained.scorer(cfg, words, columns, devices.places)
     answers = inference.responder(
-        cfg.sample, devices, lm, words, lengths[0], cfg.sft.batch_size * 4
+        cfg.sample, devices, lm, words, columns[0], cfg.sft.batch_size * 4
     )
     key = jax.random.key(cfg.seed)
 
     # 1. a language model, from texts
     kept = lambda name, make, like: run.mapped(folder / "data" / name, make, like)
-    encode = lambda texts: stages.demonstrations(words, texts, lengths)
+    encode = lambda texts: stages.demonstrations(words, texts, columns)
     demos_held_out = encode(world.corpus_held_out)
     demos = kept("demonstrations", lambda: encode(world.corpus), demos_held_out)
     reference, sft_loss = stages.reference(folder, cfg, devices, lm, demos, demos_held_out)
@@ -150,10 +168,10 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     train, held_out, halves, reward, judging, reward_fn = [], [], ([], []), None, None, None
     if world.comparisons:
         train, halves, held_out = world.comparisons(folder, ask)
-        judged = encode_comparisons(words, held_out, *lengths)
+        judged = encode_comparisons(words, held_out, *columns)
         taught = lambda stage, half: stages.train_reward(
             folder, stage, cfg.reward, devices, lm, reference,
-            kept(stage, lambda: encode_comparisons(words, half, *lengths), judged), demos_held_out,
+            kept(stage, lambda: encode_comparisons(words, half, *columns), judged), demos_held_out,
             cfg.seed, wandb=cfg.wandb, adapters=cfg.lora,
         )  # fmt: skip
         if scorer:
@@ -174,7 +192,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         lm=lm,
         answers=answers,
         key=key,
-        prompts=encode_prompts(words, world.prompts, lengths[0]),
+        prompts=encode_prompts(words, world.prompts, columns[0]),
         pairs=train,
         halves=halves,
         pairs_held_out=held_out,
@@ -185,6 +203,16 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         scorer=python_reward,
         facts=facts,
     )
+
+
+def texts_of(world: worlds.World) -> list[lengths.Texts]:
+    """All texts of the files."""
+    pairs = world.comparisons(None, None) if world.comparisons else worlds.Pairs([], ([], []), [])
+    return [
+        lengths.demonstrated("data.corpus", [*world.corpus, *world.corpus_held_out]),
+        lengths.compared([*pairs.train, *pairs.held_out]),
+        lengths.Texts("data.prompts", [*world.prompts, *world.prompts_held_out], []),
+    ]
 
 
 def about_reward(world: worlds.World, scored, train, held_out) -> dict:

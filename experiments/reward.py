@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from experiments import inference, pretrained, stages, verdict, worlds
+from experiments import inference, lengths, pretrained, stages, verdict, worlds
 from rlhf_jax import parallel, run
 from rlhf_jax.data import dialogues
 from rlhf_jax.data.comparisons import (
@@ -37,10 +37,11 @@ class RewardDataConfig:
     """JSONL files for the language model: rows with "text", with "prompt" and "response", or with "messages"
     that end with an answer. Empty: the chosen responses."""
     corpus_fields: CorpusFields = CorpusFields()
-    prompt_length: int = 64
-    """Columns of a prompt, in tokens (P); longer ones keep their end."""
-    length: int = 128
-    """Columns of a response, EOS included (T); longer ones are cut."""
+    prompt_length: int = 0
+    """Columns of a prompt, in tokens (P); a longer text keeps its end, a longer dialogue its latest messages.
+    0: what holds 99 % of the prompts of each file."""
+    length: int = 0
+    """Columns of a response, its end included (T); longer ones are cut. 0: what holds 99 % of them."""
     held_out: float = 0.2
     """Share of the prompts whose comparisons are judged and not learned."""
     vocab_size: int = 4096
@@ -99,8 +100,7 @@ def main(cfg: Config):
         raise ValueError('data.comparisons is "": name JSONL files of preferences')
     if pretrained.named(cfg):
         cfg = replace(cfg, **pretrained.decided(cfg))
-    lengths = cfg.data.prompt_length, cfg.data.length
-    pretrained.check_context(cfg, lengths)
+    lengths.check(cfg)
     networks.check_backend(cfg.model)
     devices = parallel.choose(
         cfg.devices,
@@ -113,13 +113,22 @@ def main(cfg: Config):
     if verdict.stands(folder):
         print("this run is finished")
         return verdict.show(folder, AGAIN)
-    words = stages.read_tokenizer(folder, cfg.tokenizer, corpus, cfg.data.vocab_size)
+    of_corpus = "data.corpus" if cfg.data.corpus else "data.comparisons, chosen"
+    texts = lambda: [
+        lengths.demonstrated(of_corpus, [*corpus, *corpus_held_out]),
+        lengths.compared([*train, *held_out]),
+    ]
+    words = stages.read_tokenizer(
+        folder, cfg.tokenizer, corpus, cfg.data.vocab_size, pretrained.begins(cfg)
+    )
+    cfg = lengths.settled(cfg, folder, words, texts)
+    columns = cfg.data.prompt_length, cfg.data.length
     cfg, lm = pretrained.fitted(cfg, words)
 
-    encode = lambda texts: stages.demonstrations(words, texts, lengths)
-    demos_held_out, judged = encode(corpus_held_out), encode_comparisons(words, held_out, *lengths)
+    encode = lambda texts: stages.demonstrations(words, texts, columns)
+    demos_held_out, judged = encode(corpus_held_out), encode_comparisons(words, held_out, *columns)
     demos = run.mapped(folder / "data" / "demonstrations", lambda: encode(corpus), demos_held_out)
-    of_pairs = lambda: encode_comparisons(words, train, *lengths)
+    of_pairs = lambda: encode_comparisons(words, train, *columns)
     pairs = run.mapped(folder / "data" / "reward", of_pairs, judged)
     trunk, sft_loss = stages.reference(folder, cfg, devices, lm, demos, demos_held_out)
     params = stages.train_reward(

@@ -12,6 +12,7 @@ SHARED = (
     "reward_model",
     "lora",
     "tokenizer",
+    "bos",
     "data",
     "annotators",
     "model",
@@ -58,7 +59,8 @@ def copy(start: pathlib.Path, folder: pathlib.Path):
     (folder / "stages").mkdir(exist_ok=True)
     finished = [stage for stage in STAGES if run.finished(start, stage)]
     print(f"taken from {start}: {', '.join(finished)}", flush=True)
-    names = ["tokenizer", "comparisons.jsonl", *(f"stages/{stage}" for stage in finished)]
+    names = ["tokenizer", "lengths.json", "comparisons.jsonl"]
+    names += [f"stages/{stage}" for stage in finished]
     for name in names:
         source, place = start / name, folder / name
         if source.exists() and not place.exists():

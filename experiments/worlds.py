@@ -44,8 +44,9 @@ class DataConfig:
     prompts_fields: PromptFields = PromptFields()
     prompt_words: int = 4
     """Words of a "text" that make a prompt."""
-    prompt_length: int = 10
-    """Columns of a prompt, in tokens (P); longer ones keep their end."""
+    prompt_length: int = 0
+    """Columns of a prompt, in tokens (P); a longer text keeps its end, a longer dialogue its latest messages.
+    0: 10 in the generated world, and of files what holds 99 % of the prompts of each."""
     held_out: float = 0.1
     """Share of the prompts that nothing is trained on, with all texts and comparisons that answer them; and
     share of the other texts that tell when SFT ends."""
@@ -280,6 +281,11 @@ def from_files(
     )
 
 
+def has_files(cfg: DataConfig) -> bool:
+    """Whether any data are named; without, the world is the generated one."""
+    return bool(cfg.corpus or cfg.comparisons or cfg.prompts)
+
+
 def read(
     cfg: DataConfig,
     people: annotators.AnnotatorConfig,
@@ -289,6 +295,6 @@ def read(
 ) -> World:
     """The world of the files in `cfg`, or the generated one where it names none."""
     check_fields(cfg)
-    if cfg.corpus or cfg.comparisons or cfg.prompts:
+    if has_files(cfg):
         return from_files(cfg, seed, chat, dispensable)
     return generated(cfg, people, seed)
