@@ -254,6 +254,12 @@ def test_a_killed_run_ends_with_the_same_bits(finished, base, tmp_path):
         ("online_dpo --rl.kl-coef 0.1", "rl.kl_coef = 0.1 .* set preference.beta"),
         ("online_dpo --sample.temperature 0.5", "sample.temperature = 0.5"),
         ("raft --raft.draws 3", "raft.draws = 3 does not divide rl.batch_size = 16"),
+        ("raft --raft.microbatches 5", "raft.microbatches = 5 does not divide raft.batch_size"),
+        ("dpo --dpo.microbatches 5", "dpo.microbatches = 5 does not divide dpo.batch_size"),
+        ("online_dpo --online.microbatches 3", "online.microbatches = 3 .* rl.batch_size / online.draws"),
+        ("raft --rl.best pg/loss", 'rl.best = "pg/loss" is no metric of sft: did you mean sft/loss'),
+        ("raft --rl.value shared", "rl.value = 'shared' has no effect because there is no critic"),
+        ("dpo --rollout.missing-eos-penalty 2", "rollout.missing_eos_penalty = 2.0 has no effect"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_in_one_sentence(base, tmp_path, capsys, settings, words):
