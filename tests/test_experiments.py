@@ -372,10 +372,9 @@ def test_a_python_reward_that_cannot_be_is_refused_before_the_run_has_a_folder(
 ):
     names = folders | {"ASKED": str(asked)}
     settings = [names.get(x, x.replace("REWARDS", REWARDS)) for x in settings.split()]
+    settings += [] if "--data.prompts" in settings else ["--data.reviews", "80"]
     run = str(asked.parent / "run")
-    assert (
-        launch.main([method, "--rl.reward", *settings, "--run", run, "--data.reviews", "80"]) == 1
-    )
+    assert launch.main([method, "--rl.reward", *settings, "--run", run]) == 1
     errors = capsys.readouterr().err.strip()
     assert said in errors and errors.count("\n") == 0
     assert not (asked.parent / "run").exists()
