@@ -17,8 +17,6 @@ if __name__ == "__main__" and sys.platform == "linux" and "GLIBC_TUNABLES" not i
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
-import tyro
-
 EXPERIMENTS = pathlib.Path(__file__).resolve().parent / "experiments"
 
 
@@ -40,22 +38,19 @@ def experiments(folder: pathlib.Path) -> dict[str, str]:
     return found
 
 
-def submitted(name: str, settings: list[str]) -> int:
-    """Sends the command elsewhere; what follows --on KIND are settings of that. Returns the exit code."""
-    from rlhf_jax import submit
+def cut_at(settings: list[str], option: str) -> tuple[list[str], str | None, list[str]]:
+    """(what stands before `option`, its value, what follows), of `option VALUE` or `option=VALUE`.
 
-    at = settings.index("--on")
-    kind, theirs = (settings[at + 1 : at + 2] or [""])[0], settings[at + 2 :]
-    if kind not in submit.KINDS:
-        print(f"error: on = {kind!r}: use {', '.join(submit.KINDS)}", file=sys.stderr)
-        return 2
-    cfg = tyro.cli(submit.KINDS[kind], args=theirs, prog=f"launch.py {name} --on {kind}")
-    command = ["python", "launch.py", name, *settings[:at]]
-    try:
-        return submit.send(cfg, name, command, pathlib.Path(__file__).resolve().parent)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    The value is None where it is not given, and empty where nothing, or another option, follows.
+    """
+    for at, word in enumerate(settings):
+        if word == option:
+            value = "".join(settings[at + 1 : at + 2])
+            value = "" if value.startswith("--") else value
+            return settings[:at], value, settings[at + 1 + bool(value) :]
+        if word.startswith(f"{option}="):
+            return settings[:at], word.partition("=")[2], settings[at + 1 :]
+    return settings, None, []
 
 
 def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
@@ -77,26 +72,33 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         )
         return 0
     name, *settings = args
-    hosts_at = None
-    if "--distributed" in settings:  # JAX wants it before all else
-        at = settings.index("--distributed")
-        hosts_at = (settings[at + 1 : at + 2] or ["auto"])[0]
-        settings = settings[:at] + settings[at + 2 :]
+    settings, on, theirs = cut_at(settings, "--on")
+    settings, hosts_at, more = cut_at(settings, "--distributed")  # JAX wants it before all else
+    settings += more
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
         print(f"error: there is no experiment {name!r}: {hint}", file=sys.stderr)
         return 2
 
-    if "--on" in settings:
-        return submitted(name, settings)
-
     # JAX reads these as it is imported, which the experiment does. What was compiled once is then
     # read by the next run; never share this folder, for JAX trusts what it finds there.
     cache = pathlib.Path.home() / ".cache" / "rlhf_jax" / "jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    from rlhf_jax import command_line, submit
+
+    if on is not None and on not in submit.KINDS:
+        print(f"error: on = {on!r}: use {', '.join(submit.KINDS)}", file=sys.stderr)
+        return 2
     try:
+        if on is not None and hosts_at is not None:
+            raise ValueError(
+                f'distributed = "{hosts_at}" beside on = "{on}", whose processes join by themselves: '
+                "leave it out"
+            )
+        prog = f"launch.py {name}"
+        way = on and command_line.parse(submit.KINDS[on], theirs, prog=f"{prog} --on {on}")
         if hosts_at is not None:
             from rlhf_jax import hosts
 
@@ -104,10 +106,12 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
             if not hosts.is_first():
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         exp = importlib.import_module(f"{folder.name}.{name}")
-        prog = f"launch.py {name}"
-        cfg = tyro.cli(
-            type(exp.config), default=exp.config, args=settings, prog=prog, description=exp.__doc__
+        cfg = command_line.parse(
+            type(exp.config), settings, prog=prog, default=exp.config, description=exp.__doc__
         )
+        if way:  # only with settings that are not refused here
+            command = ["python", "launch.py", name, *settings]
+            return submit.send(way, name, command, pathlib.Path(__file__).resolve().parent)
         exp.main(cfg)
     except (ValueError, RuntimeError) as error:
         from rlhf_jax import hosts

@@ -37,6 +37,7 @@ from rich.table import Table
 from bench import measure, start, works
 from bench.measure import Side, compare
 from bench.targets import TARGETS, Target
+from rlhf_jax.bounds import Count, NonNegative, Settings
 
 APART = ("accelerator", "growth", "population", "reading", "trl_ppo")
 OURS = "bench.sides.ours"
@@ -52,7 +53,7 @@ PEERS = {  # name -> its environment, and its side
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of the measurement."""
 
     name: tyro.conf.Positional[str]
@@ -65,14 +66,14 @@ class Config:
     """The folder of the peers' environments."""
     out: pathlib.Path = pathlib.Path("runs/bench")
     """The folder of NAME.json, the models and the logs."""
-    cores: tuple[int, ...] = (1, 2)
+    cores: tuple[Count, ...] = (1, 2)
     """On how many cores, one after another: the first that this process may run on (taskset says which)."""
-    pairs: int = 5
+    pairs: Count = 5
     """Least pairs of a measurement."""
-    seconds: float = 4.0
+    seconds: NonNegative = 4.0
     """More pairs are taken until they took this long."""
 
-    def __post_init__(self):
+    def _conditions(self, at: str):
         for name, given, known in [
             ("name", [self.name], ["all", *works.WORKS]),
             ("model", self.model, works.MODELS),

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from rlhf_jax import memory, optimizer, ppo, rollout, sampling, sft, train_step
 from rlhf_jax.batches import Prompts, Sequences
+from rlhf_jax.bounds import Count, Settings
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 
@@ -44,33 +45,33 @@ WORKS = ("training", "decoding", "ppo")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of the measurement."""
 
     model: str = "0.5B"
     """0.5B, 1.5B, or trial, which any machine can run."""
     attention: Literal["xla", "cudnn"] = "xla"
     """What attends in the training step; cudnn wants an NVIDIA GPU."""
-    rows: int = 8
+    rows: Count = 8
     """Rows of a training step, of"""
-    length: int = 2048
+    length: Count = 2048
     """tokens each."""
-    batch: int = 64
+    batch: Count = 64
     """Rows that are decoded at once, after prompts of"""
-    prompt: int = 512
+    prompt: Count = 512
     """tokens, for"""
-    response: int = 256
+    response: Count = 256
     """tokens."""
-    square: int = 8192
+    square: Count = 8192
     """Width of the matrices, and root of the array, whose rates are measured."""
-    repeats: int = 5
+    repeats: Count = 5
     """Runs of each, of which the median is told."""
     only: tuple[str, ...] = WORKS
     """Some of training, decoding, ppo."""
     peer: str = ""
     """Folder of an environment made with bench/requirements-transformers.txt; empty: ours alone."""
 
-    def __post_init__(self):
+    def _conditions(self, at: str):
         for name, given, known in (("model", (self.model,), MODELS), ("only", self.only, WORKS)):
             for x in given:
                 if x not in known:

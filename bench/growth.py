@@ -21,22 +21,23 @@ from bench.models import config
 from bench.works import Shape
 from rlhf_jax import memory, optimizer, sampling, sft, train_step
 from rlhf_jax.batches import Prompts, Sequences
+from rlhf_jax.bounds import Count, Settings
 from rlhf_jax.models import networks
 
 VOCAB, PROMPT = 2048, 32
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """What is varied, and round which middle."""
 
-    rows: tuple[int, ...] = (2, 8, 32)
-    length: tuple[int, ...] = (64, 256, 1024)
+    rows: tuple[Count, ...] = (2, 8, 32)
+    length: tuple[Count, ...] = (64, 256, 1024)
     """Tokens of a row, or of a response."""
-    depth: tuple[int, ...] = (2, 8, 32)
+    depth: tuple[Count, ...] = (2, 8, 32)
     """Layers."""
-    d_model: int = 128
-    repeats: int = 3
+    d_model: Count = 128
+    repeats: Count = 3
     """Runs of each, of which the fastest is told."""
 
 

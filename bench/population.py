@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import jax
 import rich
@@ -20,20 +21,21 @@ from rich.table import Table
 from experiments import overoptimization
 from experiments.lab import LabConfig
 from experiments.population import Job, nested, opened, run_jobs, work
+from rlhf_jax.bounds import Bound, Count, Settings
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of the measurement."""
 
-    seeds: int = 8
+    seeds: Count = 8
     size: str = "100k"
     """Of the policy and the reward model."""
-    pairs: int = 1000
+    pairs: Annotated[int, Bound(ge=2)] = 1000
     """Comparisons that each reward model learns."""
-    iterations: int = 40
+    iterations: Count = 40
     """Rollouts of 64 responses of each policy."""
-    looped: int = 2
+    looped: Count = 2
     """Seeds that are run one after another; their time is told for all seeds."""
     ways: tuple[str, ...] = ("vmap", "processes", "loop")
 

@@ -36,6 +36,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
+from rlhf_jax.bounds import Positive, Settings
 from rlhf_jax.models import huggingface, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.families import FAMILIES
@@ -44,12 +45,12 @@ LAYERS, VOCABULARY, DEVICES, MB = 24, 32_768, 8, 10**6
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of the measurement."""
 
     folder: pathlib.Path
     """Where the checkpoint is, or will be."""
-    gigabytes: float = 1.5
+    gigabytes: Positive = 1.5
     """Of the checkpoint, at most."""
     family: Literal["llama", "qwen3"] = "llama"
     file_dtype: Literal["bfloat16", "float32"] = "bfloat16"

@@ -52,6 +52,7 @@ from scipy import stats
 from bench.trl_side import PROMPT, VOCABULARY, reward
 from rlhf_jax import optimizer, ppo, rollout, sampling, train_step
 from rlhf_jax.batches import Prompts, Samples
+from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Whole
 from rlhf_jax.models import huggingface, networks
 
 WORLDS = {"fixed": "no token ends a response", "eos": "EOS ends a response"}
@@ -68,7 +69,7 @@ LOGGED = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of both sides."""
 
     torch_python: str
@@ -77,23 +78,23 @@ class Config:
     """The folder of the checkpoint and of a result for each seed; what stands there is not run again."""
     picture: pathlib.Path = pathlib.Path("docs/trl_ppo.png")
     """Where the picture goes."""
-    seeds: int = 5
+    seeds: Count = 5
     """Runs of each side in each world."""
-    replay: int = 20
+    replay: Whole = 20
     """Iterations of each of TRL's runs whose samples are put through the updates of this library."""
     worlds: tuple[str, ...] = tuple(WORLDS)
     """`fixed`: no token ends a response; `eos`: the last of the vocabulary does."""
-    iterations: int = 150
+    iterations: Count = 150
     """Rollouts of a run, of which the last ten are the end that the table tells."""
-    batch: int = 64
+    batch: Count = 64
     """Responses in a rollout; all of them make one gradient step, so neither side shuffles."""
-    length: int = 12
+    length: Count = 12
     """Most tokens of a response."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Held: TRL's schedule would move once a rollout, this library's with every gradient step."""
-    adam_eps: float = 1e-5
+    adam_eps: Positive = 1e-5
     """After bias correction on both sides."""
-    kl_coef: float = 0.2
+    kl_coef: NonNegative = 0.2
     """Of k1 in the reward."""
 
 

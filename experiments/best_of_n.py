@@ -7,6 +7,7 @@ Half a minute beyond the shared stages; --start-from RUN takes those from a run.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 
@@ -14,21 +15,16 @@ from experiments import ground as grounds
 from experiments import inference, outcome
 from experiments.judge import PythonRewardConfig
 from rlhf_jax import best_of_n
+from rlhf_jax.bounds import Bound, Settings
 from rlhf_jax.evaluate import bootstrap_interval
 
 
 @dataclass(frozen=True)
-class BestOfNConfig:
+class BestOfNConfig(Settings):
     """How many draws there are."""
 
-    draws: int = 64
+    draws: Annotated[int, Bound(ge=2)] = 64
     """Draws for each response of the verdict (N)."""
-
-    def __post_init__(self):
-        if self.draws < 2:
-            raise ValueError(
-                f"best.draws = {self.draws}: it must be 2 or more for one to be the best"
-            )
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,9 @@ class Config(grounds.Config):
 
     best: BestOfNConfig = BestOfNConfig()
     rl: PythonRewardConfig = PythonRewardConfig()
+
+    def _unread(self) -> dict[str, str]:
+        return super()._unread() | grounds.NO_ROLLOUT
 
 
 config = Config()

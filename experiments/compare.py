@@ -11,6 +11,7 @@ intervals that bootstrap over nested seeds, and the regret to the frontier, and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -18,12 +19,22 @@ import numpy as np
 from experiments import figures, verdict
 from experiments import lab as labs
 from experiments.lab import Lab, LabConfig, Seed
-from experiments.learners import METHODS, ON_POLICY, Method, examine, from_comparisons, on_policy
+from experiments.learners import (
+    GROUP,
+    METHODS,
+    ON_POLICY,
+    Method,
+    MethodName,
+    examine,
+    from_comparisons,
+    on_policy,
+)
 from experiments.overoptimization import frontier_of, frontier_run
-from experiments.population import Job, nested, opened, resolve, run_jobs
+from experiments.population import Job, Population, nested, opened, resolve, run_jobs
 from experiments.proxies import judge, learn_rewards
-from rlhf_jax import checkpoint, run
+from rlhf_jax import checkpoint, parallel, run
 from rlhf_jax import overoptimization as maths
+from rlhf_jax.bounds import Bound, Count, NonNegative, Positive, Settings
 from rlhf_jax.models import networks
 from rlhf_jax.nested_seeds import nested_bootstrap
 
@@ -31,47 +42,64 @@ TABLE = "at matched KL"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of the study."""
 
     run: str = ""
     """Run directory; empty: runs/compare/HASH-OF-CONFIG."""
-    seeds: int = 3
+    seeds: Annotated[int, Bound(ge=2)] = 3
     """Seeds of the preference data, and of the reward model and the policy with it, for the result."""
-    tuning_seeds: int = 1
+    tuning_seeds: Count = 1
     """Further seeds, that the learning rates are chosen on."""
-    population: str = "auto"
+    population: Population = "auto"
     """How seeds are run: "vmap" (one program), "processes" (one each, on a core), auto by the hardware."""
     devices: str = "auto"
     """What a program's seeds are cut over: auto, device (the first one), pmap, or mesh (mesh:data=-1)."""
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[MethodName, ...] = METHODS
     """Beside best of n, which needs no training."""
-    pairs: int = 4000
+    pairs: Annotated[int, Bound(ge=2)] = 4000
     """Comparisons of a data seed."""
-    lrs: tuple[float, ...] = (3e-4, 1e-3)
+    lrs: tuple[Positive, ...] = (3e-4, 1e-3)
     """Learning rates to choose from."""
-    kl_coefs: tuple[float, ...] = (0.3, 0.1, 0.03)
+    kl_coefs: tuple[NonNegative, ...] = (0.3, 0.1, 0.03)
     """Strengths of PPO, RLOO and GRPO: weight of the KL; reward models have deviation 1."""
-    betas: tuple[float, ...] = (0.3, 0.1, 0.03)
+    betas: tuple[Positive, ...] = (0.3, 0.1, 0.03)
     """Strengths of DPO."""
-    passes: tuple[float, ...] = (1.0, 3.0, 9.0)
+    passes: tuple[Positive, ...] = (1.0, 3.0, 9.0)
     """Strengths of SFT on what was chosen: passes over it."""
-    iterations: int = 60
+    iterations: Count = 60
     """Rollouts of on-policy methods."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Responses in each."""
-    matched: tuple[float, ...] = (1.0, 2.0, 3.0)
+    matched: tuple[Positive, ...] = (1.0, 2.0, 3.0)
     """KLs at which methods are compared, nats a response; the middle one chooses the learning rate."""
     lab: LabConfig = LabConfig()
 
-    def __post_init__(self):
-        for method in self.methods:
-            if method not in METHODS:
-                raise ValueError(f'methods holds "{method}": use {", ".join(METHODS)}')
-        if self.seeds < 2 or self.tuning_seeds < 1:
+    def _conditions(self, at: str):
+        for name in ("methods", "lrs", "kl_coefs", "betas", "passes", "matched"):
+            if not getattr(self, name):
+                raise ValueError(f"{at}{name} = (): give one or more")
+        parallel.check_name(self.devices, f"{at}devices")
+        drawn = [
+            *(GROUP.get(name, 1) for name in self.methods),
+            2,
+        ]  # 2: of twice as many, the frontier's
+        if self.batch_size % max(drawn):
             raise ValueError(
-                f"seeds = {self.seeds} and tuning_seeds = {self.tuning_seeds}: at least 2 and 1"
+                f"{at}batch_size = {self.batch_size}: draws of one prompt stand together, so it must be a "
+                f"multiple of {max(drawn)}"
             )
+
+    def _unread(self) -> dict[str, str]:
+        """Neither a teacher is trained, nor the strengths of methods that are left out."""
+        names = {"dpo": "betas", "sft": "passes"}
+        missing = {
+            x: f"methods lack {name}" for name, x in names.items() if name not in self.methods
+        }
+        if not set(ON_POLICY) & set(self.methods):
+            missing["kl_coefs"] = f"methods lack {', '.join(ON_POLICY)}"
+        why = "people judge by the grammar here"
+        return missing | {"lab.teacher": why, "lab.teacher_pairs": why}
 
 
 config = Config()

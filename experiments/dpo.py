@@ -24,6 +24,7 @@ from experiments import outcome, rl, stages
 from experiments.ground import Ground
 from rlhf_jax import evaluate, loop, optimizer, preference
 from rlhf_jax.batches import LabelledBatch, PreferenceBatch, Sequences
+from rlhf_jax.bounds import Count, Positive, Settings, check_divides
 from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.models import lora
@@ -33,18 +34,21 @@ from rlhf_jax.preference import PreferenceConfig
 
 
 @dataclass(frozen=True)
-class DPOConfig:
+class DPOConfig(Settings):
     """The loop round the loss."""
 
-    epochs: float = 1.0
+    epochs: Positive = 1.0
     """Passes over the comparisons (1: Rafailov et al., 2023)."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Pairs a step; for "kto", labelled responses, two a pair."""
-    eval_every: int = 50
+    eval_every: Count = 50
     """Steps between held-out accuracies (and checkpoints)."""
-    microbatches: int = 1
+    microbatches: Count = 1
     """Parts that a batch is cut into, on each device, to save memory."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-4, warmup=20))
+
+    def _conditions(self, at: str):
+        check_divides(f"{at}microbatches", self.microbatches, f"{at}batch_size", self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,16 @@ class Config(grounds.Config):
     preference: PreferenceConfig = PreferenceConfig()
     dpo: DPOConfig = DPOConfig()
 
+    def _unread(self) -> dict[str, str]:
+        return super()._unread() | grounds.NO_ROLLOUT
+
 
 config = Config()
 
 
 def main(cfg: Config):
     """Runs what is not yet in the run directory, and prints what came of it."""
-    ground = grounds.lay("dpo", cfg, {"dpo.batch_size": cfg.dpo.batch_size})
+    ground = grounds.lay("dpo", cfg, stages.parts("dpo", cfg.dpo))
     if ground is None:
         return
     cfg, devices, kind = ground.cfg, ground.devices, ground.cfg.preference.kind

@@ -23,6 +23,7 @@ import numpy as np
 from experiments import pretrained, stages
 from rlhf_jax import checkpoint, reward_model
 from rlhf_jax import run as runs
+from rlhf_jax.bounds import Positive, Settings
 from rlhf_jax.data import tokenizer
 from rlhf_jax.models import huggingface, lora, networks, peft
 from rlhf_jax.models.config import ModelConfig, RopeScaling
@@ -34,7 +35,7 @@ POLICY = ("['best']", "['state'].params['policy']", "['state'].params", ".params
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """What is written, and where."""
 
     run: str = ""
@@ -49,8 +50,13 @@ class Config:
     """Write the adapters alone, in PEFT's format."""
     base: str = ""
     """The model that they adapt, where that is the run's SFT policy: where this was exported to."""
-    shard_gb: float = 5.0
+    shard_gb: Positive = 5.0
     """Most gigabytes of a file."""
+
+    def _unread(self) -> dict[str, str]:
+        if self.adapter:
+            return {"shard_gb": "adapters are one file"}
+        return {"base": "no adapter is written"}
 
 
 config = Config()

@@ -10,7 +10,7 @@ The return should rise from that of random play, which is exact, to within 5 % o
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from experiments import playing, stages, verdict
 from rlhf_jax import (
     loop,
+    metrics,
     optimizer,
     parallel,
     policy_gradient,
@@ -28,6 +29,7 @@ from rlhf_jax import (
     sampling,
     train_step,
 )
+from rlhf_jax.bounds import Bound, Count, NonNegative, Seed, Settings, check_divides
 from rlhf_jax.evaluate import bootstrap_interval
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -50,10 +52,10 @@ SFT = stages.SFTConfig(
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of the game experiment."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of all that is drawn."""
     run: str = ""
     """Run directory; empty: runs/game/HASH-OF-CONFIG."""
@@ -66,21 +68,52 @@ class Config:
     game: GuessingConfig = GuessingConfig()
     model: ModelConfig = ModelConfig(d_model=32, context=32, heads=2)
     sft: stages.SFTConfig = SFT
-    demonstrations: int = 4096
+    demonstrations: Annotated[int, Bound(ge=8)] = 4096
     """Games of random play for SFT; an eighth of them is held out."""
     ppo: PPOConfig = PPOConfig(epochs=2, minibatches=2, value_coef=0.5)
     pg: PolicyGradientConfig = replace(policy_gradient.RLOO, group=8, minibatches=2)
-    iterations: int = 200
+    iterations: Count = 200
     """Rollouts, each followed by an update."""
-    batch_size: int = 512
+    batch_size: Count = 512
     """Games in a rollout."""
-    kl_coef: float = 0.1
+    kl_coef: NonNegative = 0.1
     """Weight of the KL to random play, which keeps numbers being tried; it falls linearly to zero."""
-    save_every: int = 50
+    save_every: Count = 50
     """Iterations between checkpoints."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3))
-    eval_games: int = 2048
+    eval_games: Count = 2048
     """Games, with secrets of their own, that the return is measured on."""
+
+    def _conditions(self, at: str):
+        parallel.check_name(self.devices, f"{at}devices")
+        area, learner = ("ppo", self.ppo) if self.algorithm == "ppo" else ("pg", self.pg)
+        if learner.temperature != 1:
+            raise ValueError(
+                f"{at}{area}.temperature = {learner.temperature}: games are sampled at 1, so leave it there"
+            )
+        rows, whole = self.batch_size, f"{at}batch_size"
+        check_divides(f"{at}{area}.minibatches", learner.minibatches, whole, rows)
+        check_divides(f"{at}{area}.group", getattr(learner, "group", 1), whole, rows)
+        whole, rows = f"{whole} / {at}{area}.minibatches", rows // learner.minibatches
+        check_divides(f"{at}{area}.microbatches", learner.microbatches, whole, rows)
+        if self.algorithm == "rloo" and self.pg.mask_truncated:
+            raise ValueError(f"{at}pg.mask_truncated = True: no token ends a game, so leave it off")
+        columns = 1 + self.game.turns * (guessing.TURN + 1)
+        if columns > self.model.context:
+            raise ValueError(
+                f"{at}game.turns = {self.game.turns} make {columns} tokens a game, and {at}model.context = "
+                f"{self.model.context}: set that to {columns} or more"
+            )
+
+    def _unread(self) -> dict[str, str]:
+        other, learner = ("pg", self.ppo) if self.algorithm == "ppo" else ("ppo", self.pg)
+        missing = {
+            other: f'algorithm = "{self.algorithm}" does not read it',
+            "model.vocab_size": "the words of the game decide it",
+        }
+        if learner.kl_in_reward == learner.kl_in_loss == "none":
+            missing["kl_coef"] = "kl_in_reward and kl_in_loss are none"
+        return missing
 
 
 config = Config()
@@ -91,7 +124,9 @@ def main(cfg: Config):
     """Runs what is not yet in the run directory, and prints what came of it."""
     learner, group = (cfg.ppo, 1) if cfg.algorithm == "ppo" else (cfg.pg, cfg.pg.group)
     networks.check_backend(cfg.model)
-    devices = parallel.choose(cfg.devices, batch_sizes(cfg, learner, group), cfg.model.cuts)
+    if cfg.wandb:
+        metrics.load_wandb()
+    devices = parallel.choose(cfg.devices, batch_sizes(cfg, learner), cfg.model.cuts)
     folder = run.open_run("game", cfg, cfg.run)
     if verdict.stands(folder):
         print("this run is finished")
@@ -173,27 +208,13 @@ def main(cfg: Config):
     return verdict.show(folder, AGAIN)
 
 
-def batch_sizes(cfg: Config, learner, group: int) -> dict[str, int]:
-    """What must divide over the devices; raises ValueError for settings that do not fit together."""
-    area = "ppo" if cfg.algorithm == "ppo" else "pg"
-    if learner.temperature != 1:
-        raise ValueError(
-            f"{area}.temperature = {learner.temperature}: games are sampled at 1, so leave it there"
-        )
-    for name, parts in (("minibatches", learner.minibatches), ("group", group)):
-        if cfg.batch_size % parts:
-            raise ValueError(
-                f"{area}.{name} = {parts} does not divide batch_size = {cfg.batch_size}: "
-                "choose a divisor"
-            )
-    if cfg.demonstrations < 8:
-        raise ValueError(
-            f"demonstrations = {cfg.demonstrations}: an eighth is held out, so it must be 8 or more"
-        )
-    return {
-        "sft.batch_size": cfg.sft.batch_size,
+def batch_sizes(cfg: Config, learner) -> dict[str, int]:
+    """What must divide over the devices."""
+    area, rows = "ppo" if cfg.algorithm == "ppo" else "pg", cfg.batch_size // learner.minibatches
+    return stages.parts("sft", cfg.sft) | {
         "batch_size": cfg.batch_size,
-        f"batch_size / {area}.minibatches": cfg.batch_size // learner.minibatches,
+        f"batch_size / {area}.minibatches": rows,
+        f"batch_size / {area}.minibatches / {area}.microbatches": rows // learner.microbatches,
     }
 
 

@@ -24,9 +24,10 @@ from experiments import (
     verdict,
     worlds,
 )
-from rlhf_jax import hosts, parallel, reward_model, run
+from rlhf_jax import hosts, metrics, parallel, reward_model, run
 from rlhf_jax.batches import Prompts
-from rlhf_jax.data import dialogues, rewards
+from rlhf_jax.bounds import Count, Seed
+from rlhf_jax.data import dialogues, rewards, tokenizer
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.models import networks
@@ -41,7 +42,7 @@ from rlhf_jax.tasks.annotators import AnnotatorConfig
 class Config(pretrained.Config):
     """Settings of the stages that all methods share."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of all that is drawn."""
     run: str = ""
     """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""
@@ -62,8 +63,71 @@ class Config(pretrained.Config):
     reward: stages.RewardConfig = stages.RewardConfig()
     sample: SampleConfig = SampleConfig(length=0)
     rollout: RolloutConfig = RolloutConfig()
-    eval_draws: int = 4
+    eval_draws: Count = 4
     """Responses to each held-out prompt, before and after."""
+
+    def _conditions(self, at: str):
+        super()._conditions(at)
+        parallel.check_name(self.devices, f"{at}devices")
+        check_on_policy(self.sample, f"{at}sample.")
+        for part in drawn_from(self):
+            for name, neutral in (("temperature", 1.0), ("stop", ())):
+                value = getattr(getattr(self, part), name, neutral)
+                if value not in (neutral, getattr(self.sample, name)):
+                    raise ValueError(
+                        f"{at}{part}.{name} = {value} is not what samples are drawn with: set "
+                        f"{at}sample.{name}, and the others follow"
+                    )
+
+    def _unread(self) -> dict[str, str]:
+        data = self.data
+        if data.corpus or data.comparisons or data.prompts:
+            world, why = ("data.reviews", "data.pairs", "annotators"), "files are read"
+        else:
+            of_files = ("prompt_words", "fields", "corpus_fields", "prompts_fields")
+            world, why = [f"data.{name}" for name in of_files], "no files are read"
+        missing = super()._unread() | dict.fromkeys(world, why)
+        if why == "files are read" and not data.comparisons:
+            missing["reward"] = "data.comparisons names none"
+        missing["sample.pad"] = "the tokenizer decides it"
+        if self.reference:
+            of_sft = (f"sft.{x.name}" for x in fields(self.sft) if x.name != "batch_size")
+            missing |= dict.fromkeys(of_sft, "a reference takes SFT's place")
+        return missing
+
+
+NO_ROLLOUT = {"rollout": "no rollout is trained on"}
+
+
+def drawn_from(cfg) -> list[str]:
+    """The parts of an experiment's settings that repeat how samples are drawn."""
+    return [
+        f.name
+        for f in fields(cfg)
+        if f.name != "sample" and hasattr(getattr(cfg, f.name), "temperature")
+    ]
+
+
+def with_tokens(cfg, words):
+    """`cfg` with what its tokenizer decides: what ends a response, in every part, and what pads it.
+
+    What sample.stop names ends a response too. Raises ValueError where that is no token.
+    """
+    own, last = pretrained.stops(cfg, words), max(words.get_vocab().values())
+    stop = tuple(dict.fromkeys([*own, *cfg.sample.stop]))
+    if max({*stop} - {*own}, default=0) > last:
+        raise ValueError(f"sample.stop = {cfg.sample.stop}: the tokenizer's last token is {last}")
+    if cfg.sample.pad not in (0, words.pad_token_id):
+        raise ValueError(
+            f"sample.pad = {cfg.sample.pad}: the tokenizer pads by {words.pad_token_id}"
+        )
+    sample = replace(cfg.sample, stop=stop, pad=words.pad_token_id)
+    parts = {"sample": sample}
+    for name in drawn_from(cfg):
+        part = getattr(cfg, name)
+        ends = {"stop": stop} if hasattr(part, "stop") else {}
+        parts[name] = replace(part, temperature=sample.temperature, **ends)
+    return replace(cfg, **parts)
 
 
 class Ground(NamedTuple):
@@ -99,14 +163,6 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
 
     `batch_sizes` are the method's own, which must divide over the devices.
     """
-    check_on_policy(cfg.sample)
-    timed = [f.name for f in fields(cfg) if hasattr(getattr(cfg, f.name), "temperature")]
-    for part in timed:
-        if getattr(cfg, part).temperature not in (1.0, cfg.sample.temperature):
-            raise ValueError(
-                f"{part}.temperature = {getattr(cfg, part).temperature} is not what samples are drawn "
-                "at: set sample.temperature, and the others follow"
-            )
     if pretrained.named(cfg):
         cfg = replace(cfg, **pretrained.decided(cfg))
     from_files = worlds.has_files(cfg.data)
@@ -114,7 +170,16 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         cfg = lengths.put(cfg, *lengths.GENERATED)
     lengths.check(cfg)
     networks.check_backend(cfg.model)
-    sizes = {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size}
+    if cfg.wandb:
+        metrics.load_wandb()
+    pretrained.check_adapters(cfg)
+    words = None  # where it is yet to be trained
+    if cfg.tokenizer:
+        words = tokenizer.load(cfg.tokenizer, bos=pretrained.begins(cfg))
+        cfg, _ = pretrained.fitted(with_tokens(cfg, words), words)
+    if cfg.reward_model:
+        pretrained.scorer(cfg, words, (cfg.data.prompt_length, cfg.sample.length))
+    sizes = stages.parts("sft", cfg.sft) | stages.parts("reward", cfg.reward)
     devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
     chat, unneeded = dialogues.template(cfg.tokenizer), judge.dispensable(cfg)
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed, chat, unneeded)
@@ -136,17 +201,11 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     if from_files:
         cfg = lengths.settled(cfg, folder, words, lambda: texts_of(world))
     columns = cfg.data.prompt_length, cfg.sample.length
-    drawn = {part: {"temperature": cfg.sample.temperature} for part in timed}
-    for part in drawn:
-        if hasattr(getattr(cfg, part), "stop"):
-            drawn[part]["stop"] = pretrained.stops(cfg, words)
-    cfg = replace(cfg, **{part: replace(getattr(cfg, part), **x) for part, x in drawn.items()})
-    cfg = replace(cfg, sample=replace(cfg.sample, pad=words.pad_token_id))
-    cfg, lm = pretrained.fitted(cfg, words)
+    cfg, lm = pretrained.fitted(with_tokens(cfg, words), words)
     if cfg.rollout.recompute_logprobs is None:
         differ = cfg.model.dtype != "float32"
         cfg = replace(cfg, rollout=replace(cfg.rollout, recompute_logprobs=differ))
-    scorer = cfg.reward_model and pretrained.scorer(cfg, words, columns, devices.places)
+    scorer = cfg.reward_model and pretrained.scorer(cfg, words, columns)
     answers = inference.responder(
         cfg.sample, devices, lm, words, columns[0], cfg.sft.batch_size * 4
     )
@@ -175,7 +234,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
             cfg.seed, wandb=cfg.wandb, adapters=cfg.lora,
         )  # fmt: skip
         if scorer:
-            reward_fn, reward = scorer()
+            reward_fn, reward = scorer(devices.places)
             mean = stages.mean_score(devices, reward_fn, reward, demos_held_out)
             reward = devices.host(reward_model.centre(reward, jnp.float32(mean)))
         else:

@@ -18,6 +18,7 @@ from experiments import ground as grounds
 from experiments import inference, outcome, rl, stages, verdict
 from rlhf_jax import advantages, ilql, loop, optimizer
 from rlhf_jax.batches import LoggedBatch
+from rlhf_jax.bounds import Count, NonNegative, Settings
 from rlhf_jax.data.batching import batch_at
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.ilql import ILQLConfig
@@ -26,16 +27,16 @@ from rlhf_jax.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)
-class QConfig:
+class QConfig(Settings):
     """The loop round the loss."""
 
-    steps: int = 1000
+    steps: Count = 1000
     """Gradient steps."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Logged responses a step."""
-    save_every: int = 200
+    save_every: Count = 200
     """Steps between checkpoints."""
-    betas: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    betas: tuple[NonNegative, ...] = (1.0, 2.0, 4.0, 8.0)
     """Further weights of Q - V that the table shows; the verdict is on ilql.beta."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, warmup=20, b2=0.99, eps=1e-8)
@@ -48,6 +49,9 @@ class Config(grounds.Config):
 
     ilql: ILQLConfig = ILQLConfig(gamma=1.0, beta=4.0)
     q: QConfig = QConfig()
+
+    def _unread(self) -> dict[str, str]:
+        return super()._unread() | grounds.NO_ROLLOUT
 
 
 config = Config()

@@ -7,21 +7,25 @@ from typing import Any
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from rlhf_jax.bounds import NonNegative, Settings
 from rlhf_jax.data import rewards
 from rlhf_jax.parallel import DATA
 
 
 @dataclass(frozen=True)
-class PythonRewardConfig:
+class PythonRewardConfig(Settings):
     """A Python reward, and how it stands beside the reward model."""
 
     reward: str = ""
     """A Python reward, FILE.py:FUNCTION of (prompts, responses) that gives a number for each; its other
     parameters name fields of the prompts' rows. It takes the place of the reward model, or is added to it
     with `reward_model_weight`."""
-    reward_model_weight: float = 0.0
+    reward_model_weight: NonNegative = 0.0
     """Weight of the reward model beside a Python reward."""
     scorer: rewards.ScorerConfig = rewards.ScorerConfig()
+
+    def _unread(self) -> dict[str, str]:
+        return {} if self.reward else {"scorer": "no Python reward is named"}
 
 
 def settings(cfg) -> PythonRewardConfig:

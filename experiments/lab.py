@@ -9,7 +9,7 @@ import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from experiments import stages
 from rlhf_jax import checkpoint, sampling
 from rlhf_jax.batches import Prompts, Samples
+from rlhf_jax.bounds import Bound, Count, Positive, Settings, Whole
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.prompts import encode_prompts, repeat_draws
@@ -27,7 +28,9 @@ from rlhf_jax.parallel import DATA, Devices
 from rlhf_jax.tasks import annotators, reviews
 
 SHAPE = ModelConfig(context=64, positions="rotary")
-SIZES = {  # parameters of the blocks, to a digit
+Size = Literal["10k", "100k", "400k", "1M", "3M", "10M"]
+Gold = Literal["symbolic", "teacher"]
+SIZES: dict[str, ModelConfig] = {  # parameters of the blocks, to a digit
     "10k": replace(SHAPE, d_model=20, layers=2, heads=2),
     "100k": replace(SHAPE, d_model=64, layers=2, heads=4),
     "400k": replace(SHAPE, d_model=128, layers=2, heads=4),
@@ -40,40 +43,33 @@ CHUNK = 256  # rows that are sampled or scored at once, a seed
 
 
 @dataclass(frozen=True)
-class LabConfig:
+class LabConfig(Settings):
     """What all small runs of a study share."""
 
-    seed: int = 0
+    seed: Whole = 0
     """Of what is shared: language models, teacher, held-out prompts, pool."""
-    policy: str = "100k"
+    policy: Size = "100k"
     """Size of the policy and its reference: 10k, 100k, 400k, 1M, 3M or 10M parameters."""
-    teacher: str = "400k"
+    teacher: Size = "400k"
     """Size of the teacher: a frozen reward model, larger than those it is gold to."""
-    teacher_pairs: int = 10_000
+    teacher_pairs: Annotated[int, Bound(ge=2)] = 10_000
     """Comparisons that the teacher learns, labelled by the symbolic gold."""
-    reviews: int = 20_000
+    reviews: Count = 20_000
     """Reviews that the language models learn."""
     sft: stages.SFTConfig = stages.SFTConfig(steps=800, eval_every=100)
     people: annotators.AnnotatorConfig = annotators.AnnotatorConfig()
-    reward_epochs: float = 1.0
+    reward_epochs: Positive = 1.0
     """Passes of a reward model over its comparisons,"""
-    reward_steps: int = 300
+    reward_steps: Count = 300
     """but at least so many gradient steps: of 1000 pairs 60 steps learn little."""
-    reward_batch: int = 16
+    reward_batch: Count = 16
     """Pairs a step."""
-    reward_lr: float = 3e-3
+    reward_lr: Positive = 3e-3
     """Peak learning rate of reward models of width 64; it falls with the root of the width."""
-    pool_prompts: int = 48
+    pool_prompts: Count = 48
     """Held-out prompts that best of n answers."""
-    pool_draws: int = 128
+    pool_draws: Annotated[int, Bound(ge=2)] = 128
     """Responses of the reference to each: the largest n."""
-
-    def __post_init__(self):
-        for name in ("policy", "teacher"):
-            if getattr(self, name) not in SIZES:
-                raise ValueError(
-                    f'lab.{name} = "{getattr(self, name)}" is no size: use one of {", ".join(SIZES)}'
-                )
 
 
 class Seed(NamedTuple):

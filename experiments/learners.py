@@ -6,7 +6,7 @@ Everything has a leading axis of seeds [S, ...] and is mapped over it by `Device
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -17,38 +17,46 @@ from experiments.lab import Lab, Seed
 from experiments.proxies import compare
 from rlhf_jax import optimizer, policy_gradient, ppo, preference, rollout, sft, train_step
 from rlhf_jax.batches import PreferenceBatch, Samples
+from rlhf_jax.bounds import Count, NonNegative, Positive, Settings
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.models import networks
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.parallel import DATA
 from rlhf_jax.preference import PreferenceConfig
 
-ON_POLICY = ("ppo", "rloo", "grpo")
-METHODS = (*ON_POLICY, "dpo", "sft")
+MethodName = Literal["ppo", "rloo", "grpo", "dpo", "sft"]
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
+ON_POLICY = METHODS[:3]
 EPOCHS = {"ppo": 2, "rloo": 1, "grpo": 2}  # updates of a rollout
 GROUP = {"ppo": 1, "rloo": 4, "grpo": 8}  # responses to a prompt
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Settings):
     """A way to train a policy, and its settings."""
 
-    name: str
+    name: MethodName
     """ppo, rloo, grpo, dpo or sft (on what was chosen)."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate; it falls linearly to zero."""
-    strength: float = 0.05
+    strength: NonNegative = 0.05
     """What holds it to the reference: the KL coefficient, DPO's beta; SFT: 1 / passes over the data."""
-    iterations: int = 100
+    iterations: Count = 100
     """On-policy: rollouts."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """On-policy: responses in a rollout; from comparisons: pairs a step."""
-    epochs: float = 1.0
+    epochs: Positive = 1.0
     """DPO: passes over the comparisons."""
 
-    def __post_init__(self):
-        if self.name not in METHODS:
-            raise ValueError(f'method.name = "{self.name}": use {", ".join(METHODS)}')
+    def _conditions(self, at: str):
+        group = GROUP.get(self.name, 1)
+        if self.batch_size % group:
+            raise ValueError(
+                f"{at}batch_size = {self.batch_size}: {self.name} draws {group} responses to each prompt, "
+                f"so it must be a multiple of {group}"
+            )
+        if self.name not in ON_POLICY and not self.strength:
+            raise ValueError(f"{at}strength = {self.strength}: {self.name} needs it above 0")
 
 
 class Trained(NamedTuple):

@@ -9,6 +9,7 @@ a KL of 4.8 (seed 0).
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Annotated
 
 import jax.numpy as jnp
 
@@ -18,17 +19,18 @@ from experiments.ground import Ground
 from experiments.rl import RLConfig
 from rlhf_jax import optimizer, preference, rollout
 from rlhf_jax.batches import PolicyRollout, PreferenceBatch
+from rlhf_jax.bounds import Bound, Count, Settings, check_divides
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.preference import PreferenceConfig
 
 
 @dataclass(frozen=True)
-class OnlineConfig:
+class OnlineConfig(Settings):
     """How pairs come about."""
 
-    draws: int = 2
+    draws: Annotated[int, Bound(ge=2)] = 2
     """Draws of each prompt, whose best and worst by the reward make a pair (2: Guo et al., 2024)."""
-    microbatches: int = 1
+    microbatches: Count = 1
     """Parts that the pairs of a rollout are cut into, on each device, to save memory."""
 
 
@@ -41,6 +43,31 @@ class Config(grounds.Config):
     rl: RLConfig = field(
         default_factory=lambda: RLConfig(kl_coef=0.0, optimizer=OptimizerConfig(lr=1e-3))
     )
+
+    def _conditions(self, at: str):
+        super()._conditions(at)
+        rl.check_loop(self, at, "preference", "online.draws", self.online.draws)
+        pairs = self.rl.batch_size // self.online.draws
+        whole = f"{at}rl.batch_size / {at}online.draws"
+        check_divides(f"{at}online.microbatches", self.online.microbatches, whole, pairs)
+        if self.preference.kind == "kto":
+            raise ValueError(
+                f'{at}preference.kind = "kto" learns from labelled responses, and draws are compared in '
+                "pairs: use dpo, ipo, simpo or orpo"
+            )
+        if self.rl.kl_coef or self.rl.kl_target:
+            raise ValueError(
+                f"{at}rl.kl_coef = {self.rl.kl_coef} and {at}rl.kl_target = {self.rl.kl_target} are not "
+                f"read, for the loss of pairs has its own: leave them at 0 and set {at}preference.beta"
+            )
+        if self.sample.temperature != 1:
+            raise ValueError(
+                f"{at}sample.temperature = {self.sample.temperature}, and the loss of pairs is of the "
+                "policy at 1: leave it there"
+            )
+
+    def _unread(self) -> dict[str, str]:
+        return super()._unread() | rl.NO_CRITIC
 
 
 config = Config()
@@ -56,28 +83,9 @@ def main(cfg: Config):
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:
-    """What must divide over the devices; raises ValueError for settings that cannot work together."""
-    rows, k = cfg.rl.batch_size, cfg.online.draws
-    if k < 2 or rows % k:
-        raise ValueError(
-            f"online.draws = {k} must be 2 or more and divide rl.batch_size = {rows}: choose a divisor"
-        )
-    if cfg.preference.kind == "kto":
-        raise ValueError(
-            'preference.kind = "kto" learns from labelled responses, and draws are compared in pairs: '
-            "use dpo, ipo, simpo or orpo"
-        )
-    if cfg.rl.kl_coef or cfg.rl.kl_target:
-        raise ValueError(
-            f"rl.kl_coef = {cfg.rl.kl_coef} and rl.kl_target = {cfg.rl.kl_target} are not read, for the "
-            "loss of pairs has its own: leave them at 0 and set preference.beta"
-        )
-    if cfg.sample.temperature != 1:
-        raise ValueError(
-            f"sample.temperature = {cfg.sample.temperature}, and the loss of pairs is of the policy at 1: "
-            "leave it there"
-        )
-    return {"rl.batch_size / online.draws": rows // k}
+    """What must divide over the devices."""
+    rows, name = cfg.rl.batch_size // cfg.online.draws, "rl.batch_size / online.draws"
+    return {name: rows, f"{name} / online.microbatches": rows // cfg.online.microbatches}
 
 
 def with_pairs(ground: Ground) -> rl.OnPolicy:

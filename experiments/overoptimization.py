@@ -19,17 +19,19 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 
 from experiments import curves, figures, verdict
 from experiments import lab as labs
-from experiments.lab import Lab, LabConfig, Seed
-from experiments.learners import Method, examine, logprob, on_policy
-from experiments.population import Job, nested, opened, resolve, run_jobs
+from experiments.lab import Gold, Lab, LabConfig, Seed, Size
+from experiments.learners import ON_POLICY, Method, examine, logprob, on_policy
+from experiments.population import Job, Population, nested, opened, resolve, run_jobs
 from experiments.proxies import judge, learn_rewards
 from rlhf_jax import overoptimization as maths
-from rlhf_jax import run
+from rlhf_jax import parallel, run
+from rlhf_jax.bounds import Bound, Count, Settings
 from rlhf_jax.tasks import reviews
 
 LAMBDAS = tuple(np.concatenate([[0.0], np.geomspace(0.02, 20, 80)]))
@@ -42,49 +44,53 @@ SHOWN = {  # of its columns, on the screen; the report has them all
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of the study."""
 
     run: str = ""
     """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""
-    seeds: int = 3
+    seeds: Annotated[int, Bound(ge=2)] = 3
     """Seeds of the preference data: so many small runs of everything."""
-    reward_seeds: int = 1
+    reward_seeds: Count = 1
     """Seeds of the reward model, for each of those."""
-    policy_seeds: int = 1
+    policy_seeds: Count = 1
     """Seeds of the policy, for each of those."""
-    population: str = "auto"
+    population: Population = "auto"
     """How seeds are run: "vmap" (one program), "processes" (one each, on a core), auto by the hardware."""
     devices: str = "auto"
     """What a program's seeds are cut over: auto, device (the first one), pmap, or mesh (mesh:data=-1)."""
-    golds: tuple[str, ...] = ("symbolic", "teacher")
+    golds: tuple[Gold, ...] = ("symbolic", "teacher")
     """What people judge by: the grammar's own sentiment, a frozen teacher, or both."""
-    pairs: tuple[int, ...] = (100, 1000, 4000)
+    pairs: tuple[Annotated[int, Bound(ge=2)], ...] = (100, 1000, 4000)
     """Comparisons that a reward model learns."""
-    sizes: tuple[str, ...] = ("100k",)
+    sizes: tuple[Size, ...] = ("100k",)
     """Sizes of the reward models (10k, 100k, 400k, 1M, 3M, 10M); of a teacher's, only smaller ones."""
-    trained_against: str = "100k"
+    trained_against: Size = "100k"
     """The size that policies are trained against; best of n is told for all sizes."""
     method: Method = Method("rloo", strength=0.0, iterations=80, batch_size=64)
     lab: LabConfig = LabConfig()
 
-    def __post_init__(self):
-        known = {"golds": ("symbolic", "teacher"), "sizes": tuple(labs.SIZES)}
-        for name, allowed in known.items():
-            for value in getattr(self, name):
-                if value not in allowed:
-                    raise ValueError(f'{name} holds "{value}": use {", ".join(allowed)}')
+    def _conditions(self, at: str):
+        for name in ("golds", "pairs", "sizes"):
+            if not getattr(self, name):
+                raise ValueError(f"{at}{name} = (): give one or more")
+        parallel.check_name(self.devices, f"{at}devices")
         if self.trained_against not in self.sizes:
             raise ValueError(
-                f'trained_against = "{self.trained_against}" is none of sizes = {self.sizes}: add it'
+                f'{at}trained_against = "{self.trained_against}" is none of {at}sizes = {self.sizes}: '
+                "add it"
             )
-        for name in ("seeds", "reward_seeds", "policy_seeds"):
-            if getattr(self, name) < 1 + (name == "seeds"):
-                raise ValueError(
-                    f"{name} = {getattr(self, name)}: it must be {1 + (name == 'seeds')} or more"
-                )
-        if min(self.pairs) < 2:
-            raise ValueError(f"pairs = {self.pairs}: each must be 2 or more")
+        if self.method.name not in ON_POLICY:
+            raise ValueError(
+                f'{at}method.name = "{self.method.name}" draws nothing to follow: use '
+                f"{' or '.join(ON_POLICY)}"
+            )
+
+    def _unread(self) -> dict[str, str]:
+        """A method on policy makes no passes; without its gold there is no teacher."""
+        why = "golds lack teacher"
+        teacher = {} if "teacher" in self.golds else {"lab.teacher": why, "lab.teacher_pairs": why}
+        return teacher | {"method.epochs": f"{self.method.name} draws its own responses"}
 
 
 config = Config()

@@ -1,12 +1,13 @@
 """Models that are read instead of trained: what they decide, and what has to fit them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
 
 import jax
 import tyro
 
+from rlhf_jax.bounds import Settings
 from rlhf_jax.data import dialogues, tokenizer
 from rlhf_jax.models import huggingface, lora, networks
 from rlhf_jax.models.config import COMPUTED, ModelConfig
@@ -14,7 +15,7 @@ from rlhf_jax.models.lora import LoraConfig
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Where a language model comes from."""
 
     pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
@@ -31,6 +32,19 @@ class Config:
     as its chat template writes it."""
     lora: LoraConfig = LoraConfig()
     """What is trained of a transformer, in SFT too where it starts from a pretrained model."""
+
+    def _conditions(self, at: str):
+        named(self)  # which refuses two
+
+    def _unread(self) -> dict[str, str]:
+        """Of the model's settings and the tokenizer's what a model that is named decides."""
+        missing = {"model.vocab_size": "the tokenizer decides it"}
+        if self.tokenizer or named(self):
+            missing["data.vocab_size"] = "no tokenizer is trained"
+        if named(self):
+            shape = (f"model.{x.name}" for x in fields(ModelConfig) if x.name not in COMPUTED)
+            missing |= dict.fromkeys(shape, f'"{named(self)}" decides it')
+        return missing
 
 
 def kept(cfg) -> dict:
@@ -131,21 +145,23 @@ def check_vocabulary(name: str, words, model_name: str, model: ModelConfig):
 
 
 def fitted(cfg, words) -> tuple:
-    """(the settings, the language model), which embeds what the tokenizer writes.
-
-    Raises ValueError where it lacks a matrix that is to be adapted.
-    """
+    """(the settings, the language model), which embeds what the tokenizer writes."""
     if not named(cfg):
         cfg = replace(cfg, model=replace(cfg.model, vocab_size=tokenizer.size(words)))
-    lm = networks.language_model(cfg.model)
-    jax.eval_shape(lambda key: lora.split(key, lm.init(key), cfg.lora), jax.random.key(0))
-    return cfg, lm
+    return cfg, networks.language_model(cfg.model)
 
 
-def scorer(cfg, words, lengths: tuple[int, int], places: Callable) -> Callable:
-    """What loads the reward model `cfg.reward_model`: its function, and its parameters in their `places`.
+def check_adapters(cfg):
+    """Raises ValueError where the model lacks a matrix that is to be adapted."""
+    init = networks.language_model(cfg.model).init
+    jax.eval_shape(lambda key: lora.split(key, init(key), cfg.lora), jax.random.key(0))
 
-    Raises ValueError, before anything is loaded, where it is none, or reads other tokens than `words` writes.
+
+def scorer(cfg, words, lengths: tuple[int, int]) -> Callable:
+    """`load(places)`, of the reward model `cfg.reward_model`: its function, and its parameters in `places`.
+
+    Raises ValueError, before anything is loaded, where it is none, is too short, or reads other tokens than
+    `words` writes; these may be None as long as they are not there.
     """
     folder = huggingface.resolve(cfg.reward_model)
     _, model, config = huggingface.read_config(folder, **kept(cfg))
@@ -154,20 +170,24 @@ def scorer(cfg, words, lengths: tuple[int, int], places: Callable) -> Callable:
             f'reward_model = "{cfg.reward_model}" has architectures = {config.get("architectures")} '
             "in its config.json: name a model for sequence classification, with one label"
         )
+    check_context(cfg, lengths, model.context, "the reward model's")
     vocabulary = lambda words: {k: v for k, v in words.get_vocab().items() if k != words.pad_token}
     theirs = tokenizer.load(with_tokenizer(folder))
-    if vocabulary(theirs) != vocabulary(words):
+    if words and vocabulary(theirs) != vocabulary(words):
         raise ValueError(
             f'reward_model = "{cfg.reward_model}" has another tokenizer than the policy: '
             "call it from a Python function and give that as rl.reward, which scores texts"
         )
-    starts = [bool(tokenizer.start_ids(x)) for x in (theirs, words)]
-    if cfg.bos == "tokenizer" and starts[0] != starts[1]:
-        raise ValueError(
-            f'the tokenizer of reward_model = "{cfg.reward_model}" begins texts '
-            f"with{'' if starts[0] else 'out'} BOS, unlike the policy's: set bos to always or never"
-        )
-    check_vocabulary(cfg.tokenizer, words, cfg.reward_model, model)
-    check_context(cfg, lengths, model.context, "the reward model's")
+    if words:
+        starts = [bool(tokenizer.start_ids(x)) for x in (theirs, words)]
+        if cfg.bos == "tokenizer" and starts[0] != starts[1]:
+            raise ValueError(
+                f'the tokenizer of reward_model = "{cfg.reward_model}" begins texts '
+                f"with{'' if starts[0] else 'out'} BOS, unlike the policy's: set bos to always or never"
+            )
+        check_vocabulary(cfg.tokenizer, words, cfg.reward_model, model)
     fn = networks.reward_model(networks.language_model(model)).fn
-    return lambda: (fn, huggingface.load(cfg.reward_model, places=places, **kept(cfg)).params)
+    return lambda places: (
+        fn,
+        huggingface.load(cfg.reward_model, places=places, **kept(cfg)).params,
+    )

@@ -12,11 +12,12 @@ import jax
 from jax.sharding import PartitionSpec as P
 
 from experiments import ground as grounds
-from experiments import outcome, rl
+from experiments import outcome, rl, stages
 from experiments.ground import Ground
 from experiments.rl import RLConfig
 from rlhf_jax import best_of_n, kl, optimizer, rollout, sft
 from rlhf_jax.batches import PolicyRollout
+from rlhf_jax.bounds import Count, Settings, Share, check_divides
 from rlhf_jax.data.batching import batch_at
 from rlhf_jax.models import lora
 from rlhf_jax.optimizer import OptimizerConfig
@@ -24,19 +25,22 @@ from rlhf_jax.parallel import DATA
 
 
 @dataclass(frozen=True)
-class RAFTConfig:
+class RAFTConfig(Settings):
     """What a round makes of its draws."""
 
-    draws: int = 8
+    draws: Count = 8
     """Draws of each prompt, of which the best is learned from (8 to 32: Dong et al., 2023)."""
-    share: float = 1.0
+    share: Share = 1.0
     """Share of these winners that is kept, those that score highest over all prompts."""
-    epochs: int = 1
+    epochs: Count = 1
     """Passes over the winners."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Winners a gradient step."""
-    microbatches: int = 1
+    microbatches: Count = 1
     """Parts that a batch is cut into, on each device, to save memory."""
+
+    def _conditions(self, at: str):
+        check_divides(f"{at}microbatches", self.microbatches, f"{at}batch_size", self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,13 @@ class Config(grounds.Config):
             iterations=12, batch_size=1024, kl_coef=0.0, save_every=4, optimizer=OptimizerConfig(lr=1e-3)
         )
     )  # fmt: skip
+
+    def _conditions(self, at: str):
+        super()._conditions(at)
+        rl.check_loop(self, at, "sft", "raft.draws", self.raft.draws)
+
+    def _unread(self) -> dict[str, str]:
+        return super()._unread() | rl.NO_CRITIC
 
 
 config = Config()
@@ -64,13 +75,8 @@ def main(cfg: Config):
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:
-    """What must divide over the devices. Raises ValueError where the draws do not divide a round."""
-    rows, k = cfg.rl.batch_size, cfg.raft.draws
-    if k < 1 or rows % k:
-        raise ValueError(
-            f"raft.draws = {k} does not divide rl.batch_size = {rows}: choose a divisor"
-        )
-    return {"rl.batch_size": rows, "raft.batch_size": cfg.raft.batch_size}
+    """What must divide over the devices."""
+    return {"rl.batch_size": cfg.rl.batch_size} | stages.parts("raft", cfg.raft)
 
 
 def steps_of(cfg: Config) -> int:

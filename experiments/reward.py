@@ -8,12 +8,14 @@ has not seen. A minute or two on two CPU cores for a few thousand pairs.
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 
 from experiments import inference, lengths, pretrained, stages, verdict, worlds
-from rlhf_jax import parallel, run
-from rlhf_jax.data import dialogues
+from rlhf_jax import metrics, parallel, run
+from rlhf_jax.bounds import Bound, Inside, Seed, Settings, Whole
+from rlhf_jax.data import dialogues, tokenizer
 from rlhf_jax.data.comparisons import (
     ComparisonFields,
     encode_comparisons,
@@ -27,7 +29,7 @@ from rlhf_jax.models.config import ModelConfig
 
 
 @dataclass(frozen=True)
-class RewardDataConfig:
+class RewardDataConfig(Settings):
     """What is learned from."""
 
     comparisons: str = ""
@@ -37,22 +39,22 @@ class RewardDataConfig:
     """JSONL files for the language model: rows with "text", with "prompt" and "response", or with "messages"
     that end with an answer. Empty: the chosen responses."""
     corpus_fields: CorpusFields = CorpusFields()
-    prompt_length: int = 0
+    prompt_length: Whole = 0
     """Columns of a prompt, in tokens (P); a longer text keeps its end, a longer dialogue its latest messages.
     0: what holds 99 % of the prompts of each file."""
-    length: int = 0
+    length: Whole = 0
     """Columns of a response, its end included (T); longer ones are cut. 0: what holds 99 % of them."""
-    held_out: float = 0.2
+    held_out: Inside = 0.2
     """Share of the prompts whose comparisons are judged and not learned."""
-    vocab_size: int = 4096
-    """Most tokens of a tokenizer that is trained here."""
+    vocab_size: Annotated[int, Bound(ge=259)] = 4096
+    """Most tokens of a tokenizer that is trained here; 256 bytes and three marks are the least."""
 
 
 @dataclass(frozen=True)
 class Config(pretrained.Config):
     """Settings of the reward experiment."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of all that is drawn."""
     run: str = ""
     """Run directory; empty: runs/reward/HASH-OF-CONFIG."""
@@ -64,6 +66,14 @@ class Config(pretrained.Config):
     model: ModelConfig = ModelConfig(d_model=64, context=256)
     sft: stages.SFTConfig = stages.SFTConfig(steps=200, batch_size=32, eval_every=40)
     reward: stages.RewardConfig = stages.RewardConfig(epochs=1.0)
+
+    def _conditions(self, at: str):
+        super()._conditions(at)
+        parallel.check_name(self.devices, f"{at}devices")
+
+    def _unread(self) -> dict[str, str]:
+        no_sft = {"sft": "a reference takes its place"} if self.reference else {}
+        return super()._unread() | no_sft
 
 
 def read(cfg: RewardDataConfig, seed: int, chat: dialogues.Chat):
@@ -102,9 +112,15 @@ def main(cfg: Config):
         cfg = replace(cfg, **pretrained.decided(cfg))
     lengths.check(cfg)
     networks.check_backend(cfg.model)
+    if cfg.wandb:
+        metrics.load_wandb()
+    pretrained.check_adapters(cfg)
+    if cfg.tokenizer:  # which is there already
+        words = tokenizer.load(cfg.tokenizer, bos=pretrained.begins(cfg))
+        cfg, _ = pretrained.fitted(cfg, words)
     devices = parallel.choose(
         cfg.devices,
-        {"sft.batch_size": cfg.sft.batch_size, "reward.batch_size": cfg.reward.batch_size},
+        stages.parts("sft", cfg.sft) | stages.parts("reward", cfg.reward),
         cfg.model.cuts,
     )
     chat = dialogues.template(cfg.tokenizer)

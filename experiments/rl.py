@@ -1,8 +1,9 @@
 """The host loop of on-policy methods: sample, score, annotate, update; PPO or a method without a critic."""
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from experiments import judge, outcome, stages
 from experiments.ground import Ground
 from rlhf_jax import kl, loop, memory, optimizer, policy_gradient, ppo, rollout
 from rlhf_jax.batches import PolicyRollout
+from rlhf_jax.bounds import Count, NonNegative, Positive, Whole, check_divides
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.models import lora, networks
 from rlhf_jax.optimizer import OptimizerConfig
@@ -26,31 +28,102 @@ from rlhf_jax.policy_gradient import PolicyGradientConfig
 class RLConfig(judge.PythonRewardConfig):
     """The loop round the algorithm."""
 
-    iterations: int = 100
+    iterations: Count = 100
     """Rollouts, each followed by an update."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Responses in a rollout."""
-    value: str = "separate"
+    value: Literal["separate", "shared"] = "separate"
     """PPO's critic: a network of its own, or "shared" with the policy's trunk."""
-    value_from: str = "policy"
+    value_from: Literal["policy", "reward"] = "policy"
     """What a separate critic starts from: policy (its head at zero), or reward (with its head)."""
-    kl_coef: float = 0.1
+    kl_coef: NonNegative = 0.1
     """Weight of the KL penalty; with a target, where it starts."""
-    kl_target: float = 0.0
+    kl_target: NonNegative = 0.0
     """Nats a response that the coefficient adapts to (Ziegler et al., 2019: 6); 0 holds it fixed."""
-    kl_horizon: float = 10_000.0
+    kl_horizon: Positive = 10_000.0
     """Samples over which it adapts."""
-    refill: int = 0
+    refill: Whole = 0
     """Most further rounds of sampling in which groups whose draws all score alike are replaced by groups
     of the next prompts (DAPO's dynamic sampling, Yu et al., 2025)."""
-    save_every: int = 20
+    save_every: Count = 20
     """Iterations between checkpoints."""
-    keep: int = 2
+    keep: Count = 2
     """Newest checkpoints that are kept."""
     best: str = "objective/reward"
     """Metric whose highest mean between two checkpoints picks one more that is kept, for `export --best`;
     empty: none."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
+
+    def _conditions(self, at: str):
+        if self.kl_target and not self.kl_coef:
+            raise ValueError(
+                f"{at}kl_target = {self.kl_target} multiplies {at}kl_coef = 0, which stays there: "
+                f"set {at}kl_coef above 0"
+            )
+        if self.kl_target and 0.2 * self.batch_size >= self.kl_horizon:
+            raise ValueError(
+                f"{at}kl_horizon = {self.kl_horizon} lets one rollout of {self.batch_size} take the "
+                f"coefficient to 0 or below: it must be above {0.2 * self.batch_size:g}"
+            )
+
+    def _unread(self) -> dict[str, str]:
+        missing = super()._unread()
+        if not self.kl_target:
+            missing["kl_horizon"] = "kl_target = 0 holds the coefficient fixed"
+        if self.value == "shared":
+            missing["value_from"] = "the critic shares the policy's trunk"
+        return missing
+
+
+NO_CRITIC = dict.fromkeys(("rl.value", "rl.value_from"), "there is no critic")
+OBJECTIVE = (
+    *(f"objective/{x}" for x in ("score", "reward", "kl", "k3", "surprisal", "length", "kl_coef")),
+    *(f"objective/{x}" for x in ("held_out_score", "eos_rate", "gold", "sampler_gap")),
+    *("train/grad_norm", "train/skipped"),
+)
+METRICS = {  # that an iteration gives beside these, by the area of the update's
+    "ppo": "explained_variance advantage_std loss policy_loss value_loss entropy approx_kl policy_clipfrac "
+    "value_clipfrac ratio steps",
+    "pg": "advantage_std sampler_kl importance importance_capped flat_groups kl_loss loss policy_loss "
+    "entropy approx_kl clipfrac ratio steps",
+    "preference": "loss accuracy margin chosen_logprob rejected_logprob sft_loss",
+    "sft": "loss",
+}
+
+
+def check_loop(cfg, at: str, area: str, draws: str, group: int):
+    """Raises ValueError where settings of the loop do not fit each other, or those of the update.
+
+    `area` is that of the update's metrics; `group` draws of a prompt stand together, set by `draws`.
+    """
+    check_divides(f"{at}{draws}", group, f"{at}rl.batch_size", cfg.rl.batch_size)
+    if cfg.rl.refill and group == 1:
+        raise ValueError(
+            f"{at}rl.refill = {cfg.rl.refill} compares the draws of a prompt, and there is one: set it to 0"
+        )
+    known = [*OBJECTIVE, *(f"{area}/{name}" for name in METRICS[area].split())]
+    of_reward = cfg.rl.reward and cfg.rl.best.startswith("score/")  # the names are in its file
+    if cfg.rl.best and cfg.rl.best not in known and not of_reward:
+        near = difflib.get_close_matches(cfg.rl.best, known, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f'{at}rl.best = "{cfg.rl.best}" is no metric of {area}: did you mean {near}? (docs/metrics.md)'
+        )
+
+
+def check_update(cfg, at: str, area: str, algorithm):
+    """The same for `algorithm`, the settings of PPO or of a policy gradient, which stand at `area`."""
+    rows, name = cfg.rl.batch_size, f"{at}{area}"
+    check_divides(f"{name}.minibatches", algorithm.minibatches, f"{at}rl.batch_size", rows)
+    rows, whole = rows // algorithm.minibatches, f"{at}rl.batch_size / {name}.minibatches"
+    check_divides(f"{name}.microbatches", algorithm.microbatches, whole, rows)
+    check_loop(cfg, at, area, f"{area}.group", getattr(algorithm, "group", 1))
+
+
+def no_kl(algorithm) -> dict[str, str]:
+    """The settings of the KL penalty, where `algorithm` reads none."""
+    if {algorithm.kl_in_reward, algorithm.kl_in_loss} != {"none"}:
+        return {}
+    return dict.fromkeys(("rl.kl_coef", "rl.kl_target"), "kl_in_reward and kl_in_loss are none")
 
 
 class OnPolicy(NamedTuple):
@@ -68,21 +141,12 @@ class OnPolicy(NamedTuple):
 
 
 def batch_sizes(cfg, algorithm) -> dict[str, int]:
-    """What must divide over the devices; `algorithm` are the settings of PPO or of a policy gradient.
-
-    Raises ValueError where minibatches, or the draws of a prompt, do not divide a rollout.
-    """
+    """What must divide over the devices; `algorithm` are the settings of PPO or of a policy gradient."""
     rows, area = cfg.rl.batch_size, "ppo" if hasattr(algorithm, "lam") else "pg"
-    for name in ("minibatches", "group"):
-        parts = getattr(algorithm, name, 1)
-        if rows % parts:
-            raise ValueError(
-                f"{area}.{name} = {parts} does not divide rl.batch_size = {rows}: choose a divisor"
-            )
-    return {
-        "rl.batch_size": rows,
-        f"rl.batch_size / {area}.minibatches": rows // algorithm.minibatches,
-    }
+    part = f"rl.batch_size / {area}.minibatches"
+    sizes = {"rl.batch_size": rows, part: rows // algorithm.minibatches}
+    rows = sizes[part] // algorithm.microbatches
+    return sizes | {f"{part} / {area}.microbatches": rows}
 
 
 def make_tx(cfg, algorithm):
@@ -104,8 +168,6 @@ def compile_update(ground: Ground, make: Callable, fn: Callable) -> Callable:
 def with_ppo(ground: Ground, actor_critic) -> OnPolicy:
     """PPO, with an actor-critic."""
     cfg, devices, tx = ground.cfg, ground.devices, make_tx(ground.cfg, ground.cfg.ppo)
-    if cfg.rl.value_from not in ("policy", "reward"):
-        raise ValueError(f'rl.value_from = "{cfg.rl.value_from}": use "policy" or "reward"')
     start = lora.merge(ground.reward) if cfg.rl.value_from == "reward" else None
     base, trained = split(ground, actor_critic.init(ground.reference, start))
     annotate = devices.compile(
@@ -268,6 +330,13 @@ class Config(grounds.Config):
 
     pg: PolicyGradientConfig = policy_gradient.RLOO
     rl: RLConfig = RLConfig()
+
+    def _conditions(self, at: str):
+        super()._conditions(at)
+        check_update(self, at, "pg", self.pg)
+
+    def _unread(self) -> dict[str, str]:
+        return super()._unread() | NO_CRITIC | no_kl(self.pg)
 
 
 def main(name: str, cfg: Config):

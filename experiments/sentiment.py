@@ -30,6 +30,13 @@ class Config(grounds.Config):
     ppo: PPOConfig = PPOConfig()
     rl: RLConfig = RLConfig()
 
+    def _conditions(self, at: str):
+        super()._conditions(at)
+        rl.check_update(self, at, "ppo", self.ppo)
+
+    def _unread(self) -> dict[str, str]:
+        return super()._unread() | rl.no_kl(self.ppo)
+
 
 config = Config()
 

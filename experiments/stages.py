@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from experiments import inference, pretrained
 from rlhf_jax import hosts, loop, memory, optimizer, reward_model, run, sft, train_step
 from rlhf_jax.batches import Comparisons, Sequences
+from rlhf_jax.bounds import Count, Positive, Settings, check_divides
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.demonstrations import encode_demonstrations
@@ -32,40 +33,52 @@ CENTRE = "centre.json"
 
 
 @dataclass(frozen=True)
-class SFTConfig:
+class SFTConfig(Settings):
     """Supervised fine-tuning."""
 
-    steps: int = 1500
+    steps: Count = 1500
     """Most gradient steps; the learning rate reaches zero there."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Texts a step."""
-    eval_every: int = 150
+    eval_every: Count = 150
     """Steps between held-out losses (and checkpoints)."""
-    patience: int = 3
+    patience: Count = 3
     """Held-out losses without a new lowest one before it stops; the lowest one's parameters are kept."""
-    microbatches: int = 1
+    microbatches: Count = 1
     """Parts that a batch is cut into, on each device, to save memory."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=4e-3, warmup=50, b2=0.99, eps=1e-8)
     )
 
+    def _conditions(self, at: str):
+        check_divides(f"{at}microbatches", self.microbatches, f"{at}batch_size", self.batch_size)
+
 
 @dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(Settings):
     """Reward modelling."""
 
-    epochs: float = 2.0
+    epochs: Positive = 2.0
     """Passes over the comparisons (1: Stiennon et al., 2020, on models that know more to begin with)."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Pairs a step."""
-    save_every: int = 200
+    save_every: Count = 200
     """Steps between checkpoints."""
-    microbatches: int = 1
+    microbatches: Count = 1
     """Parts that a batch is cut into, on each device, to save memory."""
     loss: RewardLossConfig = RewardLossConfig()
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=3e-3, warmup=20, b2=0.99, eps=1e-8)
     )
+
+    def _conditions(self, at: str):
+        check_divides(f"{at}microbatches", self.microbatches, f"{at}batch_size", self.batch_size)
+
+
+def parts(name: str, cfg) -> dict[str, int]:
+    """Rows of a batch, and of a microbatch, by the names of their settings: what devices must divide."""
+    rows, n = cfg.batch_size, cfg.microbatches
+    return {f"{name}.batch_size": rows, f"{name}.batch_size / {name}.microbatches": rows // n}
 
 
 def reference(folder, cfg, devices: Devices, lm, train: Sequences, held_out: Sequences):

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from rlhf_jax import run
+from rlhf_jax.bounds import Bound, Count, Inside, Settings, Whole
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import Comparison, ComparisonFields, read_comparisons
 from rlhf_jax.data.demonstrations import CorpusFields, read_demonstrations
@@ -18,7 +19,7 @@ from rlhf_jax.tasks import annotators, reviews
 
 
 @dataclass(frozen=True)
-class PromptFields:
+class PromptFields(Settings):
     """Which fields of a row of prompts hold what; the others are columns, for Python rewards."""
 
     prompt: str = "prompt"
@@ -28,7 +29,7 @@ class PromptFields:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings):
     """What is learned from. With no files, the generated world."""
 
     corpus: str = ""
@@ -42,19 +43,19 @@ class DataConfig:
     """JSONL files with a field "prompt" (a text or messages), or "text" whose first words are the prompt. A
     Python reward may ask for the other fields of a row."""
     prompts_fields: PromptFields = PromptFields()
-    prompt_words: int = 4
+    prompt_words: Count = 4
     """Words of a "text" that make a prompt."""
-    prompt_length: int = 0
+    prompt_length: Whole = 0
     """Columns of a prompt, in tokens (P); a longer text keeps its end, a longer dialogue its latest messages.
     0: 10 in the generated world, and of files what holds 99 % of the prompts of each."""
-    held_out: float = 0.1
+    held_out: Inside = 0.1
     """Share of the prompts that nothing is trained on, with all texts and comparisons that answer them; and
     share of the other texts that tell when SFT ends."""
-    vocab_size: int = 600
-    """Most tokens of a tokenizer that is trained here."""
-    reviews: int = 20_000
+    vocab_size: Annotated[int, Bound(ge=259)] = 600
+    """Most tokens of a tokenizer that is trained here; 256 bytes and three marks are the least."""
+    reviews: Count = 20_000
     """Generated world: reviews in the corpus; a tenth as many are held out."""
-    pairs: int = 20_000
+    pairs: Count = 20_000
     """Generated world: comparisons of the SFT model's responses; half teach the held-out judge."""
 
 

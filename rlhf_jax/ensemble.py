@@ -7,36 +7,29 @@ member m learns from column m.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlhf_jax import reward_model, train_step
+from rlhf_jax.bounds import Bound, NonNegative, Settings
 from rlhf_jax.reward_model import RewardLossConfig
 
 
 @dataclass(frozen=True)
-class EnsembleConfig:
+class EnsembleConfig(Settings):
     """How many reward models there are, and how they speak with one voice."""
 
-    members: int = 4
+    members: Annotated[int, Bound(ge=2)] = 4
     """Reward models (4 or 5: Coste et al., 2024, who saw little gain beyond)."""
     shared_head: bool = False
     """All start from one head, as "warm" wants; they then differ by the order of their data alone."""
     combine: Literal["mean", "min", "uwo", "warm"] = "uwo"
     """The mean score, the least, mean - uncertainty_coef std, or one model of the averaged weights."""
-    uncertainty_coef: float = 0.5
+    uncertainty_coef: NonNegative = 0.5
     """Standard deviations that "uwo" takes off the mean (ours; Coste et al. take off variances)."""
-
-    def __post_init__(self):
-        if self.members < 2:
-            raise ValueError(f"ensemble.members = {self.members}: it must be 2 or more to disagree")
-        if not 0 <= self.uncertainty_coef < float("inf"):
-            raise ValueError(
-                f"ensemble.uncertainty_coef = {self.uncertainty_coef}: it must be 0 or more"
-            )
 
 
 def init(reward_init, key, trunk, cfg: EnsembleConfig):

@@ -18,27 +18,21 @@ import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax.batches import Prompts, Samples
+from rlhf_jax.bounds import Count, Settings, Whole
 
 
 @dataclass(frozen=True)
-class EpisodeConfig:
+class EpisodeConfig(Settings):
     """The shape of an episode: T = turns (turn_length + reply_length) columns of response."""
 
-    turns: int = 3
+    turns: Count = 3
     """Most turns of the policy."""
-    turn_length: int = 2
+    turn_length: Count = 2
     """Most tokens of a turn, the one that ends it included: the sampler's `length`."""
-    reply_length: int = 1
+    reply_length: Whole = 1
     """Most tokens of a reply."""
-    pad: int = 0
+    pad: Whole = 0
     """Fills the columns where nobody spoke; masked wherever it stands."""
-
-    def __post_init__(self):
-        for name, least in (("turns", 1), ("turn_length", 1), ("reply_length", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"episode.{name} = {getattr(self, name)}: it must be {least} or more"
-                )
 
 
 def play(

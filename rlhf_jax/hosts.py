@@ -28,6 +28,8 @@ def meet(where: str = "auto"):
             address, count, index = where.split(",")
             kinds |= {"num_processes": int(count), "process_id": int(index)}
             kinds["coordinator_address"] = address
+            if not (0 <= int(index) < int(count) and 0 < int(address.rpartition(":")[2]) < 2**16):
+                raise ValueError
         except ValueError:
             raise ValueError(
                 f'distributed = "{where}": write auto, or HOST:PORT,PROCESSES,NUMBER-OF-THIS-ONE'

@@ -31,36 +31,25 @@ from jaxtyping import Array, Float
 from rlhf_jax import train_step
 from rlhf_jax.advantages import gae
 from rlhf_jax.batches import LoggedBatch
+from rlhf_jax.bounds import Inside, NonNegative, Settings, Share, Unit
 
 
 @dataclass(frozen=True)
-class ILQLConfig:
+class ILQLConfig(Settings):
     """The settings of the equations above, each with its published default."""
 
-    gamma: float = 0.99
+    gamma: Unit = 0.99
     """Discount (0.99: Snell et al., 2023, in code)."""
-    lam: float = 0.0
+    lam: Unit = 0.0
     """0: y_t as above. 1: the log's own returns in its place (LMRL-Gym's Monte-Carlo baseline)."""
-    tau: float = 0.7
+    tau: Inside = 0.7
     """Expectile of V (0.7 on Wordle, 0.6 on comments: Snell et al., 2023, in code)."""
-    cql_coef: float = 0.01
+    cql_coef: NonNegative = 0.01
     """Weight of the conservative term (0.01: LMRL-Gym; 1e-4 on Wordle, 0.25 on comments: Snell et al.)."""
-    polyak: float = 0.005
+    polyak: Share = 0.005
     """How far the target heads move a step (0.005: Snell et al., 2023, in code)."""
-    beta: float = 16.0
+    beta: NonNegative = 16.0
     """Weight of Q - V in decoding, per unit of reward (16 on Wordle, 8 on comments: Snell et al.)."""
-
-    def __post_init__(self):
-        for name, ok, want in [
-            ("gamma", 0 <= self.gamma <= 1, "between 0 and 1"),
-            ("lam", 0 <= self.lam <= 1, "between 0 and 1"),
-            ("tau", 0 < self.tau < 1, "above 0 and below 1"),
-            ("cql_coef", 0 <= self.cql_coef < float("inf"), "0 or more"),
-            ("polyak", 0 < self.polyak <= 1, "above 0 and at most 1"),
-            ("beta", 0 <= self.beta < float("inf"), "0 or more"),
-        ]:
-            if not ok:
-                raise ValueError(f"ilql.{name} = {getattr(self, name)}: it must be {want}")
 
 
 class ILQLState(NamedTuple):

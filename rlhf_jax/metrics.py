@@ -102,13 +102,19 @@ def _number(name, value) -> float:
     return float(np.asarray(value).item())
 
 
-def _open_wandb(run, stage):
+def load_wandb():
+    """The package. Raises ValueError where it is not installed."""
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(
             'Weights & Biases is not installed: pip install "rlhf_jax[wandb]", or leave wandb off'
         ) from None
+    return wandb
+
+
+def _open_wandb(run, stage):
+    wandb = load_wandb()
     place = run.resolve()
     # the same folder and stage are the same W&B run, so that a resumed stage goes on in it
     identity = hashlib.sha256(f"{place}/{stage}".encode()).hexdigest()[:16]

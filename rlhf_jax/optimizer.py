@@ -7,28 +7,30 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlhf_jax.bounds import Decay, NonNegative, Positive, Settings, Whole
+
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Settings):
     """Adam with warm-up, decay and clipping."""
 
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """After the warm-up: held, or brought down to reach zero one step after the last."""
-    warmup: int = 0
+    warmup: Whole = 0
     """Steps in which the learning rate rises from zero."""
-    b1: float = 0.9
+    b1: Decay = 0.9
     """Adam's decay of the first moment."""
-    b2: float = 0.999
+    b2: Decay = 0.999
     """Adam's decay of the second moment."""
-    eps: float = 1e-5
+    eps: Positive = 1e-5
     """Adam's epsilon (1e-5: Ziegler et al., 2019)."""
     eps_placement: Literal["optax", "tensorflow"] = "optax"
     """Epsilon after bias correction (optax, torch), or before it, as in TensorFlow: smaller early steps."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """Decoupled (AdamW), on matrices and not on vectors."""
-    clip: float = 1.0
+    clip: NonNegative = 1.0
     """Largest global norm of a gradient; 0 leaves it alone."""
 
 

@@ -215,25 +215,33 @@ def on_pmap() -> Devices:
     )
 
 
+def check_name(name: str, setting: str = "devices") -> dict[str, int]:
+    """The sizes that the name of a layout gives to axes of a mesh, whatever devices there are.
+
+    Raises ValueError, by the name of the setting, where it is none.
+    """
+    if name in ("auto", "device", "pmap"):
+        return {}
+    if name != "mesh" and not name.startswith("mesh:"):
+        raise ValueError(f'{setting} = "{name}" is no layout: use auto, device, pmap or mesh')
+    given = [x.partition("=") for x in name[5:].split(",") if x]
+    axes = {axis: int(n) for axis, _, n in given if n == "-1" or n.isdecimal()}
+    known = all(axis in sharding.AXES and (n > 0 or n == -1) for axis, n in axes.items())
+    if len(axes) < len(given) or not known or list(axes.values()).count(-1) > 1:
+        raise ValueError(
+            f'{setting} = "{name}" is no mesh: write it as mesh:data=-1,fsdp=2,tensor=2'
+        )
+    return axes
+
+
 def parse(name: str) -> dict[str, int]:
     """The sizes of a layout "mesh" or "mesh:data=2,fsdp=2,tensor=2", where -1 is what the others leave.
 
     An axis that is not named is 1, but data, which fills where no other does. Raises ValueError where it is
     no such text, or the sizes are not all the devices there are, with the nearest that is.
     """
-    total, given = (
-        jax.device_count(),
-        [x for x in name.removeprefix("mesh").lstrip(":").split(",") if x],
-    )
-    try:
-        sizes = {axis: int(n) for axis, n in (x.split("=") for x in given)}
-    except ValueError:
-        sizes = {"": 0}
-    open_axes = list(sizes.values()).count(-1)
-    known = all(axis in sharding.AXES and (n > 0 or n == -1) for axis, n in sizes.items())
-    if not known or open_axes > 1:
-        raise ValueError(f'devices = "{name}" is no mesh: write it as mesh:data=-1,fsdp=2,tensor=2')
-    named, sizes = sizes, {"data": 1 if open_axes else -1, "fsdp": 1, "tensor": 1} | sizes
+    total, named = jax.device_count(), check_name(name)
+    sizes = {"data": 1 if -1 in named.values() else -1, "fsdp": 1, "tensor": 1} | named
     counts = range(1, total + 1)
     layouts = [x for x in itertools.product(counts, counts, counts) if math.prod(x) == total]
     wrong = lambda n, axis: (
@@ -261,8 +269,7 @@ def choose(
         raise ValueError(
             f'devices = "{name}" is of one process, and there are {jax.process_count()}: use mesh'
         )
-    if name not in ("device", "pmap") and not name.startswith("mesh"):
-        raise ValueError(f'devices = "{name}" is no layout: use auto, device, pmap or mesh')
+    check_name(name)
     if name.startswith("mesh"):
         devices = on_mesh(**parse(name))
         sharding.check(devices.sizes, dimensions or {})

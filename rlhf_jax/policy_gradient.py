@@ -35,6 +35,7 @@ from jaxtyping import Array, Float
 from rlhf_jax import epochs, kl, losses, train_step
 from rlhf_jax.advantages import on_last_token
 from rlhf_jax.batches import PolicyBatch, PolicyRollout
+from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit, Whole
 from rlhf_jax.reduce import gather, normalise, psum, share
 from rlhf_jax.rollout import has_ended, objective_metrics
 
@@ -44,20 +45,20 @@ EPSILON = (
 
 
 @dataclass(frozen=True)
-class PolicyGradientConfig:
+class PolicyGradientConfig(Settings):
     """What the methods differ in; the defaults are RLOO's."""
 
-    epochs: int = 1
+    epochs: Count = 1
     """Passes over one rollout, each in a fresh order (1: all of them, as published)."""
-    minibatches: int = 1
+    minibatches: Count = 1
     """Gradient steps a pass, on equal parts of the global batch (1: on-policy; DAPO 16, GSPO 4)."""
-    microbatches: int = 1
+    microbatches: Count = 1
     """Parts that a minibatch is cut into, on each device, to save memory; changes no result."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """What the samples were drawn at; experiments take it from the sampling settings."""
-    stop: tuple[int, ...] = ()
-    """Tokens that end a response, for `mask_truncated`; experiments put the tokenizer's EOS here."""
-    group: int = 4
+    stop: tuple[Whole, ...] = ()
+    """Tokens that end a response, for `mask_truncated`; experiments take `sample.stop`."""
+    group: Count = 4
     """Draws of one prompt, in adjacent rows as `data.prompts.repeat_draws` makes them (RLOO: 2 or 4)."""
     baseline: Literal["none", "batch", "group", "leave_one_out"] = "leave_one_out"
     """Mean of: all other rows; the group, this row too (GRPO); the group's other rows (RLOO)."""
@@ -65,9 +66,9 @@ class PolicyGradientConfig:
     """Divide by the group's unbiased deviation (GRPO), or the batch's (REINFORCE++; Hu et al., 2025)."""
     ratio: Literal["token", "sequence", "sequence_mean"] = "sequence"
     """Ratio of each token (GRPO), of the response (RLOO), or its geometric mean a token (GSPO)."""
-    clip_low: float = 0.0
+    clip_low: NonNegative = 0.0
     """How far a ratio may fall below 1 before its gradient stops; 0 without limit."""
-    clip_high: float = 0.0
+    clip_high: NonNegative = 0.0
     """How far it may rise above 1 (DAPO takes more than clip_low); 0 without limit."""
     aggregate: Literal["tokens", "sequences", "constant"] = "sequences"
     """Mean over all tokens (DAPO); over responses of token means (GRPO); of token sums / T (Dr. GRPO)."""
@@ -79,7 +80,7 @@ class PolicyGradientConfig:
     """Whether kl_in_loss estimates from the log-ratio of each token or of the whole response."""
     kl_corrected: bool = False
     """Multiply kl_in_loss by the ratio, which makes k3's gradient unbiased (DeepSeek-V3.2, 2025)."""
-    importance_cap: float = 0.0
+    importance_cap: NonNegative = 0.0
     """Weigh samples of another engine by min(learner's / engine's probability, this); 0 off.
     Truncated importance sampling (Espeholt et al., 2018; 2: Yao et al., 2025)."""
     importance_level: Literal["token", "sequence"] = "token"
@@ -88,20 +89,12 @@ class PolicyGradientConfig:
     """No weight for groups whose scores are all alike (DAPO's dynamic sampling, at a fixed shape)."""
     mask_truncated: bool = False
     """No weight for responses that never ended (DAPO's overlong filtering)."""
-    overlong: float = 0.0
+    overlong: Unit = 0.0
     """Share of T at whose end a return falls by up to 1, linearly (DAPO: 4096 of 20480, 0.2); 0 off."""
-    kl_stop: float = 0.0
+    kl_stop: NonNegative = 0.0
     """Skip a rollout's later steps once a minibatch's approximate KL exceeds this, nats a token; 0 never."""
 
-    def __post_init__(self):
-        for name in ("epochs", "minibatches", "microbatches", "group"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"pg.{name} = {getattr(self, name)}: it must be 1 or more")
-        for name in ("clip_low", "clip_high", "importance_cap"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"pg.{name} = {getattr(self, name)}: it must be 0 (off) or more")
-        if not 0 <= self.overlong <= 1:
-            raise ValueError(f"pg.overlong = {self.overlong}: it must be between 0 (off) and 1")
+    def _conditions(self, at: str):
         if self.group == 1:
             for name, alone in [
                 ("baseline", self.baseline in ("group", "leave_one_out")),
@@ -110,26 +103,36 @@ class PolicyGradientConfig:
             ]:
                 if alone:
                     raise ValueError(
-                        f"pg.{name} = {getattr(self, name)!r} compares the draws of a prompt, and "
-                        "pg.group = 1 is one: use 2 or more"
+                        f"{at}{name} = {getattr(self, name)!r} compares the draws of a prompt, and "
+                        f"{at}group = 1 is one: use 2 or more"
                     )
         if "none" not in (self.kl_in_reward, self.kl_in_loss):
             raise ValueError(
-                f'pg.kl_in_loss = "{self.kl_in_loss}" beside pg.kl_in_reward = '
+                f'{at}kl_in_loss = "{self.kl_in_loss}" beside {at}kl_in_reward = '
                 f'"{self.kl_in_reward}" would count the penalty twice: set one of them to "none"'
             )
         if self.kl_corrected and self.kl_in_loss == "none":
-            raise ValueError('pg.kl_corrected corrects pg.kl_in_loss, which is "none": set it too')
+            raise ValueError(
+                f'{at}kl_corrected corrects {at}kl_in_loss, which is "none": set it too'
+            )
         if self.ratio != "token" and self.aggregate != "sequences":
             raise ValueError(
-                f'pg.aggregate = "{self.aggregate}" would count a response by its length, and pg.ratio '
+                f'{at}aggregate = "{self.aggregate}" would count a response by its length, and {at}ratio '
                 f'= "{self.ratio}" counts it once: use aggregate = "sequences"'
             )
         if self.ratio == "sequence" and self.kl_in_loss != "none" and self.kl_level == "token":
             raise ValueError(
-                'pg.kl_level = "token" is a mean over the tokens that pg.ratio = "sequence" takes '
+                f'{at}kl_level = "token" is a mean over the tokens that {at}ratio = "sequence" takes '
                 'whole, so kl_coef would mean another thing: use kl_level = "sequence"'
             )
+
+    def _unread(self) -> dict[str, str]:
+        missing = {}
+        if self.kl_in_loss == "none":
+            missing["kl_level"] = 'kl_in_loss is "none"'
+        if not self.importance_cap:
+            missing["importance_level"] = "importance_cap = 0 weighs nothing"
+        return missing
 
 
 RLOO = PolicyGradientConfig()

@@ -9,33 +9,34 @@ import jax.numpy as jnp
 from rlhf_jax import epochs, kl, losses, train_step
 from rlhf_jax.advantages import gae
 from rlhf_jax.batches import PPOBatch, Rollout
+from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit
 from rlhf_jax.reduce import normalise, psum, whiten
 from rlhf_jax.rollout import objective_metrics
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(Settings):
     """The details that matter, each with its published default."""
 
-    epochs: int = 4
+    epochs: Count = 4
     """Passes over one rollout, each in a fresh order (Ziegler et al., 2019)."""
-    minibatches: int = 1
+    minibatches: Count = 1
     """Gradient steps a pass, on equal parts of the global batch (1: Ziegler et al., 2019)."""
-    microbatches: int = 1
+    microbatches: Count = 1
     """Parts that a minibatch is cut into, on each device, to save memory; changes no result."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """What the samples were drawn at; experiments take it from the sampling settings."""
-    gamma: float = 1.0
+    gamma: Unit = 1.0
     """Discount (1: Ziegler et al., 2019)."""
-    lam: float = 0.95
+    lam: Unit = 0.95
     """GAE's lambda (Schulman et al., 2016; 0.95: Ziegler et al., 2019)."""
-    policy_clip: float = 0.2
+    policy_clip: Positive = 0.2
     """Ratio clip (Schulman et al., 2017)."""
-    value_clip: float = 0.2
+    value_clip: Positive = 0.2
     """How far a value may move from the rollout's before its loss stops (Ziegler et al., 2019, in code)."""
-    value_coef: float = 0.1
+    value_coef: NonNegative = 0.1
     """Weight of the value loss (Ziegler et al., 2019, in code)."""
-    entropy_coef: float = 0.0
+    entropy_coef: NonNegative = 0.0
     """Weight of an entropy bonus (0: Ziegler et al., 2019)."""
     kl_in_reward: Literal["k1", "k2", "k3", "none"] = "k1"
     """Penalty in the per-token reward; k1 alone reaches pi_ref exp(r / beta), the rest have other optima."""
@@ -45,16 +46,13 @@ class PPOConfig:
     """Advantages to mean 0, biased variance 1, over the global batch (Ziegler et al., 2019)."""
     whiten_rewards: bool = False
     """Rewards to variance 1 with their mean kept (off: Huang et al., 2024; moves the optimum)."""
-    kl_stop: float = 0.0
+    kl_stop: NonNegative = 0.0
     """Skip a rollout's later steps once a minibatch's approximate KL exceeds this, nats a token; 0 never."""
 
-    def __post_init__(self):
-        for name in ("epochs", "minibatches", "microbatches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ppo.{name} = {getattr(self, name)}: it must be 1 or more")
+    def _conditions(self, at: str):
         if "none" not in (self.kl_in_reward, self.kl_in_loss):
             raise ValueError(
-                f'ppo.kl_in_loss = "{self.kl_in_loss}" beside ppo.kl_in_reward = '
+                f'{at}kl_in_loss = "{self.kl_in_loss}" beside {at}kl_in_reward = '
                 f'"{self.kl_in_reward}" would count the penalty twice: set one of them to "none"'
             )
 

@@ -14,10 +14,9 @@ On all comparisons that Bradley and Terry's people would make of the reference's
 pi* ~ pi_ref exp(r / beta). The others have optima of their own, which their tests state.
 """
 
-import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax import train_step
 from rlhf_jax.batches import Comparisons, LabelledBatch, PreferenceBatch, Samples, Sequences
+from rlhf_jax.bounds import Bound, NonNegative, Positive, Settings
 from rlhf_jax.losses import pairwise_loss
 from rlhf_jax.reduce import normalise, psum
 
@@ -38,51 +38,31 @@ DEFAULTS: dict[str, dict[str, float]] = {  # the settings that each kind reads
 
 
 @dataclass(frozen=True)
-class PreferenceConfig:
+class PreferenceConfig(Settings):
     """Which loss, and its settings; one that is not set takes its paper's value (`DEFAULTS`)."""
 
     kind: Literal["dpo", "ipo", "simpo", "orpo", "kto"] = "dpo"
     """The loss; "kto" learns from labelled responses, the others from pairs."""
-    beta: float | None = None
+    beta: Positive | None = None
     """Weight of the implied KL (dpo and kto 0.1, as published; ipo's tau 0.1, ours), of the reward (simpo 2:
     Meng et al., 2024, on Llama 3), or of the odds ratio's term (orpo's lambda 0.1: Hong et al., 2024)."""
-    label_smoothing: float | None = None
+    label_smoothing: Annotated[float, Bound(ge=0, lt=0.5)] | None = None
     """dpo: how often a label is taken to be wrong ("cDPO": Mitchell, 2023; 0: Rafailov et al., 2023)."""
-    gamma: float | None = None
+    gamma: NonNegative | None = None
     """simpo: by how much the chosen reward is to lead (1: Meng et al., 2024, on Llama 3)."""
-    desirable_weight: float | None = None
+    desirable_weight: Positive | None = None
     """kto: weight of the losses on desirable responses (1: Ethayarajh et al., 2024)."""
-    undesirable_weight: float | None = None
+    undesirable_weight: Positive | None = None
     """kto: on undesirable ones (1; where labels are uneven, such that both sides weigh about the same)."""
 
-    def __post_init__(self):
-        if self.kind not in DEFAULTS:
-            raise ValueError(
-                f'preference.kind = "{self.kind}" is no kind: use {", ".join(DEFAULTS)}'
-            )
-        above_zero = lambda x: 0 < x < math.inf
-        for name, ok, want in [
-            ("beta", above_zero, "above 0"),
-            (
-                "label_smoothing",
-                lambda x: 0 <= x < 0.5,
-                "0 or more and below 0.5, where labels say nothing",
-            ),
-            ("gamma", lambda x: 0 <= x < math.inf, "0 or more"),
-            ("desirable_weight", above_zero, "above 0"),
-            ("undesirable_weight", above_zero, "above 0"),
-        ]:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if name not in DEFAULTS[self.kind]:
+    def _conditions(self, at: str):
+        for name in dict.fromkeys(name for of in DEFAULTS.values() for name in of):
+            if getattr(self, name) is not None and name not in DEFAULTS[self.kind]:
                 readers = " or ".join(kind for kind in DEFAULTS if name in DEFAULTS[kind])
                 raise ValueError(
-                    f'preference.{name} = {value} is not read by preference.kind = "{self.kind}": '
+                    f'{at}{name} = {getattr(self, name)} is not read by {at}kind = "{self.kind}": '
                     f"leave it out, or use {readers}"
                 )
-            if not ok(value):
-                raise ValueError(f"preference.{name} = {value}: it must be {want}")
 
 
 def settings(cfg: PreferenceConfig) -> dict[str, float]:

@@ -1,36 +1,26 @@
 """Reward modelling from comparisons (Bradley and Terry, 1952; Stiennon et al., 2020)."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import jax.numpy as jnp
 
 from rlhf_jax import losses, train_step
 from rlhf_jax.batches import Comparisons
+from rlhf_jax.bounds import Bound, NonNegative, Settings
 
 
 @dataclass(frozen=True)
-class RewardLossConfig:
+class RewardLossConfig(Settings):
     """What is added to the likelihood of the comparisons; nothing, by default."""
 
-    margin: float = 0.0
+    margin: NonNegative = 0.0
     """By how much the chosen score must lead (1, 2/3 or 1/3 by strength: Llama 2, 2023; here for all)."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Bound(ge=0, lt=0.5)] = 0.0
     """How often a label is taken to be wrong: bounds what is learned of a pair (0.1: Wang et al., 2024)."""
-    centring: float = 0.0
+    centring: NonNegative = 0.0
     """Weight of the mean of (chosen + rejected)^2: draws scores to zero (0.01: Eisenstein et al., 2023)."""
-
-    def __post_init__(self):
-        for name in ("margin", "centring"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"reward.loss.{name} = {value}: it must be 0 or more")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(
-                f"reward.loss.label_smoothing = {self.label_smoothing}: it must be 0 or more and below "
-                "0.5, where labels say nothing"
-            )
 
 
 def weights_of(batch: Comparisons):

@@ -8,19 +8,20 @@ import jax.numpy as jnp
 from rlhf_jax import kl
 from rlhf_jax.advantages import on_last_token, refuse_integers
 from rlhf_jax.batches import PolicyRollout, Rollout, Samples
+from rlhf_jax.bounds import NonNegative, Positive, Settings, Whole
 from rlhf_jax.padding import is_stop
 from rlhf_jax.reduce import normalise, psum
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class RolloutConfig(Settings):
     """How samples and scores become a rollout."""
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """What the samples were drawn at; divides the logits of policy, old policy and reference alike."""
-    stop: tuple[int, ...] = ()
-    """Tokens that end a response."""
-    missing_eos_penalty: float = 1.0
+    stop: tuple[Whole, ...] = ()
+    """Tokens that end a response; experiments take them from `sample.stop`."""
+    missing_eos_penalty: NonNegative = 1.0
     """Taken off the score of a response that never ended (TRL; Huang et al., 2024, set it to -1)."""
     recompute_logprobs: bool | None = None
     """Replace the sampler's log-probabilities by the training forward pass's. None: not here, and in an

@@ -11,67 +11,57 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.batches import Prompts, Samples
+from rlhf_jax.bounds import Count, NonNegative, Settings, Share, Whole
 from rlhf_jax.padding import is_stop
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(Settings):
     """How responses are drawn."""
 
-    length: int = 24
+    length: Whole = 24
     """Most tokens of a response, its end included (T). Experiments take 0: 24 in the generated world, and
     with files what holds 99 % of the answers of each."""
-    temperature: float = 1.0
+    temperature: NonNegative = 1.0
     """Divides the logits; 0 takes the likeliest token (and reports its log-probability at 1)."""
-    top_k: int = 0
+    top_k: Whole = 0
     """Draw among the k likeliest tokens; 0 among all. Not for on-policy training."""
-    top_p: float = 1.0
+    top_p: Share = 1.0
     """Draw among the fewest tokens whose probability reaches p; 1 among all. Not for on-policy training."""
-    min_length: int = 0
+    min_length: Whole = 0
     """Tokens before a stop token may be drawn. Not for on-policy training."""
-    stop: tuple[int, ...] = ()
-    """Tokens that end a response; experiments put the tokenizer's EOS here."""
-    stop_after: int = 0
+    stop: tuple[Whole, ...] = ()
+    """Tokens that end a response; experiments add those of the tokenizer and of the model."""
+    stop_after: Whole = 0
     """Columns in which a stop token does not yet end the response (Ziegler et al., 2019: 16 of 24)."""
-    pad: int = 0
-    """Fills the columns after the end; masked wherever it stands."""
-    slots: int = 0
+    pad: Whole = 0
+    """Token in the columns after the end, where it is masked; experiments take the tokenizer's."""
+    slots: Whole = 0
     """Rows decoded at once, where a batch has more: a row that ends makes room for the next prompt. 0: all.
     Fewer steps where lengths differ, a cache of fewer rows, and the same samples."""
-    buckets: int = 1
+    buckets: Count = 1
     """Widths that prompts are cut to, all in one compiled program: theirs, its half, its quarter, ...
     A batch takes the least that holds its longest prompt, and samples the same; each is compiled apart."""
 
-    def __post_init__(self):
-        for name, ok, want in [
-            ("length", self.length >= 0, "0 or more"),
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            (
-                "min_length",
-                0 <= self.min_length <= (self.length or self.min_length),
-                "between 0 and length",
-            ),
-            ("slots", self.slots >= 0, "0 or more"),
-            ("buckets", self.buckets >= 1, "1 or more"),
-        ]:
-            if not ok:
-                raise ValueError(f"sample.{name} = {getattr(self, name)}: it must be {want}")
+    def _conditions(self, at: str):
+        for name in ("min_length", "stop_after"):
+            if 0 < self.length < getattr(self, name):
+                raise ValueError(
+                    f"{at}{name} = {getattr(self, name)} is more than {at}length = {self.length}: "
+                    "it must be that or less"
+                )
 
 
-def check_on_policy(cfg: SampleConfig):
-    """Raises ValueError where the log-probabilities of samples would not be the policy's own."""
+def check_on_policy(cfg: SampleConfig, at: str = "sample."):
+    """Raises ValueError, naming fields after `at`, where samples' log-probabilities are not the policy's."""
     for name, neutral in [("top_k", 0), ("top_p", 1.0), ("min_length", 0)]:
         if getattr(cfg, name) != neutral:
             raise ValueError(
-                f"sample.{name} = {getattr(cfg, name)} truncates the policy, so its log-probabilities "
+                f"{at}{name} = {getattr(cfg, name)} truncates the policy, so its log-probabilities "
                 f"would not be those it is trained with: set it to {neutral}"
             )
     if cfg.temperature == 0:
-        raise ValueError(
-            "sample.temperature = 0 draws nothing: on-policy training needs it above 0"
-        )
+        raise ValueError(f"{at}temperature = 0 draws nothing: on-policy training needs it above 0")
 
 
 def truncate(logits, cfg: SampleConfig):

@@ -9,22 +9,25 @@ with the same command, which goes on where it was.
 
 import json
 import pathlib
+import re
 import shlex
 import subprocess
 from dataclasses import dataclass
 
+from rlhf_jax.bounds import Count, Settings, Whole
+
 
 @dataclass(frozen=True)
-class Slurm:
+class Slurm(Settings):
     """Submits a batch script to SLURM; it is requeued when it is preempted."""
 
-    nodes: int = 1
+    nodes: Count = 1
     """Machines."""
-    tasks_per_node: int = 1
+    tasks_per_node: Count = 1
     """Processes on each; one takes all of its GPUs."""
-    gpus_per_node: int = 0
+    gpus_per_node: Whole = 0
     """GPUs on each; 0 asks for none."""
-    cpus_per_task: int = 0
+    cpus_per_task: Whole = 0
     """Cores of a process; 0 leaves it to the cluster."""
     partition: str = ""
     """Where it runs; empty: the cluster's default."""
@@ -33,9 +36,18 @@ class Slurm:
     dry_run: bool = False
     """Print the script and submit nothing."""
 
+    def _conditions(self, at: str):
+        _check_form(at + "partition", self.partition, r"[\w.,+-]*", "letters, digits and _ . , + -")
+        _check_form(
+            at + "time",
+            self.time,
+            r"|(\d+-)?\d+(:\d\d?){0,2}|infinite",
+            "minutes, 8:00:00 or 2-12:00:00",
+        )
+
 
 @dataclass(frozen=True)
-class TpuVm:
+class TpuVm(Settings):
     """Starts the command on all workers of a TPU slice, by gcloud."""
 
     name: str = ""
@@ -51,9 +63,16 @@ class TpuVm:
     dry_run: bool = False
     """Print the command and run nothing."""
 
+    def _conditions(self, at: str):
+        for name in ("name", "zone", "project"):
+            known = r"([a-z0-9][a-z0-9.:-]*)?"
+            _check_form(at + name, getattr(self, name), known, "small letters, digits and . : -")
+        for name in ("folder", "python"):
+            _check_form(at + name, getattr(self, name), r"[^\n]+", "a path")
+
 
 @dataclass(frozen=True)
-class K8s:
+class K8s(Settings):
     """Writes a JobSet manifest for Kubernetes (jobset.x-k8s.io), and applies it."""
 
     name: str = "rlhf-jax"
@@ -62,14 +81,33 @@ class K8s:
     """Container whose working folder is a checkout, with jax for its accelerator."""
     claim: str = ""
     """PersistentVolumeClaim, shared by all pods, that becomes the folder /runs: let --run lie there."""
-    pods: int = 1
+    pods: Count = 1
     """Processes."""
-    gpus: int = 0
+    gpus: Whole = 0
     """GPUs of each pod."""
-    restarts: int = 100
+    restarts: Whole = 100
     """How often it may be started again, after a preemption or the loss of a pod."""
     dry_run: bool = False
     """Print the manifest and apply nothing."""
+
+    def _conditions(self, at: str):
+        label = r"[a-z]([a-z0-9-]*[a-z0-9])?"
+        _check_form(at + "name", self.name, label, "small letters, digits and -, a letter first")
+        longest = 63 - len(f"-worker-0-{self.pods - 1}-xxxxx")  # of a pod's name
+        if len(self.name) > longest:
+            raise ValueError(
+                f"{at}name = {self.name!r} has {len(self.name)} characters, and its pods' names have more: "
+                f"{longest} at most"
+            )
+        _check_form(at + "image", self.image, r"[\w.:/@+-]*", "an image, as REGISTRY/NAME:TAG")
+        claim = r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?"
+        _check_form(at + "claim", self.claim, claim, "small letters, digits and . -")
+
+
+def _check_form(name: str, value: str, pattern: str, want: str):
+    """What is written into a script or a manifest holds no line break and no blank that could change it."""
+    if not re.fullmatch(pattern, value, re.ASCII):
+        raise ValueError(f"{name} = {value!r}: write {want}")
 
 
 KINDS = {"slurm": Slurm, "tpu-vm": TpuVm, "k8s": K8s}
@@ -125,7 +163,9 @@ def jobset(cfg: K8s, command: list[str]) -> str:
     """The manifest, in JSON, which kubectl reads as well. Raises ValueError where no image is named.
 
     A pod meets the others by the name that JobSet gives to the first and by its own index, so that it
-    needs no right to ask the cluster. Exit codes 1 and 2 (bad input) end it all; else all start again.
+    needs no right to ask the cluster. Kubernetes expands $(NAME) in every word of a command, and makes one $
+    of $$: so each $ of the user's words is doubled. Exit codes 1 and 2 (bad input) end it all; else all
+    start again.
     """
     if not cfg.image:
         raise ValueError("image is empty: name a container with this package, as --image")
@@ -135,7 +175,7 @@ def jobset(cfg: K8s, command: list[str]) -> str:
     container = {
         "name": "main",
         "image": cfg.image,
-        "command": [*command, *joined],
+        "command": [*(word.replace("$", "$$") for word in command), *joined],
         "env": [{"name": "POD_INDEX", "valueFrom": {"fieldRef": {"fieldPath": index}}}],
     }
     pod: dict = {"restartPolicy": "Never", "containers": [container]}

@@ -218,7 +218,7 @@ def test_centring_takes_the_mean_off_each_member(params):
 
 @pytest.mark.parametrize(("setting", "value"), [("members", 1), ("uncertainty_coef", -0.1)])
 def test_bad_settings_are_refused_by_name(setting, value):
-    with pytest.raises(ValueError, match=rf"ensemble\.{setting} = {value}"):
+    with pytest.raises(ValueError, match=rf"EnsembleConfig\.{setting} = {value}"):
         EnsembleConfig(**{setting: value})
 
 

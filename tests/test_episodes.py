@@ -316,9 +316,9 @@ def test_no_gradient_comes_from_what_the_environment_said(params, played, name):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (dict(turns=0), "episode.turns = 0: it must be 1 or more"),
-        (dict(turn_length=0), "episode.turn_length = 0: it must be 1 or more"),
-        (dict(reply_length=-1), "episode.reply_length = -1: it must be 0 or more"),
+        (dict(turns=0), "EpisodeConfig.turns = 0: it must be 1 or more"),
+        (dict(turn_length=0), "EpisodeConfig.turn_length = 0: it must be 1 or more"),
+        (dict(reply_length=-1), "EpisodeConfig.reply_length = -1: it must be 0 or more"),
     ],
 )
 def test_a_shape_that_holds_no_episode_is_refused(settings, words):

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import re
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -22,15 +23,22 @@ from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.tasks import reviews
 
 parts = str.split  # of a command line
-SMALL = parts(
-    """--devices device --model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 400
-    --sft.steps 12 --sft.batch-size 8 --sft.eval-every 6 --reward.batch-size 8 --reward.save-every 4"""
-)
-TINY = parts(
-    """sentiment --data.reviews 80 --data.pairs 96 --data.held-out 0.05 --rl.iterations 5 --rl.batch-size 8
+# what a command reads depends on where texts and models come from, and what is not read is refused
+SFT = parts("--sft.steps 12 --sft.eval-every 6")
+STAGES = parts("--devices device --sft.batch-size 8 --reward.batch-size 8 --reward.save-every 4")
+WORLD = parts("--data.reviews 80 --data.pairs 96")
+SHAPE = parts("--model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 400")
+SMALL = SFT + STAGES + SHAPE
+LOOP = parts(
+    """sentiment --data.held-out 0.05 --rl.iterations 5 --rl.batch-size 8
     --rl.save-every 2 --ppo.epochs 2 --ppo.minibatches 2 --eval-draws 1"""
 )
-TINY += SMALL
+TINY = LOOP + SMALL + WORLD
+WITH_FILES, WITH_MODEL, WITH_REFERENCE = (
+    LOOP + SMALL,
+    LOOP + SFT + STAGES + WORLD,
+    LOOP + STAGES + WORLD,
+)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +161,7 @@ def pretrained(request, larger, tmp_path):
 @pytest.mark.parametrize("pretrained", ["gpt2"], indirect=True)
 def test_all_stages_run_from_a_pretrained_model(pretrained):
     folder = pretrained.parent / "run"
-    assert launch.main([*TINY, "--model", str(pretrained), "--run", str(folder)]) == 0
+    assert launch.main([*WITH_MODEL, "--model", str(pretrained), "--run", str(folder)]) == 0
     assert json.loads((folder / "results.json").read_text())["kl"]["mean"] > 0
     assert not (folder / "tokenizer").exists()  # the model's own is used
 
@@ -162,7 +170,8 @@ def test_all_stages_run_from_a_pretrained_model(pretrained):
 def test_what_a_run_with_adapters_learned_is_exported_and_another_run_starts_there(pretrained):
     place = pretrained.parent
     of = lambda name: str(place / name)
-    command = [*TINY, "--lora.rank", "2", "--lora.matrices", "query", "down", "--rl.kl-coef", "0.0"]
+    adapters = ["--lora.rank", "2", "--lora.matrices", "query", "down", "--rl.kl-coef", "0.0"]
+    command = [*WITH_MODEL, *adapters]
     assert launch.main([*command, "--model", of("model"), "--run", of("run")]) == 0
     saved = runs.arrays(place / "run", "ppo")
     assert not any("kernel" in path for path in saved)
@@ -188,7 +197,7 @@ def test_what_a_run_with_adapters_learned_is_exported_and_another_run_starts_the
     same = partial(np.testing.assert_allclose, rtol=1e-6)
     jax.tree.map(same, params("policy"), params("adapter"))
     start = ["--reference", of("policy"), "--reward-model", of("reward"), "--run", of("again")]
-    assert launch.main([*command, *start]) == 0
+    assert launch.main([*WITH_REFERENCE, *adapters, *start]) == 0
     assert {path.name for path in (place / "again" / "stages").iterdir()} == {"judge", "ppo"}
     rows = [
         [json.loads(row) for row in (place / name / "samples.jsonl").read_text().splitlines()]
@@ -266,7 +275,7 @@ def test_sentiment_on_files_takes_a_held_out_reward_model_for_gold(files, capsys
         *("--data.corpus", str(files / "b.jsonl.gz"), "--data.comparisons", f"{files}/*.jsonl"),
         *("--data.prompts", str(files / "a.jsonl"), "--data.held-out", "0.2"),
     ]
-    assert launch.main([*TINY, *settings, "--run", str(folder)]) == 0
+    assert launch.main([*WITH_FILES, *settings, "--run", str(folder)]) == 0
     results = json.loads((folder / "results.json").read_text())
     assert results["gold"] == results["score of the held-out judge"]
     assert "ceiling" not in (folder / "results.json").read_text()
@@ -363,10 +372,9 @@ def test_a_python_reward_that_cannot_be_is_refused_before_the_run_has_a_folder(
 ):
     names = folders | {"ASKED": str(asked)}
     settings = [names.get(x, x.replace("REWARDS", REWARDS)) for x in settings.split()]
+    settings += [] if "--data.prompts" in settings else ["--data.reviews", "80"]
     run = str(asked.parent / "run")
-    assert (
-        launch.main([method, "--rl.reward", *settings, "--run", run, "--data.reviews", "80"]) == 1
-    )
+    assert launch.main([method, "--rl.reward", *settings, "--run", run]) == 1
     errors = capsys.readouterr().err.strip()
     assert said in errors and errors.count("\n") == 0
     assert not (asked.parent / "run").exists()
@@ -388,7 +396,7 @@ def test_no_text_that_is_learned_from_begins_with_a_held_out_prompt(files):
 
 def test_reward_prints_accuracy_beside_length_and_a_calibration_table(files, capsys):
     settings = ["--data.comparisons", str(files / "a.jsonl"), "--data.length", "32"]
-    settings += ["--data.prompt-length", "4", "--data.vocab-size", "400", "--model.d-model", "16"]
+    settings += ["--data.prompt-length", "4"]
     assert launch.main(["reward", *SMALL, *settings, "--run", str(files / "run")]) == 0
     said = capsys.readouterr().out
     assert re.search(r"reward accuracy, held-out pairs +0\.\d+ +0\.\d+ to [01]\.\d+", said)
@@ -403,6 +411,16 @@ def test_what_wants_a_gpu_is_refused_before_the_run_has_a_folder(tmp_path, capsy
     assert launch.main([*command, "--run", str(tmp_path / "run")]) == 1
     assert 'model.attention = "cudnn" runs on NVIDIA GPUs' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()  # where the same command with "xla" would be refused
+
+
+def test_what_is_not_installed_is_refused_before_the_run_has_a_folder(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    for command in (TINY, ["game"]):
+        assert launch.main([*command, "--wandb", "--run", str(tmp_path / "run")]) == 1
+        assert 'pip install "rlhf_jax[wandb]"' in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -425,6 +443,16 @@ def test_what_wants_a_gpu_is_refused_before_the_run_has_a_folder(tmp_path, capsy
         (["--model", "REWARD"], "is a reward model, and no policy"),
         (["--reward-model", "REWARD"], "has another tokenizer than the policy: .* rl.reward"),
         (["--lora.rank", "2", "--lora.matrices", "gate"], 'lora.matrices has "gate"'),
+        (["--ppo.microbatches", "3"], "ppo.microbatches = 3 does not divide rl.batch_size / ppo.minib"),
+        (["--rl.best", "ppo/los"], 'rl.best = "ppo/los" is no metric of ppo: did you mean ppo/loss'),
+        (["--rl.kl-target", "6", "--rl.kl-horizon", "1"], "rl.kl_horizon = 1.0 .* must be above 1.6"),
+        (["--rl.kl-target", "6", "--rl.kl-coef", "0"], "rl.kl_target = 6.0 multiplies rl.kl_coef = 0"),
+        (["--rl.refill", "1"], "rl.refill = 1 compares the draws of a prompt"),
+        (["--rollout.stop", "7"], r"rollout.stop = \(7,\) .* set sample.stop"),
+        (["--sample.pad", "9"], "sample.pad = 9 has no effect because the tokenizer decides it"),
+        (["--model", "GPT2", "--model.d-model", "8"], "model.d_model = 8 has no effect because"),
+        (["--model", "GPT2", "--sample.stop", "999"], "sample.stop = .*: the tokenizer's last token is"),
+        (["--reference", "GPT2", "--sft.steps", "9"], "sft.steps = 9 has no effect because a reference"),
         (["--ppo.temperature", "0.5"], "ppo.temperature = 0.5 .* set sample.temperature"),
         (["--devices", "moon"], 'devices = "moon"'),
     ],
@@ -435,7 +463,10 @@ def test_what_cannot_work_is_refused_in_one_sentence_before_any_training(
     (files / "bad.jsonl").write_text('{"chosen": "a", "rejected": "b"}\n{"text": "c"}\n')
     names = folders | {"A": str(files / "a.jsonl"), "BAD": str(files / "bad.jsonl")}
     settings = [names.get(x, x) for x in settings]
-    assert launch.main([*TINY, "--run", str(files / "run"), *settings]) == 1
+    given = set(settings)
+    tiny = WITH_REFERENCE if "--reference" in given else WITH_MODEL if "--model" in given else TINY
+    tiny = WITH_FILES if "--data.corpus" in given else tiny
+    assert launch.main([*tiny, "--run", str(files / "run"), *settings]) == 1
     said = capsys.readouterr().err.strip()
     assert re.search(words, said) and said.count("\n") == 0
     assert not (files / "run" / "stages").exists()

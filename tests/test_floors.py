@@ -9,7 +9,15 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 FLOORS = [
-    {"reduce", "padding", "logprobs", "kl", "advantages", "losses"},  # array maths
+    {
+        "reduce",
+        "padding",
+        "logprobs",
+        "kl",
+        "advantages",
+        "losses",
+        "bounds",
+    },  # array maths, bounds
     {"batches"},  # records
     {"models", "data", "tasks"},  # the wings, one folder each
     {"train_step", "epochs", "sampling"},  # the shared step, its epochs, and sampling
@@ -33,6 +41,7 @@ FLOORS = [
         "sharding",
         "hosts",
         "submit",
+        "command_line",
         "optimizer",
         "checkpoint",
         "metrics",
@@ -55,7 +64,7 @@ def may_import(importer, imported):
     if imported in WINGS:  # entered by experiments, examples and tests alone
         return False
     if importer in NUMPY_ONLY:
-        return imported == "batches"
+        return imported in ("batches", "bounds")
     if importer in DISK:  # which knows no algorithm
         return imported not in ALGORITHMS
     return FLOOR[imported] <= FLOOR[importer]

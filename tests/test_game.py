@@ -117,6 +117,9 @@ def test_draws_of_a_group_share_their_secret_and_nothing_else_does(whole):
         (["--ppo.minibatches", "3"], "ppo.minibatches = 3 does not divide batch_size = 16"),
         (["--algorithm", "rloo", "--pg.group", "5"], "pg.group = 5 does not divide batch_size = 16"),
         (["--batch-size", "12", "--devices", "mesh"], "batch_size = 12 does not divide over 8"),
+        (["--ppo.microbatches", "3"], "ppo.microbatches = 3 does not divide batch_size / ppo.minibatches"),
+        (["--game.turns", "20"], "game.turns = 20 make 61 tokens a game, and model.context = 32"),
+        (["--pg.group", "2"], "pg.group = 2 has no effect because algorithm = \"ppo\""),
         (["--demonstrations", "4"], "demonstrations = 4: .* 8 or more"),
     ],
 )  # fmt: skip

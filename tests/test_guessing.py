@@ -140,10 +140,10 @@ def test_outcomes_and_text_of_a_game():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (dict(numbers=0), "game.numbers = 0: it must be 1 or more"),
-        (dict(turns=0), "game.turns = 0"),
-        (dict(cost=1.0), "game.cost = 1.0: .* below 1"),
-        (dict(cost=-0.1), "game.cost = -0.1"),
+        (dict(numbers=0), "GuessingConfig.numbers = 0: it must be 1 or more"),
+        (dict(turns=0), "GuessingConfig.turns = 0"),
+        (dict(cost=1.0), "GuessingConfig.cost = 1.0: .* below 1"),
+        (dict(cost=-0.1), "GuessingConfig.cost = -0.1"),
     ],
 )
 def test_rules_that_make_no_game_are_refused(settings, words):

@@ -111,6 +111,31 @@ def test_bad_input_is_one_sentence_and_a_stopped_run_keeps_its_code(start, monke
         start("toy", "--seed", "13")
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--distributed"], 'distributed = "": write auto, or HOST:PORT'),
+        (["--distributed", "--seed", "1"], 'distributed = "": write auto, or HOST:PORT'),
+        (["--distributed=here"], 'distributed = "here": write auto, or HOST:PORT'),
+        (["--distributed", "a:1,2,2"], 'distributed = "a:1,2,2": write auto, or HOST:PORT'),
+        (["--distributed=auto", "--on", "slurm"], 'distributed = "auto" beside on = "slurm"'),
+    ],
+)
+def test_distributed_is_refused_where_it_is_given_wrongly(start, args, said):
+    code, out, err = start("toy", *args)
+    assert (code, out) == (1, "") and err.startswith(f"error: {said}")
+
+
+def test_an_option_is_cut_out_in_either_spelling():
+    for words in (["--on", "slurm"], ["--on=slurm"]):
+        assert launch.cut_at(["--a", "1", *words, "--b", "2"], "--on") == (
+            ["--a", "1"],
+            "slurm",
+            ["--b", "2"],
+        )
+    assert launch.cut_at(["--once", "1"], "--on") == (["--once", "1"], None, [])
+
+
 def test_from_the_command_line_before_jax_is_imported(tmp_path):
     (tmp_path / "trial").mkdir()
     (tmp_path / "trial" / "toy.py").write_text(

@@ -168,8 +168,8 @@ def test_the_compiled_step_holds_no_gradient_and_no_moment_of_the_base():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"rank": -1}, "lora.rank = -1"),
-        ({"rank": 2, "matrices": ()}, "lora.matrices is empty"),
+        ({"rank": -1}, "LoraConfig.rank = -1"),
+        ({"rank": 2, "matrices": ()}, r"LoraConfig.matrices = \(\)"),
         (
             {"rank": 2, "matrices": ("query", "gates")},
             'has "gates": this model has attention_out, down',

@@ -432,10 +432,14 @@ def test_a_model_of_logits_alone_serves_the_same_protocol():
     ("settings", "words"),
     [
         (dict(heads=4, kv_heads=3), "kv_heads = 3"),
-        (dict(d_model=18, heads=4), "heads = 4 does not divide model.d_model = 18"),
+        (dict(d_model=18, heads=4), "heads = 4 does not divide ModelConfig.d_model = 18"),
         (dict(positions="rotary", head_dim=5), "head_dim = 5 is odd"),
         (dict(positions="rotary", head_dim=8, rotary_share=0.4), "rotary_share = 0.4 .* is odd"),
-        (dict(local_layers=(1,)), r"local_layers = \(1,\) and model.window = 0"),
+        (
+            dict(positions="rotary", head_dim=8, rotary_share=0.1),
+            "0.1 .* turns nothing: at least 0.25",
+        ),
+        (dict(local_layers=(1,)), r"local_layers = \(1,\) and ModelConfig.window = 0"),
         (dict(window=3, local_layers=(0, 2)), r"local_layers = \(0, 2\) .* layers from 0 to 1"),
         (dict(attention="cudnn"), "dtype = 'float32' .* wants \"bfloat16\""),
         (
@@ -446,7 +450,7 @@ def test_a_model_of_logits_alone_serves_the_same_protocol():
             dict(attention="cudnn", dtype="bfloat16", window=3, local_layers=(1,)),
             r"local_layers = \(1,\) .* wants \(\)",
         ),
-        (dict(norm_offset=1.0), 'norm_offset = 1.0 .* model.norm = "layernorm"'),
+        (dict(norm_offset=1.0), 'norm_offset = 1.0 .* ModelConfig.norm = "layernorm"'),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_by_name(settings, words):

@@ -62,18 +62,18 @@ def rates(cfg, steps, count):
 
 def test_constant_schedule():
     np.testing.assert_allclose(
-        rates(OptimizerConfig(lr=0.5, schedule="constant", eps=0.0), 4, 6), 0.5, rtol=1e-4
+        rates(OptimizerConfig(lr=0.5, schedule="constant", eps=1e-12), 4, 6), 0.5, rtol=1e-4
     )
 
 
 def test_linear_schedule_would_be_zero_one_step_after_the_last():
-    cfg = OptimizerConfig(lr=0.5, schedule="linear", eps=0.0)
+    cfg = OptimizerConfig(lr=0.5, schedule="linear", eps=1e-12)
     want = 0.5 * np.array([1.0, 0.75, 0.5, 0.25, 0.0, 0.0])
     np.testing.assert_allclose(rates(cfg, 4, 6), want, rtol=1e-4, atol=1e-7)
 
 
 def test_cosine_schedule_would_be_zero_one_step_after_the_last():
-    cfg = OptimizerConfig(lr=0.5, schedule="cosine", eps=0.0)
+    cfg = OptimizerConfig(lr=0.5, schedule="cosine", eps=1e-12)
     want = 0.25 * (1 + np.cos(np.pi * np.array([0, 0.25, 0.5, 0.75, 1.0])))
     np.testing.assert_allclose(rates(cfg, 4, 5), want, rtol=1e-4, atol=1e-7)
 
@@ -81,7 +81,7 @@ def test_cosine_schedule_would_be_zero_one_step_after_the_last():
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_warm_up_rises_evenly_from_a_first_step_above_zero(schedule):
     """Steps 0..2 of a warm-up of 3 run at 1/4, 2/4, 3/4; step 3 at the peak; decay takes what is left."""
-    got = rates(OptimizerConfig(lr=0.4, schedule=schedule, warmup=3, eps=0.0), 8, 9)
+    got = rates(OptimizerConfig(lr=0.4, schedule=schedule, warmup=3, eps=1e-12), 8, 9)
     np.testing.assert_allclose(got[:4], [0.1, 0.2, 0.3, 0.4], rtol=1e-4)
     end = {"constant": 0.4, "linear": 0.0, "cosine": 0.0}[schedule]
     np.testing.assert_allclose(got[8], end, atol=1e-5)
@@ -90,7 +90,7 @@ def test_warm_up_rises_evenly_from_a_first_step_above_zero(schedule):
 
 
 def test_a_warm_up_longer_than_the_run_still_steps():
-    got = rates(OptimizerConfig(lr=0.4, warmup=7, eps=0.0), 3, 3)
+    got = rates(OptimizerConfig(lr=0.4, warmup=7, eps=1e-12), 3, 3)
     np.testing.assert_allclose(got, [0.05, 0.1, 0.15], rtol=1e-4)
 
 

@@ -455,17 +455,26 @@ def test_kl_stop_ends_a_rollout():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (dict(epochs=0), r"pg.epochs = 0"),
-        (dict(group=0), r"pg.group = 0"),
-        (dict(clip_high=-0.1), r"pg.clip_high = -0.1: it must be 0"),
-        (dict(overlong=1.5), r"pg.overlong = 1.5: it must be between 0"),
-        (dict(group=1), r"pg.baseline = 'leave_one_out' .* pg.group = 1 is one: use 2"),
-        (dict(group=1, baseline="none", scale="group_std"), r"pg.scale = 'group_std'"),
-        (dict(group=1, baseline="none", mask_flat_groups=True), r"pg.mask_flat_groups = True"),
-        (dict(kl_in_loss="k2"), r'pg.kl_in_loss = "k2" beside .* twice'),
-        (dict(kl_corrected=True), r"pg.kl_corrected"),
-        (dict(aggregate="tokens"), r'pg.aggregate = "tokens" .* pg.ratio = "sequence"'),
-        (dict(kl_in_reward="none", kl_in_loss="k3", kl_level="token"), r'pg.kl_level = "token"'),
+        (dict(epochs=0), r"PolicyGradientConfig.epochs = 0"),
+        (dict(group=0), r"Config.group = 0"),
+        (dict(clip_high=-0.1), r"Config.clip_high = -0.1: it must be 0"),
+        (dict(overlong=1.5), r"Config.overlong = 1.5: it must be between 0"),
+        (
+            dict(group=1),
+            r"Config.baseline = 'leave_one_out' .* PolicyGradientConfig.group = 1 is one: use 2",
+        ),
+        (dict(group=1, baseline="none", scale="group_std"), r"Config.scale = 'group_std'"),
+        (dict(group=1, baseline="none", mask_flat_groups=True), r"Config.mask_flat_groups = True"),
+        (dict(kl_in_loss="k2"), r'Config.kl_in_loss = "k2" beside .* twice'),
+        (dict(kl_corrected=True), r"Config.kl_corrected"),
+        (
+            dict(aggregate="tokens"),
+            r'Config.aggregate = "tokens" .* PolicyGradientConfig.ratio = "sequence"',
+        ),
+        (
+            dict(kl_in_reward="none", kl_in_loss="k3", kl_level="token"),
+            r'Config.kl_level = "token"',
+        ),
     ],
 )
 def test_settings_that_contradict_are_refused(settings, message):

@@ -144,7 +144,7 @@ def test_whitened_advantages_have_mean_zero_and_biased_variance_one():
 
 
 def test_a_penalty_counted_twice_is_refused():
-    with pytest.raises(ValueError, match=r'ppo.kl_in_loss = "k3" beside ppo.kl_in_reward = "k1"'):
+    with pytest.raises(ValueError, match=r'kl_in_loss = "k3" beside PPOConfig.kl_in_reward = "k1"'):
         PPOConfig(kl_in_loss="k3")
 
 

@@ -410,7 +410,7 @@ def test_without_length_bias_the_gold_judge_reaches_the_ceiling():
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ValueError, match=r"annotators.noise is 1.5"):
+    with pytest.raises(ValueError, match=r"AnnotatorConfig.noise = 1.5"):
         AnnotatorConfig(noise=1.5)
-    with pytest.raises(ValueError, match=r"annotators.scale is -1"):
+    with pytest.raises(ValueError, match=r"AnnotatorConfig.scale = -1"):
         AnnotatorConfig(scale=-1.0)

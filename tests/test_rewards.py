@@ -315,7 +315,7 @@ def test_batches_and_settings_that_cannot_be_are_refused():
         ("timeout", float("nan")),
         ("timeout", float("inf")),
     ]:
-        with pytest.raises(ValueError, match=f"scorer.{name} = {value}: it must be"):
+        with pytest.raises(ValueError, match=f"ScorerConfig.{name} = {value}: it must be"):
             ScorerConfig(**{name: value})
 
 

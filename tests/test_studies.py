@@ -162,15 +162,21 @@ def test_compare_writes_gold_at_matched_kl(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["overoptimization", "--golds", "silver"], 'golds holds "silver"'),
+        (["overoptimization", "--golds", "silver"], "golds"),
         (["overoptimization", "--trained-against", "1M"], 'trained_against = "1M"'),
-        (["overoptimization", "--population", "swarm"], 'population = "swarm"'),
+        (["overoptimization", "--population", "swarm"], "population"),
         (["overoptimization", "--seeds", "1"], "seeds = 1"),
+        (["compare", "--batch-size", "12"], "it must be a multiple of 8"),
+        (
+            ["compare", "--methods", "ppo", "--betas", "0.2"],
+            "has no effect because methods lack dpo",
+        ),
+        (["overoptimization", "--method.name", "sft", "--method.strength", "1"], "draws nothing"),
         (["compare", "--devices", "mesh:tensor=2"], "a study cuts its seeds: use mesh:data=-1"),
         (["compare", "--devices", "mesh", "--population", "processes"], "use --population vmap"),
         (["compare", "--devices", "mesh", "--lab.sft.batch-size", "12"], "lab.sft.batch_size = 12"),
-        (["compare", "--methods", "ppo", "magic"], 'methods holds "magic"'),
-        (["compare", "--lab.policy", "7B"], 'lab.policy = "7B"'),
+        (["compare", "--methods", "ppo", "magic"], "methods"),
+        (["compare", "--lab.policy", "7B"], "lab.policy"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_training(tmp_path, capsys, settings, words):

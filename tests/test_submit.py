@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -76,12 +77,58 @@ def test_a_manifest_has_a_pod_for_each_process(capsys):
     assert container["resources"] == {"limits": {"nvidia.com/gpu": 8}}
 
 
+def expanded(text: str, known: dict[str, str]) -> str:
+    """What Kubernetes makes of a word of a command: $$ is $, and $(NAME) what it stands for."""
+    pattern = r"\$\$|\$\(([^)]*)\)"
+    return re.sub(pattern, lambda m: "$" if m[1] is None else known.get(m[1], m[0]), text)
+
+
+def test_kubernetes_gives_the_users_words_back_as_they_are(capsys):
+    words = ["--run", "/runs/$(POD_INDEX)/$$a/$x/$", "--rl.reward", "a.py:$$(f)"]
+    sent = ["sentiment", *words, "--on=k8s", "--image", "i", "--pods", "2", "--dry-run"]
+    assert launch.main(sent) == 0
+    manifest = json.loads(capsys.readouterr().out)
+    job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
+    command = job["template"]["spec"]["containers"][0]["command"]
+    command = [expanded(word, {"POD_INDEX": "1"}) for word in command]
+    assert command[3:-2] == words and command[-1].endswith(":1234,2,1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "said"),
+    [
+        (["--seed", "-1"], 1, "seed = -1: it must be 0 or more"),
+        (["--ppo.microbatches", "3"], 1, "ppo.microbatches = 3 does not divide"),
+        (["--sed", "1"], 2, "--seed"),
+    ],
+)
+def test_settings_that_would_fail_in_the_queue_are_not_sent(capsys, settings, code, said):
+    try:
+        got = launch.main(["sentiment", *settings, "--on", "slurm", "--dry-run"])
+    except SystemExit as left:
+        got = left.code
+    out, err = capsys.readouterr()
+    assert got == code and out == "" and said in err
+
+
 @pytest.mark.parametrize(
     ("settings", "code", "words"),
     [
         (["moon"], 2, "on = 'moon': use slurm, tpu-vm, k8s"),
         (["tpu-vm", "--zone", "z"], 1, "name is empty"),
         (["k8s"], 1, "image is empty"),
+        (["slurm", "--nodes", "0"], 1, "nodes = 0: it must be 1 or more"),
+        (
+            ["slurm", "--partition", "a\n#SBATCH --x"],
+            1,
+            "partition = 'a\\n#SBATCH --x': write letters",
+        ),
+        (["slurm", "--time", "1:00 --x"], 1, "time = '1:00 --x': write minutes, 8:00:00"),
+        (["tpu-vm", "--name=-x", "--zone", "z"], 1, "name = '-x': write small letters"),
+        (["k8s", "--image", "a", "--pods", "0"], 1, "pods = 0: it must be 1 or more"),
+        (["k8s", "--image", "a", "--name", "Big"], 1, "name = 'Big': write small letters"),
+        (["k8s", "--image", "a", "--name", "n" * 60], 1, "has 60 characters"),
+        (["k8s", "--image", "a b"], 1, "image = 'a b': write an image"),
     ],
 )
 def test_what_cannot_be_sent_is_refused(capsys, settings, code, words):

@@ -22,6 +22,7 @@ from jaxtyping import Bool
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Comparisons
+from rlhf_jax.bounds import Integer, Settings
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import Row, field, read_jsonl, texts
@@ -41,7 +42,7 @@ class Comparison(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ComparisonFields:
+class ComparisonFields(Settings):
     """Which fields of a comparison hold what; the first three may name several, with commas between them."""
 
     prompt: str = "prompt"
@@ -50,7 +51,7 @@ class ComparisonFields:
     """one field that holds a list of responses, or a field for each response"""
     preference: str = "preference"
     """the preference; of several fields the majority counts, and without one it is a tie"""
-    first: int = 0
+    first: Integer = 0
     """the number that names the first response; the number below it means a tie"""
 
 

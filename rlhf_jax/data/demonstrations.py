@@ -8,6 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Sequences
+from rlhf_jax.bounds import Settings
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.data.dialogues import HISTORY, NO_TEMPLATE, Chat, Dialogue, Turn, plain
 from rlhf_jax.data.prompts import encode_prompts
@@ -24,7 +25,7 @@ class Demonstration(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CorpusFields:
+class CorpusFields(Settings):
     """Which fields of a row of the corpus hold what."""
 
     prompt: str = "prompt"

@@ -34,11 +34,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
+from rlhf_jax.bounds import Bound, Settings, Whole
 from rlhf_jax.data import reward_process
 from rlhf_jax.data.reward_process import Child, ChildEndedError
 
@@ -211,27 +212,21 @@ def takes(said: str, fn: Any) -> Takes:
 
 
 @dataclass(frozen=True)
-class ScorerConfig:
+class ScorerConfig(Settings):
     """How a reward in Python is called."""
 
-    threads: int = 8
+    threads: Whole = 8
     """Calls at once, while the devices work; 0: in line, one after the other, with no timeout."""
     processes: bool = False
     """Makes the calls in as many child processes, for a reward that is not trusted: where it exits, crashes,
     or hangs in a regular expression, its own process ends, and the sample is named."""
-    samples_per_call: int = 1
+    samples_per_call: Whole = 1
     """Samples that a call gets, 0: all; an error in a call with several cannot say which of them it was."""
-    timeout: float = 60.0
+    timeout: Annotated[float, Bound(ge=0, le=10**9)] = 60.0
     """Most seconds of a call; 0: no limit."""
 
-    def __post_init__(self):
-        for name in ("threads", "samples_per_call"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"scorer.{name} = {getattr(self, name)}: it must be 0 or more")
-        if not 0 <= self.timeout <= threading.TIMEOUT_MAX:
-            raise ValueError(
-                f"scorer.timeout = {self.timeout}: it must be a number of seconds, or 0 for no limit"
-            )
+    def _unread(self) -> dict[str, str]:
+        return {} if self.threads else {"timeout": "calls in line (threads = 0) have none"}
 
 
 class _Part(NamedTuple):

@@ -16,23 +16,26 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax.bounds import Positive, Settings, Whole
+
 
 @dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(Settings):
     """What is trained of a transformer; heads on it (of a reward, of values) are trained whole."""
 
-    rank: int = 0
+    rank: Whole = 0
     """Of each adapter (r); 0: there are none, and everything is trained."""
-    alpha: float = 16.0
+    alpha: Positive = 16.0
     """Adapters are multiplied by alpha / rank."""
     matrices: tuple[str, ...] = ("query", "value")
     """Which are adapted, of query, key, value, attention_out, gate, up and down."""
 
-    def __post_init__(self):
-        if self.rank < 0:
-            raise ValueError(f"lora.rank = {self.rank}: it must be 1 or more, or 0 for no adapters")
+    def _conditions(self, at: str):
         if self.rank and not self.matrices:
-            raise ValueError("lora.matrices is empty: name one, or set lora.rank to 0")
+            raise ValueError(f"{at}matrices = (): name one, or set {at}rank to 0")
+
+    def _unread(self) -> dict[str, str]:
+        return {} if self.rank else dict.fromkeys(("alpha", "matrices"), "rank = 0 adapts nothing")
 
 
 def split(key: jax.Array, params, cfg: LoraConfig):

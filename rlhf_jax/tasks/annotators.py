@@ -7,26 +7,22 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from scipy.special import expit
 
+from rlhf_jax.bounds import Finite, NonNegative, Settings, Unit
+
 
 @dataclass(frozen=True)
-class AnnotatorConfig:
+class AnnotatorConfig(Settings):
     """How people answer.
 
     Raises ValueError where `scale` is negative or `noise` lies outside 0 to 1.
     """
 
-    scale: float = 4.0
+    scale: NonNegative = 4.0
     """slope of the logit per unit of gold difference (Bradley and Terry, 1952)"""
-    noise: float = 0.1
+    noise: Unit = 0.1
     """probability that a person does not look and tosses a fair coin: half of these answers are wrong"""
-    length_bias: float = 0.0
+    length_bias: Finite = 0.0
     """added to the logit for each word that the first response is longer than the second"""
-
-    def __post_init__(self):
-        if self.scale < 0:
-            raise ValueError(f"annotators.scale is {self.scale}: it must be 0 or more")
-        if not 0 <= self.noise <= 1:
-            raise ValueError(f"annotators.noise is {self.noise}: a probability, from 0 to 1")
 
 
 class Pairs(NamedTuple):

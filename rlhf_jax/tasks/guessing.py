@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rlhf_jax.batches import Prompts
+from rlhf_jax.bounds import Count, Decay, Settings
 
 WORDS = ("guess", ".", "higher", "lower", "right", "what")
 GUESS, END, HIGHER, LOWER, RIGHT, WHAT = range(len(WORDS))
@@ -23,24 +24,15 @@ TURN = 2  # columns of a turn: a number and END
 
 
 @dataclass(frozen=True)
-class GuessingConfig:
+class GuessingConfig(Settings):
     """The rules. Binary search wins within `turns` where `numbers` is below 2^turns."""
 
-    numbers: int = 7
+    numbers: Count = 7
     """Numbers that the secret is one of."""
-    turns: int = 3
+    turns: Count = 3
     """Turns before the game is lost."""
-    cost: float = 0.1
+    cost: Decay = 0.1
     """Taken off for each turn."""
-
-    def __post_init__(self):
-        for name in ("numbers", "turns"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"game.{name} = {getattr(self, name)}: it must be 1 or more")
-        if not 0 <= self.cost < 1:
-            raise ValueError(
-                f"game.cost = {self.cost}: it must be 0 or more and below 1, which the right number earns"
-            )
 
 
 def vocabulary(cfg: GuessingConfig) -> list[str]:
