@@ -35,6 +35,7 @@ FLOORS = [
         "submit",
         "optimizer",
         "checkpoint",
+        "manifest",
         "metrics",
         "run",
         "loop",
