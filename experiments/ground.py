@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import inference, pretrained, stages, start_from, verdict, worlds
+from experiments import inference, inputs, pretrained, stages, start_from, verdict, worlds
 from rlhf_jax import hosts, parallel, run
 from rlhf_jax.batches import Prompts
 from rlhf_jax.data import dialogues
@@ -107,7 +107,9 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed, dialogues.template(cfg.tokenizer))
     if cfg.start_from:
         start_from.check(pathlib.Path(cfg.start_from), cfg, Config())
-    folder = run.open_run(name, cfg, cfg.run, ignore=(*run.UNTELLING, "start_from"))
+    content = lambda: inputs.content(cfg)
+    ignore = (*run.UNTELLING, "start_from")
+    folder = run.open_run(name, cfg, cfg.run, ignore=ignore, content=content)
     if verdict.stands(folder):
         print("this run is finished")
         verdict.show(folder, again(name))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from experiments import inference, pretrained, stages, verdict
+from experiments import inference, inputs, pretrained, stages, verdict
 from rlhf_jax import parallel, run
 from rlhf_jax.data import dialogues
 from rlhf_jax.data.comparisons import (
@@ -89,7 +89,7 @@ def main(cfg: Config):
     if cfg.data.corpus:
         corpus = read_demonstrations(cfg.data.corpus, chat)
     corpus, corpus_held_out = split(corpus, "\n".join, 0.1, cfg.seed)
-    folder = run.open_run("reward", cfg, cfg.run)
+    folder = run.open_run("reward", cfg, cfg.run, content=lambda: inputs.content(cfg))
     if verdict.stands(folder):
         print("this run is finished")
         return verdict.show(folder, AGAIN)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import inference, pretrained
-from rlhf_jax import hosts, loop, memory, optimizer, reward_model, sft, train_step
+from rlhf_jax import loop, memory, optimizer, reward_model, run, sft, train_step
 from rlhf_jax.batches import Comparisons, Sequences
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
@@ -215,8 +215,7 @@ def read_tokenizer(folder, name, corpus, vocab_size):
     place = folder / "tokenizer"
     if not name:
         texts = (text for pair in corpus for text in (pair[0], tokenizer.at_seam(*pair)))
-        there = lambda: (place / "tokenizer.json").exists()
-        hosts.once(there, lambda: tokenizer.train(texts, vocab_size, place))
+        run.kept(place, lambda path: tokenizer.train(texts, vocab_size, path))
     return tokenizer.load(name or place)
 
 

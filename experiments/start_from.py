@@ -3,7 +3,8 @@
 import pathlib
 import shutil
 
-from rlhf_jax import run
+from experiments import inputs
+from rlhf_jax import hosts, manifest, run
 
 SHARED = (
     "seed",
@@ -29,14 +30,22 @@ def check(start: pathlib.Path, cfg, default):
     """
     if not (start / "config.json").exists():
         raise ValueError(f'start_from = "{start}" holds no config.json: name the folder of a run')
-    theirs, ours = run.read_json(start / "config.json")["settings"], run.plain(cfg)
-    theirs = over(run.plain(default), theirs)
+    begun, ours = run.read_config(start), run.plain(cfg)
+    theirs = over(run.plain(default), begun["settings"])
     other = [name for name in SHARED if theirs[name] != ours[name]]
     if other:
         raise ValueError(
             f'start_from = "{start}" was trained with other settings of {", ".join(other)}: '
             "give the same, or train from the start"
         )
+    if "content" in begun and hosts.is_first():
+        of_code = lambda content: {k: x for k, x in content.items() if k not in inputs.CODE}
+        changed = run.changes_of(of_code(begun["content"]), of_code(inputs.content(cfg)))
+        if changed:
+            raise ValueError(
+                f'start_from = "{start}" was trained on other content: {changed}. '
+                "Put back what it was trained on, or train from the start"
+            )
 
 
 def over(old: dict, new: dict) -> dict:
@@ -48,7 +57,8 @@ def over(old: dict, new: dict) -> dict:
 def copy(start: pathlib.Path, folder: pathlib.Path):
     """The finished shared stages of run `start`, in `folder`; what stands there already is left."""
     (folder / "stages").mkdir(exist_ok=True)
-    names = ["tokenizer", "comparisons.jsonl", "stages/sft", "stages/reward", "stages/judge"]
+    names = [x + end for x in ("tokenizer", "comparisons.jsonl") for end in (manifest.SUFFIX, "")]
+    names += ["stages/sft", "stages/reward", "stages/judge"]
     for name in names:
         source, place = start / name, folder / name
         done = source.exists() and (

@@ -29,7 +29,7 @@ def read_jsonl(patterns: str | Sequence[str], required: tuple[str, ...] = ()) ->
     file matches, a file without rows, and a row that is no JSON object or lacks a field.
     """
     rows = []
-    for path in _paths(patterns):
+    for path in paths(patterns):
         before = len(rows)
         for number, line in enumerate(_lines(path), 1):
             if line.strip():
@@ -113,18 +113,18 @@ _KINDS = {
 }
 
 
-def _paths(patterns: str | Sequence[str]) -> list[str]:
+def paths(patterns: str | Sequence[str]) -> list[str]:
     """The files that the patterns name, each once, in order."""
     patterns = patterns.split(",") if isinstance(patterns, str) else patterns
-    paths = []
+    named = []
     for pattern in patterns:
         pattern = os.path.expanduser(pattern.strip())
         found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
         found = [path for path in found if os.path.isfile(path)]
         if not found:
             raise ValueError(f"no such file: {pattern!r}, check the path")
-        paths += found
-    return list(dict.fromkeys(paths))
+        named += found
+    return list(dict.fromkeys(named))
 
 
 def _lines(path: str) -> Iterator[bytes]:
