@@ -20,10 +20,10 @@ from rich import progress
 from rich.console import Console
 
 from rlhf_jax import checkpoint, hosts, metrics
+from rlhf_jax.process import PREEMPTED
 from rlhf_jax.run import read_json, write_json
 
 NO_STEP = 20  # iterations in a row whose steps were all skipped, after which a stage stops
-PREEMPTED = 75  # the exit code that asks a batch script to start the same command again
 HEADLINES = (
     "objective/gold",
     "objective/score",

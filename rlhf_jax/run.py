@@ -182,6 +182,11 @@ def read_config(run: pathlib.Path) -> dict:
     return config
 
 
+def opened() -> str:
+    """The folders that this process has opened, as words."""
+    return ", ".join(map(str, _locks)) or "the disk"
+
+
 def finished(run: pathlib.Path, stage: str) -> bool:
     """Whether `iterate` took `stage` to its end."""
     return (run / "stages" / stage / "done.json").exists()

@@ -36,6 +36,7 @@ FLOORS = [
         "optimizer",
         "checkpoint",
         "manifest",
+        "process",
         "metrics",
         "run",
         "loop",
