@@ -21,8 +21,8 @@ if __name__ == "__main__":
 
     from rlhf_jax import process
 
-    process.exit_on_sigterm()
     process.make_streams_patient()
+    process.exit_on_sigterm()
     process.check_columns()
 
 import ast
@@ -114,15 +114,15 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         cache = pathlib.Path.home() / ".cache" / "rlhf_jax" / "jax"
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    if hosts_at is not None:
+        from rlhf_jax import hosts
     try:
         if hosts_at is not None:
-            from rlhf_jax import hosts
-
             hosts.meet(hosts_at)
             # which JAX has taken for itself
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
             if not hosts.is_first():
-                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+                sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         exp = importlib.import_module(f"{folder.name}.{name}")
         if not os.environ.get("RLHF_JAX_TRACEBACK"):  # Orbax logs there what it raises too
             logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -132,8 +132,6 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         )
         exp.main(cfg)
     except Exception as error:
-        from rlhf_jax import hosts, run
-
         if hosts_at is not None and hosts.is_loss(error):
             why = str(error).strip().splitlines()[0]
             print(f"error: another process of this run was lost ({why})", file=sys.stderr)
@@ -141,7 +139,8 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
                 "start the same command on all hosts again: it goes on", file=sys.stderr, flush=True
             )
             os._exit(hosts.LOST_CODE)  # and do not wait for it, as JAX would
-        said = process.sentence(error, run.opened())
+        run = sys.modules.get("rlhf_jax.run")
+        said = process.sentence(error, run.opened() if run else "the disk")
         if said is None and isinstance(error, ValueError):
             said = str(error)
         if said is None or os.environ.get("RLHF_JAX_TRACEBACK"):

@@ -92,10 +92,9 @@ def make_streams_patient() -> None:
         stream = getattr(sys, name)
         if stream is None:  # the number must not become a file's
             os.open(os.devnull, os.O_WRONLY)
-            patient = open(os.devnull, "w")  # noqa: SIM115
-        else:
-            kinds = {"encoding": stream.encoding, "line_buffering": stream.line_buffering}
-            patient = Patient(stream.detach(), errors="backslashreplace", **kinds)
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        encoding, by_lines = stream.encoding, stream.line_buffering
+        patient = Patient(stream.detach(), encoding, "backslashreplace", line_buffering=by_lines)
         setattr(sys, name, patient)
         setattr(sys, f"__{name}__", patient)
 
