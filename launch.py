@@ -4,18 +4,35 @@ Without arguments it lists the experiments; `python launch.py EXPERIMENT --help`
 The same command on an unfinished run goes on where it was.
 """
 
-import ast
-import difflib
-import importlib
 import os
-import pathlib
+import signal
 import sys
 
-if __name__ == "__main__" and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-    # glibc, which reads it as a process starts, then takes large arrays from huge pages: a step on the CPU
-    # faults its memory in anew each time, and otherwise spends a fifth of its time in that
-    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+if __name__ == "__main__":
+    # a batch system stops a run whenever it likes, and is to hear 75 from the first line on
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        # glibc, which reads it as a process starts, then takes large arrays from huge pages: a step on the
+        # CPU faults its memory in anew each time, and otherwise spends a fifth of its time in that
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until it is heard again
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+    from rlhf_jax import process
+
+    process.make_streams_patient()
+    process.exit_on_sigterm()
+    process.check_columns()
+
+import ast
+import contextlib
+import difflib
+import importlib
+import logging
+import pathlib
+
+from rlhf_jax import process
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parent / "experiments"
 
@@ -83,14 +100,17 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
 
     # JAX reads these as it is imported, which the experiment does. What was compiled once is then
     # read by the next run; never share this folder, for JAX trusts what it finds there.
-    cache = pathlib.Path.home() / ".cache" / "rlhf_jax" / "jax"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    with contextlib.suppress(RuntimeError):  # who has no home has no cache
+        cache = pathlib.Path.home() / ".cache" / "rlhf_jax" / "jax"
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     from rlhf_jax import command_line, submit
 
     if on is not None and on not in submit.KINDS:
         print(f"error: on = {on!r}: use {', '.join(submit.KINDS)}", file=sys.stderr)
         return 2
+    if hosts_at is not None:
+        from rlhf_jax import hosts
     try:
         if on is not None and hosts_at is not None:
             raise ValueError(
@@ -100,12 +120,14 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         prog = f"launch.py {name}"
         way = on and command_line.parse(submit.KINDS[on], theirs, prog=f"{prog} --on {on}")
         if hosts_at is not None:
-            from rlhf_jax import hosts
-
             hosts.meet(hosts_at)
+            # which JAX has taken for itself
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
             if not hosts.is_first():
-                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+                sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         exp = importlib.import_module(f"{folder.name}.{name}")
+        if not os.environ.get("RLHF_JAX_TRACEBACK"):  # Orbax logs there what it raises too
+            logging.getLogger("absl").setLevel(logging.CRITICAL)
         cfg = command_line.parse(
             type(exp.config), settings, prog=prog, default=exp.config, description=exp.__doc__
         )
@@ -113,9 +135,7 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
             command = ["python", "launch.py", name, *settings]
             return submit.send(way, name, command, pathlib.Path(__file__).resolve().parent)
         exp.main(cfg)
-    except (ValueError, RuntimeError) as error:
-        from rlhf_jax import hosts
-
+    except Exception as error:
         if hosts_at is not None and hosts.is_loss(error):
             why = str(error).strip().splitlines()[0]
             print(f"error: another process of this run was lost ({why})", file=sys.stderr)
@@ -123,11 +143,13 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
                 "start the same command on all hosts again: it goes on", file=sys.stderr, flush=True
             )
             os._exit(hosts.LOST_CODE)  # and do not wait for it, as JAX would
-        if not isinstance(error, ValueError):
+        run = sys.modules.get("rlhf_jax.run")
+        said = process.sentence(error, run.opened() if run else "the disk")
+        if said is None and isinstance(error, ValueError):
+            said = str(error)
+        if said is None or os.environ.get("RLHF_JAX_TRACEBACK"):
             raise
-        if os.environ.get("RLHF_JAX_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
@@ -136,4 +158,9 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if code == 1:  # what a failed save has left to do would only fail again, at length
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -68,6 +68,7 @@ def main(cfg: Config):
     for name, value in (("run", cfg.run), ("to", cfg.to)):
         if not value:
             raise ValueError(f"{name} is empty: name a folder")
+    runs.check_folder("to", cfg.to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f'to = "{to}" is there and not empty: name a new folder')
     if not (math.isfinite(cfg.shard_gb) and cfg.shard_gb > 0):
@@ -147,7 +148,7 @@ def settings_of(folder: pathlib.Path) -> SimpleNamespace:
     """The settings of a run, as far as they are read here. Raises ValueError where it has no such model."""
     if not (folder / "config.json").exists():
         raise ValueError(f'run = "{folder}" holds no config.json: name the folder of a run')
-    settings = runs.read_json(folder / "config.json")["settings"]
+    settings = runs.read_config(folder)["settings"]
     if not {"model", "tokenizer"} <= settings.keys():
         raise ValueError(
             f'run = "{folder}" trained no language model with a tokenizer: nothing to export'

@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments import (
     inference,
+    inputs,
     judge,
     lengths,
     pretrained,
@@ -188,7 +189,9 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     python_reward = judge.scorer(cfg, world)
     if cfg.start_from:
         start_from.check(pathlib.Path(cfg.start_from), cfg, Config())
-    folder = run.open_run(name, cfg, cfg.run, ignore=(*run.UNTELLING, "start_from"))
+    content = lambda: inputs.content(cfg)
+    ignore = (*run.UNTELLING, "start_from")
+    folder = run.open_run(name, cfg, cfg.run, ignore=ignore, content=content)
     if verdict.stands(folder):
         print("this run is finished")
         verdict.show(folder, again(name))

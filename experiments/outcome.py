@@ -109,6 +109,4 @@ def conclude(
         samples=verdict.sample_rows(method, prompts, sides, measured),
         tokens=verdict.token_rows(ground.words, prompts, said.samples, quantities),
     )
-    verdict.show(
-        ground.folder, grounds.again(run.read_json(ground.folder / "config.json")["experiment"])
-    )
+    verdict.show(ground.folder, grounds.again(run.read_config(ground.folder)["experiment"]))

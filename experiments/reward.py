@@ -12,7 +12,7 @@ from typing import Annotated
 
 import numpy as np
 
-from experiments import inference, lengths, pretrained, stages, verdict, worlds
+from experiments import inference, inputs, lengths, pretrained, stages, verdict, worlds
 from rlhf_jax import metrics, parallel, run
 from rlhf_jax.bounds import Bound, Inside, Seed, Settings, Whole
 from rlhf_jax.data import dialogues, tokenizer
@@ -125,7 +125,7 @@ def main(cfg: Config):
     )
     chat = dialogues.template(cfg.tokenizer)
     corpus, corpus_held_out, train, held_out, ties = read(cfg.data, cfg.seed, chat)
-    folder = run.open_run("reward", cfg, cfg.run)
+    folder = run.open_run("reward", cfg, cfg.run, content=lambda: inputs.content(cfg))
     if verdict.stands(folder):
         print("this run is finished")
         return verdict.show(folder, AGAIN)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experiments import inference, pretrained
-from rlhf_jax import hosts, loop, memory, optimizer, reward_model, run, sft, train_step
+from rlhf_jax import loop, memory, optimizer, reward_model, run, sft, train_step
 from rlhf_jax.batches import Comparisons, Sequences
 from rlhf_jax.bounds import Count, Positive, Settings, check_divides
 from rlhf_jax.data import tokenizer
@@ -235,8 +235,7 @@ def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
     place = folder / "tokenizer"
     if not name:
         texts = (text for pair in corpus for text in (pair[0], tokenizer.at_seam(*pair)))
-        there = lambda: (place / "tokenizer.json").exists()
-        hosts.once(there, lambda: tokenizer.train(texts, vocab_size, place))
+        run.kept(place, lambda path: tokenizer.train(texts, vocab_size, path))
     return tokenizer.load(name or place, bos=bos)
 
 

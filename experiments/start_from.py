@@ -3,7 +3,8 @@
 import pathlib
 import shutil
 
-from rlhf_jax import run
+from experiments import inputs
+from rlhf_jax import hosts, manifest, run
 
 SHARED = (
     "seed",
@@ -33,8 +34,8 @@ def check(start: pathlib.Path, cfg, default):
     """
     if not (start / "config.json").exists():
         raise ValueError(f'start_from = "{start}" holds no config.json: name the folder of a run')
-    theirs, ours = run.read_json(start / "config.json")["settings"], run.plain(cfg)
-    theirs = over(run.plain(default), theirs)
+    begun, ours = run.read_config(start), run.plain(cfg)
+    theirs = over(run.plain(default), begun["settings"])
     other = [name for name in SHARED if theirs[name] != ours[name]]
     if other:
         raise ValueError(
@@ -46,6 +47,14 @@ def check(start: pathlib.Path, cfg, default):
             f'start_from = "{start}" has finished none of the shared stages ({", ".join(STAGES)}): start its '
             "command again until it has, or train from the start"
         )
+    if "content" in begun and hosts.is_first():
+        of_code = lambda content: {k: x for k, x in content.items() if k not in inputs.CODE}
+        changed = run.changes_of(of_code(begun["content"]), of_code(inputs.content(cfg)))
+        if changed:
+            raise ValueError(
+                f'start_from = "{start}" was trained on other content: {changed}. '
+                "Put back what it was trained on, or train from the start"
+            )
 
 
 def over(old: dict, new: dict) -> dict:
@@ -59,7 +68,11 @@ def copy(start: pathlib.Path, folder: pathlib.Path):
     (folder / "stages").mkdir(exist_ok=True)
     finished = [stage for stage in STAGES if run.finished(start, stage)]
     print(f"taken from {start}: {', '.join(finished)}", flush=True)
-    names = ["tokenizer", "lengths.json", "comparisons.jsonl"]
+    names = [
+        name + end
+        for name in ("tokenizer", "lengths.json", "comparisons.jsonl")
+        for end in (manifest.SUFFIX, "")
+    ]
     names += [f"stages/{stage}" for stage in finished]
     for name in names:
         source, place = start / name, folder / name

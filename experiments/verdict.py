@@ -1,5 +1,7 @@
 """What came of a run, as numbers, as texts side by side, and token by token."""
 
+import sys
+
 import numpy as np
 import rich
 from rich.table import Table
@@ -104,8 +106,19 @@ def write(folder, results: dict, **rows):
 
 
 def stands(folder) -> bool:
-    """Whether `write` has been here."""
-    return (folder / "report.html").exists()
+    """Whether `write` has been here and ended; a torn report or damaged results are told, and made again."""
+    page, results = folder / "report.html", folder / "results.json"
+    if not page.exists():
+        return False
+    try:
+        if not isinstance(run.read_json(results), dict):
+            raise ValueError(f"{results} holds no results")
+        if not page.read_bytes().rstrip().endswith(b"</html>"):
+            raise ValueError(f"{page} is torn")
+    except (FileNotFoundError, ValueError) as error:
+        print(f"the results are made again: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def show(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None):

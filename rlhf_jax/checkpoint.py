@@ -2,18 +2,17 @@
 
 Orbax finalises a step atomically, but loads a flipped bit without a word and casts dtypes
 silently. So each step is followed by `STEP.manifest.json`, which holds the shape and dtype of every
-array and the sha256 of every file. A step without a manifest was never finished.
+array, the sha256 of every file and the step's own number. A step without a manifest was never finished.
 
 A leaf is an array (JAX or NumPy) or a plain number; every host of a run saves and restores.
 """
 
 import concurrent.futures
 import contextlib
-import hashlib
-import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -23,10 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 
-from rlhf_jax import hosts
+from rlhf_jax import hosts, manifest
+from rlhf_jax.manifest import SUFFIX, UNREADABLE
 
-SUFFIX = ".manifest.json"
+UNUSABLE = "*?[\\"
+"""The characters that no path of a checkpoint may have: Orbax looks for its own files by a glob."""
 
 
 def save(directory, iteration: int, tree, *, keep: int = 2) -> None:
@@ -43,9 +45,11 @@ def saving(directory, *, keep: int = 2) -> Iterator[Callable]:
     the block's end for the last one; where one failed, it raises there. `iteration` becomes the newest
     step there is. Of the older whole ones the newest `keep` stay, that one among them, and besides the one
     of the highest finite `value`. Leftovers that no manifest vouches for go, and steps of `iteration` and
-    later: a run that saves those again was wound back.
+    later: a run that saves those again was wound back. Raises ValueError where the path has a character of
+    `UNUSABLE`, and OSError where the disk does not take a save.
     """
     directory = pathlib.Path(directory).absolute()
+    check_path(directory)
     if keep < 1:
         raise ValueError(
             f"keep is {keep}, but at least one checkpoint must stay: set it to 1 or more"
@@ -64,15 +68,18 @@ def saving(directory, *, keep: int = 2) -> Iterator[Callable]:
         hosts.wait("checkpoint.cleared")
         # Orbax takes no empty arrays; they have no bits, and `like` says what they were.
         items = {path: _storable(leaf) for path, leaf in leaves.items() if np.size(leaf)}
-        manager = manager or _manager(directory, is_async=True)  # it remembers what it finds
-        manager.save(iteration, args=ocp.args.StandardSave(items), force=True)
+        with _errors_of_the_disk(directory):
+            manager = manager or _manager(directory, is_async=True)  # it remembers what it finds
+            manager.save(iteration, args=ocp.args.StandardSave(items), force=True)
         kinds = {path: _kind(leaf) for path, leaf in leaves.items()}
         value = value if value is not None and math.isfinite(value) else None
         under_way.append(background.submit(finish, manager, iteration, kinds, value))
 
     def finish(manager, iteration, kinds, value):
-        manager.wait_until_finished()  # of all hosts, on the first
+        with _errors_of_the_disk(directory):
+            manager.wait_until_finished()  # of all hosts, on the first
         if hosts.is_first():
+            _check_names(directory, iteration, kinds)
             _write_manifest(directory, iteration, kinds, value)
             stay = {*sorted(_manifests(directory))[-keep:], best(directory)}
             _remove(directory, _manifests(directory) - stay)
@@ -103,7 +110,7 @@ def best(directory) -> int | None:
     """The first step of the highest value that was saved with one, or None."""
     directory, values = pathlib.Path(directory), {}
     for step in sorted(_manifests(directory)):
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # it is damaged
+        with contextlib.suppress(*UNREADABLE):  # it is damaged
             values[step] = _read_manifest(directory, step).get("value")
     values = {step: value for step, value in values.items() if value is not None}
     return max(values, key=values.__getitem__, default=None)
@@ -165,11 +172,18 @@ def read(directory, iteration: int, *below: str) -> dict[str, np.ndarray]:
 def restore_latest(directory, like) -> tuple[int, Any] | None:
     """The newest undamaged step and its tree as of `restore`; None where no step was finished.
 
-    A damaged step is named on stderr and the one before it is taken. Raises ValueError when all
-    are damaged.
+    A damaged step is named on stderr and the one before it is taken, and so is one whose manifest is gone.
+    Raises ValueError when all are damaged.
     """
     directory = pathlib.Path(directory).absolute()
     steps = sorted(_manifests(directory), reverse=True)
+    for step in sorted(_steps(directory)):
+        if step > max(steps, default=-1):
+            print(
+                f"checkpoint {directory / str(step)} has no manifest, which was deleted, or its save never "
+                "ended: it is not used",
+                file=sys.stderr,
+            )
     for step in steps:
         damage = _damage(directory, step)
         if not damage:
@@ -264,12 +278,22 @@ def _compare(where, path, wanted, saved):
 
 def _steps(directory) -> set[int]:
     """Every step that left anything, whole or not."""
-    names = {path.name for path in directory.glob("*")} if directory.is_dir() else set()
-    return {int(name) for name in names if name.isdigit()}
+    return {int(path.name) for path in _children(directory) if _is_number(path.name)}
 
 
 def _manifests(directory) -> set[int]:
-    return {int(path.name.removesuffix(SUFFIX)) for path in directory.glob(f"*{SUFFIX}")}
+    """The steps that have a manifest; strays of copying, as "._4.manifest.json", do not count."""
+    names = [path.name.removesuffix(SUFFIX) for path in _children(directory, SUFFIX)]
+    return {int(name) for name in names if _is_number(name)}
+
+
+def _children(directory, suffix="") -> list[pathlib.Path]:
+    children = directory.iterdir() if directory.is_dir() else ()
+    return [path for path in children if path.name.endswith(suffix)]
+
+
+def _is_number(name: str) -> bool:
+    return re.fullmatch("0|[1-9][0-9]*", name) is not None
 
 
 def _remove(directory, steps):
@@ -279,53 +303,61 @@ def _remove(directory, steps):
         shutil.rmtree(directory / str(step), ignore_errors=True)
 
 
-def _hash(path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def check_path(directory: pathlib.Path) -> None:
+    """Raises ValueError where Orbax would not find what it wrote below `directory`."""
+    path = str(directory.absolute())
+    bad = next((x for x in path if x in UNUSABLE or "\ud800" <= x <= "\udfff"), None)
+    if bad is not None:
+        raise ValueError(
+            f"{path!r} has {bad!r} in it, and no checkpoint can be written below such a path: name a folder "
+            f"of plain letters, without {' '.join(UNUSABLE)}"
+        )
 
 
-def _hash_of(content) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _check_names(directory, step, arrays) -> None:
+    """Raises OSError where not every array of `arrays` is in the database that was just written."""
+    place = directory / str(step) / "default"
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{place}/"}}
+    keys = {key.decode() for key in tensorstore.KvStore.open(database).result().list().result()}
+    for path, (shape, _) in arrays.items():
+        if np.prod(shape) and not any(f"{path}/{of}" in keys for of in (".zarray", "zarr.json")):
+            raise OSError(
+                f"checkpoint {place} was written without {path}: save to another disk or folder"
+            )
+
+
+@contextlib.contextmanager
+def _errors_of_the_disk(directory):
+    """Turns what Orbax makes of an error of the disk back into OSError."""
+    try:
+        yield
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(directory)) from error
 
 
 def _write_manifest(directory, step, arrays, value):
-    root = directory / str(step)
-    files = {
-        str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()
-    }
-    for path in files.values():  # the manifest must not reach the disk before what it vouches for
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    hashes = {name: _hash(path) for name, path in files.items()}
-    content = {"arrays": arrays, "files": hashes, "value": value}
-    final, partial = directory / f"{step}{SUFFIX}", directory / f"{step}{SUFFIX}.partial"
-    with partial.open("w") as file:
-        json.dump({"sha256": _hash_of(content)} | content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, final)
+    files = manifest.hashes(directory / str(step))
+    content = {"step": step, "arrays": arrays, "files": files, "value": value}
+    manifest.write(directory / f"{step}{SUFFIX}", content)
 
 
 def _read_manifest(directory, step) -> dict:
-    """`arrays`: path to shape and dtype; `files`: name to sha256; `value`. ValueError if it is damaged."""
-    content = json.loads((directory / f"{step}{SUFFIX}").read_bytes())
-    if content.pop("sha256") != _hash_of(content):
-        raise ValueError("the manifest's own hash does not fit")
-    return content
+    """`step`; `arrays`: path to shape and dtype; `files`: name to sha256; `value`."""
+    return manifest.read(directory / f"{step}{SUFFIX}")
 
 
 def _damage(directory, step) -> str | None:
     """What is wrong with a step, or None."""
     try:
-        files = _read_manifest(directory, step)["files"]
+        content = _read_manifest(directory, step)
+        number, files = content.get("step", step), content["files"]  # older ones have no number
+        if number != step:
+            return f"it is a copy of step {number}"
+        return manifest.damage(directory / str(step), files)
     except FileNotFoundError:
         return "it has no manifest, so its save never ended"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except UNREADABLE:
         return "its manifest cannot be read"
-    for name, digest in files.items():
-        path = directory / str(step) / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if _hash(path) != digest:
-            return f"{name} is not what was written"
-    return None

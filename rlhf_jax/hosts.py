@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from rlhf_jax.process import PREEMPTED
+
 LOST = 30  # seconds without a sign of life after which a process counts as lost
-
-
-LOST_CODE = 75  # the exit code that asks a batch script to start the same command again
+LOST_CODE = PREEMPTED
 
 
 def meet(where: str = "auto"):

@@ -9,6 +9,7 @@ import contextlib
 import math
 import pathlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,9 +20,10 @@ from rich import progress
 from rich.console import Console
 
 from rlhf_jax import checkpoint, hosts, metrics
+from rlhf_jax.process import PREEMPTED
 from rlhf_jax.run import read_json, write_json
 
-PREEMPTED = 75  # the exit code that asks a batch script to start the same command again
+NO_STEP = 20  # iterations in a row whose steps were all skipped, after which a stage stops
 HEADLINES = (
     "objective/gold",
     "objective/score",
@@ -65,7 +67,8 @@ def iterate(
 
     A finished stage is restored, and `body` is not called. On SIGTERM the iteration is ended, the
     carry saved, and SystemExit(75) raised. Raises ValueError if `body` changes the kind of an array, or
-    gives no metric `best`.
+    gives no metric `best`, and where all steps were skipped, for their gradients were not finite, in
+    `NO_STEP` iterations or to the stage's end; what was saved before stays.
     """
     for name, value in (("save_every", save_every), ("log_every", log_every)):
         if value < 1:
@@ -75,20 +78,22 @@ def iterate(
     clock, done = place / "clock.json", place / "done.json"
     carry = _strong(carry)
     first, carry = checkpoint.restore_latest(place, carry) or (0, carry)
-    spent = read_json(clock)["seconds"] if clock.exists() else 0.0
+    spent = _number_of(clock, "seconds") or 0.0
     seconds = lambda: round(spent + time.perf_counter() - began, 3)
     if done.exists():
-        if read_json(done)["iterations"] == first:
+        if _number_of(done, "iterations") == first:
             print(f"{stage}: finished before, {first} {unit} in {_duration(spent)}", flush=True)
             return carry
         # its last checkpoint is gone or damaged: what came after the one before is done again
         if hosts.is_first():
+            print(f"{stage} was finished, and its last checkpoint is gone", file=sys.stderr)
             done.unlink()
     if first:
         print(f"{stage}: goes on after {first} {unit}", flush=True)
 
     i, saved = first, first if first else None
     values_of_best: list[float] = []  # since the last save
+    check_steps = _make_check(stage, unit)
     with contextlib.ExitStack() as stack:
         begin = stack.enter_context(checkpoint.saving(place, keep=keep))
 
@@ -119,19 +124,84 @@ def iterate(
                     )
                 values_of_best += [float(logged[best])] if best else []
             show(i, logged)
-            if i % save_every == 0 and i < iterations:
+            # Where nothing is learned, nothing is saved: the same command then comes to the same end.
+            lost = check_steps(values, look=bool(logged) or i % save_every == 0)
+            if i % save_every == 0 and i < iterations and not lost:
                 save()
                 saved = i
-        if saved != i:
-            save()
         stopped = hosts.any_of(told_to_stop.is_set())
-    if stopped:
-        print(f"{stage}: stopped and saved after {i} {unit}; the same command goes on", flush=True)
+        lost = check_steps(look=True, ended=not stopped)
+        if saved != i and not (stopped and lost):
+            save()
+            saved = i
+        stopped = stopped or hosts.any_of(told_to_stop.is_set())
+    if stopped or told_to_stop.is_set():  # it may come as late as while the last save ends
+        print(
+            f"{stage}: stopped and saved after {saved or 0} {unit}; the same command goes on",
+            flush=True,
+        )
         raise SystemExit(PREEMPTED)
     write_json(done, {"iterations": i, "seconds": seconds()})
     early = "" if i == iterations else f" (ended early, {iterations} at most)"
     print(f"{stage}: {i} {unit} in {_duration(seconds())}{early}", flush=True)
     return carry
+
+
+def _number_of(path: pathlib.Path, name: str) -> int | float | None:
+    """The number `name` in a JSON file; None where it is absent, or damaged, which is told."""
+    if not path.exists():
+        return None
+    try:
+        content = read_json(path, "it is made again")
+        if not isinstance(content, dict) or not isinstance(content.get(name), (int, float)):
+            raise ValueError(f"{path} is damaged, it has no {name}: it is made again")
+        return content[name]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return None
+
+
+def _make_check(stage: str, unit: str) -> Callable:
+    """`check(metrics={}, *, look, ended=False) -> int`: iterations in a row, to now, that learned nothing.
+
+    All steps of such a one (one, or `AREA/steps`) were skipped, as their gradients were not finite. Metrics
+    stay on the devices until a `look`. Raises ValueError as `iterate` says.
+    """
+    waiting, lost, idle, seen = (
+        [],
+        0,
+        0,
+        0,
+    )  # metrics; in a row; without a step; all of this session
+
+    def check(values: dict = {}, *, look: bool, ended: bool = False) -> int:  # noqa: B006
+        nonlocal lost, idle, seen
+        skipped, norm = "train/skipped", "train/grad_norm"
+        if skipped in values:
+            names = [name for name in values if name in (skipped, norm) or name.endswith("/steps")]
+            waiting.append({name: values[name] for name in names})
+        for found in jax.device_get(waiting) if look else ():
+            steps = [float(x) for name, x in found.items() if name.endswith("/steps")]
+            took_none = float(found[skipped]) >= max([*steps, 1.0])
+            lost = lost + 1 if took_none and not math.isfinite(found.get(norm, math.nan)) else 0
+            idle, seen = idle + took_none, seen + 1
+        if look:
+            waiting.clear()
+        if lost and (lost >= NO_STEP or (ended and lost == seen)):
+            raise ValueError(
+                f"stage {stage} learns nothing: train/skipped counted every step of the last {lost} {unit}, "
+                "for train/grad_norm was not finite. Look for a number that is not finite in the model that "
+                "it starts from, and try a smaller learning rate, or float32 in the place of 16 bits; what "
+                "was saved before stays"
+            )
+        if ended and seen and idle == seen:
+            print(
+                f"note: {stage} took no step, no batch had a weight (train/skipped)",
+                file=sys.stderr,
+            )
+        return lost
+
+    return check
 
 
 def _strong(tree):

@@ -32,19 +32,12 @@ def open_writer(
     if jax.process_index() > 0:
         yield lambda iteration, values: None
         return
-    # deferred: half a second, which a program that writes no metrics should not pay
-    from tensorboardX import SummaryWriter
-
     cut(run / FILE, stage, start)
     with contextlib.ExitStack() as stack:
         tracker = _open_wandb(run, stage) if wandb else None
         if tracker is not None:
             stack.callback(tracker.finish)
-        # A folder for each stage: TensorBoard purges all that its folder holds from `start` on.
-        # The suffix: two sessions that open in one second must not write one file.
-        folder = str(run / "tensorboard" / stage)
-        board = SummaryWriter(folder, purge_step=start, filename_suffix=f".{start}")
-        stack.callback(board.close)
+        show = stack.enter_context(_open_board(run / "tensorboard" / stage, start))
         file = stack.enter_context((run / FILE).open("a"))
 
         def write(iteration: int, values: dict) -> None:
@@ -54,12 +47,44 @@ def open_writer(
             row |= {name: finite.get(name) for name in numbers}
             file.write(json.dumps(row) + "\n")
             file.flush()
-            for name, x in finite.items():
-                board.add_scalar(name, x, iteration)
+            show(iteration, finite)
             if tracker is not None:
                 tracker.log(numbers, step=iteration)
 
         yield write
+
+
+@contextlib.contextmanager
+def _open_board(folder: pathlib.Path, start: int) -> Iterator[Callable]:
+    """Yields `show(iteration, {name: number})`, which writes for TensorBoard; a folder for each stage.
+
+    In this thread and not in one of its own, as SummaryWriter would, which a full disk ends without a word.
+    """
+    # deferred: half a second, which a program that writes no metrics should not pay
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.summary import scalar
+
+    event, log = getattr(event_pb2, "Event"), getattr(event_pb2, "SessionLog")  # noqa: B009
+
+    def put(iteration, **what):
+        events.write_event(event(wall_time=time.time(), step=iteration, **what))
+
+    def show(iteration, numbers):
+        for name, x in numbers.items():
+            put(iteration, summary=scalar(name, x))
+        events.flush()
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # The suffix: two sessions that open in one second must not write one file.
+    events = EventsWriter(str(folder / "events"), filename_suffix=f".{start}")
+    try:
+        put(start, session_log=log(status=log.START))  # all from `start` on is purged
+        events.flush()
+        yield show
+    finally:
+        with contextlib.suppress(OSError):  # of a full disk, which a flush has told
+            events.close()
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -70,10 +95,10 @@ def read(path: pathlib.Path) -> list[dict]:
 
 def cut(path: pathlib.Path, stage: str, iteration: int) -> None:
     """Drops the rows of `stage` from `iteration` on, and a torn last line, all at once."""
-    before = path.read_text() if path.exists() else ""
+    before = path.read_bytes() if path.exists() else b""
     later = lambda row: row["stage"] == stage and row["iteration"] >= iteration
     after = "".join(line + "\n" for line in _lines(path) if not later(json.loads(line)))
-    if after != before:
+    if after.encode() != before:
         partial = path.with_name(f".{path.name}.partial")
         with partial.open("w") as file:
             file.write(after)
@@ -83,15 +108,20 @@ def cut(path: pathlib.Path, stage: str, iteration: int) -> None:
 
 
 def _lines(path):
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
-            json.loads(line)
-        except ValueError:
+            text = line.decode()
+            row = json.loads(text)
+            if not isinstance(row, dict) or not {"stage", "iteration"} <= row.keys():
+                raise ValueError
+        except (ValueError, RecursionError):
             if number == len(lines):
                 return
-            raise ValueError(f"{path}:{number}: this line is no JSON: remove it") from None
-        yield line
+            raise ValueError(
+                f"{path}:{number}: this line is no row of metrics: remove it"
+            ) from None
+        yield text
 
 
 def _number(name, value) -> float:

@@ -18,7 +18,7 @@ import pathlib
 import re
 
 from rlhf_jax import metrics, pictures
-from rlhf_jax.run import read_json
+from rlhf_jax.run import CONFIG, read_config, read_json
 
 QUANTITIES = ("kl", "value", "advantage", "reward")  # of each token
 NONE = "\N{EN DASH}"  # stands where there is no number
@@ -92,9 +92,9 @@ summary { cursor: pointer; color: var(--blue); }
 
 def write(run: pathlib.Path) -> pathlib.Path:
     """Writes `run/report.html` and returns its path; raises ValueError if `run` is no run."""
-    if not (run / "config.json").exists():
+    if not (run / CONFIG).exists():
         raise ValueError(f"{run} holds no config.json, so it is no run: give the folder of a run")
-    config = read_json(run / "config.json")
+    config = read_config(run)
     results = _optional(run / "results.json", {})
     rows = metrics.read(run / metrics.FILE)
     sections = [
@@ -120,7 +120,8 @@ def write(run: pathlib.Path) -> pathlib.Path:
         f'<nav aria-label="Contents"><ul>{links}</ul></nav></header>\n<main>{body}</main></body></html>\n'
     )
     path, partial = run / "report.html", run / ".report.html.partial"
-    partial.write_text(page, encoding="utf-8")
+    # half an emoji, or a file whose name is no UTF-8, is written as an escape
+    partial.write_text(page, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
     return path
 

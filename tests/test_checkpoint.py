@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax import checkpoint
+from rlhf_jax import checkpoint, manifest
 
 
 def tree_of(seed):
@@ -178,6 +178,49 @@ def test_another_tree_is_refused_by_path(tmp_path, like, message):
         checkpoint.restore_latest(tmp_path, like)  # no damage: not a reason to fall back
 
 
+@pytest.mark.parametrize("name", ["ppo[kl=0.1]", "a*b", "a?b", "a\\b", "a\udcffb"])
+def test_a_path_that_orbax_does_not_find_its_files_below_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="no checkpoint can be written below such a path"):
+        checkpoint.save(tmp_path / name, 1, {"x": np.zeros(3)})
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_save_that_lost_its_arrays_gets_no_manifest(tmp_path, monkeypatch):
+    """Below a path with [...] Orbax merges nothing into its database, and says that all went well."""
+    monkeypatch.setattr(checkpoint, "check_path", lambda directory: None)
+    with pytest.raises(OSError, match=r"was written without \['x'\]"):
+        checkpoint.save(tmp_path / "ppo[kl=0.1]", 1, {"x": np.zeros(3), "empty": np.zeros(0)})
+    assert checkpoint.latest(tmp_path / "ppo[kl=0.1]") is None
+    checkpoint.save(tmp_path / "plain %20#\u00e4", 1, {"x": np.zeros(3), "empty": np.zeros(0)})
+    assert checkpoint.latest(tmp_path / "plain %20#\u00e4") == 1
+
+
+def test_strays_and_copies_of_manifests_are_no_steps(tmp_path, capsys):
+    for step in (1, 4):
+        checkpoint.save(tmp_path, step, tree_of(step))
+    for stray in ("._4", "4 copy", "07", "\N{FULLWIDTH DIGIT NINE}", "-1", ""):
+        shutil.copy(tmp_path / "4.manifest.json", tmp_path / f"{stray}.manifest.json")
+    (tmp_path / "._4").write_text("a stray of copying")
+    assert checkpoint.latest(tmp_path) == checkpoint.restore_latest(tmp_path, tree_of(0))[0] == 4
+    # a step under another number is not that step
+    shutil.copytree(tmp_path / "1", tmp_path / "9")
+    shutil.copy(tmp_path / "1.manifest.json", tmp_path / "9.manifest.json")
+    with pytest.raises(ValueError, match=r"9 is damaged: it is a copy of step 1"):
+        checkpoint.restore(tmp_path, 9, tree_of(0))
+    assert checkpoint.restore_latest(tmp_path, tree_of(0))[0] == 4
+    # a step whose manifest was deleted is told
+    for name in ("9.manifest.json", "4.manifest.json"):
+        (tmp_path / name).unlink()
+    capsys.readouterr()
+    assert checkpoint.restore_latest(tmp_path, tree_of(0))[0] == 1
+    assert f"checkpoint {tmp_path / '4'} has no manifest" in capsys.readouterr().err
+    # and a manifest of no files vouches for nothing
+    content = manifest.read(tmp_path / "1.manifest.json")
+    manifest.write(tmp_path / "1.manifest.json", content | {"files": {}})
+    with pytest.raises(ValueError, match="vouches for no file"):
+        checkpoint.restore(tmp_path, 1, tree_of(0))
+
+
 def test_what_is_no_array_is_refused(tmp_path):
     for tree, message in [
         ({"x": "text"}, r"\['x'\] is a str"),
@@ -191,9 +234,9 @@ def test_what_is_no_array_is_refused(tmp_path):
 
 def test_the_manifest_names_every_array_and_file(tmp_path):
     checkpoint.save(tmp_path, 1, {"x": jnp.zeros((2, 3), jnp.bfloat16)})
-    manifest = json.loads((tmp_path / "1.manifest.json").read_text())
-    assert manifest["arrays"] == {"['x']": [[2, 3], "bfloat16"]}
+    found = json.loads((tmp_path / "1.manifest.json").read_text())
+    assert found["arrays"] == {"['x']": [[2, 3], "bfloat16"]} and found["step"] == 1
     on_disk = {
         str(p.relative_to(tmp_path / "1")) for p in (tmp_path / "1").rglob("*") if p.is_file()
     }
-    assert set(manifest["files"]) == on_disk
+    assert set(found["files"]) == on_disk

@@ -44,6 +44,8 @@ FLOORS = [
         "command_line",
         "optimizer",
         "checkpoint",
+        "manifest",
+        "process",
         "metrics",
         "run",
         "loop",

@@ -155,6 +155,74 @@ def test_until_stops_at_the_same_place_after_a_kill(tmp_path):
     assert checkpoint.latest(tmp_path / "stages" / "toy") == 6
 
 
+def test_a_stage_whose_steps_are_all_skipped_stops_and_the_same_command_stops_there_again(tmp_path):
+    calls = []
+
+    def lost_from(when, steps, norm=np.nan):
+        def lost(carry, i):
+            calls.append(i)
+            bad = i >= when
+            found = {
+                "train/skipped": jnp.float32(steps if bad else steps - 1),
+                "toy/loss": np.float32(i),
+            }
+            found |= {"train/grad_norm": jnp.float32(norm if bad else 1.0)}
+            found |= {"toy/steps": jnp.float32(steps)} if steps > 1 else {}
+            return {"i": carry["i"] + (not bad)}, found
+
+        return lost
+
+    def train(name, body, iterations, **kinds):
+        calls.clear()
+        place = tmp_path / name
+        place.mkdir(exist_ok=True)
+        kinds = {"save_every": 4, "log_every": 5} | kinds
+        return loop.iterate(place, "toy", {"i": np.int64(0)}, body, iterations=iterations, **kinds)
+
+    nothing = (
+        r"stage toy learns nothing: train/skipped counted every step of the last {} iterations, "
+    )
+    for steps in (1, 8):
+        name = f"long {steps}"
+        for first in (0, 8):  # the last save while it learned
+            with pytest.raises(ValueError, match=nothing.format(20)):
+                train(name, lost_from(10, steps), 100)
+            assert calls == list(range(first, 30))
+        assert checkpoint.latest(tmp_path / name / "stages" / "toy") == 8
+        assert rows(tmp_path / name)[-1]["iteration"] == 29
+    # a stage that is shorter, however often it is started, and one that ends early
+    for _ in range(2):
+        with pytest.raises(ValueError, match=nothing.format(7)):
+            train("short", lost_from(0, 1), 7)
+        with pytest.raises(ValueError, match=nothing.format(8)):
+            train("early", lost_from(0, 1), 19, until=lambda carry: len(calls) >= 8)
+        assert not run.finished(tmp_path / "short", "toy")
+    # a few lost steps are none, at the end neither; nor are batches without a weight, which are told
+    assert train("few", lost_from(81, 1), 100, save_every=90)["i"] == 81
+    assert train("few", never, 100)["i"] == 81
+    assert train("no weight", lost_from(0, 1, norm=0.0), 40, save_every=90)["i"] == 0
+
+
+def test_a_batch_without_weights_is_told(tmp_path, capsys):
+    idle = lambda carry, i: (carry, {"train/skipped": 1.0, "train/grad_norm": 0.0})
+    loop.iterate(tmp_path, "toy", {"x": np.zeros(1)}, idle, iterations=3, save_every=2)
+    assert "note: toy took no step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"seconds": "soon"}', "\0"])
+def test_a_damaged_clock_or_end_is_told_and_made_again(tmp_path, capsys, text):
+    whole = lambda body: loop.iterate(tmp_path, "toy", start(), body, iterations=3, save_every=2)
+    want, stage = whole(body), tmp_path / "stages" / "toy"
+    for name in ("clock.json", "done.json"):
+        (stage / name).write_text(text)
+        assert_same_bits(whole(never), want)
+        assert f"{stage / name} is damaged" in capsys.readouterr().err
+    assert run.read_json(stage / "done.json")["iterations"] == 3
+    (stage / "3.manifest.json").unlink()
+    assert_same_bits(whole(body), want)
+    assert "toy was finished, and its last checkpoint is gone" in capsys.readouterr().err
+
+
 def test_sigterm_ends_the_iteration_saves_and_exits_75(tmp_path):
     def told(carry, i):
         if i == 2:

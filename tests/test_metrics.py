@@ -48,8 +48,12 @@ def test_resuming_cuts_this_stage_from_the_checkpoint_on(tmp_path):
 def test_a_broken_line_inside_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"stage": "a", "iteration": 0}\nbroken\n{"stage": "a", "iteration": 1}\n')
-    with pytest.raises(ValueError, match=r"metrics.jsonl:2: this line is no JSON"):
-        metrics.cut(path, "a", 0)
+    for line in (b"broken", b"\xff", b"[1]", b'{"stage": "a"}'):
+        path.write_bytes(path.read_bytes().replace(path.read_bytes().splitlines()[1], line))
+        with pytest.raises(
+            ValueError, match=r"metrics.jsonl:2: this line is no row of metrics: rem"
+        ):
+            metrics.cut(path, "a", 0)
 
 
 def test_a_metric_is_one_number(tmp_path):

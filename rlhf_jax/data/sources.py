@@ -40,7 +40,7 @@ def read_jsonl(patterns: str | Sequence[str], required: tuple[str, ...] = ()) ->
     and a row that is no JSON object, has a key twice or half of a character, or lacks a field.
     """
     rows = []
-    for path in _paths(patterns):
+    for path in paths(patterns):
         before = len(rows)
         for number, line in enumerate(_lines(path), 1):
             line = line.removeprefix(codecs.BOM_UTF8)  # a mark may follow where files were joined
@@ -139,11 +139,11 @@ _KINDS = {
 }
 
 
-def _paths(patterns: str | Sequence[str]) -> list[str]:
+def paths(patterns: str | Sequence[str]) -> list[str]:
     """The files that the patterns name, each once, in order."""
     if isinstance(patterns, str):  # a comma may be part of a file's name
         patterns = [patterns] if os.path.isfile(patterns) else patterns.split(",")
-    paths = []
+    named = []
     for pattern in patterns:
         pattern = os.path.expanduser(pattern.strip())
         found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
@@ -155,8 +155,8 @@ def _paths(patterns: str | Sequence[str]) -> list[str]:
                 f"a folder: name its files, as in {pattern}/*.jsonl" if found else "check the path"
             )
             raise ValueError(f"no such file: {pattern!r}, {why}")
-        paths += files
-    return list(dict.fromkeys(paths))
+        named += files
+    return list(dict.fromkeys(named))
 
 
 def _lines(path: str) -> Iterator[bytes]:

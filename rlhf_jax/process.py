@@ -1,0 +1,131 @@
+"""The process of a run: SIGTERM, output that nobody takes, and the system's errors as sentences.
+
+It is imported before all else, and imports nothing but the standard library.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+
+PREEMPTED = 75  # the exit code that asks a batch script to start the same command again
+NARROW = 40  # columns, below which no table can be read
+AGAIN = "start the same command again: it goes on where it was"
+REMEDIES = {
+    errno.ENOSPC: f"make room on that disk, and {AGAIN}",
+    errno.EDQUOT: f"make room on that disk, and {AGAIN}",
+    errno.EROFS: "name a folder that can be written, as --run does",
+    errno.EACCES: "name a folder that is yours, as --run does, or ask its owner",
+    errno.EPERM: "name a folder that is yours, as --run does, or ask its owner",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.ELOOP: "mend the link",
+    errno.ENOENT: "check the path",
+    errno.EMFILE: f"raise the limit (ulimit -n 4096), and {AGAIN}",
+    errno.ENFILE: f"close other programs, and {AGAIN}",
+}
+"""What helps, by the number of an error."""
+
+
+def exit_on_sigterm() -> None:
+    """From now on SIGTERM ends this process and its children with `PREEMPTED`; stages hear it themselves.
+
+    Whatever is finished is on the disk, and what is not is written beside its place. A thread waits for the
+    signal, for while the main thread compiles no handler is called.
+    """
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, _exit)
+
+    def wait(mouth=mouth):  # which holds it open
+        while signals := ear.recv(1):
+            if signals[0] == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is _exit:
+                _exit()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _exit(*_) -> None:
+    with contextlib.suppress(BaseException):
+        if "multiprocessing" in sys.modules:
+            for child in sys.modules["multiprocessing"].active_children():
+                child.kill()
+        os.write(2, f"stopped by SIGTERM; {AGAIN}\n".encode())
+    os._exit(PREEMPTED)
+
+
+class Patient(io.TextIOWrapper):
+    """A stream that goes on into nothing where nobody takes what is written: a pipe's end, a full disk."""
+
+    def write(self, text: str, /) -> int:
+        """As any stream; what the encoding has not is escaped."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """As any stream."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())  # so that what is still buffered goes there too
+        os.close(nowhere)
+        if self is sys.stdout and error.errno != errno.EPIPE:
+            why = f"output cannot be written ({error.strerror}), and the run goes on without"
+            print(f"note: {why}", file=sys.stderr)
+
+
+def make_streams_patient() -> None:
+    """Makes standard output and error `Patient`, and opens them where they were closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # the number must not become a file's
+            os.open(os.devnull, os.O_WRONLY)
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        encoding, by_lines = stream.encoding, stream.line_buffering
+        patient = Patient(stream.detach(), encoding, "backslashreplace", line_buffering=by_lines)
+        setattr(sys, name, patient)
+        setattr(sys, f"__{name}__", patient)
+
+
+def check_columns() -> None:
+    """Forgets a width of the terminal that nothing can be shown in."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns and not (columns.isdigit() and int(columns) >= NARROW):
+        del os.environ["COLUMNS"]
+
+
+def sentence(error: Exception, folder: str = "the disk") -> str | None:
+    """An error of the machine with its remedy; None where `error` is of another kind.
+
+    `folder` is where the run is, for errors that name no file. Libraries that are not written in Python say
+    the number of the system's error in their texts.
+    """
+    said = str(error)
+    if isinstance(error, RuntimeError) and re.search("initialize backend|Unknown backend", said):
+        wanted = f"JAX_PLATFORMS = {os.environ.get('JAX_PLATFORMS', '')!r}"
+        return f"{wanted} cannot be had here ({said.splitlines()[0]}): unset it, or install what it wants"
+    theirs = r"os_error_code='(\d+)'" + r"|os error (\d+)" * (not isinstance(error, ValueError))
+    number = re.search(theirs, said)
+    if isinstance(error, OSError) and error.errno is not None:
+        code, why, where = error.errno, error.strerror, error.filename
+    elif number:
+        code = int(next(filter(None, number.groups())))
+        why, where = os.strerror(code), None
+    elif isinstance(error, OSError):
+        return said
+    else:
+        return None
+    where = folder if where is None else os.fsdecode(where) if isinstance(where, bytes) else where
+    return f"{where}: {why}: {REMEDIES.get(code, f'mend that, and {AGAIN}')}"
