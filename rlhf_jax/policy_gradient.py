@@ -35,6 +35,7 @@ from jaxtyping import Array, Float
 from rlhf_jax import epochs, kl, losses, train_step
 from rlhf_jax.advantages import on_last_token
 from rlhf_jax.batches import PolicyBatch, PolicyRollout
+from rlhf_jax.logprobs import ratio_of
 from rlhf_jax.reduce import gather, normalise, psum, share
 from rlhf_jax.rollout import has_ended, objective_metrics
 
@@ -249,7 +250,7 @@ def prepare(rollout: PolicyRollout, kl_coef, cfg: PolicyGradientConfig, *, axis_
         log_weights = jnp.where(mask, rollout.logprobs - samples.logprobs, 0.0)
         if cfg.importance_level == "sequence":
             log_weights = on_tokens(jnp.sum(log_weights, axis=1))
-        weights = jnp.exp(log_weights)
+        weights = ratio_of(log_weights)
         importance = jnp.minimum(weights, cfg.importance_cap)
         metrics["pg/importance"] = mean_token(weights)
         metrics["pg/importance_capped"] = mean_token(weights > cfg.importance_cap)
@@ -314,13 +315,12 @@ def loss(params, frozen, batch: PolicyBatch, weights, rng, *, policy_fn, cfg: Po
     policy_loss = mean(batch.importance * policy_loss)
     total, metrics = policy_loss, {}
     if cfg.kl_in_loss != "none":
-        pair = jnp.where(mask, new_logprobs, 0.0), jnp.where(mask, batch.ref_logprobs, 0.0)
-        change = d
-        if cfg.kl_level == "sequence":
-            *pair, change = (of_response(x) for x in (*pair, d))
-        penalty = kl.ESTIMATORS[cfg.kl_in_loss](*pair)
+        said = (jnp.where(mask, x, 0.0) for x in (new_logprobs, batch.ref_logprobs, batch.logprobs))
+        new, ref, old = map(of_response, said) if cfg.kl_level == "sequence" else said
         if cfg.kl_corrected:
-            penalty *= jnp.exp(change)
+            penalty = kl.corrected(cfg.kl_in_loss, new, ref, old)
+        else:
+            penalty = kl.ESTIMATORS[cfg.kl_in_loss](new, ref)
         if cfg.kl_level == "sequence" and cfg.ratio != "sequence":
             penalty /= lengths  # shared by its tokens, as the gradient of its advantage is
         metrics["pg/kl_loss"] = mean(penalty)
@@ -331,7 +331,7 @@ def loss(params, frozen, batch: PolicyBatch, weights, rng, *, policy_fn, cfg: Po
         "pg/entropy": mean_token(entropy),
         "pg/approx_kl": mean_token(0.5 * jnp.square(d)),
         "pg/clipfrac": mean_token(clipped),
-        "pg/ratio": mean_token(jnp.exp(log_ratio)),
+        "pg/ratio": mean_token(ratio_of(log_ratio)),
     }
 
 
