@@ -39,9 +39,8 @@ from rlhf_jax.logprobs import ratio_of
 from rlhf_jax.reduce import gather, normalise, psum, share
 from rlhf_jax.rollout import has_ended, objective_metrics
 
-EPSILON = (
-    1e-6  # added to deviations (Shao et al., 2024, in code); returns closer than this are alike
-)
+# Added to deviations (1e-6: tunix and verl; TRL has 1e-4); returns closer than this are alike
+EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ class PolicyGradientConfig:
     clip_high: float = 0.0
     """How far it may rise above 1 (DAPO takes more than clip_low); 0 without limit."""
     aggregate: Literal["tokens", "sequences", "constant"] = "sequences"
-    """Mean over all tokens (DAPO); over responses of token means (GRPO); of token sums / T (Dr. GRPO)."""
+    """Mean over all tokens (DAPO); over responses of token means (GRPO); of token sums / T (Dr. GRPO).
+    Responses without a token to learn from, as masks leave them, do not count; TRL divides by all rows."""
     kl_in_reward: Literal["none", "k1"] = "k1"
     """Take kl_coef times the response's log-ratio off its return (Ahmadian et al., 2024)."""
     kl_in_loss: Literal["none", "k1", "k2", "k3"] = "none"
