@@ -77,3 +77,17 @@ def test_a_corrected_estimator_is_the_product_and_its_slope_the_products(kind):
     total = lambda f: jax.value_and_grad(lambda x: jnp.sum(f(x)))(new)
     np.testing.assert_allclose(corrected(new), product(new), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(total(corrected)[1], total(product)[1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_adaptive_coefficient_at_extremes():
+    """It moves by a fifth of samples / horizon at most; a KL that is no number is not hidden."""
+    start = jnp.float32(0.15)
+    adapt = lambda kl_now, **to: float(kl.adapt(start, jnp.float32(kl_now), samples=512, **to))
+    for found in (1e30, np.inf):
+        assert adapt(found, target=6.0) == pytest.approx(0.15 * (1 + 0.2 * 0.0512))
+    for found in (0.0, -1e30):  # an estimate from samples may be negative
+        assert adapt(found, target=6.0) == pytest.approx(0.15 * (1 - 0.2 * 0.0512))
+    assert adapt(9.0, target=1e-30) == adapt(np.inf, target=6.0)
+    assert adapt(9.0, target=1e30) == adapt(0.0, target=6.0)
+    assert adapt(9.0, target=6.0, horizon=1e30) == start
+    assert np.isnan(adapt(np.nan, target=6.0))
