@@ -1,10 +1,20 @@
-"""Token log-probabilities and entropy in float32, whole or in chunks that never hold [B, T, V]."""
+"""Token log-probabilities and entropy in float32, whole or in chunks that never hold [B, T, V]; ratios."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+BOUND = 20.0  # the log-ratio beyond which a ratio no longer rises; exp overflows float32 at 88.7
+
+
+def ratio_of(log_ratio: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """exp(log_ratio), and e^20 with no gradient where log_ratio is above 20, as in verl.
+
+    Below, value and gradient are the exponential's to rounding. NaN stays NaN.
+    """
+    return jnp.exp(jnp.where(log_ratio > BOUND, BOUND, log_ratio))
 
 
 def logprobs_of(logits: Float[Array, "*n V"], tokens: Int[Array, "*n"]) -> Float[Array, "*n"]:

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from rlhf_jax.logprobs import ratio_of
+
 
 def clipped_surrogate(
     new_logprobs: Float[Array, "*n"],
@@ -16,9 +18,10 @@ def clipped_surrogate(
     """max(-A rho, -A clip(rho, 1 - clip, 1 + clip)), and where the clipped side was taken.
 
     rho = exp(new_logprobs - logprobs) (Schulman et al., 2017, equation 7, as a loss). The upper end is
-    1 + clip_high where that is given (Yu et al., 2025, "DAPO").
+    1 + clip_high where that is given (Yu et al., 2025, "DAPO"). Above a log-ratio of 20
+    rho stays at e^20 without a gradient (`logprobs.ratio_of`): nothing overflows where A > 0 or A = 0.
     """
-    ratio = jnp.exp(new_logprobs - logprobs)
+    ratio = ratio_of(new_logprobs - logprobs)
     unclipped = -advantages * ratio
     high = clip if clip_high is None else clip_high
     clipped = -advantages * jnp.clip(ratio, 1.0 - clip, 1.0 + high)

@@ -49,9 +49,11 @@ class Fit(NamedTuple):
         """The KL where gold turns: d* = alpha / (2 beta), or e^(alpha / beta - 1); inf where beta <= 0."""
         if self.beta <= 0:
             return float("inf")
-        if self.form == "best_of_n":
-            return max(self.alpha / (2 * self.beta), 0.0) ** 2
-        return float(np.exp(2 * (self.alpha / self.beta - 1)))
+        share = np.float64(self.alpha) / self.beta
+        with np.errstate(over="ignore"):  # infinite too where it is beyond float64
+            if self.form == "best_of_n":
+                return float(np.square(max(share / 2, 0.0)))
+            return float(np.exp(2 * (share - 1)))
 
 
 class Extrapolation(NamedTuple):

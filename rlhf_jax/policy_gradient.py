@@ -36,12 +36,12 @@ from rlhf_jax import epochs, kl, losses, train_step
 from rlhf_jax.advantages import on_last_token
 from rlhf_jax.batches import PolicyBatch, PolicyRollout
 from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit, Whole
+from rlhf_jax.logprobs import ratio_of
 from rlhf_jax.reduce import gather, normalise, psum, share
 from rlhf_jax.rollout import has_ended, objective_metrics
 
-EPSILON = (
-    1e-6  # added to deviations (Shao et al., 2024, in code); returns closer than this are alike
-)
+# Added to deviations (1e-6: tunix and verl; TRL has 1e-4); returns closer than this are alike
+EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class PolicyGradientConfig(Settings):
     clip_high: NonNegative = 0.0
     """How far it may rise above 1 (DAPO takes more than clip_low); 0 without limit."""
     aggregate: Literal["tokens", "sequences", "constant"] = "sequences"
-    """Mean over all tokens (DAPO); over responses of token means (GRPO); of token sums / T (Dr. GRPO)."""
+    """Mean over all tokens (DAPO); over responses of token means (GRPO); of token sums / T (Dr. GRPO).
+    Responses without a token to learn from, as masks leave them, do not count; TRL divides by all rows."""
     kl_in_reward: Literal["none", "k1"] = "k1"
     """Take kl_coef times the response's log-ratio off its return (Ahmadian et al., 2024)."""
     kl_in_loss: Literal["none", "k1", "k2", "k3"] = "none"
@@ -252,7 +253,7 @@ def prepare(rollout: PolicyRollout, kl_coef, cfg: PolicyGradientConfig, *, axis_
         log_weights = jnp.where(mask, rollout.logprobs - samples.logprobs, 0.0)
         if cfg.importance_level == "sequence":
             log_weights = on_tokens(jnp.sum(log_weights, axis=1))
-        weights = jnp.exp(log_weights)
+        weights = ratio_of(log_weights)
         importance = jnp.minimum(weights, cfg.importance_cap)
         metrics["pg/importance"] = mean_token(weights)
         metrics["pg/importance_capped"] = mean_token(weights > cfg.importance_cap)
@@ -317,13 +318,12 @@ def loss(params, frozen, batch: PolicyBatch, weights, rng, *, policy_fn, cfg: Po
     policy_loss = mean(batch.importance * policy_loss)
     total, metrics = policy_loss, {}
     if cfg.kl_in_loss != "none":
-        pair = jnp.where(mask, new_logprobs, 0.0), jnp.where(mask, batch.ref_logprobs, 0.0)
-        change = d
-        if cfg.kl_level == "sequence":
-            *pair, change = (of_response(x) for x in (*pair, d))
-        penalty = kl.ESTIMATORS[cfg.kl_in_loss](*pair)
+        said = (jnp.where(mask, x, 0.0) for x in (new_logprobs, batch.ref_logprobs, batch.logprobs))
+        new, ref, old = map(of_response, said) if cfg.kl_level == "sequence" else said
         if cfg.kl_corrected:
-            penalty *= jnp.exp(change)
+            penalty = kl.corrected(cfg.kl_in_loss, new, ref, old)
+        else:
+            penalty = kl.ESTIMATORS[cfg.kl_in_loss](new, ref)
         if cfg.kl_level == "sequence" and cfg.ratio != "sequence":
             penalty /= lengths  # shared by its tokens, as the gradient of its advantage is
         metrics["pg/kl_loss"] = mean(penalty)
@@ -334,7 +334,7 @@ def loss(params, frozen, batch: PolicyBatch, weights, rng, *, policy_fn, cfg: Po
         "pg/entropy": mean_token(entropy),
         "pg/approx_kl": mean_token(0.5 * jnp.square(d)),
         "pg/clipfrac": mean_token(clipped),
-        "pg/ratio": mean_token(jnp.exp(log_ratio)),
+        "pg/ratio": mean_token(ratio_of(log_ratio)),
     }
 
 

@@ -10,6 +10,7 @@ from rlhf_jax import epochs, kl, losses, train_step
 from rlhf_jax.advantages import gae
 from rlhf_jax.batches import PPOBatch, Rollout
 from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit
+from rlhf_jax.logprobs import ratio_of
 from rlhf_jax.reduce import normalise, psum, whiten
 from rlhf_jax.rollout import objective_metrics
 
@@ -137,7 +138,7 @@ def loss(params, frozen, batch: PPOBatch, weights, rng, *, actor_critic_fn, cfg:
         "ppo/approx_kl": mean(0.5 * jnp.square(d)),
         "ppo/policy_clipfrac": mean(policy_clipped),
         "ppo/value_clipfrac": mean(value_clipped),
-        "ppo/ratio": mean(jnp.exp(d)),
+        "ppo/ratio": mean(ratio_of(d)),
     }
 
 

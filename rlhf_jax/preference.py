@@ -103,7 +103,8 @@ def ipo_loss(
     beta: float,
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """(h - 1 / (2 beta))^2, h = log pi(y_w) / pi_ref(y_w) - log pi(y_l) / pi_ref(y_l) (Azar et al., 2023,
-    equation 17, whose tau is beta), from sums of log-probabilities as there; some libraries take means.
+    equation 17, whose tau is beta), from sums of log-probabilities as there. TRL takes means over each
+    response's tokens, so its beta means another thing.
 
     On all pairs of responses drawn from pi_ref, its optimum is pi ~ pi_ref exp(E_y'[p(y > y')] / beta).
     """

@@ -22,7 +22,8 @@ class RolloutConfig(Settings):
     stop: tuple[Whole, ...] = ()
     """Tokens that end a response; experiments take them from `sample.stop`."""
     missing_eos_penalty: NonNegative = 1.0
-    """Taken off the score of a response that never ended (TRL; Huang et al., 2024, set it to -1)."""
+    """Taken off the score of a response that never ended, as TRL does (Huang et al., 2024, make that score
+    -1 instead)."""
     recompute_logprobs: bool | None = None
     """Replace the sampler's log-probabilities by the training forward pass's. None: not here, and in an
     experiment where the model multiplies in bfloat16, in which the two differ."""

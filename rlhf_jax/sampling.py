@@ -25,9 +25,11 @@ class SampleConfig(Settings):
     temperature: NonNegative = 1.0
     """Divides the logits; 0 takes the likeliest token (and reports its log-probability at 1)."""
     top_k: Whole = 0
-    """Draw among the k likeliest tokens; 0 among all. Not for on-policy training."""
+    """Draw among the k likeliest tokens, and all that tie with the k-th; 0 among all. Not for on-policy
+    training."""
     top_p: Share = 1.0
-    """Draw among the fewest tokens whose probability reaches p; 1 among all. Not for on-policy training."""
+    """Draw among the fewest tokens whose probability reaches p, and all that tie with the last of them; 1
+    among all. Not for on-policy training."""
     min_length: Whole = 0
     """Tokens before a stop token may be drawn. Not for on-policy training."""
     stop: tuple[Whole, ...] = ()
@@ -65,7 +67,7 @@ def check_on_policy(cfg: SampleConfig, at: str = "sample."):
 
 
 def truncate(logits, cfg: SampleConfig):
-    """Logits [B, V] with -inf outside the top k, then outside the top p of what is left."""
+    """Logits [B, V] with -inf outside the top k, then outside the top p of what is left; ties all stay."""
     if 0 < cfg.top_k < logits.shape[-1]:
         kth = jax.lax.top_k(logits, cfg.top_k)[0][:, -1:]
         logits = jnp.where(logits < kth, -jnp.inf, logits)

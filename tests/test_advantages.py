@@ -89,3 +89,33 @@ def test_integer_scores_are_refused_because_they_have_lost_their_fractions():
 def test_bfloat16_scores_become_float32():
     got = advantages.on_last_token(jnp.array([0.7], jnp.bfloat16), jnp.ones((1, 1), bool))
     assert got.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+@pytest.mark.parametrize("lam", [0.0, 1.0])
+def test_gae_at_the_ends_of_gamma_and_lambda(gamma, lam):
+    """No future, one step of it, or all of it."""
+    rewards, values, mask = ragged(4)
+    got, returns = run(rewards, values, mask, gamma, lam)
+    for b in range(8):
+        said = np.flatnonzero(mask[b])
+        r, v = rewards[b, said], values[b, said]
+        after = np.append(v[1:], 0) if lam == 0 else np.append(np.cumsum(r[::-1])[-2::-1], 0)
+        want = r + gamma * after[: len(r)]
+        np.testing.assert_allclose(returns[b, said], want, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(got[b, said], want - v, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_no_number_spreads_to_earlier_tokens_of_its_row_alone():
+    rewards, values, mask = ragged(5)
+    mask[:, 3] = True
+    clean, _ = run(rewards, values, mask, 1.0, 0.95)
+    for x in (rewards, values):
+        x[~mask] = np.nan  # where the policy said nothing, nothing is read
+    same, _ = run(rewards, values, mask, 1.0, 0.95)
+    np.testing.assert_array_equal(same, clean)
+    rewards[2, 3] = np.nan
+    got, _ = run(rewards, values, mask, 1.0, 0.95)
+    reached = (np.arange(8)[:, None] == 2) & (np.arange(7)[None] <= 3) & mask
+    np.testing.assert_array_equal(np.isnan(got), reached)
+    np.testing.assert_array_equal(np.where(reached, 0, got), np.where(reached, 0, clean))

@@ -287,6 +287,42 @@ def test_cudnn_is_asked_for_what_the_mask_says(by_xla, name):
     )
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gemma", "cudnn, olmo"])
+def test_after_an_empty_prompt_the_learner_sees_what_the_sampler_saw(by_xla, name):
+    """Rows of 0, 2 and 4 tokens in 4 columns, then 3 of a response, one of them in the first row only."""
+    cfg = KINDS[name.removeprefix("cudnn, ")]
+    params = jax.jit(networks.language_model(cfg).init)(jax.random.key(0))
+    learner = dataclasses.replace(cfg)
+    if name.startswith("cudnn"):
+        object.__setattr__(learner, "attention", "cudnn")  # which is refused in float32
+    tokens = jax.random.randint(jax.random.key(1), (3, 7), 0, 23)
+    starts, ends = jnp.array([4, 2, 0]), jnp.array([5, 7, 7])
+    columns = jnp.arange(7)[None]
+    mask = (columns >= starts[:, None]) & (columns < ends[:, None])
+
+    @jax.jit
+    def learned(params, tokens):
+        read = lambda p: transformer.Transformer(learner).apply({"params": p}, tokens, mask)
+        logprobs = lambda p: jnp.where(mask[:, 4:], jnp.max(read(p)[:, 3:-1], axis=-1), 0)
+        return logprobs(params), jax.grad(lambda p: jnp.sum(logprobs(p)))(params)
+
+    @jax.jit
+    def sampled(params):
+        logits, cache = transformer.prefill(cfg, params, tokens[:, :4], mask[:, :4], 3)
+        found = [logits]
+        for t in (4, 5):
+            logits, cache = transformer.decode(cfg, params, cache, tokens[:, t])
+            found.append(logits)
+        return jnp.where(mask[:, 4:], jnp.max(jnp.stack(found, axis=1), axis=-1), 0)
+
+    got, grads = learned(params, tokens)
+    np.testing.assert_allclose(got, sampled(params), atol=1e-5)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(grads))
+    other, _ = learned(params, (tokens + 1).at[1:].set(tokens[1:]))  # the empty prompt's row
+    np.testing.assert_allclose(other[:, 0], got[:, 0], atol=1e-6)
+    np.testing.assert_allclose(other[1:], got[1:], atol=1e-6)
+
+
 @pytest.mark.more  # for it stands on private functions of JAX
 def test_jax_takes_what_cudnn_is_asked_for(monkeypatch):
     """The gradient's program, lowered for a GPU that is not here: flash attention, forward and back."""

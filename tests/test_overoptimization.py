@@ -225,6 +225,11 @@ def test_a_curve_without_noise_is_recovered_with_its_peak(form):
     assert got.predict(0.0) == 0
 
 
+def test_a_peak_beyond_float64_is_infinite():
+    assert overoptimization.Fit("rl", 1.0, 1e-4, 1.0).peak == np.inf
+    assert overoptimization.Fit("best_of_n", 1.0, 1e-200, 1.0).peak == np.inf
+
+
 def test_a_curve_that_does_not_bend_down_has_no_peak():
     for form in ("best_of_n", "rl"):
         rising = overoptimization.fit(D**2, D * (1 + 0.1 * D), form)

@@ -322,6 +322,31 @@ def test_the_loss_against_a_slow_twin(cfg):
     assert not np.any(np.where(batch.samples.mask, 0, grads))
 
 
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        RLOO,
+        GSPO,
+        DAPO,
+        replace(GRPO, kl_corrected=True),
+        replace(RLOO, kl_in_loss="k3", kl_corrected=True, **IN_LOSS),
+    ],
+)
+def test_log_ratios_of_any_size_leave_loss_gradient_and_metrics_finite(cfg):
+    """Every token of four responses moves by so much; DAPO's slopes are -A rho where nothing is clipped."""
+    moves = np.array([20, -20, 89, -89, 1000, -1000], np.float32)
+    batch = batch_of([1.0, 0.0, -1.0, 0.0])
+    frozen = {"kl_coef": KL_COEF}
+    slope = jax.value_and_grad(partial(loss_of, cfg=cfg), has_aux=True)
+    at = jax.jit(jax.vmap(lambda moved: slope(batch.logprobs + moved, batch, frozen=frozen)))
+    (_, metrics), grads = at(moves)
+    assert all(np.all(np.isfinite(x)) for x in (grads, *metrics.values()))
+    if cfg is DAPO:
+        want = np.zeros((6, 2))
+        want[0, 1], want[1, 0] = np.exp(20), -np.exp(-20)
+        np.testing.assert_allclose(grads[:, ::2, 0], want / 8, rtol=1e-5, atol=1e-30)
+
+
 def test_the_clip_is_asymmetric_and_has_no_gradient_beyond_it():
     """DAPO's 0.2 and 0.28: 1.25 is within for a good token and 1.3 beyond; 0.75 beyond for a bad one."""
     ratio = np.array([1.25, 1.3, 0.75, 1.25, 1.3, 0.75])

@@ -54,7 +54,7 @@ def table_fn(params, *inputs, last, temperature):
 
 
 def loss_of(params, batch, cfg, frozen=None):
-    weights = batch.samples.mask / max(np.sum(batch.samples.mask), 1)
+    weights = batch.samples.mask / jnp.maximum(jnp.sum(batch.samples.mask), 1)
     return ppo.loss(
         params,
         frozen or {},
@@ -254,6 +254,22 @@ def test_a_penalty_in_the_loss_adds_its_mean_and_its_gradient(kind):
     np.testing.assert_allclose(total - base, KL_COEF * value.mean(), rtol=1e-4)
     difference = grads["logprobs"][0] - plain["logprobs"][0]
     np.testing.assert_allclose(difference, KL_COEF * slope / 3, rtol=1e-4)
+
+
+def test_log_ratios_of_any_size_leave_batch_loss_gradient_and_metrics_finite():
+    rollout, cfg = jax.tree.map(jnp.array, ragged_rollout()), PPOConfig(kl_in_reward="k3")
+    in_loss = replace(cfg, kl_in_reward="none", kl_in_loss="k3")
+    slope = jax.value_and_grad(partial(loss_of, cfg=in_loss), has_aux=True)
+
+    def everything(moved):
+        far = rollout._replace(ref_logprobs=rollout.samples.logprobs - moved)
+        batch, seen = ppo.prepare(far, KL_COEF, cfg)
+        params = {"logprobs": rollout.samples.logprobs + moved, "values": rollout.values}
+        return batch, seen, slope(params, batch, frozen={"kl_coef": KL_COEF})
+
+    moves = np.array([20, -20, 89, -89, 1000, -1000], np.float32)
+    for found in jax.tree.leaves(jax.jit(jax.vmap(everything))(moves)):
+        assert np.all(np.isfinite(found))
 
 
 def test_what_was_not_said_has_no_gradient_and_no_part_in_the_metrics():

@@ -11,6 +11,7 @@ import optax
 import pytest
 from enumerable import RESPONSES, distribution, optimum, total_variation
 from jax.sharding import PartitionSpec as P
+from scipy.special import expit
 
 from rlhf_jax import preference, train_step
 from rlhf_jax.batches import Comparisons, LabelledBatch, PreferenceBatch, Samples, Sequences
@@ -86,6 +87,51 @@ def test_simpo_by_hand():
     np.testing.assert_allclose([value, margin], [np.log1p(np.exp(-1.5)), 2.0], rtol=1e-6)
     np.testing.assert_allclose([up, down], 2 * sigmoid(-1.5) * np.array([-1 / 4, 1 / 3]), rtol=1e-6)
     assert simpo(2, 6, beta=2.0, gamma=0.5)[1] == -2.0
+
+
+EDGES = np.array([0, 20, -20, 89, -89, 1e3, -1e3], np.float32)
+
+
+def slopes_of(loss, *args, **settings):
+    """The losses of arrays of numbers, and their slopes by the first of them."""
+    one = lambda *args: loss(*args, **settings)[0]
+    args = np.broadcast_arrays(*args)
+    return jax.jit(jax.vmap(jax.value_and_grad(one)))(*map(jnp.asarray, args))
+
+
+@pytest.mark.parametrize("kind", ["dpo", "ipo", "simpo", "kto"])
+def test_losses_and_slopes_at_extreme_log_ratios(kind):
+    """In float32, beside the closed forms in float64."""
+    x, zero, one = np.float64(EDGES), np.float32(0), np.int32(1)
+    if kind == "dpo":
+        got = slopes_of(preference.dpo_loss, EDGES, zero, zero, zero, beta=1.0)
+        want = np.logaddexp(0, -x), -expit(-x)
+    if kind == "ipo":
+        got = slopes_of(preference.ipo_loss, EDGES, zero, zero, zero, beta=0.25)
+        want = (x - 2) ** 2, 2 * (x - 2)
+    if kind == "simpo":
+        got = slopes_of(preference.simpo_loss, EDGES, zero, one, one, beta=1.0, gamma=1.0)
+        want = np.logaddexp(0, 1 - x), -expit(1 - x)
+    if kind == "kto":
+        x, sign = np.repeat(x, 2), np.tile([1, -1], len(x))
+        scale = dict(beta=1.0, desirable_weight=1.0, undesirable_weight=1.0)
+        got = slopes_of(preference.kto_loss, np.float32(x), zero, sign > 0, zero, **scale)
+        want = expit(-sign * x), -sign * expit(x) * expit(-x)
+    for found, exact in zip(got, want, strict=True):
+        np.testing.assert_allclose(found, exact, rtol=3e-6, atol=1e-8)
+
+
+def test_orpo_and_its_slope_at_extreme_log_probabilities():
+    sides = np.array([0, -1e-3, -20, -89, -1e3], np.float32)
+    chosen, rejected = (x.reshape(-1) for x in np.meshgrid(sides, sides[1:]))
+    one = np.int32(1)
+    value, up = slopes_of(preference.orpo_loss, chosen, rejected, one, one, beta=0.5)
+    odds = lambda x: x - np.log(-np.expm1(x))
+    held = np.minimum(np.float64(chosen), -1e-6)  # the odds of certainty are infinite
+    m = odds(held) - odds(np.float64(rejected))
+    np.testing.assert_allclose(value, -chosen + 0.5 * np.logaddexp(0, -m), rtol=1e-4, atol=1e-6)
+    steep = np.where(chosen > -1e-6, 0, -1 / np.expm1(held))
+    np.testing.assert_allclose(up, -1 - 0.5 * expit(-m) * steep, rtol=1e-4)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0])

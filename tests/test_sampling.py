@@ -21,8 +21,9 @@ KEY = jax.random.key(5)
 
 
 def prompts(rows=8, width=5, draws=1):
+    """Row b has b columns of padding, modulo 6: row 5 is empty."""
     tokens = jax.random.randint(jax.random.key(1), (rows, width), 2, 11)
-    mask = jnp.arange(width)[None] >= jnp.arange(rows)[:, None] % 4
+    mask = jnp.arange(width)[None] >= jnp.arange(rows)[:, None] % 6
     repeat = lambda x: jnp.repeat(x, draws, axis=0)
     return Prompts(
         tokens=repeat(jnp.where(mask, tokens, 0)),

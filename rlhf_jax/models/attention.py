@@ -91,18 +91,22 @@ def attend(
     """softmax(q k / sqrt(h)) v over the columns that `mask` allows; softmax in float32.
 
     `scale` takes the place of 1 / sqrt(h); logits x become softcap tanh(x / softcap) where that is not 0.
-    A row that may see nothing (padding) comes back finite and unread.
+    Every column is to see one at least.
 
     "cudnn" never holds [B, H, L, S], on NVIDIA GPUs and in 16 bits. It wants rows whose real tokens come
     first, and of the mask it reads how many those are: it is causal, and sees `window` columns where not 0.
+    Columns beyond the real ones see themselves alone.
     """
     if implementation == "cudnn":
-        count = jnp.sum(mask[:, -1], axis=-1, dtype=jnp.int32)  # what the last column sees
-        return jax.nn.dot_product_attention(
+        real = mask[:, -1]  # what the last column sees
+        count = jnp.maximum(jnp.sum(real, axis=-1, dtype=jnp.int32), 1)  # no row of length 0
+        attended = jax.nn.dot_product_attention(
             q, k, v, scale=scale or None, is_causal=True, query_seq_lengths=count,
             key_value_seq_lengths=count, implementation=implementation,
             local_window_size=(window - 1, 0) if window else None,
         )  # fmt: skip
+        alone = jnp.repeat(v, q.shape[2] // v.shape[2], axis=2)
+        return jnp.where(real[..., None, None], attended, alone)
     if not softcap:
         return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale or None)
     (B, L, H, h), K = q.shape, k.shape[2]

@@ -230,8 +230,9 @@ def reward_model(lm: LanguageModel) -> Network:
     """A scalar read at the last real token; params are {"trunk", "head" [D], "bias"}.
 
     `init(key, trunk)` takes a language model's parameters; the head is normal with deviation
-    1 / sqrt(D + 1) (Stiennon et al., 2020, in code). `bias` shifts all scores and has no gradient: it is
-    what `reward_model.centre` sets. No array of the trunk is copied: copy before you donate.
+    1 / sqrt(D + 1) (Ziegler et al., 2019, in code; the text of Stiennon et al., 2020, lacks the root). `bias`
+    shifts all scores and has no gradient: it is what `reward_model.centre` sets. No array of the trunk is
+    copied: copy before you donate.
     """
 
     def init(key, trunk):

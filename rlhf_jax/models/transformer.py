@@ -258,11 +258,18 @@ class Transformer(nn.Module):
         check_context(self.cfg, L)
         tokens = jnp.where(attention_mask, tokens, 0)  # what stands on padding is never read
         moved = self.cfg.attention == "cudnn" and not self.keep
+        # What stands on padding before a row's first real token sees itself alone, at position 0: where a
+        # prompt is empty, that is what predicts the response's first token, in `prefill` as here
         if moved:  # it wants real tokens first: each goes to the column of its position, and back
-            places = position_ids(attention_mask)[..., None]
+            count = jnp.sum(attention_mask, axis=1, keepdims=True)
+            places = jnp.where(attention_mask, position_ids(attention_mask), count)[..., None]
             tokens, attention_mask = right_pad(tokens, attention_mask)
-        positions = position_ids(attention_mask)
-        mask = jnp.tril(jnp.ones((L, L), bool))[None] & attention_mask[:, None]  # [B, L, L]
+            positions = jnp.where(attention_mask, position_ids(attention_mask), 0)
+            sight = attention_mask[:, None]
+        else:
+            positions = position_ids(attention_mask)
+            sight = attention_mask[:, None] | jnp.eye(L, dtype=bool)[None]
+        mask = jnp.tril(jnp.ones((L, L), bool))[None] & sight  # [B, L, L]
         seen = (mask,) if moved else masks(self.cfg, mask, jnp.arange(L), jnp.arange(L))
         x, kept = (blocks or self.blocks)(
             self.embed(tokens, positions), positions, seen, local_layers(self.cfg)
