@@ -90,7 +90,7 @@ def complete(model_type: str, kinds: Kinds, config: dict) -> dict:
             raise KeyError(key)
     from transformers import CONFIG_MAPPING  # imports PyTorch, where it is installed
 
-    given = {key: x for key, x in config.items() if key not in IDLE} | dict.fromkeys(IDLE)
+    given: dict[str, Any] = config | dict.fromkeys(IDLE)
     try:
         theirs = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(given))
         if hasattr(theirs, "rope_parameters"):
