@@ -54,7 +54,7 @@ COMMON: Kinds = {
 }
 """The keys that any family may have: the last three would make it another model."""
 
-IDLE = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id")
+IDLE: tuple[str, ...] = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id")
 """The keys that are read elsewhere, and decide no arithmetic."""
 
 
@@ -90,7 +90,7 @@ def complete(model_type: str, kinds: Kinds, config: dict) -> dict:
             raise KeyError(key)
     from transformers import CONFIG_MAPPING  # imports PyTorch, where it is installed
 
-    given: dict[str, Any] = config | dict.fromkeys(IDLE)
+    given = config | dict.fromkeys(IDLE)
     try:
         theirs = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(given))
         if hasattr(theirs, "rope_parameters"):
