@@ -90,7 +90,8 @@ def complete(model_type: str, kinds: Kinds, config: dict) -> dict:
             raise KeyError(key)
     from transformers import CONFIG_MAPPING  # imports PyTorch, where it is installed
 
-    given = {key: x for key, x in config.items() if key not in IDLE} | dict.fromkeys(IDLE)
+    idle: dict[str, Any] = dict.fromkeys(IDLE)
+    given = {key: x for key, x in config.items() if key not in IDLE} | idle
     try:
         theirs = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(given))
         if hasattr(theirs, "rope_parameters"):
