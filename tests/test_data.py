@@ -482,6 +482,25 @@ def test_no_eos_and_no_tokenizer_are_refused_in_one_sentence(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"model": '),
+        ("tokenizer_config.json", "[1]"),
+        ("tokenizer_config.json", '{"tokenizer_class": 3}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": 3}}'),
+        ("special_tokens_map.json", "3"),
+    ],
+)
+def test_a_damaged_file_of_a_tokenizer_is_refused_in_one_sentence(tok, tmp_path, name, text):
+    tok.save_pretrained(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="no tokenizer could be loaded from") as caught:
+        tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_seam_has_white_space_on_one_side_at_least():
     assert tokenizer.at_seam("the plot", "was good .") == " was good ."
     assert tokenizer.at_seam("\n\nAssistant:", " Yes.") == " Yes."

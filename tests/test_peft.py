@@ -75,6 +75,7 @@ def test_what_is_written_is_read_as_it_was(tmp_path, name, matrices):
     np.testing.assert_allclose(of(again.params), want, atol=5e-5)
     if model.is_reward:
         assert again.params["bias"] == trained["bias"] != 0
+    assert peft.read_config(tmp_path)["base_model_name_or_path"] == str(GOLDEN / name)
     (tmp_path / "plain").touch()  # has the mode of the umask
     assert (tmp_path / peft.WEIGHTS).stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert np.max(np.abs(want - of(model.params))) > 0.1
@@ -183,7 +184,9 @@ def test_every_setting_that_peft_writes_is_harmless_or_refused_where_it_is_not_o
 @pytest.mark.parametrize("text", ["[]", "null", "{", '{"r": ' + "9" * 5000 + "}", "[" * 100_000])
 def test_what_is_no_json_object_is_named(tmp_path, text):
     (tmp_path / peft.CONFIG).write_text(text)
-    with pytest.raises(ValueError, match=r"adapter_config\.json (is no JSON|holds no JSON object)"):
+    with pytest.raises(
+        ValueError, match=r"adapter_config\.json holds (no JSON|.*object with keys)"
+    ):
         huggingface.load(str(tmp_path))
 
 
@@ -196,3 +199,16 @@ def test_an_adapter_that_adapts_itself_is_refused(tmp_path):
     for name in "abc":
         with pytest.raises(ValueError, match=r"which is an adapter over .* itself: name the model"):
             huggingface.load(str(tmp_path / name))
+
+
+def test_the_revision_of_a_base_has_a_key_of_its_own_and_is_the_one_that_is_read(
+    tmp_path, monkeypatch
+):
+    model, cfg = huggingface.load(str(GOLDEN / "qwen3")), LoraConfig(2)
+    _, trained = lora.split(jax.random.key(0), model.params, cfg)
+    peft.write(tmp_path, model.family, model.cfg, trained, cfg, "someone/tiny@small")
+    config = peft.read_config(tmp_path)
+    assert config["base_model_name_or_path"] == "someone/tiny" and config["revision"] == "small"
+    asked = []
+    monkeypatch.setattr(huggingface, "resolve", lambda name: asked.append(name) or GOLDEN / "qwen3")
+    assert huggingface.base_of(tmp_path) == GOLDEN / "qwen3" and asked == ["someone/tiny@small"]

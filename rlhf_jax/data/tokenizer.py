@@ -78,7 +78,7 @@ def load(
             trust_remote_code=False,  # nor is anybody asked whether it may run
             **({"tokenizer_type": "gpt2"} if bare else {}),
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a damaged file transformers and tokenizers raise anything
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"no tokenizer could be loaded from {str(directory_or_name)!r} ({reason}): "

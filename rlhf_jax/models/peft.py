@@ -62,7 +62,12 @@ def modules(family: Family, cfg: ModelConfig) -> dict[str, dict[str, Tensor]]:
 def write(
     folder: pathlib.Path, family: Family, cfg: ModelConfig, trained, lora: LoraConfig, base: str
 ):
-    """Writes what `lora.split` gives to train of a language or a reward model, over the model `base`."""
+    """Writes what `lora.split` gives to train of a language or a reward model, over the model `base`.
+
+    `base` is a folder, or a name of a hub, NAME or NAME@REVISION.
+    """
+    is_folder = pathlib.Path(base).is_dir()
+    base, _, revision = (base, "", "") if is_folder else base.partition("@")
     is_reward = "head" in trained
     blocks = (trained["trunk"] if is_reward else trained)["blocks"]
     arrays, targets, rank, alpha, turned = {}, [], {}, {}, False
@@ -92,6 +97,7 @@ def write(
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if is_reward else "CAUSAL_LM",
         "base_model_name_or_path": base,
+        "revision": revision or None,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "rank_pattern": rank,

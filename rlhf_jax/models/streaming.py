@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.families.family import Family, Tensor
+from rlhf_jax.models.families.keys import shown
 
 INDEX = "model.safetensors.index.json"
 PART = 2**23  # bytes that are on their way to a device at once, of a tensor that is no layer's
@@ -30,9 +31,9 @@ def read_json(path: pathlib.Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}): fetch it again") from None
+        raise ValueError(f"{path} holds no JSON ({error}): fetch it again") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object: fetch it again")
+        raise ValueError(f"{path} holds {shown(found)}, where an object with keys is wanted")
     return found
 
 
