@@ -142,7 +142,7 @@ def method_run(lab: Lab, method: Method, pairs: int, seeds: Sequence[Seed]) -> l
 # --- the study
 
 
-def grid(cfg: Config, name: str, lr: float) -> list[Method]:
+def grid(cfg: Config, name: MethodName, lr: float) -> list[Method]:
     """One method at each of its strengths."""
     strengths = {"dpo": cfg.betas, "sft": tuple(1 / x for x in cfg.passes)}.get(name, cfg.kl_coefs)
     batch_size = cfg.batch_size if name in ON_POLICY else cfg.lab.reward_batch

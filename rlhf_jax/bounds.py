@@ -140,9 +140,9 @@ def check_unread(cfg: Any, default: Any, at: str = "") -> None:
                 raise ValueError(
                     f"{at}{leaf} = {of(cfg, leaf)!r} has no effect because {why}: leave it out"
                 )
-    for field in fields(cfg):
-        if is_dataclass(part := getattr(cfg, field.name)):
-            check_unread(part, getattr(default, field.name), f"{at}{field.name}.")
+    for field in kinds(type(cfg)):
+        if is_dataclass(part := getattr(cfg, field)):
+            check_unread(part, getattr(default, field), f"{at}{field}.")
 
 
 def _leaves(x, name: str):

@@ -198,9 +198,14 @@ class ModelConfig(Settings):
             )
 
     def _unread(self) -> dict[str, str]:
-        missing = {}
+        missing: dict[str, str] = {}
         if self.positions != "rotary":
-            turned = ("rope_theta", "rope_theta_local", "rope_scaling", "rotary_share")
+            turned: tuple[str, ...] = (
+                "rope_theta",
+                "rope_theta_local",
+                "rope_scaling",
+                "rotary_share",
+            )
             missing = dict.fromkeys(turned, f'positions = "{self.positions}" turns nothing')
         if not self.window:
             missing["rope_theta_local"] = "window = 0 makes no layer local"
