@@ -40,7 +40,7 @@ OWN = {  # settings of each, the stage that is its own, and metrics of that
         {"sft/loss"} | OBJECTIVE,
     ),
     "ensemble": (
-        LOOP + PYTHON + "--ensemble.members 2 --ensemble.combine min",
+        LOOP + "--ensemble.members 2 --ensemble.combine min",
         "ensemble",
         {"reward/loss", "reward/accuracy"},
     ),
