@@ -21,7 +21,7 @@ SHOWN = {
 
 
 def before_and_after(method, prompts, measured: dict) -> dict:
-    """Means with intervals over prompts (95 %, bootstrap), and how often `method` beats SFT.
+    """Means with intervals over prompts (95 %), and how often `method` beats SFT.
 
     `measured` are values [N] before and after by name; the first name says what a win is.
     """
@@ -129,8 +129,7 @@ def show(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None):
 
     def add(name, value):
         if isinstance(value, dict) and "mean" in value:
-            low, high = value["low"], value["high"]
-            table.add_row(name, f"{value['mean']:.3f}", f"{low:.3f} to {high:.3f}")
+            table.add_row(name, f"{value['mean']:.3f}", _ends(value, 3))
         elif isinstance(value, dict):
             for inner, x in value.items():
                 add(f"{name}, {inner}", x)
@@ -157,7 +156,14 @@ def show(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None):
 
 def _cell(value) -> str:
     if isinstance(value, dict):
-        return f"{value['mean']:.3f}\n{value['low']:.2f} to {value['high']:.2f}"
+        return f"{value['mean']:.3f}\n{_ends(value, 2)}"
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _ends(interval, digits) -> str:
+    """An interval's ends; results.json has null where one value alone left them infinite."""
+    if interval["low"] is None or interval["high"] is None:
+        return "unknown"
+    return f"{interval['low']:.{digits}f} to {interval['high']:.{digits}f}"

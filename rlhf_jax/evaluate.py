@@ -1,12 +1,17 @@
-"""Means with their intervals, win rates, accuracy and calibration of held-out judgements."""
+"""Means with their intervals, win rates, accuracy and calibration of held-out judgements.
+
+How often an interval that says 95 % holds the truth was measured, and stands with each function;
+`pytest -m more tests/test_intervals.py` measures it again.
+"""
 
 from collections.abc import Hashable, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num, Shaped
 from scipy.special import expit
+from scipy.stats import norm
+from scipy.stats import t as student
 
 Groups = Sequence[Hashable] | np.ndarray | None
 
@@ -52,6 +57,28 @@ class CalibrationRow(NamedTuple):
     observed: float
 
 
+def widening(n: int, level: float = 0.95) -> float:
+    """By how much a bootstrap interval from `n` values or groups is too narrow: t / z sqrt(n / (n - 1)).
+
+    Resamples of few values vary too little, and a percentile is the normal law's and not Student's
+    (Hesterberg, 2015, section 3). 9.2 for 2 values, 2.7 for 3, 1.2 for 10, 1.02 for 100.
+    """
+    quantile = (1 + level) / 2
+    return float(student.ppf(quantile, n - 1) / norm.ppf(quantile) * np.sqrt(n / (n - 1)))
+
+
+def widened(estimate, found: Float[np.ndarray, " R"], n: int, level: float = 0.95) -> Interval:
+    """The percentile interval of resamples `found` from `n` values, `widening` times as far from `estimate`.
+
+    From one value alone nothing can be said: it is infinite.
+    """
+    if n < 2:
+        return Interval(float(estimate), -np.inf, np.inf)
+    ends = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = estimate + widening(n, level) * (ends - estimate)
+    return Interval(float(estimate), float(low), float(high))
+
+
 def bootstrap_interval(
     values: Shaped[np.ndarray, " N"],
     groups: Groups = None,
@@ -59,10 +86,13 @@ def bootstrap_interval(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    """The mean and its percentile bootstrap interval (Efron, 1979).
+    """The mean and its bootstrap interval (Efron, 1979), `widened` for the number of values or groups.
 
     With `groups` [N], whole groups are resampled (values that share a prompt are not independent), and
     the mean is still over values. Raises ValueError for no values, or one that is not finite.
+
+    95 % intervals of 2, 3, 5, 10, 30 and 100 values hold the mean so often: normal .93, .93, .95, .95, .95,
+    .94; exponential .89, .88, .88, .91, .93, .94. Of 5 to 100 ragged groups: .94.
     """
     values = _finite(values, "values")
     if groups is None:
@@ -76,33 +106,67 @@ def bootstrap_interval(
     for start in range(0, resamples, chunk):
         rows = rng.integers(n, size=(min(chunk, resamples - start), n))
         means[start : start + chunk] = sums[rows].sum(1) / counts[rows].sum(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
+    return widened(values.mean(), means, n, level)
 
 
-def wilson_interval(successes: float | int, n: int, level: float = 0.95) -> Interval:
+def wilson_interval(successes: float | int, n: float | int, level: float = 0.95) -> Interval:
     """A share and its Wilson score interval (Wilson, 1927), which holds at 0 and 1 and for small `n`.
 
-    Half successes (ties) are allowed, and make the interval a little wide. Raises ValueError where n is 0.
+    Half successes (ties) are allowed, and the interval does not know of them: their judgements vary less
+    than wins and losses do, so it is wide, and where most are ties it holds the truth always.
+    `n` may be an effective number, as `effective_size` makes it. Raises ValueError where it is not above 0.
+
+    95 % intervals of 10, 30, 100 and 1000 judgements hold the share so often: .5 .98, .96, .94, .95; .76 .98,
+    .95, .95, .95; .97 .97, .94, .97, .95. Of 30 judgements of which .2, .5 and .8 are ties: .97, .99, 1.00.
     """
-    if n < 1:
-        raise ValueError("n is 0: a share needs at least one judgement")
-    z, p = NormalDist().inv_cdf((1 + level) / 2), successes / n
+    if not n > 0:
+        raise ValueError(f"n = {n}: a share needs at least one judgement")
+    z, p = norm.ppf((1 + level) / 2), successes / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return Interval(float(p), max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+    low = (
+        0.0 if p == 0 else max(0.0, float(centre - half))
+    )  # exact, where the difference is rounded
+    high = 1.0 if p == 1 else min(1.0, float(centre + half))
+    return Interval(float(p), low, high)
+
+
+def effective_size(values: Float[np.ndarray, " N"], groups: Groups, level: float = 0.95) -> float:
+    """How many independent judgements `values` from 0 to 1 are worth, for Wilson's interval: N at most.
+
+    N over the design effect, the variance of the mean over groups beside that of N independent judgements
+    (Kish, 1965), times (t of N / t of the groups)^2, for that variance is itself an estimate (Korn and
+    Graubard, 1998). Where all groups have the same mean, as at 0 and 1, it says nothing: then as if each
+    group were one judgement, N^2 / sum of squared sizes. N where no two values share a group.
+    """
+    group = np.unique(_labels(groups, len(values)), return_inverse=True)[1]
+    sums, sizes = np.bincount(group, values), np.bincount(group)
+    n, many, p = len(values), len(sizes), values.mean()
+    if many in (1, n):
+        return float(many)
+    away = sums - p * sizes
+    if np.allclose(away, 0.0):
+        effect = np.sum(sizes**2) / n
+    else:
+        effect = many / (many - 1) * np.sum(away**2) / n**2 / (p * (1 - p) / (n - 1))
+    fewer = student.ppf((1 + level) / 2, n - 1) / student.ppf((1 + level) / 2, many - 1)
+    return float(n / max(effect, 1.0) * fewer**2)
 
 
 def accuracy(margins: Num[np.ndarray, " N"], groups: Groups = None) -> Interval:
     """The share of positive margins, a zero counting half.
 
-    The interval is Wilson's; with `groups` it is the bootstrap over them.
-    Raises ValueError for no margins, or one that is not finite.
+    The interval is Wilson's; with `groups` of their `effective_size`. Raises ValueError for no margins, or
+    one that is not finite.
+
+    95 % intervals of groups of 4 that correlate by .3 hold the share so often: .76 of 10, 30 and 100 groups
+    .96, .94, .95; .97 .96, .97, .93. Of 30 groups whose judgements are all alike, .97: .92; of 30 groups of 1
+    to 31 that correlate by .3, .97: .86, for few of them then err at all.
     """
     right = 0.5 + 0.5 * np.sign(_finite(margins, "margins"))
-    if groups is not None:
-        return bootstrap_interval(right, groups)
-    return wilson_interval(float(right.sum()), len(right))
+    n = len(right) if groups is None else effective_size(right, groups)
+    found = wilson_interval(float(right.mean() * n), n)
+    return found._replace(mean=float(right.mean()))
 
 
 def win_rate(a: Num[np.ndarray, " N"], b: Num[np.ndarray, " N"], groups: Groups = None) -> Interval:
@@ -149,7 +213,11 @@ def length_report(
     true score, is what it has beyond that (on a line). Where people did not care for length, an honest
     model is right as often where the longer response was chosen as where the shorter was, and one that
     counts words in the first alone. Intervals are 95 %: for correlations the bootstrap over `groups` (over
-    pairs without), for accuracies as in `accuracy`. Pairs of equal length are in the correlations only.
+    pairs without), `widened`, for accuracies as in `accuracy`. Pairs of equal length are in the correlations
+    only.
+
+    95 % intervals of 10, 30 and 100 groups of two pairs hold a correlation of .8 so often: .95, .93,
+    .95.
     """
     rng, n = np.random.default_rng(seed), len(scores)
     names = np.arange(n) if groups is None else _labels(groups, n)
@@ -163,8 +231,8 @@ def length_report(
         share = np.full(len(sums), 1 / len(sums))
         draws = (rng.multinomial(len(sums), share) for _ in range(resamples))
         found = _partial(np.stack([np.tensordot(times, sums, 1) for times in draws]))
-        low, high = np.quantile(found, [0.025, 0.975])
-        return Interval(float(_partial(rows.sum(axis=0))), float(low), float(high))
+        plain = widened(_partial(rows.sum(axis=0)), found, len(sums))
+        return plain._replace(low=max(plain.low, -1.0), high=min(plain.high, 1.0))
 
     def within(rows):
         if not rows.any():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Num
 
-from rlhf_jax.evaluate import Interval
+from rlhf_jax.evaluate import Interval, widened
 
 
 def interquartile_mean(
@@ -37,17 +37,23 @@ def nested_bootstrap(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    """A statistic over all runs, and its percentile interval under other seeds at every level.
+    """A statistic over all runs, and its bootstrap interval under other seeds at every level.
 
     `values` [data seeds, reward seeds, RL seeds, ...] is dense, and an axis is nested in those before it:
     reward seed 0 of one data seed is no relative of reward seed 0 of another. Each resample draws data
     seeds with replacement; within each that was drawn, anew, its reward seeds; and so on (a multistage
-    bootstrap: Davison and Hinkley, 1997, section 3.8). A level of one seed adds nothing, so the interval
-    says nothing about it; and of fewer than ten at the top, a percentile interval is too narrow.
+    bootstrap: Davison and Hinkley, 1997, section 3.8). The percentile interval is `widened` for the number of
+    seeds at the top, on which it rests. A level of one seed adds nothing, so the interval says nothing
+    about it, and the top is the first level of more; of one run alone it is infinite.
     `statistic(values, axis)` is the interquartile mean, or np.mean.
 
     Two methods on the same seeds are compared by the interval of `a - b`: what a seed does to both cancels.
     Raises ValueError for no values, or one that is not finite.
+
+    95 % intervals hold the truth of normal effects so often, for the interquartile mean (for the mean): of
+    2, 3, 5 and 10 data seeds, one run in each, .93 (.93), .92 (.93), .97 (.94), .97 (.95); of 3 x 3 x 3 and
+    10 x 3 x 2 runs, where data seeds deviate twice as far as the other two, .98 (.98), .98 (.97); of
+    10 x 3 x 2 where the policy's seeds alone matter 1.00 (1.00), for the interval cannot know that.
     """
     values = np.asarray(values, np.float64)
     if not values.ndim or not values.size:
@@ -65,5 +71,5 @@ def nested_bootstrap(
             rows = rows.reshape(rows.shape + (1,) * (drawn.ndim - rows.ndim))
             drawn = np.take_along_axis(drawn, rows, axis)
         found[start : start + chunk] = statistic(drawn.reshape(len(drawn), -1), axis=1)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(statistic(values.reshape(-1), axis=0)), float(low), float(high))
+    top = next((seeds for seeds in values.shape if seeds > 1), 1)
+    return widened(statistic(values.reshape(-1), axis=0), found, top, level)

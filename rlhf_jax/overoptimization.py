@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 from scipy.special import log_softmax, logsumexp
-from scipy.stats import norm
 from scipy.stats import t as student
+
+from rlhf_jax.evaluate import widening
 
 # 1 / beta of a fine frontier, where gold is in standard deviations
 LAMBDAS = (0.0, *np.geomspace(1e-3, 1e3, 1000).tolist())
@@ -263,8 +264,8 @@ def turning_point(
     for each seed from the peak of the *other* seeds' mean to the end, in its own curve. On a plateau that
     has mean zero. It turned if the mean drop is above `margin`, Student's one-sided bound at `level` (S - 1
     degrees of freedom) times the standard error over seeds. The interval resamples seeds, and departs from
-    the mean t / z sqrt(S / (S - 1)) times as far as each resample, few seeds varying too little (Hesterberg,
-    2015). A resample turns if its maximum is above its end by `margin`, and counts as `end` where not.
+    the mean `evaluate.widening` times as far as each resample, few seeds varying too little. A resample
+    turns if its maximum is above its end by `margin`, and counts as `end` where not.
     Raises ValueError for fewer than two seeds, or where their ranges of KL have nothing in common.
     """
     if len(kl) != len(gold) or len(kl) < 2:
@@ -297,9 +298,7 @@ def turning_point(
     place = int(mean.argmax()) if turned else len(grid) - 1
 
     rows = np.random.default_rng(seed).integers(seeds, size=(resamples, seeds))
-    few = student.ppf((1 + level) / 2, seeds - 1) / norm.ppf((1 + level) / 2)
-    few *= np.sqrt(seeds / (seeds - 1))
-    means = mean + few * (curves[rows].mean(axis=1) - mean)  # [resamples, grid]
+    means = mean + widening(seeds, level) * (curves[rows].mean(axis=1) - mean)  # [resamples, grid]
     turns = means.max(axis=1) - means[:, -1] > margin
     peaks = np.where(turns, grid[means.argmax(axis=1)], high) ** 2
     bounds = np.quantile(peaks, [(1 - level) / 2, (1 + level) / 2])

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 from rlhf_jax import evaluate
 
@@ -26,6 +27,18 @@ def test_the_bootstrap_interval_is_the_normal_one_for_many_values():
     assert evaluate.bootstrap_interval(values) == evaluate.bootstrap_interval(values)
     wider = evaluate.bootstrap_interval(values, level=0.99)
     assert wider.low < low < high < wider.high
+
+
+def test_of_few_values_the_interval_is_wider_than_all_of_them():
+    """Resamples of three values reach the least and the greatest; Student's t goes 2.7 times as far."""
+    assert evaluate.widening(3) == pytest.approx(4.30265 / 1.95996 * math.sqrt(3 / 2), rel=1e-4)
+    far = evaluate.widening(3)
+    assert evaluate.bootstrap_interval(np.array([0.0, 1.0, 5.0])) == pytest.approx(
+        (2.0, 2.0 - 2.0 * far, 2.0 + 3.0 * far)
+    )
+    grouped = evaluate.bootstrap_interval(np.repeat([0.0, 1.0, 5.0], 4), np.repeat([0, 1, 2], 4))
+    assert grouped == pytest.approx((2.0, 2.0 - 2.0 * far, 2.0 + 3.0 * far))
+    assert evaluate.bootstrap_interval(np.ones(4), np.zeros(4)) == (1.0, -np.inf, np.inf)
 
 
 def test_groups_widen_the_interval_as_many_times_as_they_repeat():
@@ -59,11 +72,14 @@ def test_the_memory_bound_changes_no_statistics():
     assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.1)
 
 
-@pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 7), (72, 100), (501, 1000)])
+@pytest.mark.parametrize(
+    ("k", "n"), [(0, 10), (10, 10), (40, 40), (0, 7), (3, 7), (72, 100), (501, 1000)]
+)
 def test_wilson_is_scipys(k, n):
     want = binomtest(k, n).proportion_ci(0.95, "wilson")
     got = evaluate.wilson_interval(k, n)
     assert got == pytest.approx((k / n, want.low, want.high), abs=1e-9)
+    assert (got.low == 0) == (k == 0) and (got.high == 1) == (k == n)  # not but for rounding
 
 
 def test_wilson_is_the_published_number():
@@ -79,12 +95,42 @@ def test_ties_count_half():
     assert evaluate.accuracy(a - b) == evaluate.win_rate(a, b)
 
 
-def test_accuracy_with_groups_is_the_bootstrap_over_them():
+def test_accuracy_with_groups_is_wilsons_of_as_many_judgements_as_they_are_worth():
     margins = np.repeat(np.random.default_rng(5).normal(0.5, 1, size=100), 16)
     groups = np.repeat(np.arange(100), 16)
     alone, grouped = evaluate.accuracy(margins), evaluate.accuracy(margins, groups)
     assert alone.mean == grouped.mean == np.mean(margins > 0)
-    assert grouped.high - grouped.low == pytest.approx(4 * (alone.high - alone.low), rel=0.15)
+    assert grouped.high - grouped.low == pytest.approx(4 * (alone.high - alone.low), rel=0.05)
+    # copies are worth one each, but for the degrees of freedom
+    once = evaluate.accuracy(margins[::16])
+    assert grouped == pytest.approx(once, abs=0.004)
+
+
+def test_accuracy_does_not_collapse_where_all_are_right_or_wrong():
+    every = np.ones(40)
+    singles = evaluate.accuracy(every, np.arange(40))
+    assert singles == evaluate.accuracy(every) == evaluate.wilson_interval(40, 40)
+    assert singles[0] == singles[2] == 1.0 and singles.low == pytest.approx(0.912, abs=5e-4)
+    wrong = evaluate.accuracy(-every, np.arange(40))
+    assert wrong == pytest.approx((0.0, 0.0, 1 - singles.low)) and wrong.low == 0.0
+    # nobody knows how alike judgements of a group are: ten groups are ten judgements, one is one
+    fewer = student.ppf(0.975, [39, 9])  # degrees of freedom
+    ten = evaluate.effective_size(every, np.repeat(np.arange(10), 4))
+    assert ten == pytest.approx(10 * (fewer[0] / fewer[1]) ** 2)
+    assert evaluate.accuracy(every, np.zeros(40)) == evaluate.wilson_interval(1, 1)
+
+
+def test_the_effective_size_of_groups_that_are_alike_by_a_half():
+    """Values of a pair that correlate by r are worth n / (1 + r) judgements (Kish, 1965)."""
+    rng = np.random.default_rng(9)
+    first = rng.random(20_000) < 0.7
+    again = np.where(rng.random(20_000) < 0.5, first, rng.random(20_000) < 0.7)
+    values = np.stack([first, again], axis=1).reshape(-1).astype(float)
+    groups = np.repeat(np.arange(20_000), 2)
+    assert evaluate.effective_size(values, groups) == pytest.approx(40_000 / 1.5, rel=0.02)
+    assert evaluate.effective_size(values, np.arange(40_000)) == 40_000
+    apart = np.stack([first, ~first], axis=1).reshape(-1).astype(float)  # a group's mean is fixed
+    assert evaluate.effective_size(apart, groups) == pytest.approx(20_000, rel=1e-3)
 
 
 def test_bad_values_are_refused_by_name():
@@ -94,7 +140,7 @@ def test_bad_values_are_refused_by_name():
         evaluate.bootstrap_interval(np.array([]))
     with pytest.raises(ValueError, match="there are 1 groups for 2 values"):
         evaluate.bootstrap_interval(np.array([1.0, 2.0]), ["a"])
-    with pytest.raises(ValueError, match="n is 0"):
+    with pytest.raises(ValueError, match="n = 0"):
         evaluate.wilson_interval(0, 0)
 
 

@@ -14,9 +14,9 @@ import pytest
 import runs
 
 import launch
-from experiments import sentiment, worlds
+from experiments import sentiment, verdict, worlds
 from experiments.pretrained import stops
-from rlhf_jax import checkpoint, metrics
+from rlhf_jax import checkpoint, evaluate, metrics, run
 from rlhf_jax.data import dialogues, tokenizer
 from rlhf_jax.models import huggingface, networks
 from rlhf_jax.models.config import ModelConfig
@@ -76,6 +76,13 @@ def test_held_out_prompts_were_used_in_no_stage(whole):
     assert len(compared) == 96 and not held_out & {row["prompt"] for row in compared}
     judged = [json.loads(row) for row in (whole / "samples.jsonl").read_text().splitlines()]
     assert {row["prompt"] for row in judged} == held_out
+
+
+def test_an_interval_that_one_value_leaves_open_is_printed_as_unknown(tmp_path, capsys):
+    gold = evaluate.bootstrap_interval(np.ones(3), ["one prompt"] * 3)._asdict()
+    run.write_json(tmp_path / "results.json", {"gold": gold, "rows": [{"gold": gold}]})
+    verdict.show(tmp_path, "the same")
+    assert capsys.readouterr().out.count("unknown") == 2
 
 
 def test_the_same_command_on_a_finished_run_prints_the_result_and_how_to_start_another(

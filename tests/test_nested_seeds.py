@@ -46,6 +46,16 @@ def test_one_level_is_the_plain_bootstrap(rng):
     assert wide.low < plain.low < plain.high < wide.high
 
 
+def test_few_seeds_are_widened_by_how_many_there_are_at_the_top():
+    far = evaluate.widening(3)
+    seeds = np.array([0.0, 1.0, 5.0]).reshape(3, 1, 1)
+    wide = nested_bootstrap(seeds, np.mean)
+    assert wide == pytest.approx((2.0, 2.0 - 2.0 * far, 2.0 + 3.0 * far))
+    assert nested_bootstrap(seeds.reshape(1, 3, 1), np.mean) == pytest.approx(wide)
+    assert nested_bootstrap(np.repeat(seeds, 50, axis=2), np.mean) == pytest.approx(wide)
+    assert nested_bootstrap(seeds[:1]) == (0.0, -np.inf, np.inf)
+
+
 def test_copies_at_a_lower_level_are_no_evidence(rng):
     """Copies of a run make the interval no narrower than the seeds above them do."""
     seeds = rng.normal(size=60)
