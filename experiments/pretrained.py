@@ -99,12 +99,12 @@ def begins(cfg) -> bool | None:
 
 
 def stops(cfg, words) -> tuple[int, ...]:
-    """The tokens that end a response: the tokenizer's EOS, then all others of the pretrained model.
+    """The tokens that end a response: the tokenizer's EOS, then all others of the pretrained model, in order.
 
     What the chat template ends an answer with is one of them.
     """
     own = huggingface.stops_of(huggingface.resolve(named(cfg))) if named(cfg) else ()
-    return tuple(dict.fromkeys([words.eos_token_id, *own, *dialogues.ends(words)]))
+    return tuple(dict.fromkeys([words.eos_token_id, *sorted({*own, *dialogues.ends(words)})]))
 
 
 def positions(cfg, least: int) -> int:
