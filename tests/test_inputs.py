@@ -45,8 +45,8 @@ def named(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         for file in ("config.json", "tokenizer.json", "model.safetensors", "README.md"):
             (tmp_path / name / file).write_text(name)
-    base = lambda folder: tmp_path / "base" if folder.name == "model" else folder
-    monkeypatch.setattr(inputs.huggingface, "base_of", base)  # that of an adapter
+    chain = lambda folder: [folder, tmp_path / "base"]  # an adapter, and what it adapts
+    monkeypatch.setattr(inputs.huggingface, "chain", chain)
     (tmp_path / "reward.py").write_text("def score(prompts, responses): ...")
     rows(tmp_path / "a.jsonl", {"text": "a"}), rows(tmp_path / "b.jsonl", {"text": "b"})
     data = worlds.DataConfig(corpus=f"{tmp_path}/[ab].jsonl", prompts=f"{tmp_path}/b.jsonl")
@@ -113,6 +113,7 @@ def test_stages_are_not_taken_from_a_run_of_other_content(tmp_path):
     path = rows(tmp_path / "a.jsonl", {"text": "a"})
     cfg = ground.Config(data=worlds.DataConfig(corpus=path))
     run.open_run("toy", cfg, str(tmp_path / "run"), content=lambda: inputs.content(cfg))
+    run.write_json(tmp_path / "run" / "stages" / "sft" / "done.json", {"iterations": 1})
     start_from.check(tmp_path / "run", cfg, ground.Config())
     rows(tmp_path / "a.jsonl", {"text": "b"})
     with pytest.raises(ValueError, match=r"other content: .*a.jsonl of data.corpus has changed"):
