@@ -446,6 +446,9 @@ def test_prompts_begin_as_the_tokenizer_begins_a_text_or_as_they_are_told_to(
     assert found[2] == loaded(texts[2], add_special_tokens=False)["input_ids"]
     assert (found[2].count(1), found[3].count(2)) == (1, 1)
     assert found[4] == (begins or [2])
+    brought = demonstrations.encode_demonstrations(loaded, [""], ["<s>yes"], 2, 8)
+    ids = brought.tokens[0][brought.attention_mask[0]].tolist()
+    assert ids[0] == 1 and ids.count(1) == 1  # it belongs to the prompt
     loaded.save_pretrained(tmp_path / "again")
     again = AutoTokenizer.from_pretrained(str(tmp_path / "again"))
     assert [again(text)["input_ids"] for text in texts] == plain
