@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+LONGEST = 2e6  # seconds that a socket can wait
 GRACE = 1.0  # seconds by which a child outlives the timeout of its parent, where that is dead
 
 
@@ -51,6 +52,7 @@ class Child:
 
         After either error the child is gone.
         """
+        timeout = min(timeout, LONGEST)
         until = time.monotonic() + timeout if timeout else None
         message, answer = json.dumps(question, default=_plain).encode() + b"\n", b""
         try:

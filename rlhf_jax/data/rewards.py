@@ -216,7 +216,7 @@ class ScorerConfig(Settings):
     """How a reward in Python is called."""
 
     threads: Whole = 8
-    """Calls at once, while the devices work; 0: in line, one after the other, with no timeout."""
+    """Calls at once, while the devices work; 0: in line, one after the other, and timed in processes only."""
     processes: bool = False
     """Makes the calls in as many child processes, for a reward that is not trusted: where it exits, crashes,
     or hangs in a regular expression, its own process ends, and the sample is named."""
@@ -226,7 +226,9 @@ class ScorerConfig(Settings):
     """Most seconds of a call; 0: no limit."""
 
     def _unread(self) -> dict[str, str]:
-        return {} if self.threads else {"timeout": "calls in line (threads = 0) have none"}
+        if self.threads or self.processes:
+            return {}
+        return {"timeout": "calls in line (threads = 0) have none, unless in processes"}
 
 
 class _Part(NamedTuple):
