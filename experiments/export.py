@@ -12,7 +12,6 @@ transformers has no bias: our score is transformers' plus "score_bias" of config
 adapter_model.safetensors. Loaded here, the folder gives our scores.
 """
 
-import math
 import pathlib
 import re
 from dataclasses import dataclass, replace
@@ -71,12 +70,6 @@ def main(cfg: Config):
     runs.check_folder("to", cfg.to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f'to = "{to}" is there and not empty: name a new folder')
-    if not (math.isfinite(cfg.shard_gb) and cfg.shard_gb > 0):
-        raise ValueError(f"shard_gb = {cfg.shard_gb}: give a number of gigabytes above 0")
-    if cfg.base and not cfg.adapter:
-        raise ValueError(
-            f'base = "{cfg.base}" is read with adapter alone: add --adapter, or leave it out'
-        )
     of = settings_of(folder)
     stage = cfg.stage or own_stage(folder)
     trained = arrays(folder, stage, best=cfg.best)

@@ -88,8 +88,8 @@ class Config(pretrained.Config):
             of_files = ("prompt_words", "fields", "corpus_fields", "prompts_fields")
             world, why = [f"data.{name}" for name in of_files], "no files are read"
         missing = super()._unread() | dict.fromkeys(world, why)
-        if why == "files are read" and not data.comparisons:
-            missing["reward"] = "data.comparisons names none"
+        if why == "files are read" and "comparisons" in judge.dispensable(self):
+            missing["reward"] = "a Python reward alone judges"
         missing["sample.pad"] = "the tokenizer decides it"
         if self.reference:
             of_sft = (f"sft.{x.name}" for x in fields(self.sft) if x.name != "batch_size")
@@ -184,8 +184,6 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
     chat, unneeded = dialogues.template(cfg.tokenizer), judge.dispensable(cfg)
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed, chat, unneeded)
-    if not (world.corpus or world.comparisons):
-        lengths.check_answers(cfg)
     python_reward = judge.scorer(cfg, world)
     if cfg.start_from:
         start_from.check(pathlib.Path(cfg.start_from), cfg, Config())

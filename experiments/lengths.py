@@ -17,6 +17,8 @@ SHARE = 0.99
 """Share of the texts of each file that fit into lengths which come from the data."""
 POSITIONS = 1024
 """Most columns, in lengths that come from the data, of a model from nothing whose context is smaller."""
+UNKNOWN = 256
+"""Most tokens of an answer where the data hold no answers, as in TRL."""
 GENERATED = 10, 24
 """Lengths of a prompt and of an answer in the generated world."""
 
@@ -52,15 +54,6 @@ def check(cfg):
     prompt, answer = given(cfg).values()
     if prompt and answer:
         pretrained.check_context(cfg, (prompt, answer))
-
-
-def check_answers(cfg):
-    """Raises ValueError where no setting gives the length of answers: for data that hold none."""
-    if not list(given(cfg).values())[1]:
-        raise ValueError(
-            f"{list(given(cfg))[1]} = 0 takes the length of answers from the data, which are prompts "
-            "alone: give the most tokens of an answer"
-        )
 
 
 def put(cfg, prompt: int, answer: int):
@@ -105,7 +98,12 @@ def _measured(cfg, words, files: list[Texts]) -> dict:
     lines = []
     if not all(given(cfg).values()):
         both = " and ".join(f"{name} = {n}" for name, n in zip(names, lengths, strict=True))
-        lines.append(f"lengths that hold the data: {both} tokens")
+        alone = not any(len(answers) for _, answers in ids)
+        lines.append(
+            f"lengths: {both} tokens, of which the data, prompts alone, do not say the second"
+            if alone and not given(cfg)[names[1]]
+            else f"lengths that hold the data: {both} tokens"
+        )
     for file, found in zip(files, ids, strict=True):
         lines += _told(file.setting, found, lengths, given(cfg))
     context = max(cfg.model.context, sum(lengths))
@@ -123,7 +121,7 @@ def _chosen(asked: dict[str, int], ids: list[tuple], positions: int) -> list[int
     wanted = []
     for side, n in enumerate(asked.values()):
         longest = [np.quantile(x[side], SHARE, method="higher") for x in ids if len(x[side])]
-        wanted.append(n or int(max(longest, default=1)))
+        wanted.append(n or int(max(longest, default=(1, UNKNOWN)[side])))
     prompt, answer = wanted
     free_prompt, free_answer = (not n for n in asked.values())
     if free_answer:

@@ -246,16 +246,20 @@ def from_files(
             "for the generated world (a Python reward alone, rl.reward, needs no comparisons, and with "
             "reference no corpus)"
         )
+    compared, ties, demos = [], 0, []  # every file is read before any is split
+    if cfg.comparisons:
+        compared, ties = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
+    if cfg.corpus:
+        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields)
     group, asked = lambda row: row.group, read_prompts(cfg, chat)
     side = lambda rows, seed, name: split(
         rows, group, cfg.held_out, seed, f"{name} by data.held_out"
     )
+    if ties:
+        print(f"left out: {ties} ties of data.comparisons", flush=True)
     prompts, prompts_held_out = side(asked, seed, "data.prompts")
     pairs = Pairs([], ([], []), [])
     if cfg.comparisons:
-        compared, ties = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
-        if ties:
-            print(f"left out: {ties} ties of data.comparisons", flush=True)
         train, held_out = side(compared, seed, "data.comparisons")
         pairs = Pairs(train, ([], []), held_out)
     teaches = unseen(pairs.train, pairs.held_out, prompts_held_out)
@@ -265,10 +269,8 @@ def from_files(
         pairs = Pairs(train, halved(train, group, seed, "data.comparisons"), pairs.held_out)
     corpus, corpus_held_out = [], []
     if cfg.corpus:
-        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields)
         fresh = lambda demo: teaches(demo.group, demo.prompt, demo.response)
-        demos = kept(demos, fresh, "data.corpus")
-        corpus, corpus_held_out = side(demos, seed + 2, "data.corpus")
+        corpus, corpus_held_out = side(kept(demos, fresh, "data.corpus"), seed + 2, "data.corpus")
     return World(
         corpus=[demo[:2] for demo in corpus],
         corpus_held_out=[demo[:2] for demo in corpus_held_out],

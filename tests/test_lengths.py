@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from experiments import lengths, reward, sentiment
@@ -78,8 +79,18 @@ def test_more_than_half_of_a_file_is_cut_only_where_a_setting_says_so(tmp_path, 
     both = [Texts("data.prompts", [LONG], [(LONG, "a")])]
     with pytest.raises(ValueError, match=r"1 of 1 prompts of data.prompts .* = 1022"):
         settled(tmp_path / "c", words, both, asked())
-    with pytest.raises(ValueError, match=r"sample.length = 0 takes .* give the most tokens"):
-        lengths.check_answers(sentiment.config)
+
+
+def test_prompts_alone_do_not_say_how_long_answers_are(tmp_path, words, capsys):
+    """Then answers have 256 tokens, or what the model's positions leave."""
+    alone = [Texts("data.prompts", texts(5, 6), [])]
+    assert lengths.given(settled(tmp_path / "a", words, alone, asked()))["sample.length"] == 256
+    assert "the data, prompts alone, do not say the second" in capsys.readouterr().out
+    cfg = settled(tmp_path / "b", words, alone, asked(0, 9))
+    assert lengths.given(cfg) == {"data.prompt_length": 6, "sample.length": 9}
+    assert "lengths that hold the data" in capsys.readouterr().out
+    chosen = lengths._chosen({"p": 0, "a": 0}, [(np.array([5, 6]), np.array([], int))], 128)
+    assert chosen == [6, 122]
 
 
 def test_the_reward_experiment_has_lengths_of_its_own(tmp_path, words):

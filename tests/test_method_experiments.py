@@ -110,7 +110,8 @@ def test_a_setting_that_a_run_is_older_than_stood_at_its_default(tmp_path):
     cfg = grounds.Config()
     settings = json.loads(json.dumps(run.plain(cfg)))
     del settings["model"]["window"], settings["model"]["rope_scaling"]
-    (tmp_path / "config.json").write_text(json.dumps({"settings": settings}))
+    begun = {"experiment": "rloo", "settings": settings, "versions": {}}
+    (tmp_path / "config.json").write_text(json.dumps(begun))
     with pytest.raises(ValueError, match="has finished none of the shared stages"):
         start_from.check(tmp_path, cfg, grounds.Config())
     (tmp_path / "stages" / "sft").mkdir(parents=True)
