@@ -88,7 +88,7 @@ class Config(pretrained.Config):
             of_files = ("prompt_words", "fields", "corpus_fields", "prompts_fields")
             world, why = [f"data.{name}" for name in of_files], "no files are read"
         missing = super()._unread() | dict.fromkeys(world, why)
-        if why == "files are read" and not data.comparisons:
+        if "comparisons" in judge.dispensable(self) and data.prompts:
             missing["reward"] = "data.comparisons names none"
         missing["sample.pad"] = "the tokenizer decides it"
         if self.reference:

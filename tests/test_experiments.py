@@ -379,7 +379,8 @@ def test_a_python_reward_that_cannot_be_is_refused_before_the_run_has_a_folder(
 ):
     names = folders | {"ASKED": str(asked)}
     settings = [names.get(x, x.replace("REWARDS", REWARDS)) for x in settings.split()]
-    settings += [] if "--data.prompts" in settings else ["--data.reviews", "80"]
+    files = "--data.prompts" in settings
+    settings += ["--data.held-out", "0.3"] if files else ["--data.reviews", "80"]
     run = str(asked.parent / "run")
     assert launch.main([method, "--rl.reward", *settings, "--run", run]) == 1
     errors = capsys.readouterr().err.strip()
@@ -472,7 +473,7 @@ def test_what_cannot_work_is_refused_in_one_sentence_before_any_training(
     settings = [names.get(x, x) for x in settings]
     given = set(settings)
     tiny = WITH_REFERENCE if "--reference" in given else WITH_MODEL if "--model" in given else TINY
-    tiny = WITH_FILES if "--data.corpus" in given else tiny
+    tiny = [*WITH_FILES, "--data.held-out", "0.2"] if "--data.corpus" in given else tiny
     assert launch.main([*tiny, "--run", str(files / "run"), *settings]) == 1
     said = capsys.readouterr().err.strip()
     assert re.search(words, said) and said.count("\n") == 0
