@@ -435,10 +435,10 @@ def test_a_head_of_its_own_is_read_though_config_json_ties_it(loaded, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"[1]", r"config\.json holds no JSON object"),
-        (b"{", r"config\.json is no JSON .*: fetch it again"),
-        (b"\xff\xfe", r"config\.json is no JSON"),
-        (b"[" * 100_000, r"config\.json is no JSON"),
+        (b"[1]", r"config\.json holds \[1\], where an object with keys is wanted"),
+        (b"{", r"config\.json holds no JSON .*: fetch it again"),
+        (b"\xff\xfe", r"config\.json holds no JSON"),
+        (b"[" * 100_000, r"config\.json holds no JSON"),
         (b'{"model_type": ["llama"]}', r"model_type = \['llama'\]: known are gemma2"),
         (b'{"model_type": "llama"}', r"config\.json has no vocab_size, which a llama needs"),
     ],

@@ -259,10 +259,12 @@ def test_sampling_that_is_not_the_policys_is_refused_for_training(settings, word
 
 def test_settings_out_of_range_are_refused_by_name():
     for settings, words in [
-        (dict(length=0), "length = 0"),
+        (dict(length=-1), "length = -1"),
         (dict(top_p=0.0), "top_p = 0.0"),
         (dict(length=3, min_length=4), "min_length = 4 is more than SampleConfig.length = 3"),
         (dict(length=3, stop_after=4), "stop_after = 4 is more than SampleConfig.length = 3"),
     ]:
         with pytest.raises(ValueError, match=words):
             SampleConfig(**settings)
+    with pytest.raises(ValueError, match=r"sample.length = 0: it must be 1 or more"):
+        sampling.make_sample(None, SampleConfig(length=0))  # pyright: ignore[reportArgumentType]
