@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 
 PREEMPTED = 75  # the exit code that asks a batch script to start the same command again
 NARROW = 40  # columns, below which no table can be read
@@ -113,9 +114,12 @@ def sentence(error: Exception, folder: str = "the disk") -> str | None:
     the number of the system's error in their texts.
     """
     said = str(error)
-    if isinstance(error, RuntimeError) and re.search("initialize backend|Unknown backend", said):
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    no_backend = re.search("initialize backend|Unknown backend", said)
+    if no_backend or (isinstance(error, AssertionError) and frames and "xla_bridge" in frames[-1]):
         wanted = f"JAX_PLATFORMS = {os.environ.get('JAX_PLATFORMS', '')!r}"
-        return f"{wanted} cannot be had here ({said.splitlines()[0]}): unset it, or install what it wants"
+        why = f" ({said.splitlines()[0]})" if said else ""
+        return f"{wanted} cannot be had here{why}: unset it, or install what it wants"
     theirs = r"os_error_code='(\d+)'" + r"|os error (\d+)" * (not isinstance(error, ValueError))
     number = re.search(theirs, said)
     if isinstance(error, OSError) and error.errno is not None:

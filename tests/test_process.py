@@ -136,9 +136,29 @@ def test_errors_have_a_remedy(monkeypatch, error, said):
     assert process.sentence(error, "HERE").startswith(said)
 
 
-@pytest.mark.parametrize("error", [ValueError("(os error 28)"), RuntimeError("x"), KeyError(28)])
+def test_a_platform_that_is_not_there_is_named():
+    program = """
+import jax
+from rlhf_jax import process
+try:
+    jax.devices()
+except Exception as error:
+    print(process.sentence(error))
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "rocm", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("JAX_PLATFORMS = 'rocm' cannot be had here")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("(os error 28)"), RuntimeError("x"), AssertionError()]
+)
 def test_other_errors_are_none_of_the_machine(error):
-    assert process.sentence(error) is None
+    with pytest.raises(type(error)) as caught:
+        raise error
+    assert process.sentence(caught.value) is None
 
 
 @pytest.mark.parametrize(
