@@ -287,7 +287,9 @@ def test_cudnn_is_asked_for_what_the_mask_says(by_xla, name):
     )
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma", "cudnn, olmo"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", pytest.param("gemma", marks=pytest.mark.more), "cudnn, olmo"]
+)
 def test_after_an_empty_prompt_the_learner_sees_what_the_sampler_saw(by_xla, name):
     """Rows of 0, 2 and 4 tokens in 4 columns, then 3 of a response, one of them in the first row only."""
     cfg = KINDS[name.removeprefix("cudnn, ")]
