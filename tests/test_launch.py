@@ -136,6 +136,14 @@ def test_an_option_is_cut_out_in_either_spelling():
     assert launch.cut_at(["--once", "1"], "--on") == (["--once", "1"], None, [])
 
 
+def test_who_has_no_home_has_no_cache_there(start, monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(pathlib.Path, "home", home)
+    assert start("toy")[:2] == (0, "0 0.1 as the user set it\n")
+
+
 def test_from_the_command_line_before_jax_is_imported(tmp_path):
     (tmp_path / "trial").mkdir()
     (tmp_path / "trial" / "toy.py").write_text(
