@@ -127,7 +127,7 @@ def test_missing_and_broken_files_are_refused_in_one_sentence(tmp_path):
         sources.read_jsonl(str(tmp_path / "*.nothing"))
     with pytest.raises(ValueError, match="no such file: ''"):
         sources.read_jsonl("")
-    whole = gzip.compress(b'{"text": "a"}\n' * 500)
+    whole = gzip.compress(b'{"text": "a"}\n' * 500, mtime=0)
     (tmp_path / "cut.gz").write_bytes(whole[:-12])
     with pytest.raises(ValueError, match=r"cut\.gz is not a whole gzip file"):
         sources.read_jsonl(str(tmp_path / "cut.gz"))
@@ -148,12 +148,13 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
         ("windows.jsonl", LINES.replace("\n", "\r\n").encode(), 1),
         ("empty lines.jsonl", f"\n\n{LINES}\n \n".encode(), 1),
         ("no last newline.jsonl", LINES[:-1].encode(), 1),
-        ("zipped.jsonl", gzip.compress(LINES.encode()), 1),
+        ("zipped.jsonl", gzip.compress(LINES.encode(), mtime=0), 1),
         ("plain.jsonl.gz", LINES.encode(), 1),
-        ("two members.jsonl.gz", gzip.compress(LINES.encode()) * 2, 2),
+        ("two members.jsonl.gz", gzip.compress(LINES.encode(), mtime=0) * 2, 2),
         ("a,b.jsonl", LINES.encode(), 1),
         ("a[1].jsonl", LINES.encode(), 1),
     ],
+    ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_files_are_read_as_they_are_found(tmp_path, name, data, times):
     folder = tmp_path / "[team]"
