@@ -496,7 +496,7 @@ def test_an_exported_policy_and_reward_model_say_in_transformers_what_they_say_h
 @pytest.mark.parametrize("bos", ["tokenizer", "never"])
 def test_an_export_gives_our_numbers_for_a_text_that_its_tokenizer_encodes(tmp_path, bos):
     """`tokenizer(prompt response EOS)`, with no word on BOS: our ids, log-probabilities and scores."""
-    asked = [f"is film {n % 7} good" for n in range(60)]
+    asked = [f"is film {n} good" for n in range(60)]
     pairs = [
         {"prompt": x, "chosen": f"it is good {n}", "rejected": f"bad , {n} times"}
         for n, x in enumerate(asked)
