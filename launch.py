@@ -19,7 +19,7 @@ if __name__ == "__main__":
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
-    from rlhf_jax import process
+    from rlhf_jax.devices import process
 
     process.make_streams_patient()
     process.exit_on_sigterm()
@@ -31,28 +31,56 @@ import difflib
 import importlib
 import logging
 import pathlib
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from rlhf_jax import process
+from rlhf_jax.devices import process
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parent / "experiments"
 
 
-def experiments(folder: pathlib.Path) -> dict[str, str]:
-    """Names to first lines of docstrings, of the modules in `folder` that set `config`.
+def experiments(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, str]]:
+    """The file and the first line of the description of each experiment below `folder`, by name.
 
-    They are read and not imported: listing them is quick, and works where one of them would not.
+    A file that sets `config` is one experiment, of its own name and its docstring's first line. One that sets
+    `configs`, a dictionary, is one for each key, and its docstring has a line `    KEY   description` for it.
+    Files are read and not imported: listing them is quick, and works where one of them would not.
     """
     found = {}
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(folder.glob("*/*.py")):
         tree = ast.parse(path.read_text())
-        assigned = [node.targets for node in tree.body if isinstance(node, ast.Assign)]
-        assigned += [[node.target] for node in tree.body if isinstance(node, ast.AnnAssign)]
-        names = {
-            target.id for targets in assigned for target in targets if isinstance(target, ast.Name)
-        }
-        if "config" in names:
-            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+        said = ast.get_docstring(tree) or ""
+        for node in tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+            names = {target.id for target in targets if isinstance(target, ast.Name)}
+            if "config" in names:
+                found[path.stem] = path, said.partition("\n")[0]
+            value = getattr(node, "value", None)
+            if "configs" in names and isinstance(value, ast.Dict):
+                lines = dict(re.findall(r"^    (\w+)  +(.*)$", said, flags=re.MULTILINE)[::-1])
+                keys = [key.value for key in value.keys if isinstance(key, ast.Constant)]
+                found |= {key: (path, lines.get(key, "")) for key in keys}
     return found
+
+
+class Experiment(NamedTuple):
+    """The default settings of an experiment, its `main(cfg)`, and the docstring of its file."""
+
+    config: Any
+    main: Callable
+    description: str
+
+
+def load(name: str, folder: pathlib.Path = EXPERIMENTS) -> Experiment:
+    """The experiment of that name; its file is imported."""
+    path, _ = experiments(folder)[name]
+    module = importlib.import_module(f"{folder.name}.{path.parent.name}.{path.stem}")
+    if hasattr(module, "configs"):
+        main = lambda cfg: module.main(cfg, name)
+        return Experiment(module.configs[name], main, module.__doc__ or "")
+    return Experiment(module.config, module.main, module.__doc__ or "")
 
 
 def cut_at(settings: list[str], option: str) -> tuple[list[str], str | None, list[str]]:
@@ -80,7 +108,7 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     if not args or args[0] in ("-h", "--help"):
         width = max(map(len, known), default=0)
         print("python launch.py EXPERIMENT [--setting value ...]\n")
-        for name, line in known.items():
+        for name, (_, line) in known.items():
             print(f"  {name:{width}}  {line}")
         print("\npython launch.py EXPERIMENT --help explains its settings.")
         print("--on slurm, tpu-vm or k8s sends the command there; --on slurm --help explains.")
@@ -104,13 +132,13 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         cache = pathlib.Path.home() / ".cache" / "rlhf_jax" / "jax"
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    from rlhf_jax import command_line, submit
+    from rlhf_jax.runs import command_line, submit
 
     if on is not None and on not in submit.KINDS:
         print(f"error: on = {on!r}: use {', '.join(submit.KINDS)}", file=sys.stderr)
         return 2
     if hosts_at is not None:
-        from rlhf_jax import hosts
+        from rlhf_jax.devices import hosts
     try:
         if on is not None and hosts_at is not None:
             raise ValueError(
@@ -125,11 +153,11 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
             if not hosts.is_first():
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        exp = importlib.import_module(f"{folder.name}.{name}")
+        exp = load(name, folder)
         if not os.environ.get("RLHF_JAX_TRACEBACK"):  # Orbax logs there what it raises too
             logging.getLogger("absl").setLevel(logging.CRITICAL)
         cfg = command_line.parse(
-            type(exp.config), settings, prog=prog, default=exp.config, description=exp.__doc__
+            type(exp.config), settings, prog=prog, default=exp.config, description=exp.description
         )
         if way:  # only with settings that are not refused here
             command = ["python", "launch.py", name, *settings]
@@ -143,7 +171,7 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
                 "start the same command on all hosts again: it goes on", file=sys.stderr, flush=True
             )
             os._exit(hosts.LOST_CODE)  # and do not wait for it, as JAX would
-        run = sys.modules.get("rlhf_jax.run")
+        run = sys.modules.get("rlhf_jax.runs.run")
         said = process.sentence(error, run.opened() if run else "the disk")
         if said is None and isinstance(error, ValueError):
             said = str(error)

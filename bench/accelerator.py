@@ -25,9 +25,11 @@ import numpy as np
 import rich
 from rich.table import Table
 
-from rlhf_jax import memory, optimizer, ppo, rollout, sampling, sft, train_step
+from rlhf_jax import optimizer, sampling, train_step
+from rlhf_jax.algorithms import ppo, rollout, sft
 from rlhf_jax.batches import Prompts, Sequences
 from rlhf_jax.bounds import Count, Settings
+from rlhf_jax.devices import memory
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 

@@ -19,9 +19,11 @@ from rich.table import Table
 
 from bench.models import config
 from bench.works import Shape
-from rlhf_jax import memory, optimizer, sampling, sft, train_step
+from rlhf_jax import optimizer, sampling, train_step
+from rlhf_jax.algorithms import sft
 from rlhf_jax.batches import Prompts, Sequences
 from rlhf_jax.bounds import Count, Settings
+from rlhf_jax.devices import memory
 from rlhf_jax.models import networks
 
 VOCAB, PROMPT = 2048, 32

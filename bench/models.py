@@ -12,8 +12,9 @@ import jax
 
 from bench.works import Shape
 from rlhf_jax.data import tokenizer
-from rlhf_jax.models import huggingface, networks
+from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.hub import huggingface
 
 MARKS = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
 TEXTS = ["It was a good film, and I would see it again.", "It was a bad film: the end is too long."]

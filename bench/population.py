@@ -18,10 +18,10 @@ import jax
 import rich
 from rich.table import Table
 
-from experiments import overoptimization
-from experiments.lab import LabConfig
-from experiments.population import Job, nested, opened, run_jobs, work
+from experiments.studies import overoptimization
 from rlhf_jax.bounds import Bound, Count, Settings
+from rlhf_jax.studies.lab import LabConfig
+from rlhf_jax.studies.population import Job, nested, opened, run_jobs, work
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,10 @@ from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
 from rlhf_jax.bounds import Positive, Settings
-from rlhf_jax.models import huggingface, networks
+from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.families import FAMILIES
+from rlhf_jax.models.hub import huggingface
+from rlhf_jax.models.hub.families import FAMILIES
 
 LAYERS, VOCABULARY, DEVICES, MB = 24, 32_768, 8, 10**6
 

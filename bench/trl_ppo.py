@@ -50,10 +50,12 @@ from rich.table import Table
 from scipy import stats
 
 from bench.trl_side import PROMPT, VOCABULARY, reward
-from rlhf_jax import optimizer, ppo, rollout, sampling, train_step
+from rlhf_jax import optimizer, sampling, train_step
+from rlhf_jax.algorithms import ppo, rollout
 from rlhf_jax.batches import Prompts, Samples
 from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Whole
-from rlhf_jax.models import huggingface, networks
+from rlhf_jax.models import networks
+from rlhf_jax.models.hub import huggingface
 
 WORLDS = {"fixed": "no token ends a response", "eos": "EOS ends a response"}
 SIDES = {"ours": ("rlhf_jax", "#2f7ed8"), "trl": ("TRL", "#e0722a")}

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlhf_jax import ppo, rollout, sampling, train_step
+from rlhf_jax import sampling, train_step
+from rlhf_jax.algorithms import ppo, rollout
 from rlhf_jax.batches import Prompts
 from rlhf_jax.models import networks
 

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlhf_jax import policy_gradient, rollout, sampling, sft, train_step
+from rlhf_jax import sampling, train_step
+from rlhf_jax.algorithms import policy_gradient, rollout, sft
 from rlhf_jax.batches import Prompts, Samples, Sequences
 from rlhf_jax.models import networks
 

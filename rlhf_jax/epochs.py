@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.reduce import gather, share, spread
+from rlhf_jax.ops.reduce import gather, share, spread
 
 
 def make_epochs(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from rlhf_jax.batches import Prompts, Samples
 from rlhf_jax.bounds import Count, NonNegative, Settings, Share, Whole
-from rlhf_jax.padding import is_stop
+from rlhf_jax.ops.padding import is_stop
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from rlhf_jax.reduce import normalise, psum
+from rlhf_jax.ops.reduce import normalise, psum
 
 
 class TrainState(NamedTuple):

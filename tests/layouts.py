@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax import parallel
+from rlhf_jax.devices import parallel
 
 EVERY = {
     "pmap": parallel.on_pmap,

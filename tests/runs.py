@@ -8,7 +8,7 @@ import textwrap
 
 import numpy as np
 
-from rlhf_jax import checkpoint, metrics
+from rlhf_jax.runs import checkpoint, metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -14,10 +14,11 @@ from typing import Annotated, Literal
 import pytest
 
 import launch
-from rlhf_jax import bounds, command_line, submit
+from rlhf_jax import bounds
+from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.bounds import Bound, Count, NonNegative, Settings, Whole
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.ppo import PPOConfig
+from rlhf_jax.runs import command_line, submit
 
 ROOT = pathlib.Path(__file__).parent.parent
 INF = float("inf")
@@ -90,8 +91,9 @@ def like(cls):
 def test_all_config_classes_are_found_and_are_settings():
     names = {f"{cls.__module__}.{cls.__name__}" for cls in CLASSES}
     assert {
-        "rlhf_jax.ppo.PPOConfig", "experiments.sentiment.Config", "experiments.learners.Method",
-        "rlhf_jax.submit.Slurm", "rlhf_jax.models.config.RopeScaling", "bench.accelerator.Config",
+        "rlhf_jax.algorithms.ppo.PPOConfig", "experiments.applications.sentiment.Config",
+        "rlhf_jax.studies.learners.Method",
+        "rlhf_jax.runs.submit.Slurm", "rlhf_jax.models.config.RopeScaling", "bench.accelerator.Config",
     } <= names  # fmt: skip
     assert len(names) > 40
     assert [cls for cls in CLASSES if not issubclass(cls, Settings)] == []

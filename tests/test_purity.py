@@ -8,18 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax import (
+from rlhf_jax import optimizer, sampling, train_step
+from rlhf_jax.algorithms import (
     ensemble,
     ilql,
-    optimizer,
     policy_gradient,
     ppo,
     preference,
     reward_model,
     rollout,
-    sampling,
     sft,
-    train_step,
 )
 from rlhf_jax.batches import (
     Comparisons,

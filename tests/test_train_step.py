@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from rlhf_jax import optimizer, ppo, reward_model, sft, train_step
+from rlhf_jax import optimizer, train_step
+from rlhf_jax.algorithms import ppo, reward_model, sft
 from rlhf_jax.batches import Comparisons, Rollout, Samples, Sequences
 from rlhf_jax.models import networks
 

@@ -14,21 +14,13 @@ from jax.sharding import PartitionSpec as P
 
 from bench import works
 from bench.sides import protocol
-from rlhf_jax import (
-    optimizer,
-    parallel,
-    policy_gradient,
-    ppo,
-    preference,
-    reward_model,
-    rollout,
-    sampling,
-    sft,
-    train_step,
-)
+from rlhf_jax import optimizer, sampling, train_step
+from rlhf_jax.algorithms import policy_gradient, ppo, preference, reward_model, rollout, sft
 from rlhf_jax.batches import Comparisons, PreferenceBatch, Prompts, Sequences
-from rlhf_jax.models import huggingface, networks
-from rlhf_jax.parallel import DATA
+from rlhf_jax.devices import parallel
+from rlhf_jax.devices.parallel import DATA
+from rlhf_jax.models import networks
+from rlhf_jax.models.hub import huggingface
 
 RATE_SIZE, RATE_TRIES = 1024, 8
 

@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from rlhf_jax.logprobs import logprobs_of, token_logprobs
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.padding import last_real
+from rlhf_jax.ops.logprobs import logprobs_of, token_logprobs
+from rlhf_jax.ops.padding import last_real
 
 
 class Policy(NamedTuple):

@@ -22,8 +22,8 @@ from rlhf_jax.models.attention import (
     softcapped,
 )
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.padding import position_ids, right_pad
-from rlhf_jax.reduce import spread, whole
+from rlhf_jax.ops.padding import position_ids, right_pad
+from rlhf_jax.ops.reduce import spread, whole
 
 ACTIVATIONS = {
     "gelu": nn.gelu,

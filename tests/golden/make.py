@@ -4,8 +4,8 @@
     pip install --no-deps peft==0.21.2
     python tests/golden/make.py
 
-No test runs it, and but for `tests/test_torch.py`, which builds larger models with `build`, none needs
-PyTorch. For each case of the table below it writes beside itself `CASE/config.json` and
+No test runs it, and but for `tests/models/hub/test_torch.py`, which builds larger models with `build`,
+none needs PyTorch. For each case of the table below it writes beside itself `CASE/config.json` and
 `CASE/model.safetensors`, as `save_pretrained` leaves them, and `CASE/golden.npz`:
 
     tokens          int32 [3, L]       row 0 is full, rows 1 and 2 have 2 and 7 columns of padding

@@ -1,0 +1,114 @@
+"""Several reward models as one program, and their scores as one (Coste et al., 2024; Rame et al., 2024).
+
+Members learn from the same comparisons, each in its own order and from its own head. Their parameters,
+optimizer states and step counts carry a leading member axis M; so do scores. A batch does not: its rows
+lead, as everywhere, because rows are what devices cut. It is Comparisons of arrays [B, M, ...], and
+member m learns from column m.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlhf_jax import train_step
+from rlhf_jax.algorithms import reward_model
+from rlhf_jax.algorithms.reward_model import RewardLossConfig
+from rlhf_jax.bounds import Bound, NonNegative, Settings
+
+
+@dataclass(frozen=True)
+class EnsembleConfig(Settings):
+    """How many reward models there are, and how they speak with one voice."""
+
+    members: Annotated[int, Bound(ge=2)] = 4
+    """Reward models (4 or 5: Coste et al., 2024, who saw little gain beyond)."""
+    shared_head: bool = False
+    """All start from one head, as "warm" wants; they then differ by the order of their data alone."""
+    combine: Literal["mean", "min", "uwo", "warm"] = "uwo"
+    """The mean score, the least, mean - uncertainty_coef std, or one model of the averaged weights."""
+    uncertainty_coef: NonNegative = 0.5
+    """Standard deviations that "uwo" takes off the mean (ours; Coste et al. take off variances)."""
+
+
+def init(reward_init, key, trunk, cfg: EnsembleConfig):
+    """The first parameters of all members, [M, ...]: `reward_init(key_m, trunk)`, stacked.
+
+    key_m is `key` folded with m, or with 0 for all where they share a head.
+    """
+    names = jnp.arange(cfg.members) * (not cfg.shared_head)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, names)
+    return jax.vmap(reward_init, in_axes=(0, None))(keys, trunk)
+
+
+def init_state(params, tx) -> train_step.TrainState:
+    """Step zero of training each member of `params` [M, ...] with `tx`."""
+    return jax.vmap(lambda member: train_step.init_state(member, tx))(params)
+
+
+def make_train_step(reward_fn, tx, cfg: RewardLossConfig, *, microbatches=1, axis_name=None):
+    """`step(state, frozen, batch, rng) -> (state, metrics)`: the reward step of every member at once.
+
+    `state` is `init_state`'s, `batch` Comparisons of arrays [B, M, ...]. Members are clipped, skipped and
+    counted each on its own; the metrics are means over them.
+    """
+    step = reward_model.make_train_step(
+        reward_fn, tx, cfg, microbatches=microbatches, axis_name=axis_name
+    )
+
+    def ensemble_step(state, frozen, batch, rng):
+        rngs = jax.random.split(rng, len(state.step))
+        state, metrics = jax.vmap(step, in_axes=(0, None, 1, 0))(state, frozen, batch, rngs)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return ensemble_step
+
+
+def weight_average(params):
+    """One member's parameters: the mean of all members' (WARM: Rame et al., 2024).
+
+    Weights that left one point and did not go far may be averaged: members want a shared head and a small
+    learning rate. Other averages are models too, and may be worse than every member.
+    """
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), params)
+
+
+def disagreement(scores: Float[Array, "M B"]) -> Float[Array, " B"]:
+    """The standard deviation over members of the score of each row (divided by M)."""
+    return jnp.std(scores, axis=0)
+
+
+def combine(scores: Float[Array, "M B"], cfg: EnsembleConfig) -> Float[Array, " B"]:
+    """One score a row, from the members'; "warm" has no scores to combine, and is refused.
+
+    "uwo" is mean - uncertainty_coef std, in units of score. The uncertainty-weighted optimisation of Coste
+    et al. (2024) takes off uncertainty_coef times the variance instead, so its coefficient depends on the
+    scale of scores. "min" is their worst case. Both compare scores across members, and Bradley-Terry leaves
+    each member its own zero: `reward_model.centre` all of them first (means [M] serve), on the same texts.
+    """
+    if cfg.combine == "mean":
+        return jnp.mean(scores, axis=0)
+    if cfg.combine == "min":
+        return jnp.min(scores, axis=0)
+    if cfg.combine == "uwo":
+        return jnp.mean(scores, axis=0) - cfg.uncertainty_coef * disagreement(scores)
+    raise ValueError(
+        f'ensemble.combine = "{cfg.combine}" does not combine scores: use mean, min or uwo, or make_score'
+    )
+
+
+def make_score(reward_fn, cfg: EnsembleConfig):
+    """`score(params, tokens, attention_mask) -> [B]`: a reward_fn whose parameters are all members'.
+
+    "warm" averages them at each call; or call `weight_average` once, and use `reward_fn` itself.
+    """
+    members = jax.vmap(reward_fn, in_axes=(0, None, None))
+
+    def score(params, tokens, attention_mask):
+        if cfg.combine == "warm":
+            return reward_fn(weight_average(params), tokens, attention_mask)
+        return combine(members(params, tokens, attention_mask), cfg)
+
+    return score

@@ -1,0 +1,173 @@
+"""Proximal policy optimisation on sampled responses (Schulman et al., 2017; Ziegler et al., 2019)."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax.numpy as jnp
+
+from rlhf_jax import epochs, train_step
+from rlhf_jax.algorithms.rollout import objective_metrics
+from rlhf_jax.batches import PPOBatch, Rollout
+from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit
+from rlhf_jax.ops import kl, losses
+from rlhf_jax.ops.advantages import gae
+from rlhf_jax.ops.logprobs import ratio_of
+from rlhf_jax.ops.reduce import normalise, psum, whiten
+
+
+@dataclass(frozen=True)
+class PPOConfig(Settings):
+    """The details that matter, each with its published default."""
+
+    epochs: Count = 4
+    """Passes over one rollout, each in a fresh order (Ziegler et al., 2019)."""
+    minibatches: Count = 1
+    """Gradient steps a pass, on equal parts of the global batch (1: Ziegler et al., 2019)."""
+    microbatches: Count = 1
+    """Parts that a minibatch is cut into, on each device, to save memory; changes no result."""
+    temperature: Positive = 1.0
+    """What the samples were drawn at; experiments take it from the sampling settings."""
+    gamma: Unit = 1.0
+    """Discount (1: Ziegler et al., 2019)."""
+    lam: Unit = 0.95
+    """GAE's lambda (Schulman et al., 2016; 0.95: Ziegler et al., 2019)."""
+    policy_clip: Positive = 0.2
+    """Ratio clip (Schulman et al., 2017)."""
+    value_clip: Positive = 0.2
+    """How far a value may move from the rollout's before its loss stops (Ziegler et al., 2019, in code)."""
+    value_coef: NonNegative = 0.1
+    """Weight of the value loss (Ziegler et al., 2019, in code)."""
+    entropy_coef: NonNegative = 0.0
+    """Weight of an entropy bonus (0: Ziegler et al., 2019)."""
+    kl_in_reward: Literal["k1", "k2", "k3", "none"] = "k1"
+    """Penalty in the per-token reward; k1 alone reaches pi_ref exp(r / beta), the rest have other optima."""
+    kl_in_loss: Literal["none", "k1", "k2", "k3"] = "none"
+    """Penalty in the loss, per token: another objective than k1 in the reward (GRPO uses k3 here)."""
+    whiten_advantages: bool = True
+    """Advantages to mean 0, biased variance 1, over the global batch (Ziegler et al., 2019)."""
+    whiten_rewards: bool = False
+    """Rewards to variance 1 with their mean kept (off: Huang et al., 2024; moves the optimum)."""
+    kl_stop: NonNegative = 0.0
+    """Skip a rollout's later steps once a minibatch's approximate KL exceeds this, nats a token; 0 never."""
+
+    def _conditions(self, at: str):
+        if "none" not in (self.kl_in_reward, self.kl_in_loss):
+            raise ValueError(
+                f'{at}kl_in_loss = "{self.kl_in_loss}" beside {at}kl_in_reward = '
+                f'"{self.kl_in_reward}" would count the penalty twice: set one of them to "none"'
+            )
+
+
+def weights_of(batch: PPOBatch):
+    """Every token of the policy counts the same."""
+    return batch.samples.mask
+
+
+def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
+    """(PPOBatch, metrics): r_t - kl_coef k1_t through GAE, whitened over the global batch."""
+    samples, mask = rollout.samples, rollout.samples.mask
+    tokens = normalise(mask, axis_name)
+    penalty = jnp.zeros_like(rollout.rewards)
+    if cfg.kl_in_reward != "none":
+        estimate = kl.ESTIMATORS[cfg.kl_in_reward]
+        penalty = kl_coef * jnp.where(mask, estimate(samples.logprobs, rollout.ref_logprobs), 0.0)
+    rewards = rollout.rewards - penalty  # [B, T]
+    if cfg.whiten_rewards:
+        rewards = whiten(rewards, tokens, shift_mean=False, axis_name=axis_name)
+    advantages, returns = gae(rewards, rollout.values, mask, gamma=cfg.gamma, lam=cfg.lam)
+
+    mean_token = lambda x: psum(jnp.vdot(tokens, x), axis_name)
+    variance = lambda x: mean_token(jnp.square(x - mean_token(x)))
+    metrics = objective_metrics(
+        samples,
+        rollout.rewards,
+        rollout.rewards - penalty,
+        samples.logprobs,
+        rollout.ref_logprobs,
+        kl_coef,
+        axis_name=axis_name,
+    ) | {
+        "ppo/advantage_std": jnp.sqrt(variance(advantages)),
+        "ppo/explained_variance": 1.0
+        - variance(returns - rollout.values) / jnp.maximum(variance(returns), 1e-8),
+    }
+    if cfg.whiten_advantages:
+        advantages = whiten(advantages, tokens, axis_name=axis_name)
+    batch = PPOBatch(
+        samples=samples,
+        ref_logprobs=rollout.ref_logprobs,
+        values=rollout.values,
+        advantages=advantages,
+        returns=returns,
+    )
+    return batch, metrics
+
+
+def loss(params, frozen, batch: PPOBatch, weights, rng, *, actor_critic_fn, cfg: PPOConfig):
+    """Mean over response tokens of the clipped surrogate and value_coef times the clipped value loss.
+
+    `frozen["kl_coef"]` is read by `kl_in_loss` alone.
+    """
+    del rng
+    samples, mask = batch.samples, batch.samples.mask
+    new_logprobs, entropy, new_values = actor_critic_fn(
+        params,
+        samples.tokens,
+        samples.attention_mask,
+        last=mask.shape[1],
+        temperature=cfg.temperature,
+    )
+    new_logprobs = jnp.where(mask, new_logprobs, samples.logprobs)  # ratio 1 where nothing was said
+    policy_loss, policy_clipped = losses.clipped_surrogate(
+        new_logprobs, samples.logprobs, batch.advantages, clip=cfg.policy_clip
+    )
+    value_loss, value_clipped = losses.clipped_value_loss(
+        new_values, batch.values, batch.returns, clip=cfg.value_clip
+    )
+    mean = lambda x: jnp.vdot(weights, x.astype(jnp.float32))
+    total = mean(policy_loss) + cfg.value_coef * mean(value_loss) - cfg.entropy_coef * mean(entropy)
+    if cfg.kl_in_loss != "none":
+        penalty = kl.ESTIMATORS[cfg.kl_in_loss](new_logprobs, batch.ref_logprobs)
+        total += frozen["kl_coef"] * mean(jnp.where(mask, penalty, 0.0))
+    d = new_logprobs - samples.logprobs
+    return total, {
+        "ppo/loss": total,
+        "ppo/policy_loss": mean(policy_loss),
+        "ppo/value_loss": mean(value_loss),
+        "ppo/entropy": mean(entropy),
+        "ppo/approx_kl": mean(0.5 * jnp.square(d)),
+        "ppo/policy_clipfrac": mean(policy_clipped),
+        "ppo/value_clipfrac": mean(value_clipped),
+        "ppo/ratio": mean(ratio_of(d)),
+    }
+
+
+def make_update(actor_critic_fn, tx, cfg: PPOConfig, *, axis_name=None):
+    """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one rollout.
+
+    Metrics are means over the steps that were taken (`ppo/steps` of them); `train/skipped` is a count.
+    Raises ValueError when the minibatches do not divide the rollout.
+    """
+    step = train_step.make_train_step(
+        partial(loss, actor_critic_fn=actor_critic_fn, cfg=cfg),
+        weights_of,
+        tx,
+        microbatches=cfg.microbatches,
+        axis_name=axis_name,
+    )
+    run = epochs.make_epochs(
+        step,
+        area="ppo",
+        epochs=cfg.epochs,
+        minibatches=cfg.minibatches,
+        kl_stop=cfg.kl_stop,
+        axis_name=axis_name,
+    )
+
+    def update(state, frozen, kl_coef, rollout: Rollout, rng):
+        batch, seen = prepare(rollout, kl_coef, cfg, axis_name=axis_name)
+        state, metrics = run(state, frozen | {"kl_coef": kl_coef}, batch, rng)
+        return state, seen | metrics
+
+    return update

@@ -1,0 +1,348 @@
+"""Learning a policy from comparisons or labels, without a reward model: DPO and its family.
+
+Each kind takes something that a policy says of a response y to a prompt x for the reward that it holds it
+worth, and asks that the reward agree with people's choices. With log pi(y|x) a sum over the tokens of the
+response, and |y| their number:
+
+    dpo     beta log pi(y|x) / pi_ref(y|x)   Rafailov et al., 2023 (with label smoothing: Mitchell, 2023)
+    ipo     the same                         Azar et al., 2023
+    kto     the same                         Ethayarajh et al., 2024; single responses, labelled
+    simpo   beta log pi(y|x) / |y|           Meng et al., 2024
+    orpo    log odds of p, log p = log pi(y|x) / |y|   Hong et al., 2024
+
+On all comparisons that Bradley and Terry's people would make of the reference's responses, dpo alone ends at
+pi* ~ pi_ref exp(r / beta). The others have optima of their own, which their tests state.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rlhf_jax import train_step
+from rlhf_jax.batches import Comparisons, LabelledBatch, PreferenceBatch, Samples, Sequences
+from rlhf_jax.bounds import Bound, NonNegative, Positive, Settings
+from rlhf_jax.ops.losses import pairwise_loss
+from rlhf_jax.ops.reduce import normalise, psum
+
+DEFAULTS: dict[str, dict[str, float]] = {  # the settings that each kind reads
+    "dpo": {"beta": 0.1, "label_smoothing": 0.0},
+    "ipo": {"beta": 0.1},
+    "simpo": {"beta": 2.0, "gamma": 1.0},
+    "orpo": {"beta": 0.1},
+    "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
+}
+
+
+@dataclass(frozen=True)
+class PreferenceConfig(Settings):
+    """Which loss, and its settings; one that is not set takes its paper's value (`DEFAULTS`)."""
+
+    kind: Literal["dpo", "ipo", "simpo", "orpo", "kto"] = "dpo"
+    """The loss; "kto" learns from labelled responses, the others from pairs."""
+    beta: Positive | None = None
+    """Weight of the implied KL (dpo and kto 0.1, as published; ipo's tau 0.1, ours), of the reward (simpo 2:
+    Meng et al., 2024, on Llama 3), or of the odds ratio's term (orpo's lambda 0.1: Hong et al., 2024)."""
+    label_smoothing: Annotated[float, Bound(ge=0, lt=0.5)] | None = None
+    """dpo: how often a label is taken to be wrong ("cDPO": Mitchell, 2023; 0: Rafailov et al., 2023)."""
+    gamma: NonNegative | None = None
+    """simpo: by how much the chosen reward is to lead (1: Meng et al., 2024, on Llama 3)."""
+    desirable_weight: Positive | None = None
+    """kto: weight of the losses on desirable responses (1: Ethayarajh et al., 2024)."""
+    undesirable_weight: Positive | None = None
+    """kto: on undesirable ones (1; where labels are uneven, such that both sides weigh about the same)."""
+
+    def _conditions(self, at: str):
+        for name in dict.fromkeys(name for of in DEFAULTS.values() for name in of):
+            if getattr(self, name) is not None and name not in DEFAULTS[self.kind]:
+                readers = " or ".join(kind for kind in DEFAULTS if name in DEFAULTS[kind])
+                raise ValueError(
+                    f'{at}{name} = {getattr(self, name)} is not read by {at}kind = "{self.kind}": '
+                    f"leave it out, or use {readers}"
+                )
+
+
+def settings(cfg: PreferenceConfig) -> dict[str, float]:
+    """What the loss of `cfg.kind` is called with: each setting that it reads, or its paper's default."""
+    given = {name: getattr(cfg, name) for name in DEFAULTS[cfg.kind]}
+    return DEFAULTS[cfg.kind] | {name: value for name, value in given.items() if value is not None}
+
+
+# --- the losses of pairs: each returns them, and the reward of the chosen response less the other's
+
+
+def dpo_loss(
+    chosen: Float[Array, "*n"],
+    rejected: Float[Array, "*n"],
+    ref_chosen: Float[Array, "*n"],
+    ref_rejected: Float[Array, "*n"],
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """-log sigmoid(m), m = beta [log pi(y_w) / pi_ref(y_w) - log pi(y_l) / pi_ref(y_l)] (Rafailov et al.,
+    2023, equation 7), from sums of log-probabilities.
+
+    With `label_smoothing` e, (1 - e) f(m) + e f(-m) (Mitchell, 2023): where y_w wins with probability p, m
+    goes to logit((1 - e) p + e (1 - p)).
+    """
+    margin = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
+    loss = pairwise_loss(margin, jnp.zeros_like(margin), label_smoothing=label_smoothing)
+    return loss, margin
+
+
+def ipo_loss(
+    chosen: Float[Array, "*n"],
+    rejected: Float[Array, "*n"],
+    ref_chosen: Float[Array, "*n"],
+    ref_rejected: Float[Array, "*n"],
+    *,
+    beta: float,
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """(h - 1 / (2 beta))^2, h = log pi(y_w) / pi_ref(y_w) - log pi(y_l) / pi_ref(y_l) (Azar et al., 2023,
+    equation 17, whose tau is beta), from sums of log-probabilities as there. TRL takes means over each
+    response's tokens, so its beta means another thing.
+
+    On all pairs of responses drawn from pi_ref, its optimum is pi ~ pi_ref exp(E_y'[p(y > y')] / beta).
+    """
+    h = (chosen - ref_chosen) - (rejected - ref_rejected)
+    return jnp.square(h - 1.0 / (2.0 * beta)), beta * h
+
+
+def simpo_loss(
+    chosen: Float[Array, "*n"],
+    rejected: Float[Array, "*n"],
+    chosen_length: Int[Array, "*n"],
+    rejected_length: Int[Array, "*n"],
+    *,
+    beta: float,
+    gamma: float,
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """-log sigmoid(m - gamma), m = beta [log pi(y_w) / |y_w| - log pi(y_l) / |y_l|] (Meng et al., 2024,
+    equation 6), from sums of log-probabilities; no reference."""
+    margin = beta * (per_token(chosen, chosen_length) - per_token(rejected, rejected_length))
+    return pairwise_loss(margin, jnp.zeros_like(margin), margin=gamma), margin
+
+
+def orpo_loss(
+    chosen: Float[Array, "*n"],
+    rejected: Float[Array, "*n"],
+    chosen_length: Int[Array, "*n"],
+    rejected_length: Int[Array, "*n"],
+    *,
+    beta: float,
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """-log pi(y_w) / |y_w| - beta log sigmoid(m), m = log odds(y_w) - log odds(y_l) (Hong et al., 2024,
+    equations 4 to 7, whose lambda is beta), from sums of log-probabilities; no reference.
+
+    odds(y) = p / (1 - p) with log p = log pi(y) / |y|. Both terms are losses: each falls as pi(y_w) rises.
+    """
+
+    def log_odds(logprob):
+        logprob = jnp.minimum(logprob, -1e-6)  # the odds of certainty are infinite
+        return logprob - jnp.log(-jnp.expm1(logprob))
+
+    chosen, rejected = per_token(chosen, chosen_length), per_token(rejected, rejected_length)
+    margin = log_odds(chosen) - log_odds(rejected)
+    return -chosen - beta * jax.nn.log_sigmoid(margin), margin
+
+
+LOSSES = {"dpo": dpo_loss, "ipo": ipo_loss, "simpo": simpo_loss, "orpo": orpo_loss}
+
+
+def per_token(logprobs: Float[Array, "*n"], lengths: Int[Array, "*n"]) -> Float[Array, "*n"]:
+    """Mean log-probability of a token; zero for a response without one."""
+    return logprobs / jnp.maximum(lengths, 1)
+
+
+# --- the loss of single responses
+
+
+def kto_loss(
+    logprobs: Float[Array, "*n"],
+    ref_logprobs: Float[Array, "*n"],
+    desirable: Bool[Array, "*n"],
+    z_ref: Float[Array, ""],
+    *,
+    beta: float,
+    desirable_weight: float,
+    undesirable_weight: float,
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """lambda (1 - sigmoid(m)), and m: by how much the reward lies on its label's side of the reference point.
+
+    m = beta (r - z_ref) for a desirable response and beta (z_ref - r) for another, r = log pi(y) / pi_ref(y)
+    from sums of log-probabilities, and lambda is the label's weight (Ethayarajh et al., 2024).
+    """
+    above = beta * (logprobs - ref_logprobs - z_ref)
+    margin = jnp.where(desirable, above, -above)
+    scale = jnp.where(desirable, desirable_weight, undesirable_weight)
+    return scale * jax.nn.sigmoid(-margin), margin
+
+
+# --- what comes before: the reference's log-probabilities, other prompts' responses, pairs of samples
+
+
+def response_logprobs(params, responses: Sequences, *, policy_fn):
+    """log pi(y | x) of each whole response [B]: a sum over its own tokens, and none of the prompt's."""
+    logprobs, _ = policy_fn(
+        params,
+        responses.tokens,
+        responses.attention_mask,
+        last=responses.mask.shape[1],
+        temperature=1.0,
+    )
+    return jnp.sum(jnp.where(responses.mask, logprobs, 0.0), axis=1)
+
+
+def make_reference_logprobs(policy_fn):
+    """`reference(ref_params, Sequences) -> [B]`: run once over a data set, whose records keep the numbers.
+
+    Training needs the reference's parameters no more.
+    """
+    return partial(response_logprobs, policy_fn=policy_fn)
+
+
+def mismatch(responses: Sequences, shift: int = 1) -> Sequences:
+    """Each prompt with the response that stands `shift` rows further down, in a circle.
+
+    Pairs (x_i, y_j) that do not belong together, for `LabelledBatch` (Ethayarajh et al., 2024).
+    Where rows of one prompt stand together, `shift` must step over them.
+    """
+    T = responses.mask.shape[1]
+    roll = lambda x: jnp.roll(x, -shift, axis=0)
+    join = lambda x: jnp.concatenate([x[:, :-T], roll(x[:, -T:])], axis=1)
+    return Sequences(
+        tokens=join(responses.tokens),
+        attention_mask=join(responses.attention_mask),
+        mask=roll(responses.mask),
+    )
+
+
+def pick_pairs(samples: Samples, scores, k: int) -> tuple[Comparisons, Float[Array, " G"]]:
+    """The best against the worst of every `k` rows, [B / k] pairs, and the weight of each: online DPO.
+
+    Rows k i to k i + k - 1 are draws of one prompt, `scores` [B] a judge's (Guo et al., 2024, with k = 2).
+    The weight, for `PreferenceBatch`, is 1, and 0 where all k scores are equal: nothing is preferred.
+    Raises ValueError where k is below 2, or does not divide the rows.
+    """
+    if k < 2 or len(scores) % k:
+        raise ValueError(
+            f"k = {k} draws of a prompt must be 2 or more and divide the {len(scores)} samples: "
+            "draw each prompt k times, in adjacent rows"
+        )
+    group = lambda x: x.reshape(-1, k, *x.shape[1:])
+    one_each = jax.vmap(lambda rows, choice: rows[choice])
+
+    def pick(choice):  # [B / k]: which of each group
+        rows = Sequences(samples.tokens, samples.attention_mask, samples.mask)
+        return jax.tree.map(lambda x: one_each(group(x), choice), rows)
+
+    groups = group(scores)
+    pairs = Comparisons(pick(jnp.argmax(groups, axis=1)), pick(jnp.argmin(groups, axis=1)))
+    return pairs, (jnp.max(groups, axis=1) > jnp.min(groups, axis=1)).astype(jnp.float32)
+
+
+# --- the step on pairs
+
+
+def weights_of(batch: PreferenceBatch):
+    """Every pair counts what its record says."""
+    return batch.weight
+
+
+def loss(params, frozen, batch: PreferenceBatch, weights, rng, *, policy_fn, cfg: PreferenceConfig):
+    """Mean over pairs of the loss of `cfg.kind`; the margin is its reward of the chosen less the rejected."""
+    del frozen, rng
+    # One pass for both sides, pair by pair and not side by side: a sharded B stays where it is
+    both = jax.tree.map(
+        lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *batch.comparisons
+    )
+    sides = lambda x: x.reshape(-1, 2).T  # [2 B] -> chosen [B], rejected [B]
+    chosen, rejected = sides(response_logprobs(params, both, policy_fn=policy_fn))
+    lengths = sides(jnp.sum(both.mask, axis=1))
+    against = (batch.ref_chosen, batch.ref_rejected) if cfg.kind in ("dpo", "ipo") else lengths
+    unreduced, margin = LOSSES[cfg.kind](chosen, rejected, *against, **settings(cfg))
+    mean = lambda x: jnp.vdot(weights, x)
+    metrics = {
+        "preference/loss": mean(unreduced),
+        "preference/accuracy": mean((margin > 0).astype(jnp.float32)),
+        "preference/margin": mean(margin),
+        "preference/chosen_logprob": mean(chosen),
+        "preference/rejected_logprob": mean(rejected),
+    }
+    if cfg.kind == "orpo":
+        metrics["preference/sft_loss"] = mean(-per_token(chosen, lengths[0]))
+    return metrics["preference/loss"], metrics
+
+
+# --- the step on labelled responses
+
+
+def labelled_weights_of(batch: LabelledBatch):
+    """Every response counts what its record says; also among those of its label alone, for the metrics."""
+    return {
+        "all": batch.weight,
+        "desirable": jnp.where(batch.desirable, batch.weight, 0.0),
+        "undesirable": jnp.where(batch.desirable, 0.0, batch.weight),
+    }
+
+
+def reference_point(params, batch: LabelledBatch, *, policy_fn, axis_name=None) -> Float[Array, ""]:
+    """KTO's z_ref: max(0, mean of log pi(y_j | x_i) / pi_ref(y_j | x_i)) over the global batch of mismatched
+    pairs, with the parameters of the moment (Ethayarajh et al., 2024)."""
+    weights = normalise(batch.weight, axis_name)
+    logprobs = response_logprobs(params, batch.mismatched, policy_fn=policy_fn)
+    kl = psum(jnp.vdot(weights, logprobs - batch.ref_mismatched), axis_name)
+    return jnp.maximum(kl, 0.0)
+
+
+def labelled_loss(
+    params, frozen, batch: LabelledBatch, weights, rng, *, policy_fn, cfg: PreferenceConfig
+):
+    """Mean over responses of KTO's loss; `frozen["z_ref"]` is its reference point, a constant to it.
+
+    `preference/accuracy` is the share of responses whose reward lies on its label's side of it.
+    """
+    del rng
+    logprobs = response_logprobs(params, batch.responses, policy_fn=policy_fn)
+    unreduced, margin = kto_loss(
+        logprobs, batch.ref_logprobs, batch.desirable, frozen["z_ref"], **settings(cfg)
+    )
+    total = jnp.vdot(weights["all"], unreduced)
+    rewards = settings(cfg)["beta"] * (logprobs - batch.ref_logprobs)
+    sides = weights["desirable"], weights["undesirable"]
+    return total, {
+        "preference/loss": total,
+        "preference/accuracy": jnp.vdot(weights["all"], (margin > 0).astype(jnp.float32)),
+        "preference/margin": jnp.vdot(sides[0] - sides[1], rewards),
+        "preference/chosen_logprob": jnp.vdot(sides[0], logprobs),
+        "preference/rejected_logprob": jnp.vdot(sides[1], logprobs),
+    }
+
+
+# --- both
+
+
+def make_train_step(policy_fn, tx, cfg: PreferenceConfig, *, microbatches=1, axis_name=None):
+    """`step(state, frozen, batch, rng) -> (state, metrics)`: on a LabelledBatch for "kto", which first
+    estimates its reference point; on a PreferenceBatch for the others. `frozen` may be empty."""
+    labelled = cfg.kind == "kto"
+    step = train_step.make_train_step(
+        partial(labelled_loss if labelled else loss, policy_fn=policy_fn, cfg=cfg),
+        labelled_weights_of if labelled else weights_of,
+        tx,
+        microbatches=microbatches,
+        axis_name=axis_name,
+    )
+    if not labelled:
+        return step
+
+    def kto_step(state, frozen, batch: LabelledBatch, rng):
+        z_ref = reference_point(state.params, batch, policy_fn=policy_fn, axis_name=axis_name)
+        state, metrics = step(state, frozen | {"z_ref": z_ref}, batch, rng)
+        return state, metrics | {"preference/z_ref": z_ref}
+
+    return kto_step

@@ -1,0 +1,73 @@
+"""Reward modelling from comparisons (Bradley and Terry, 1952; Stiennon et al., 2020)."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import jax.numpy as jnp
+
+from rlhf_jax import train_step
+from rlhf_jax.batches import Comparisons
+from rlhf_jax.bounds import Bound, NonNegative, Settings
+from rlhf_jax.ops import losses
+
+
+@dataclass(frozen=True)
+class RewardLossConfig(Settings):
+    """What is added to the likelihood of the comparisons; nothing, by default."""
+
+    margin: NonNegative = 0.0
+    """By how much the chosen score must lead (1, 2/3 or 1/3 by strength: Llama 2, 2023; here for all)."""
+    label_smoothing: Annotated[float, Bound(ge=0, lt=0.5)] = 0.0
+    """How often a label is taken to be wrong: bounds what is learned of a pair (0.1: Wang et al., 2024)."""
+    centring: NonNegative = 0.0
+    """Weight of the mean of (chosen + rejected)^2: draws scores to zero (0.01: Eisenstein et al., 2023)."""
+
+
+def weights_of(batch: Comparisons):
+    """Every pair counts the same."""
+    return jnp.ones(len(batch.chosen.tokens))
+
+
+def loss(params, frozen, batch: Comparisons, weights, rng, *, reward_fn, cfg=RewardLossConfig()):
+    """Mean over pairs of f(d) + centring (r_chosen + r_rejected)^2, d = r_chosen - r_rejected.
+
+    By default f(d) = -log sigmoid(d), the negative log-likelihood that the chosen response is preferred,
+    in nats; with a margin m and label smoothing e, `losses.pairwise_loss`. `reward/margin` is the mean of d.
+    """
+    del frozen, rng
+    chosen, rejected = (
+        reward_fn(params, side.tokens, side.attention_mask)
+        for side in (batch.chosen, batch.rejected)
+    )  # [B]
+    unreduced = losses.pairwise_loss(
+        chosen, rejected, margin=cfg.margin, label_smoothing=cfg.label_smoothing
+    )
+    if cfg.centring:
+        unreduced += cfg.centring * jnp.square(chosen + rejected)
+    total = jnp.vdot(weights, unreduced)
+    return total, {
+        "reward/loss": total,
+        "reward/accuracy": jnp.vdot(weights, (chosen > rejected).astype(jnp.float32)),
+        "reward/margin": jnp.vdot(weights, chosen - rejected),
+    }
+
+
+def make_train_step(reward_fn, tx, cfg=RewardLossConfig(), *, microbatches=1, axis_name=None):
+    """`step(state, frozen, Comparisons, rng) -> (state, metrics)`."""
+    return train_step.make_train_step(
+        partial(loss, reward_fn=reward_fn, cfg=cfg),
+        weights_of,
+        tx,
+        microbatches=microbatches,
+        axis_name=axis_name,
+    )
+
+
+def centre(params, mean):
+    """`params` with `mean` taken off its bias: `mean` is its mean score of demonstrations, now 0.
+
+    Bradley-Terry leaves the zero of rewards free; PPO's penalties and values do not
+    (the bias of Stiennon et al., 2020, and InstructGPT).
+    """
+    return params | {"bias": params["bias"] - mean}

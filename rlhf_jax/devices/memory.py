@@ -1,0 +1,65 @@
+"""What a compiled program needs of a device's memory, told before it runs for the first time."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import jax
+
+from rlhf_jax.devices import hosts
+
+FULL = 0.95  # of a device: beyond it a program is warned of
+
+
+def held() -> int:
+    """Bytes of all arrays that live on the first device of this process."""
+    device, seen = jax.local_devices()[0], 0
+    for x in jax.live_arrays():
+        seen += sum(s.data.nbytes for s in x.addressable_shards if s.device == device)
+    return seen
+
+
+def room() -> int:
+    """Bytes of the first device, or its share of this machine's memory."""
+    device = jax.local_devices()[0]
+    found = (device.memory_stats() or {}).get("bytes_limit", 0)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return found or machine // jax.local_device_count()
+
+
+def more(fn: Callable, *args) -> int:
+    """Bytes that `fn(*args)`, compiled here, takes on a device beside its arguments; 0 if it does not say."""
+    stats = fn.lower(*args).compile().memory_analysis()  # the call that follows finds it compiled
+    if stats is None:
+        return 0
+    return stats.output_size_in_bytes - stats.alias_size_in_bytes + stats.temp_size_in_bytes
+
+
+def told(name: str, fn: Callable, remedy: str) -> Callable:
+    """The compiled `fn`, which says before its first call what it will need.
+
+    Where that is more than there is, it says so, with the `remedy`; whether it fits is left to be seen.
+    """
+    calls = []
+
+    def call(*args):
+        if not calls:
+            calls.append(name)
+            tell(name, held(), more(fn, *args), room(), remedy)
+        return fn(*args)
+
+    return call
+
+
+def tell(name: str, held: int, more: int, room: int, remedy: str):
+    """Prints what a stage needs, and warns where it is more than there is; the first process does."""
+    if not hosts.is_first():
+        return
+    text = f"{_size(held)} held and {_size(more)} more in a step, of {_size(room)} a device"
+    print(f"{name}: memory {text}", flush=True)
+    if held + more > FULL * room:
+        print(f"warning: {name} may not fit ({text}): try {remedy}", file=sys.stderr, flush=True)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,72 @@
+"""Where arrays lie on a mesh of axes data, fsdp and tensor, by rules on parameter paths.
+
+Rows of a batch lie on data and fsdp. Of a matrix, fsdp cuts the side of the residual stream and tensor the
+other one (Shoeybi et al., 2019): a block's first matrices by their outputs, its last by their inputs, so that
+tensor costs one sum after attention and one after the MLP. Optimizer moments lie as their parameters do.
+"""
+
+import re
+from collections.abc import Mapping
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rlhf_jax.ops.reduce import DATA, FSDP, ROWS
+
+TENSOR = "tensor"
+AXES = (DATA, FSDP, TENSOR)
+FIRST, LAST = "(query|key|value|gate|up)", "(attention_out|down)"  # matrices of a block
+RULES = {
+    f"{FIRST}/kernel": (FSDP, TENSOR),
+    f"{FIRST}/bias": (TENSOR,),
+    f"{FIRST}/lora_a": (FSDP, None),
+    f"{FIRST}/lora_b": (None, TENSOR),
+    f"{LAST}/kernel": (TENSOR, FSDP),
+    f"{LAST}/lora_a": (TENSOR, None),
+    f"{LAST}/lora_b": (None, FSDP),
+    "position_embedding/embedding": (None, FSDP),
+    "embedding/embedding": (TENSOR, FSDP),
+    "unembedding/kernel": (FSDP, TENSOR),
+    "q/head": (FSDP, TENSOR),
+}
+"""The end of a path, to the axes of the last dimensions; what no rule names is whole on every device."""
+
+
+def spec_of(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:
+    """The layout of a parameter or of its moment, as "policy/blocks/query/kernel" [layers, D, H h].
+
+    An axis that does not divide its dimension (a vocabulary is odd) is left out.
+    """
+    for rule, axes in RULES.items():
+        if re.search(rf"(^|/){rule}$", path) and len(shape) >= len(axes):
+            free = len(shape) - len(axes)
+            pairs = zip(axes, shape[free:], strict=True)
+            fits = (a if a and n % sizes[a] == 0 and sizes[a] > 1 else None for a, n in pairs)
+            return P(*[None] * free, *fits)
+    return P()
+
+
+def shardings(tree, mesh: Mesh):
+    """A tree of shardings for parameters, an optimizer's state, or anything that holds them."""
+    name = lambda path: "/".join(str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey))
+    sizes = dict(mesh.shape)
+    return jax.tree.map_with_path(
+        lambda path, x: NamedSharding(mesh, spec_of(name(path), jax.numpy.shape(x), sizes)), tree
+    )
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+    """The layout of whatever has rows."""
+    return NamedSharding(mesh, P(ROWS))
+
+
+def check(sizes: Mapping[str, int], dimensions: Mapping[str, tuple[int, str]]):
+    """Raises ValueError for a dimension that its axis does not divide; {setting: (its value, the axis)}."""
+    for setting, (n, axis) in dimensions.items():
+        if n % sizes[axis]:
+            fits = [d for d in range(1, n + 1) if n % d == 0]
+            nearest = min(fits, key=lambda d: abs(d - sizes[axis]))
+            raise ValueError(
+                f"devices: {axis} = {sizes[axis]} does not divide {setting} = {n}: use {axis}={nearest}"
+            )

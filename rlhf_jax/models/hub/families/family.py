@@ -1,0 +1,83 @@
+"""What a family is."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.hub.families.keys import COMMON, Kinds, complete
+
+
+class Tensor(NamedTuple):
+    """Where one of our parameters, of one layer, lies in a checkpoint's files."""
+
+    name: str  # with * for the layer's number
+    linear: bool = False  # it is kept [out, in], and a kernel is [in, out]
+    part: int = 0  # of a fused tensor, which
+    parts: int = 1  # of how many along its outputs
+    interleaved: int = (
+        0  # 0: the parts stand one after the other; H: they alternate within each of H heads
+    )
+
+    def read(self, x: np.ndarray) -> np.ndarray:
+        """Ours, of the file's."""
+        x = x.T if self.linear else x
+        if self.parts == 1:
+            return x
+        if self.interleaved:
+            x = x.reshape(*x.shape[:-1], self.interleaved, self.parts, -1)
+            return x[..., self.part, :].reshape(*x.shape[:-3], -1)
+        return np.split(x, self.parts, axis=-1)[self.part]
+
+    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """The file's, of ours."""
+        whole = (*ours[:-1], ours[-1] * self.parts)
+        return whole[::-1] if self.linear else whole
+
+    def write(self, parts: list[np.ndarray]) -> np.ndarray:
+        """The file's, of all parts that it is fused from."""
+        x = parts[0]
+        if self.parts > 1 and self.interleaved:
+            heads = [p.reshape(*p.shape[:-1], self.interleaved, 1, -1) for p in parts]
+            x = np.concatenate(heads, axis=-2).reshape(*x.shape[:-1], -1)
+        elif self.parts > 1:
+            x = np.concatenate(parts, axis=-1)
+        return np.ascontiguousarray(x.T if self.linear else x)
+
+
+class Family(NamedTuple):
+    """A family of checkpoints."""
+
+    model_type: str  # of config.json
+    architecture: str  # the class that generates,
+    reward_architecture: str  # and the one that classifies
+    keys: Kinds  # of config.json: those that are asked for, or would make it another model
+    read: Callable[[dict], dict]  # config.json, completed by transformers -> fields of ModelConfig
+    config: Callable[[ModelConfig], dict]  # and back: the keys that decide the arithmetic
+    tensors: Callable[
+        [ModelConfig], dict[str, Tensor]
+    ]  # path of ours, as "blocks/query/kernel" -> where
+    prefix: str  # of the names but the head's, which some files leave out
+    head: str = "lm_head.weight"  # the unembedding
+    ignored: tuple[str, ...] = ()  # regular expressions of names that hold no weight
+
+    def settings(self, config: dict) -> dict:
+        """The fields of ModelConfig that `config` means to transformers' class of this family.
+
+        Raises KeyError for a key that is needed and absent, and ValueError, naming key, value and what is
+        wanted, for what no such model of transformers has, or none of ours.
+        """
+        return self.read(complete(self.model_type, COMMON | self.keys, config))
+
+
+def linear(ours: str, name: str, bias: bool) -> dict[str, Tensor]:
+    """A projection that is kept [out, in], with its bias if it has one."""
+    tensors = {f"{ours}/kernel": Tensor(f"{name}.weight", linear=True)}
+    return tensors | ({f"{ours}/bias": Tensor(f"{name}.bias")} if bias else {})
+
+
+def scale(ours: str, name: str, bias: bool = False) -> dict[str, Tensor]:
+    """A norm."""
+    tensors = {f"{ours}/scale": Tensor(f"{name}.weight")}
+    return tensors | ({f"{ours}/bias": Tensor(f"{name}.bias")} if bias else {})

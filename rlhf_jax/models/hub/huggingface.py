@@ -1,0 +1,423 @@
+"""Decoders in the Hugging Face format: a folder with config.json and safetensors, read and written.
+
+    model = huggingface.load("EleutherAI/pythia-160m")       # or a folder
+    lm = networks.language_model(model.cfg)
+    lm.policy_fn(model.params, ...)
+
+Reading streams: one tensor of one layer at a time, and of the embeddings one device's slice, goes from the
+mapped file to its devices, in their sharding and dtype, and layers are stacked there. Above the file cache
+this process never holds more than one of those, as it was and as it becomes (`bench/reading.py`).
+"""
+
+import json
+import pathlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.models import lora, networks
+from rlhf_jax.models.config import COMPUTED, ModelConfig
+from rlhf_jax.models.hub import peft
+from rlhf_jax.models.hub.families import FAMILIES
+from rlhf_jax.models.hub.families.family import Family, Tensor
+from rlhf_jax.models.hub.families.keys import shown
+from rlhf_jax.models.hub.streaming import (
+    INDEX,
+    Files,
+    check,
+    check_finite,
+    read,
+    read_json,
+    write_tensors,
+)
+
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+"""What is fetched of a hub's repository."""
+GENERATION = "generation_config.json"
+EOS = "eos_token_id"
+NOT_KEPT = (
+    "torch_dtype",
+    "quantization_config",
+    "auto_map",
+    "num_labels",
+    "problem_type",
+    peft.BIAS,
+)
+"""Keys of a config.json that are not true of the weights that are written."""
+
+
+class Loaded(NamedTuple):
+    """A checkpoint."""
+
+    cfg: ModelConfig
+    params: Any  # of networks.language_model(cfg), or of its reward_model where `is_reward`
+    family: Family
+    config: dict  # config.json as it was
+    folder: pathlib.Path
+    is_reward: bool  # it classifies, into one label
+
+
+def resolve(name: str) -> pathlib.Path:
+    """The folder `name`, or that of a hub's repository in the hub's own cache, fetched where it is not there.
+
+    NAME@REVISION is a branch, a tag or a commit of a repository. Raises ValueError where it is neither, and
+    for a folder with a file that is a link to a place outside it.
+    """
+    if pathlib.Path(name).is_dir():
+        return closed(pathlib.Path(name))
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    try:
+        found = huggingface_hub.snapshot_download(
+            repository, revision=revision or None, allow_patterns=PATTERNS
+        )
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise ValueError(f"model {name!r} is no folder, and no model of a hub: {why}") from None
+    return closed(pathlib.Path(found))
+
+
+def closed(folder: pathlib.Path) -> pathlib.Path:
+    """`folder`. Raises ValueError for a file of a model in it that is a link to a place outside the folder.
+
+    The links of a hub's cache, from snapshots/COMMIT to the blobs of the same repository, are not outside.
+    """
+    inside = [folder.resolve()]
+    if inside[0].parent.name == "snapshots":
+        inside.append((inside[0].parent.parent / "blobs").resolve())
+    for path in sorted(x for pattern in PATTERNS for x in folder.glob(pattern)):
+        if not path.is_symlink():
+            continue
+        try:
+            end = path.resolve()
+        except (OSError, RuntimeError):  # links that lead to each other
+            end = None
+        if end is None or not any(end.is_relative_to(place) for place in inside):
+            raise ValueError(
+                f"{path} is a link that leads out of its folder (to {path.readlink()}): put the file "
+                "itself there"
+            )
+    return folder
+
+
+def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, dict]:
+    """The family and the settings that config.json means; `settings` are further fields of ModelConfig.
+
+    An adapter's are those of the model that it adapts. A head in the files that is not the embedding is not
+    tied to it, whatever config.json says. Raises ValueError for an architecture or a setting that is not
+    known.
+    """
+    path = folder / "config.json"
+    if (folder / peft.CONFIG).exists():
+        family, cfg, config = read_config(base_of(folder), **settings)
+        if peft.read_config(folder).get("task_type") == "SEQ_CLS":
+            config |= {"architectures": [family.reward_architecture]}
+        return family, cfg, config
+    if not path.exists():
+        raise ValueError(f"{folder} holds no config.json: name a folder in the Hugging Face format")
+    config = read_json(path)
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(
+            f"{path} has model_type = {shown(kind)}: known are {', '.join(sorted(FAMILIES))}"
+        )
+    family = FAMILIES[kind]
+    try:
+        cfg = ModelConfig(**family.settings(config), **settings)
+    except KeyError as error:
+        raise ValueError(f"{path} has no {error.args[0]}, which a {kind} needs") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if cfg.tied and not classifies(config) and unties(Files(folder, family), cfg):
+        cfg = replace(cfg, tied=False)
+    return family, cfg, config
+
+
+def unties(files: Files, cfg: ModelConfig) -> bool:
+    """Whether the files hold a head that is not their embedding, which transformers then does not tie."""
+    head, embedding = files.family.head, files.family.tensors(cfg)["embedding/embedding"].name
+    if files.real(head) is None or files.real(embedding) is None:
+        return False
+    if files.shape(head) != files.shape(embedding):
+        return True
+    rows = files.shape(head)[0]
+    parts = [(slice(row, min(row + 4096, rows)),) for row in range(0, rows, 4096)]
+    return any(not np.array_equal(files.part(head, x), files.part(embedding, x)) for x in parts)
+
+
+def chain(folder: pathlib.Path) -> list[pathlib.Path]:
+    """`folder`, where it holds an adapter the folder of the model that this adapts, and so on.
+
+    Raises ValueError where an adapter adapts itself.
+    """
+    found = [folder]
+    while (found[-1] / peft.CONFIG).exists():
+        config = peft.read_config(found[-1])
+        name, revision = config["base_model_name_or_path"], config.get("revision")
+        is_whole = revision is None or pathlib.Path(name).is_dir() or "@" in name
+        base = resolve(name if is_whole else f"{name}@{revision}")
+        if any(base.samefile(x) for x in found):
+            raise ValueError(
+                f"{found[-1] / peft.CONFIG} has base_model_name_or_path = {name!r}, which is an adapter "
+                f"over {found[-1]} itself: name the model that it was made for"
+            )
+        found.append(base)
+    return found
+
+
+def base_of(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of the model that the adapter in `folder` adapts; `folder` itself where there is none."""
+    return chain(folder)[:2][-1]
+
+
+def stops_of(folder: pathlib.Path) -> tuple[int, ...]:
+    """Every id that ends a response of the model in `folder`, in order.
+
+    They are those of generation_config.json, those of a list in config.json (or of a number there, where the
+    first names none), and those of the model that an adapter adapts. Raises ValueError for one that is no id.
+    """
+    found = set()
+    for place in chain(folder):
+        generation, config = ids_of(place / GENERATION), ids_of(place / "config.json")
+        found |= set(generation) | set(config if len(config) > 1 or not generation else [])
+    return tuple(sorted(found))
+
+
+def ids_of(path: pathlib.Path) -> list[int]:
+    """The ids that a JSON file names as eos_token_id; none where there is no such file."""
+    ids = read_json(path).get(EOS) if path.exists() else None
+    ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
+    for x in ids:
+        if not isinstance(x, int) or isinstance(x, bool) or x < 0:
+            raise ValueError(
+                f"{path} has {EOS} = {x!r}: an id of a token, or a list of ids, is wanted"
+            )
+    return ids
+
+
+def generation_of(folder: pathlib.Path) -> dict:
+    """The generation_config.json of the model in `folder`, or of the one that an adapter adapts."""
+    paths = (place / GENERATION for place in chain(folder))
+    return next((read_json(path) for path in paths if path.exists()), {})
+
+
+def classifies(config: dict) -> bool:
+    """Whether config.json is a reward model's."""
+    return any("SequenceClassification" in x for x in config.get("architectures") or [])
+
+
+def load(
+    name: str,
+    *,
+    places: Callable[[Any], Any] | None = None,
+    **settings,
+) -> Loaded:
+    """The model `name` (a folder or a hub's), with its parameters on the devices.
+
+    `places(tree of shapes)` gives the shardings that they are read into, as `parallel.Devices.places`
+    does; by default all lie on the first device. `settings` are fields of ModelConfig that config.json
+    does not decide (`config.COMPUTED`). An adapter in PEFT's format is read with its model and
+    merged into it.
+
+    Raises ValueError for what does not fit, naming the tensor, before any is read.
+    """
+    folder = resolve(name)
+    if places is None:
+        first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        places = partial(jax.tree.map, lambda x: first)
+    if (folder / peft.CONFIG).exists():
+        return with_adapter(folder, load(str(base_of(folder)), places=places, **settings), places)
+    family, cfg, config = read_config(folder, **settings)
+    is_reward = classifies(config)
+    files = Files(folder, family)
+    like = jax.eval_shape(networks.language_model(cfg).init, jax.random.key(0))
+    if is_reward:
+        like = {path: x for path, x in like.items() if path != "unembedding"}
+    by_path = lambda tree: {
+        "/".join(k.key for k in path): x for path, x in jax.tree.leaves_with_path(tree)
+    }
+    shapes = {path: x.shape for path, x in by_path(like).items()}
+    tensors = {path: tensor for path, tensor in family.tensors(cfg).items() if path in shapes}
+    check(files, tensors, shapes, cfg, is_reward)
+    dtype = jnp.dtype(cfg.param_dtype)
+    flat = {
+        path: read(files, tensors[path], shapes[path], dtype, where)
+        for path, where in by_path(places(like)).items()
+    }
+    params = unflatten(flat)
+    if is_reward:
+        head = files.tensor("score.weight").astype(np.float32)[0]
+        check_finite(head, files.place("score.weight"))
+        bias = np.float32(peft.score_bias(config.get(peft.BIAS, 0.0), folder / "config.json"))
+        params = {"trunk": params} | placed({"head": head, "bias": bias}, places)
+    return Loaded(cfg, params, family, config, folder, is_reward)
+
+
+def placed(tree, places: Callable):
+    """NumPy arrays, on the devices."""
+    put = lambda x, where: jax.make_array_from_callback(x.shape, where, lambda index: x[index])
+    return jax.tree.map(put, tree, places(tree))
+
+
+def with_adapter(folder: pathlib.Path, base: Loaded, places: Callable) -> Loaded:
+    """The model, with the adapter in `folder` merged into it."""
+    trunk = base.params["trunk"] if base.is_reward else base.params
+    trained, cfg = peft.read(folder, base.family, base.cfg, trunk["blocks"])
+    _, _, config = read_config(folder)
+    params, is_reward = base.params, classifies(config)
+    if is_reward and not base.is_reward:
+        params = {"trunk": networks.headless(params)}
+    if is_reward and "trunk" not in trained:
+        trained = {"trunk": trained}
+    params = lora.merge(lora.join(params, placed(trained, places), cfg))
+    if is_reward and "head" not in params:
+        raise ValueError(
+            f"{folder} adapts a classifier, and neither it nor its model has a score.weight"
+        )
+    return base._replace(params=params, config=config, folder=folder, is_reward=is_reward)
+
+
+def save(
+    folder: pathlib.Path,
+    cfg: ModelConfig,
+    params,
+    *,
+    is_reward: bool = False,
+    config: dict | None = None,
+    tokenizer=None,
+    stops: tuple[int, ...] = (),
+    generation: dict | None = None,
+    shard_bytes: int = 5 * 10**9,
+):
+    """Writes `params` so that transformers reads them back: config.json, safetensors, and the tokenizer.
+
+    `config` is the config.json that the model was read from, whose other keys are kept, and `stops` are the
+    tokens that end a response beside the tokenizer's EOS. A policy gets a generation_config.json, with the
+    other keys of `generation`. A reward model becomes a classifier of one label, which has no bias: ours is
+    "score_bias" in config.json, is read back from there, and is what our scores exceed transformers' by.
+    Files hold at most `shard_bytes`, and one of them is held here at a time. Raises ValueError where no
+    family has the settings.
+    """
+    family = family_of(cfg, config)
+    trunk = params["trunk"] if is_reward else params
+    flat = {"/".join(k.key for k in path): x for path, x in jax.tree.leaves_with_path(trunk)}
+    wanted: dict[str, list] = {}  # name in the files -> its parts: tensor, path and layer
+    for path, tensor in family.tensors(cfg).items():
+        if path not in flat:
+            continue
+        layers = range(cfg.layers) if "*" in tensor.name else [None]
+        for layer in layers:
+            name = tensor.name.replace("*", str(layer))
+            prefix = "" if name == family.head else family.prefix
+            wanted.setdefault(prefix + name, []).append((tensor, path, layer))
+    if is_reward:
+        flat["head"] = params["head"][None]
+        wanted["score.weight"] = [(Tensor("score.weight"), "head", None)]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[list[str]] = [[]]
+    size, total = 0, 0
+    for name, parts in wanted.items():
+        more = sum(
+            flat[path].nbytes // (1 if layer is None else cfg.layers) for _, path, layer in parts
+        )
+        if shards[-1] and size + more > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size, total = size + more, total + more
+    files = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    files = ["model.safetensors"] if len(shards) == 1 else files
+    for file, names in zip(files, shards, strict=True):
+        arrays = {}
+        for name in names:
+            ours = [flat[path] if i is None else flat[path][i] for _, path, i in wanted[name]]
+            arrays[name] = wanted[name][0][0].write([np.asarray(x) for x in jax.device_get(ours)])
+        write_tensors(arrays, folder / file)
+    if len(shards) > 1:
+        file_of = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        index = {"metadata": {"total_size": total}, "weight_map": file_of}
+        (folder / INDEX).write_text(json.dumps(index, indent=1))
+
+    architecture = family.reward_architecture if is_reward else family.architecture
+    keys = keys_of(family, cfg, config) | {"model_type": family.model_type}
+    keys |= {"architectures": [architecture], "dtype": cfg.param_dtype}
+    if is_reward:
+        keys |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        keys[peft.BIAS] = float(params["bias"])
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+        keys |= marks(tokenizer, stops)
+    (folder / "config.json").write_text(json.dumps(keys, indent=1))
+    if tokenizer is not None and not is_reward:
+        write_generation(folder, tokenizer, stops, generation)
+
+
+def marks(tokenizer, stops: tuple[int, ...]) -> dict:
+    """The ids of padding, BOS, and all that ends a response, as transformers' files have them."""
+    ids = list(dict.fromkeys([tokenizer.eos_token_id, *stops]))
+    own = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id")}
+    return own | {EOS: ids if len(ids) > 1 else ids[0]}
+
+
+def write_generation(folder: pathlib.Path, tokenizer, stops, generation: dict | None = None):
+    """Writes generation_config.json: what transformers ends a response by, and the keys of `generation`."""
+    keys = (generation or {}) | marks(tokenizer, stops)
+    (folder / GENERATION).write_text(json.dumps(keys, indent=1))
+
+
+def family_of(cfg: ModelConfig, config: dict | None = None) -> Family:
+    """The family of `config`, or the first whose config.json can say `cfg`, with the other keys of `config`.
+
+    Raises ValueError where none can.
+    """
+    want, name = explicit(cfg), (config or {}).get("model_type")
+    for family in FAMILIES.values() if name is None else [FAMILIES[name]]:
+        try:
+            keys = keys_of(family, cfg, config)
+            if explicit(ModelConfig(**family.settings(keys))) == want:
+                return family
+        except (KeyError, ValueError):
+            continue
+    raise ValueError(
+        f"{name or 'no family of Hugging Face checkpoints'} has not this model's settings: "
+        f"known families are {', '.join(sorted(FAMILIES))}"
+    )
+
+
+def keys_of(family: Family, cfg: ModelConfig, config: dict | None) -> dict:
+    """The keys of a config.json that say `cfg`, and those of `config` that say nothing of it."""
+    gone = {*family.keys, *NOT_KEPT}
+    return {key: x for key, x in (config or {}).items() if key not in gone} | family.config(cfg)
+
+
+def explicit(cfg: ModelConfig) -> ModelConfig:
+    """The settings with the zeros that mean "as usual" spelt out, and without what no checkpoint says."""
+    return replace(
+        cfg,
+        kv_heads=cfg.kv_heads or cfg.heads,
+        head_dim=cfg.head_dim or cfg.d_model // cfg.heads,
+        local_layers=cfg.local,
+        rope_scaling=replace(cfg.rope_scaling, attention_factor=cfg.rope_scaling.gain),
+        d_mlp=cfg.d_mlp or 4 * cfg.d_model,
+        **{name: getattr(ModelConfig, name) for name in COMPUTED},
+    )
+
+
+def unflatten(flat: dict[str, Any]) -> dict:
+    """A tree of "a/b/c" paths."""
+    tree = {}
+    for path, x in flat.items():
+        *parents, last = path.split("/")
+        place = tree
+        for name in parents:
+            place = place.setdefault(name, {})
+        place[last] = x
+    return tree

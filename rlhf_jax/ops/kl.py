@@ -1,0 +1,77 @@
+"""Estimates of KL(policy || reference) from samples of the policy, and the adaptive coefficient.
+
+With d = logprobs - ref_logprobs per token (Schulman, "Approximating KL divergence", 2020):
+
+    k1 = d                   unbiased; in the reward, the only per-token form whose optimum is
+                             pi* ~ pi_ref exp(r / beta)
+    k2 = d^2 / 2             biased, small variance
+    k3 = exp(-d) - 1 + d     unbiased as an estimate, never negative; as a reward its optimum is another
+
+k3 stays where it is at d = -20, without a gradient, for every d below, or exp would overflow.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlhf_jax.ops.logprobs import BOUND, ratio_of
+
+
+def k1(logprobs: Float[Array, "*n"], ref_logprobs: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """d, in nats per token."""
+    return logprobs - ref_logprobs
+
+
+def k2(logprobs: Float[Array, "*n"], ref_logprobs: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """d^2 / 2, in nats per token."""
+    return 0.5 * jnp.square(logprobs - ref_logprobs)
+
+
+def k3(logprobs: Float[Array, "*n"], ref_logprobs: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """exp(-d) - 1 + d, in nats per token; constant for d below -20."""
+    d = logprobs - ref_logprobs
+    d = jnp.where(d < -BOUND, -BOUND, d)
+    return jnp.expm1(-d) + d
+
+
+ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
+
+
+def corrected(
+    kind: str,
+    logprobs: Float[Array, "*n"],
+    ref_logprobs: Float[Array, "*n"],
+    old_logprobs: Float[Array, "*n"],
+) -> Float[Array, "*n"]:
+    """Estimator `kind` times rho = exp(logprobs - old_logprobs), for samples of the old policy.
+
+    rho k3 has the gradient rho d, in which exp(-d) cancels: it is that of a surrogate, whose value is then
+    put right. Taken through the product it would be the difference of two numbers that grow as exp(-d).
+    """
+    rho = ratio_of(logprobs - old_logprobs)
+    if kind != "k3":
+        return rho * ESTIMATORS[kind](logprobs, ref_logprobs)
+    d = logprobs - ref_logprobs
+    a = -jnp.abs(
+        d
+    )  # and rho exp(-d) = exp(ref_logprobs - old_logprobs): no exp here is a large one
+    from_below = ratio_of(ref_logprobs - old_logprobs) * (a * jnp.exp(a) - jnp.expm1(a))
+    value = jnp.where(d < 0, from_below, rho * (jnp.expm1(a) - a))
+    fixed = jax.lax.stop_gradient
+    return fixed(value) + fixed(rho * d) * (logprobs - fixed(logprobs))
+
+
+def adapt(
+    kl_coef: Float[Array, ""],
+    kl: Float[Array, ""],
+    *,
+    samples: int,
+    target: float,
+    horizon: float = 10_000.0,
+) -> Float[Array, ""]:
+    """The next coefficient: kl_coef (1 + clip(kl / target - 1, -0.2, 0.2) samples / horizon).
+
+    `kl` and `target` in nats per sequence, `horizon` in samples (Ziegler et al., 2019, section 2.2).
+    """
+    error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
+    return kl_coef * (1.0 + error * samples / horizon)

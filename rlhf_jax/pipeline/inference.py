@@ -1,0 +1,88 @@
+"""What policies say to texts, and what networks say of rows, on the devices in batches of one size."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from rich.progress import track
+
+from rlhf_jax import sampling
+from rlhf_jax.batches import Comparisons, Samples, Sequences
+from rlhf_jax.data.batching import padded_batches
+from rlhf_jax.data.prompts import encode_prompts
+from rlhf_jax.devices.parallel import DATA, Devices
+from rlhf_jax.sampling import SampleConfig
+
+
+class Answers(NamedTuple):
+    """What a policy said, as texts and as arrays on the host."""
+
+    texts: list[str]
+    samples: Samples
+
+
+class Responder(NamedTuple):
+    """How one model answers, whatever its parameters."""
+
+    sample: Callable  # (params, Prompts on the devices, key) -> Samples on the devices
+    texts: Callable  # (Samples on the host) -> [response]
+    respond: Callable  # (params, [prompt], key) -> Answers
+
+
+def responder(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, batch_size):
+    """How `lm` answers texts; row n draws with its own index n, so equal prompts get other answers."""
+    sample = devices.compile(sampling.make_sample(lm, cfg), (P(), P(DATA), P()), P(DATA))
+
+    def texts(samples):
+        said = zip(samples.tokens[:, -cfg.length :], samples.mask, strict=True)
+        ids = [[t for t in row[mask] if t not in cfg.stop] for row, mask in said]
+        return [text.strip() for text in words.batch_decode(ids)]
+
+    def respond(params, prompts, key):
+        params = devices.share(params)
+        encoded = encode_prompts(words, prompts, prompt_length)
+        parts = []
+        batches = padded_batches(encoded, batch_size)
+        total = -(-len(prompts) // batch_size)
+        for batch, real in track(batches, "answers", total=total, transient=True):
+            samples = devices.fetch(sample(params, devices.put_batch(batch), key))
+            parts.append(jax.tree.map(lambda x, real=real: x[real], samples))
+        samples = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        return Answers(texts(samples), samples)
+
+    return Responder(sample, texts, respond)
+
+
+def rows_of(devices: Devices, n: int, most: int = 256) -> int:
+    """Rows of a batch of an evaluation of `n`: all of them or `most`, up to a multiple of the devices."""
+    return -(-min(n, most) // devices.count) * devices.count
+
+
+@functools.cache
+def compiled(compile: Callable, fn: Callable) -> Callable:
+    """`fn(params, tokens, attention_mask)` of records with rows, on the devices; once for each function."""
+    of_record = lambda params, x: fn(params, x.tokens, x.attention_mask)
+    return compile(of_record, (P(), P(DATA)), P(DATA))
+
+
+def score(devices: Devices, fn, params, sequences: Sequences | Samples) -> np.ndarray:
+    """`fn(params, tokens, attention_mask)`, as a reward, of every row [N, ...]."""
+    run = functools.partial(compiled(devices.compile, fn), devices.share(params))
+    return by_batches(devices, run, sequences)
+
+
+def by_batches(devices: Devices, run: Callable, records):
+    """What `run(batch on the devices)` gives of all rows of any tree of arrays, as NumPy arrays."""
+    rows, parts = rows_of(devices, len(jax.tree.leaves(records)[0])), []
+    for batch, real in padded_batches(records, rows):
+        got = devices.fetch(run(devices.put_batch(batch)))
+        parts.append(jax.tree.map(lambda x, real=real: x[real], got))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def both_scores(devices: Devices, fn, params, comparisons: Comparisons) -> np.ndarray:
+    """The reward of both sides of every pair [N, 2], the chosen one first."""
+    return np.stack([score(devices, fn, params, side) for side in comparisons], axis=1)

@@ -1,0 +1,61 @@
+"""The files that a run learns from, by the hashes of their content."""
+
+import pathlib
+import re
+
+from rlhf_jax.data import sources
+from rlhf_jax.models.hub import huggingface
+from rlhf_jax.runs import manifest
+
+DATA = "data.corpus", "data.comparisons", "data.prompts"
+"""The settings that name JSONL files."""
+MODELS = "pretrained", "reference", "reward_model", "tokenizer"
+"""The settings that name the folder of a model or of a tokenizer, or one of a hub."""
+CODE = ("rl.reward",)
+"""The settings that name FILE.py:FUNCTION."""
+LARGE = 2 * 10**9  # bytes, beyond which a line says why nothing happens
+
+
+def content(cfg) -> dict[str, dict[str, str]]:
+    """By setting and file: the sha256 of each file that `cfg` names.
+
+    A model's files are those that are read of a folder, with those of the model that an adapter adapts; of a
+    hub's model it is the revision that the hub gave it.
+    """
+    found = {}
+    for setting in DATA:
+        if value := _setting(cfg, setting):
+            found[setting] = _hashes(map(pathlib.Path, sources.paths(value)))
+    for setting in CODE:
+        if value := _setting(cfg, setting):
+            found[setting] = _hashes([pathlib.Path(value.rpartition(":")[0]).expanduser()])
+    for setting in MODELS:
+        if value := _setting(cfg, setting):
+            folder = huggingface.resolve(value)
+            folders = [folder] if setting == "tokenizer" else huggingface.chain(folder)
+            found[setting] = {}
+            for folder in dict.fromkeys(folders):
+                found[setting] |= _model(folder, weights=setting != "tokenizer")
+    return found
+
+
+def _model(folder: pathlib.Path, weights: bool) -> dict[str, str]:
+    revision = folder.resolve().name
+    if folder.resolve().parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", revision):
+        return {"revision of the hub": revision}  # its cache names files by their hashes
+    kinds = [kind for kind in huggingface.PATTERNS if weights or kind != "*.safetensors"]
+    return _hashes(sorted({path for kind in kinds for path in folder.glob(kind)}))
+
+
+def _hashes(paths) -> dict[str, str]:
+    paths = list(paths)
+    size = sum(path.stat().st_size for path in paths)
+    if size > LARGE:
+        print(f"hashing {size / 1e9:.0f} GB of {paths[0].parent}, to know it again", flush=True)
+    return {str(path): manifest.sha256(path) for path in paths}
+
+
+def _setting(cfg, name: str) -> str:
+    for part in name.split("."):
+        cfg = getattr(cfg, part, "")
+    return cfg

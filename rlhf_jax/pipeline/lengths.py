@@ -1,0 +1,167 @@
+"""Columns of prompts and of answers: from the data where no setting says, and a line on what they cut."""
+
+import pathlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhf_jax.data.comparisons import Comparison
+from rlhf_jax.data.demonstrations import answer_ids
+from rlhf_jax.data.prompts import prompt_ids
+from rlhf_jax.pipeline import pretrained
+from rlhf_jax.runs import run
+
+SHARE = 0.99
+"""Share of the texts of each file that fit into lengths which come from the data."""
+POSITIONS = 1024
+"""Most columns, in lengths that come from the data, of a model from nothing whose context is smaller."""
+UNKNOWN = 256
+"""Most tokens of an answer where the data hold no answers, as in TRL."""
+GENERATED = 10, 24
+"""Lengths of a prompt and of an answer in the generated world."""
+
+
+class Texts(NamedTuple):
+    """What the files of one setting hold."""
+
+    setting: str
+    prompts: list[str]
+    answers: list[tuple[str, str]]  # each with its prompt
+
+
+def demonstrated(setting: str, pairs: list[tuple[str, str]]) -> Texts:
+    """Prompts and responses of a corpus."""
+    return Texts(setting, [prompt for prompt, _ in pairs if prompt], pairs)
+
+
+def compared(pairs: list[Comparison]) -> Texts:
+    """Both sides of comparisons."""
+    answers = [(c.prompt, side) for c in pairs for side in (c.chosen, c.rejected)]
+    return Texts("data.comparisons", [c.prompt for c in pairs if c.prompt], answers)
+
+
+def given(cfg) -> dict[str, int]:
+    """The settings of the two lengths, of prompt and answer; zero where the data decide."""
+    part, name = _answers_of(cfg)
+    answers = getattr(getattr(cfg, part), name)
+    return {"data.prompt_length": cfg.data.prompt_length, f"{part}.{name}": answers}
+
+
+def check(cfg):
+    """Raises ValueError where both lengths are given, and do not fit the model's positions."""
+    prompt, answer = given(cfg).values()
+    if prompt and answer:
+        pretrained.check_context(cfg, (prompt, answer))
+
+
+def put(cfg, prompt: int, answer: int):
+    """The settings with these lengths in the place of zeros."""
+    lengths = [old or new for old, new in zip(given(cfg).values(), (prompt, answer), strict=True)]
+    part, name = _answers_of(cfg)
+    cfg = replace(cfg, data=replace(cfg.data, prompt_length=lengths[0]))
+    return replace(cfg, **{part: replace(getattr(cfg, part), **{name: lengths[1]})})
+
+
+def settled(cfg, folder: pathlib.Path, words, texts: Callable[[], list[Texts]]) -> Any:
+    """The settings with both lengths, and a context that holds them where the model is made from nothing.
+
+    Prints what the lengths cut of each file. Where they come from the data, they hold 99 % of the texts of
+    each, as far as the model has positions. Raises ValueError where these cut more than half of a file.
+    """
+    asked = given(cfg)
+    told = run.cached(folder, "lengths.json", lambda: _measured(cfg, words, texts()))
+    cfg = put(cfg, *told["lengths"])
+    for line in told["lines"]:
+        print(line, flush=True)
+    if not all(asked.values()) and not pretrained.named(cfg):
+        cfg = replace(cfg, model=replace(cfg.model, context=told["context"]))
+    check(cfg)
+    return cfg
+
+
+def _answers_of(cfg) -> tuple[str, str]:
+    """Where the length of an answer stands."""
+    return ("sample", "length") if hasattr(cfg, "sample") else ("data", "length")
+
+
+def _measured(cfg, words, files: list[Texts]) -> dict:
+    """What `settled` keeps in the run."""
+    names = list(given(cfg))
+    ids = [
+        (_lengths(lambda x: prompt_ids(words, x), file.prompts),
+         _lengths(lambda x: answer_ids(words, *map(list, zip(*x, strict=True))), file.answers))
+        for file in files
+    ]  # fmt: skip
+    lengths = _chosen(given(cfg), ids, pretrained.positions(cfg, POSITIONS))
+    lines = []
+    if not all(given(cfg).values()):
+        both = " and ".join(f"{name} = {n}" for name, n in zip(names, lengths, strict=True))
+        alone = not any(len(answers) for _, answers in ids)
+        lines.append(
+            f"lengths: {both} tokens, of which the data, prompts alone, do not say the second"
+            if alone and not given(cfg)[names[1]]
+            else f"lengths that hold the data: {both} tokens"
+        )
+    for file, found in zip(files, ids, strict=True):
+        lines += _told(file.setting, found, lengths, given(cfg))
+    context = max(cfg.model.context, sum(lengths))
+    return {"lengths": lengths, "context": context, "lines": lines}
+
+
+def _lengths(ids_of: Callable, texts: list) -> np.ndarray:
+    """The tokens of each text, a part of them at a time."""
+    parts = (texts[n : n + 4096] for n in range(0, len(texts), 4096))
+    return np.array([len(ids) for part in parts for ids in ids_of(part)], int)
+
+
+def _chosen(asked: dict[str, int], ids: list[tuple], positions: int) -> list[int]:
+    """The lengths: those asked for, and where they are zero what holds the data and the positions allow."""
+    wanted = []
+    for side, n in enumerate(asked.values()):
+        longest = [np.quantile(x[side], SHARE, method="higher") for x in ids if len(x[side])]
+        wanted.append(n or int(max(longest, default=(1, UNKNOWN)[side])))
+    prompt, answer = wanted
+    free_prompt, free_answer = (not n for n in asked.values())
+    if free_answer:
+        least = positions // 2 if free_prompt else 1
+        answer = min(answer, max(least, positions - prompt, 1))
+    if free_prompt:
+        prompt = min(prompt, max(1, positions - answer))
+    return [prompt, answer]
+
+
+def _told(setting: str, ids: tuple, lengths: list[int], asked: dict[str, int]) -> list[str]:
+    """The lines on one file. Raises ValueError where too much is cut by lengths that nobody asked for."""
+    whole, cuts = [], []
+    for kind, x, n, (name, own) in zip(
+        ("prompts", "answers"), ids, lengths, asked.items(), strict=True
+    ):
+        cut = int(np.sum(x > n))
+        if not len(x):
+            continue
+        if not own and 2 * cut > len(x):
+            raise ValueError(
+                f"{cut} of {len(x)} {kind} of {setting} are longer than the {n} tokens that the model's "
+                f"positions leave for them (up to {x.max()}): set {name} = {n} to learn from a part of "
+                "each, or take a model of more positions (model.context, where it is made from nothing)"
+            )
+        whole.append(f"{len(x)} {kind}")
+        lost = "a text loses its beginning, a dialogue its oldest messages"
+        lost = lost if kind == "prompts" else "their end is lost"
+        flag = "--" + name.replace("_", "-")
+        if cut:
+            cuts.append(
+                f"{cut} of {len(x)} {kind} are cut to {n} tokens ({lost}; {flag} {x.max()} keeps all)"
+            )
+    if not cuts:
+        return [f"{setting}: none of {' and '.join(whole)} is cut"] if whole else []
+    lines = [f"{setting}: {', '.join(cuts)}"]
+    ends = int(np.sum(ids[1] <= lengths[1]))
+    if 2 * ends < len(ids[1]):
+        lines.append(
+            f"warning: only {ends} of {len(ids[1])} answers of {setting} keep their end, so a policy hardly "
+            f"learns to stop: raise {list(asked)[1]}"
+        )
+    return lines

@@ -1,0 +1,85 @@
+"""Games of `game.py` on the host: played by a policy or at random, and told as rows of a report."""
+
+from functools import partial
+
+import jax
+import numpy as np
+
+from rlhf_jax.algorithms import episodes
+from rlhf_jax.algorithms.episodes import EpisodeConfig
+from rlhf_jax.batches import Demonstrations, Samples
+from rlhf_jax.tasks import guessing
+
+SFT_FROM, EVALUATION_FROM = 2**29, 2**30
+"""Where prompts begin to be counted: those of training, from 0, share no secrets with these."""
+
+
+def play(cfg, sample_turn, params, index, draw, key) -> tuple[Samples, np.ndarray]:
+    """A game a row, and its rewards [B, T]; rows of one index share a secret."""
+    return episodes.play(
+        sample_turn,
+        partial(guessing.respond, cfg=cfg.game),
+        params,
+        guessing.prompts(index, draw),
+        guessing.secrets(index, cfg.game, cfg.seed),
+        key,
+        EpisodeConfig(turns=cfg.game.turns, turn_length=guessing.TURN, reply_length=1),
+    )
+
+
+def demonstrations(cfg) -> Demonstrations:
+    """Games of random play, whose own words are learned and the environment's are not."""
+    rows, rng = cfg.demonstrations, np.random.default_rng(cfg.seed)
+
+    def random_turn(params, prompts, key):
+        turn = guessing.random_turns(rows, cfg.game, rng)
+        mask = np.ones(turn.shape, bool)
+        grow = lambda x, y: np.concatenate([x, y], axis=1)
+        return Samples(
+            tokens=grow(prompts.tokens, turn),
+            attention_mask=grow(prompts.attention_mask, mask),
+            mask=mask,
+            logprobs=np.zeros(mask.shape, np.float32),
+        )
+
+    index = SFT_FROM + np.arange(rows, dtype=np.int32)
+    games, _ = play(cfg, random_turn, None, index, 0 * index, jax.random.key(0))
+    return Demonstrations(games.tokens, games.attention_mask, games.mask)
+
+
+def words_of(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """All that was said after the prompt [B, T], and which of it the environment said."""
+    T = samples.mask.shape[1]
+    return samples.tokens[:, -T:], samples.attention_mask[:, -T:] & ~samples.mask
+
+
+def evaluate_games(cfg, sample_turn, params, index, key):
+    """Samples and rewards of one game for each index, played in batches of one size."""
+    parts = []
+    for start in range(0, len(index), cfg.batch_size):
+        rows = np.resize(index[start : start + cfg.batch_size], cfg.batch_size)
+        parts.append(play(cfg, sample_turn, params, rows, 0 * rows, key))
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(index)], *parts)
+
+
+def rows_of(cfg, index, sides, returns, games: int = 30, shown: int = 8):
+    """Rows of samples.jsonl and of tokens.jsonl, where the environment's words have no reward."""
+    secrets = guessing.secrets(index[:games], cfg.game, cfg.seed)
+    samples: list[dict] = [
+        {"method": cfg.algorithm.upper(), "prompt": f"(secret {secret + 1}) guess"}
+        for secret in secrets
+    ]
+    tokens = []
+    for side, (played, rewards) in sides.items():
+        said, heard = words_of(played)
+        for i, row in enumerate(samples):
+            real = heard[i] | played.mask[i]
+            words = guessing.text(said[i][real], cfg.game)
+            row |= {side: words, f"{side}_score": float(returns[side][i])}
+            if side == "after" and i < shown:
+                earned = [
+                    None if environment else float(reward)
+                    for environment, reward in zip(heard[i][real], rewards[i][real], strict=True)
+                ]
+                tokens.append({"prompt": row["prompt"], "tokens": words.split(), "reward": earned})
+    return samples, tokens

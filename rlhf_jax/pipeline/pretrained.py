@@ -1,0 +1,194 @@
+"""Models that are read instead of trained: what they decide, and what has to fit them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Literal
+
+import jax
+import tyro
+
+from rlhf_jax.bounds import Settings
+from rlhf_jax.data import dialogues, tokenizer
+from rlhf_jax.models import lora, networks
+from rlhf_jax.models.config import COMPUTED, ModelConfig
+from rlhf_jax.models.hub import huggingface
+from rlhf_jax.models.lora import LoraConfig
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Where a language model comes from."""
+
+    pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
+    """Folder or hub name (NAME@REVISION) of a decoder in the Hugging Face format, which SFT starts from, with
+    its tokenizer; of the settings of `model`, dtype, param_dtype, attention, remat and logprob_chunk still
+    count. Empty: a model of that shape, from nothing."""
+    reference: str = ""
+    """The same of one that takes the place of SFT: what follows starts from it as it is."""
+    tokenizer: str = ""
+    """Folder or hub name of a transformers tokenizer; empty: the model's, or trained on the texts."""
+    bos: Literal["tokenizer", "always", "never"] = "tokenizer"
+    """Whether prompts begin with BOS: tokenizer leaves it to what tokenizer(text) does in transformers (with
+    Llama's they do, with GPT-2's and Pythia's not, with one that is trained here they do). A dialogue begins
+    as its chat template writes it."""
+    lora: LoraConfig = LoraConfig()
+    """What is trained of a transformer, in SFT too where it starts from a pretrained model."""
+
+    def _conditions(self, at: str):
+        named(self)  # which refuses two
+
+    def _unread(self) -> dict[str, str]:
+        """Of the model's settings and the tokenizer's what a model that is named decides."""
+        missing = {"model.vocab_size": "the tokenizer decides it"}
+        if self.tokenizer or named(self):
+            missing["data.vocab_size"] = "no tokenizer is trained"
+        if named(self):
+            shape = (f"model.{x.name}" for x in fields(ModelConfig) if x.name not in COMPUTED)
+            missing |= dict.fromkeys(shape, f'"{named(self)}" decides it')
+        return missing
+
+
+def kept(cfg) -> dict:
+    """The settings of the model that no config.json decides."""
+    return {x: getattr(cfg.model, x) for x in COMPUTED}
+
+
+def named(cfg) -> str:
+    """The folder or hub name of the model that the policy starts from; empty where it starts from nothing.
+
+    Raises ValueError where two are given.
+    """
+    if cfg.reference and cfg.pretrained:
+        raise ValueError(
+            f'reference = "{cfg.reference}" and model = "{cfg.pretrained}" are both given: name a '
+            "reference to skip SFT, or a model to start it from"
+        )
+    return cfg.reference or cfg.pretrained
+
+
+def decided(cfg) -> dict:
+    """The settings that a pretrained model decides: its shape, and the tokenizer unless one is named.
+
+    Raises ValueError where it is no policy, or the tokenizer is not one of its own.
+    """
+    folder = huggingface.resolve(named(cfg))
+    _, model, config = huggingface.read_config(folder, **kept(cfg))
+    if huggingface.classifies(config):
+        raise ValueError(
+            f'"{named(cfg)}" is a reward model, and no policy: give it as reward-model'
+        )
+    words = cfg.tokenizer or str(with_tokenizer(folder))
+    check_vocabulary(words, tokenizer.load(words), named(cfg), model)
+    return {"model": model, "tokenizer": words}
+
+
+def with_tokenizer(folder):
+    """The folder of a model's tokenizer: an adapter has one of its own, or that of the model it adapts."""
+    places = huggingface.chain(folder)
+    return next((x for x in places if (x / "tokenizer_config.json").exists()), places[-1])
+
+
+def start(cfg, places: Callable | None = None):
+    """The parameters of the pretrained model, read into `places` of them, or None where there is none."""
+    return huggingface.load(named(cfg), places=places, **kept(cfg)).params if named(cfg) else None
+
+
+def begins(cfg) -> bool | None:
+    """Whether prompts begin with BOS; None leaves it to the tokenizer's own rule."""
+    own = None if cfg.tokenizer else True
+    return {"always": True, "never": False}.get(cfg.bos, own)
+
+
+def stops(cfg, words) -> tuple[int, ...]:
+    """The tokens that end a response: the tokenizer's EOS, then all others of the pretrained model, in order.
+
+    What the chat template ends an answer with is one of them.
+    """
+    own = huggingface.stops_of(huggingface.resolve(named(cfg))) if named(cfg) else ()
+    return tuple(dict.fromkeys([words.eos_token_id, *sorted({*own, *dialogues.ends(words)})]))
+
+
+def positions(cfg, least: int) -> int:
+    """The columns that all models of a run take; one from nothing grows to `least` of them."""
+    own = cfg.model.context if named(cfg) else max(cfg.model.context, least)
+    if not getattr(cfg, "reward_model", ""):
+        return own
+    return min(own, huggingface.read_config(huggingface.resolve(cfg.reward_model))[1].context)
+
+
+def check_context(cfg, lengths: tuple[int, int], limit: int | None = None, whose="the model's"):
+    """Raises ValueError where prompt and response, of `lengths`, do not fit the model's positions."""
+    limit = limit or cfg.model.context
+    if sum(lengths) > limit:
+        response = "sample.length" if hasattr(cfg, "sample") else "data.length"
+        raise ValueError(
+            f"data.prompt_length = {lengths[0]} and {response} = {lengths[1]} do not fit {whose} "
+            f"{limit} positions: shorten one" + ("" if named(cfg) else ", or raise model.context")
+        )
+
+
+def check_vocabulary(name: str, words, model_name: str, model: ModelConfig):
+    """Raises ValueError where a tokenizer is not a model's own, by the tokens that both have.
+
+    It has tokens, other than padding, that the model cannot embed, or fewer than half of those that it can.
+    """
+    ids = {id for token, id in words.get_vocab().items() if token != words.pad_token}
+    if max(ids) >= model.vocab_size:
+        raise ValueError(
+            f'tokenizer "{name}" has token {max(ids)}, and the embedding of "{model_name}" ends at '
+            f"{model.vocab_size - 1}: give the model's own tokenizer"
+        )
+    if len(ids) < model.vocab_size / 2:
+        raise ValueError(
+            f'tokenizer "{name}" has {len(ids)} tokens, and "{model_name}" embeds {model.vocab_size}: '
+            "give the model's own tokenizer"
+        )
+
+
+def fitted(cfg, words) -> tuple:
+    """(the settings, the language model), which embeds what the tokenizer writes."""
+    if not named(cfg):
+        cfg = replace(cfg, model=replace(cfg.model, vocab_size=tokenizer.size(words)))
+    return cfg, networks.language_model(cfg.model)
+
+
+def check_adapters(cfg):
+    """Raises ValueError where the model lacks a matrix that is to be adapted."""
+    init = networks.language_model(cfg.model).init
+    jax.eval_shape(lambda key: lora.split(key, init(key), cfg.lora), jax.random.key(0))
+
+
+def scorer(cfg, words, lengths: tuple[int, int]) -> Callable:
+    """`load(places)`, of the reward model `cfg.reward_model`: its function, and its parameters in `places`.
+
+    Raises ValueError, before anything is loaded, where it is none, is too short, or reads other tokens than
+    `words` writes; these may be None as long as they are not there.
+    """
+    folder = huggingface.resolve(cfg.reward_model)
+    _, model, config = huggingface.read_config(folder, **kept(cfg))
+    if not huggingface.classifies(config):
+        raise ValueError(
+            f'reward_model = "{cfg.reward_model}" has architectures = {config.get("architectures")} '
+            "in its config.json: name a model for sequence classification, with one label"
+        )
+    check_context(cfg, lengths, model.context, "the reward model's")
+    vocabulary = lambda words: {k: v for k, v in words.get_vocab().items() if k != words.pad_token}
+    theirs = tokenizer.load(with_tokenizer(folder))
+    if words and vocabulary(theirs) != vocabulary(words):
+        raise ValueError(
+            f'reward_model = "{cfg.reward_model}" has another tokenizer than the policy: '
+            "call it from a Python function and give that as rl.reward, which scores texts"
+        )
+    if words:
+        starts = [bool(tokenizer.start_ids(x)) for x in (theirs, words)]
+        if cfg.bos == "tokenizer" and starts[0] != starts[1]:
+            raise ValueError(
+                f'the tokenizer of reward_model = "{cfg.reward_model}" begins texts '
+                f"with{'' if starts[0] else 'out'} BOS, unlike the policy's: set bos to always or never"
+            )
+        check_vocabulary(cfg.tokenizer, words, cfg.reward_model, model)
+    fn = networks.reward_model(networks.language_model(model)).fn
+    return lambda places: (
+        fn,
+        huggingface.load(cfg.reward_model, places=places, **kept(cfg)).params,
+    )

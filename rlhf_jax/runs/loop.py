@@ -1,0 +1,295 @@
+"""The one host loop, which takes every stage of a run to its end, however often it is stopped.
+
+    state = iterate(run, "sft", state, body, iterations=400, save_every=100)
+
+`run/stages/STAGE/` holds the checkpoints of a stage, and `run/metrics.jsonl` the rows of all.
+"""
+
+import contextlib
+import math
+import pathlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from rich import progress
+from rich.console import Console
+
+from rlhf_jax.runs import checkpoint, metrics
+from rlhf_jax.devices import hosts
+from rlhf_jax.devices.process import PREEMPTED
+from rlhf_jax.runs.run import read_json, write_json
+
+NO_STEP = 20  # iterations in a row whose steps were all skipped, after which a stage stops
+HEADLINES = (
+    "objective/gold",
+    "objective/score",
+    "objective/kl",
+    "objective/length",
+    "game/win_rate",
+    "preference/loss",
+    "preference/held_out_accuracy",
+    "reward/loss",
+    "reward/accuracy",
+    "reward/held_out_accuracy",
+    "sft/loss",
+    "sft/held_out_loss",
+)  # what a progress line shows, where a stage has it; else its first three metrics
+
+
+def iterate(
+    run: pathlib.Path,
+    stage: str,
+    carry: Any,
+    body: Callable[[Any, int], tuple[Any, dict]],
+    *,
+    iterations: int,
+    save_every: int,
+    until: Callable[[Any], bool] | None = None,
+    keep: int = 2,
+    best: str = "",
+    unit: str = "iterations",
+    log_every: int = 1,
+    wandb: bool = False,
+) -> Any:
+    """The carry after `carry, metrics = body(carry, i)` for i < `iterations`, wherever it was stopped.
+
+    `carry` is a tree of arrays, and all that one iteration hands to the next: together with `i` it
+    must decide what `body` does, so that a resumed stage ends with the bits of an uninterrupted one.
+    It is saved every `save_every` iterations and at the end, while the next iterations run. The newest
+    `keep` checkpoints stay, and besides the one on the way to which the metric `best` was highest: its
+    mean since the save before. Restored carries are placed as the given one. Metrics (scalars) are
+    fetched and written after every `log_every` iterations and at the last. `until(carry)`, asked after
+    each `save_every` iterations, ends the stage early.
+
+    A finished stage is restored, and `body` is not called. On SIGTERM the iteration is ended, the
+    carry saved, and SystemExit(75) raised. Raises ValueError if `body` changes the kind of an array, or
+    gives no metric `best`, and where all steps were skipped, for their gradients were not finite, in
+    `NO_STEP` iterations or to the stage's end; what was saved before stays.
+    """
+    for name, value in (("save_every", save_every), ("log_every", log_every)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}: set it to 1 or more")
+    began = time.perf_counter()
+    place = run / "stages" / stage
+    clock, done = place / "clock.json", place / "done.json"
+    carry = _strong(carry)
+    first, carry = checkpoint.restore_latest(place, carry) or (0, carry)
+    spent = _number_of(clock, "seconds") or 0.0
+    seconds = lambda: round(spent + time.perf_counter() - began, 3)
+    if done.exists():
+        if _number_of(done, "iterations") == first:
+            print(f"{stage}: finished before, {first} {unit} in {_duration(spent)}", flush=True)
+            return carry
+        # its last checkpoint is gone or damaged: what came after the one before is done again
+        if hosts.is_first():
+            print(f"{stage} was finished, and its last checkpoint is gone", file=sys.stderr)
+            done.unlink()
+    if first:
+        print(f"{stage}: goes on after {first} {unit}", flush=True)
+
+    i, saved = first, first if first else None
+    values_of_best: list[float] = []  # since the last save
+    check_steps = _make_check(stage, unit)
+    with contextlib.ExitStack() as stack:
+        begin = stack.enter_context(checkpoint.saving(place, keep=keep))
+
+        def save():
+            value = math.fsum(values_of_best) / len(values_of_best) if values_of_best else None
+            values_of_best.clear()
+            begin(i, carry, value)
+            write_json(clock, {"seconds": seconds()})
+
+        write = stack.enter_context(metrics.open_writer(run, stage, start=first, wandb=wandb))
+        told_to_stop = stack.enter_context(_listening_for_sigterm())
+        show = stack.enter_context(_progress(stage, unit, first, iterations))
+        while i < iterations and not hosts.any_of(told_to_stop.is_set()):
+            # Asked here and not after the save: a run that was killed between them asks again.
+            if until is not None and i and i % save_every == 0 and until(carry):
+                break
+            given = _kinds(carry) if i == first else None
+            carry, values = body(carry, i)
+            carry, i = _strong(carry), i + 1
+            if given is not None:
+                _check_kinds(stage, given, _kinds(carry))
+            logged = jax.device_get(values) if i % log_every == 0 or i == iterations else {}
+            if logged:
+                write(i - 1, logged)
+                if best and best not in logged:
+                    raise ValueError(
+                        f'best = "{best}" is no metric of stage {stage}: use one of {", ".join(logged)}'
+                    )
+                values_of_best += [float(logged[best])] if best else []
+            show(i, logged)
+            # Where nothing is learned, nothing is saved: the same command then comes to the same end.
+            lost = check_steps(values, look=bool(logged) or i % save_every == 0)
+            if i % save_every == 0 and i < iterations and not lost:
+                save()
+                saved = i
+        stopped = hosts.any_of(told_to_stop.is_set())
+        lost = check_steps(look=True, ended=not stopped)
+        if saved != i and not (stopped and lost):
+            save()
+            saved = i
+        stopped = stopped or hosts.any_of(told_to_stop.is_set())
+    if stopped or told_to_stop.is_set():  # it may come as late as while the last save ends
+        print(
+            f"{stage}: stopped and saved after {saved or 0} {unit}; the same command goes on",
+            flush=True,
+        )
+        raise SystemExit(PREEMPTED)
+    write_json(done, {"iterations": i, "seconds": seconds()})
+    early = "" if i == iterations else f" (ended early, {iterations} at most)"
+    print(f"{stage}: {i} {unit} in {_duration(seconds())}{early}", flush=True)
+    return carry
+
+
+def _number_of(path: pathlib.Path, name: str) -> int | float | None:
+    """The number `name` in a JSON file; None where it is absent, or damaged, which is told."""
+    if not path.exists():
+        return None
+    try:
+        content = read_json(path, "it is made again")
+        if not isinstance(content, dict) or not isinstance(content.get(name), (int, float)):
+            raise ValueError(f"{path} is damaged, it has no {name}: it is made again")
+        return content[name]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return None
+
+
+def _make_check(stage: str, unit: str) -> Callable:
+    """`check(metrics={}, *, look, ended=False) -> int`: iterations in a row, to now, that learned nothing.
+
+    All steps of such a one (one, or `AREA/steps`) were skipped, as their gradients were not finite. Metrics
+    stay on the devices until a `look`. Raises ValueError as `iterate` says.
+    """
+    waiting, lost, idle, seen = (
+        [],
+        0,
+        0,
+        0,
+    )  # metrics; in a row; without a step; all of this session
+
+    def check(values: dict = {}, *, look: bool, ended: bool = False) -> int:  # noqa: B006
+        nonlocal lost, idle, seen
+        skipped, norm = "train/skipped", "train/grad_norm"
+        if skipped in values:
+            names = [name for name in values if name in (skipped, norm) or name.endswith("/steps")]
+            waiting.append({name: values[name] for name in names})
+        for found in jax.device_get(waiting) if look else ():
+            steps = [float(x) for name, x in found.items() if name.endswith("/steps")]
+            took_none = float(found[skipped]) >= max([*steps, 1.0])
+            lost = lost + 1 if took_none and not math.isfinite(found.get(norm, math.nan)) else 0
+            idle, seen = idle + took_none, seen + 1
+        if look:
+            waiting.clear()
+        if lost and (lost >= NO_STEP or (ended and lost == seen)):
+            raise ValueError(
+                f"stage {stage} learns nothing: train/skipped counted every step of the last {lost} {unit}, "
+                "for train/grad_norm was not finite. Look for a number that is not finite in the model that "
+                "it starts from, and try a smaller learning rate, or float32 in the place of 16 bits; what "
+                "was saved before stays"
+            )
+        if ended and seen and idle == seen:
+            print(
+                f"note: {stage} took no step, no batch had a weight (train/skipped)",
+                file=sys.stderr,
+            )
+        return lost
+
+    return check
+
+
+def _strong(tree):
+    """Without weak types, which a checkpoint forgets: they decide what later sums are cast to."""
+    weak = lambda x: isinstance(x, jax.Array) and x.weak_type
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype) if weak(x) else x, tree)
+
+
+def _kinds(tree) -> dict[str, str]:
+    """Path to where an array lives, its dtype and its shape."""
+
+    def kind(x):
+        if not hasattr(x, "dtype"):
+            return f"plain {type(x).__name__}"
+        return f"{'JAX' if isinstance(x, jax.Array) else 'NumPy'} {x.dtype}{list(x.shape)}"
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): kind(x) for path, x in leaves}
+
+
+def _check_kinds(stage, given, got):
+    """A carry that changes could be saved, and not be restored as the one that `iterate` is given."""
+    for path in given | got:
+        if given.get(path) != got.get(path):
+            raise ValueError(
+                f"stage {stage}: carry{path} went into an iteration as {given.get(path, 'nothing')} "
+                f"and came out as {got.get(path, 'nothing')}: start with what it becomes"
+            )
+
+
+@contextlib.contextmanager
+def _listening_for_sigterm():
+    """Yields an event that SIGTERM sets; signals reach the main thread alone."""
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _progress(stage, unit, first, end):
+    """Yields `show(i, metrics)`: a bar on a terminal, elsewhere a line every ten seconds or tenth."""
+    seen, console, started = {}, Console(), time.perf_counter()
+    compiled = None  # when the first iteration, which compiles, was over
+
+    def note(i, values):
+        nonlocal compiled
+        seen.update(values)
+        now = time.perf_counter()
+        if compiled is None:
+            compiled = i, now
+        rate = (i - compiled[0]) / max(now - compiled[1], 1e-9)
+        parts = [f"{rate:.3g} {unit}/s", f"{_duration((end - i) / rate)} left"] if rate else []
+        names = [name for name in HEADLINES if name in seen][:4] or sorted(seen)[:3]
+        return "  ".join(parts + [f"{n.rpartition('/')[2]} {seen[n]:.4g}" for n in names])
+
+    if not hosts.is_first():
+        yield lambda i, values: None
+    elif console.is_terminal:
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=20),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[note]}", markup=False),
+        )
+        with progress.Progress(*columns, console=console) as bar:
+            task = bar.add_task(stage, total=end, completed=first, note="compiling")
+            yield lambda i, values: bar.update(task, completed=i, note=note(i, values))
+    else:
+        last = first, started
+
+        def show(i, values):
+            nonlocal last
+            text, now = note(i, values), time.perf_counter()
+            if i == end or now - last[1] >= 10 or i * 10 // end > last[0] * 10 // end:
+                print(f"{stage}: {i}/{end}  {text}", flush=True)
+                last = i, now
+
+        yield show
+
+
+def _duration(seconds) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,93 @@
+"""What the loop of on-policy methods asks of a method, on every layout: to annotate, and to update."""
+
+from types import SimpleNamespace
+
+import jax
+import layouts
+import numpy as np
+import pytest
+
+from experiments.applications import sentiment
+from experiments.methods import online_dpo, raft
+from rlhf_jax.algorithms import policy_gradient
+from rlhf_jax.algorithms.ppo import PPOConfig
+from rlhf_jax.algorithms.rollout import RolloutConfig
+from rlhf_jax.batches import Samples
+from rlhf_jax.models import lora, networks
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.pipeline import rl, stages
+
+B, WIDTH, T, V, K = 16, 4, 6, 20, 2  # rows, prompt columns, response columns, vocabulary, draws
+LM = networks.language_model(
+    ModelConfig(vocab_size=V, context=WIDTH + T, layers=1, d_model=16, heads=2)
+)
+LOOP = rl.RLConfig(iterations=2, batch_size=B, optimizer=OptimizerConfig(lr=1e-2))
+PPO = PPOConfig(epochs=2, minibatches=2)
+GROUPS = policy_gradient.PolicyGradientConfig(epochs=2, minibatches=2, group=K)
+METHODS = {
+    "ppo": (lambda ground: rl.with_ppo(ground, networks.actor_critic(LM)), sentiment.Config(ppo=PPO)),
+    "ppo, shared trunk": (
+        lambda ground: rl.with_ppo(ground, networks.actor_critic(LM, value="shared")),
+        sentiment.Config(ppo=PPO),
+    ),
+    "policy gradient": (
+        lambda ground: rl.with_policy_gradient(ground, "rloo"), rl.Config(pg=GROUPS)
+    ),
+    "online dpo": (online_dpo.with_pairs, online_dpo.Config()),
+    "raft": (raft.with_winners, raft.Config(raft=raft.RAFTConfig(draws=K, batch_size=8))),
+}  # fmt: skip
+
+
+def samples(seed):
+    """Uneven, and no token that ends a response."""
+    rng = np.random.default_rng(seed)
+    mask = np.arange(T) < (1 + np.arange(B) * T // B)[:, None]
+    prompt = np.arange(WIDTH) >= rng.integers(0, WIDTH, (B, 1))
+    tokens = rng.integers(1, V, (B, WIDTH + T), np.int32)
+    logprobs = np.where(mask, 0.3 * rng.normal(size=(B, T)) - 3, 0).astype(np.float32)
+    return Samples(tokens, np.concatenate([prompt, mask], axis=1), mask, logprobs)
+
+
+@layouts.marked
+@pytest.mark.parametrize(
+    ("name", "rank"),
+    [
+        ("ppo", 2),
+        ("ppo, shared trunk", 0),
+        ("policy gradient", 2),
+        ("online dpo", 0),
+        ("raft", 0),
+    ],
+)
+def test_what_a_method_makes_of_samples_does_not_depend_on_the_layout(name, rank, names):
+    """All of two iterations but the sampling: of all parameters, or of adapters over a base."""
+    with_method, cfg = METHODS[name]
+    adapters = lora.LoraConfig(rank, matrices=("query", "value", "attention_out", "up", "down"))
+    settings = vars(cfg) | {"rl": LOOP, "lora": adapters, "rollout": RolloutConfig()}
+    params = jax.device_get(jax.jit(LM.init)(jax.random.key(0)))
+    scores = np.random.default_rng(1).normal(size=(2, B)).astype(np.float32)
+    scores[:, : 3 * K] = 0.0  # three prompts' draws tie, and those pairs weigh nothing
+
+    def run(devices):
+        ground = SimpleNamespace(
+            cfg=SimpleNamespace(**settings), devices=devices, lm=LM, key=jax.random.key(1),
+            reference=params, reward=None,
+        )  # fmt: skip
+        method, reference, seen = with_method(ground), devices.share(params), []
+        base, state = devices.share(method.base), stages.begun(devices, method.trained, method.tx)
+        for i in range(2):
+            whole, rows = lora.join(base, state.params, adapters), devices.put_batch(samples(i))
+            early = method.see(whole, reference, rows)
+            rolled = method.join(whole, reference, rows, early, devices.put_batch(scores[i]))
+            seen.append(devices.fetch(rolled))
+            state, metrics = method.update(
+                state, {"base": base}, np.float32(0.1), rolled, jax.random.key(2 + i)
+            )
+        return seen, devices.host((state, metrics))
+
+    _, (state, metrics) = layouts.compare(run, names, atol=1e-4, rtol=1e-4)
+    assert state.step == {"ppo": 8, "policy gradient": 8}.get(name.split(",")[0], 2)
+    assert metrics["objective/kl"] != 0 and metrics["train/grad_norm"] > 0
+    blocks = state.params.get("policy", state.params)["blocks"]
+    assert all(np.abs(x["lora_b"]).max() > 1e-3 for x in blocks.values() if rank)
