@@ -19,8 +19,8 @@ POSITIONS = 1024
 """Most columns, in lengths that come from the data, of a model from nothing whose context is smaller."""
 UNKNOWN = 256
 """Most tokens of an answer where the data hold no answers, as in TRL."""
-GENERATED = 10, 24
-"""Lengths of a prompt and of an answer in the generated world."""
+GENERATED = {"data.prompt_length": 64, "sample.length": 64}
+"""Lengths of a prompt and of a response in a generated task that states none."""
 
 
 class Texts(NamedTuple):

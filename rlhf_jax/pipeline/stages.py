@@ -1,11 +1,13 @@
-"""The stages that experiments share: supervised fine-tuning and reward modelling, each a short host loop.
+"""Training on stored rows: `fit`, and the two stages that methods share, SFT and reward modelling.
 
-Each ends in its run directory; a stage that stands there is read and not trained again.
+Each stage ends in its run directory; a stage that stands there is read and not trained again.
 """
 
+import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,26 +15,44 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import optimizer, train_step
-from rlhf_jax.algorithms import reward_model, sft
+from rlhf_jax.algorithms import reward_model
+from rlhf_jax.algorithms import sft as sft_step
 from rlhf_jax.algorithms.reward_model import RewardLossConfig
-from rlhf_jax.batches import Comparisons, Sequences
+from rlhf_jax.batches import Sequences
 from rlhf_jax.bounds import Count, Positive, Settings, check_divides
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
+from rlhf_jax.data.comparisons import Comparison, encode_comparisons
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import inference, pretrained
-from rlhf_jax.runs import loop, run
+from rlhf_jax.pipeline import generation, pretrained, scoring
+from rlhf_jax.pipeline.texts import Pairs
+from rlhf_jax.runs import loop
+from rlhf_jax.runs import run as runs
 
+if TYPE_CHECKING:
+    from rlhf_jax.pipeline.prepare import Prepared
+
+HELD_OUT = "judge"
+"""The stage of the held-out reward model."""
 NONE = LoraConfig()  # no adapters
 SMALLER = "--model.remat, --model.logprob-chunk 64, --lora.rank 8 or --devices mesh:fsdp=-1"
 """What makes any training step need less memory."""
 CENTRE = "centre.json"
 """The file of a stage that holds the mean score which its reward model's bias takes off."""
+
+
+class Place(NamedTuple):
+    """Folder, devices, seed and log of a stage."""
+
+    folder: pathlib.Path
+    devices: Devices
+    seed: int
+    wandb: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,71 +104,121 @@ def parts(name: str, cfg) -> dict[str, int]:
     return {f"{name}.batch_size": rows, f"{name}.batch_size / {name}.microbatches": rows // n}
 
 
-def reference(folder, cfg, devices: Devices, lm, train: Sequences, held_out: Sequences):
-    """The SFT policy's parameters, on the host, and its held-out loss: trained, or read where one is named.
+class Fit(NamedTuple):
+    """Training of one stage on stored rows."""
 
-    `cfg` is an experiment's, whose `reference`, `pretrained`, `lora`, `sft`, `seed` and `wandb` are read. The
-    loss of a named reference is NaN where there are no texts.
+    stage: str
+    params: Any  # whole parameters to start from
+    make: Callable  # make(fn) -> step(state, frozen, batch) -> (state, metrics)
+    fn: Callable  # the function of whole parameters that the loss calls
+    batch_at: Callable  # batch_at(i) -> the batch of step i, on the devices
+    tx: Any
+    steps: int
+    save_every: int
+    key: jax.Array  # of adapters
+    log_every: int = 1
+    init: Callable = train_step.init_state
+    measure: Callable = lambda params: {}  # of whole parameters, at each save: metrics
+    patience: int = 0  # measures without a new lowest one that end it, its best parameters kept; 0: none
+
+
+def fit(run: Place, job: Fit, adapters: LoraConfig = NONE):
+    """Trains until `job.steps`: (whole parameters, the state and what is kept beside it), on the host.
+
+    With `adapters` the parameters are those given, adapters beside them, and heads.
     """
-    start = pretrained.start(cfg, devices.places)
-    if cfg.reference:
-        loss_of = held_out_loss(devices, lm, held_out) if len(held_out.mask) else None
-        return devices.host(start), float(loss_of(devices.share(start)) if loss_of else np.nan)
-    return train_sft(
-        folder, cfg.sft, devices, lm, train, held_out, cfg.seed,
-        wandb=cfg.wandb, start=start, adapters=cfg.lora,
-    )  # fmt: skip
-
-
-def train_sft(
-    folder, cfg: SFTConfig, devices: Devices, lm, train, held_out, seed, *,
-    wandb=False, start=None, adapters: LoraConfig = NONE,
-):  # fmt: skip
-    """The language model's parameters with the lowest held-out loss, on the host, and that loss.
-
-    `start` are those it begins with, `adapters` what is trained of them; without, all is, from nothing.
-    """
-    adapters = NONE if start is None else adapters
-    tx = optimizer.make(cfg.optimizer, cfg.steps)
-    make = lambda policy_fn: sft.make_train_step(
-        policy_fn, tx, microbatches=cfg.microbatches, axis_name=devices.axis_name
-    )
-    step = compile_step(devices, "sft", lora.over_base(make, lm.policy_fn, adapters))
-    root, loss_of = jax.random.key(seed), held_out_loss(devices, lm, held_out)
-    params = devices.make(lm.init, root) if start is None else start
-    base, trained = lora.split(jax.random.fold_in(root, 0), params, adapters)
+    devices = run.devices
+    step = compile_step(devices, job.stage, lora.over_base(job.make, job.fn, adapters))
+    base, trained = lora.split(job.key, job.params, adapters)
     frozen = {"base": devices.share(base)}
     whole = lambda trained: lora.join(frozen["base"], trained, adapters)
-    carry = {
-        "state": begun(devices, trained, tx),
-        "best": devices.share(trained),
-        "lowest": np.float32(np.inf),
-        "since": np.int32(0),
-    }
+    carry: Any = init_state_on(devices, trained, job.tx, job.init)
+    if job.patience:
+        best = {"best": devices.share(trained), "lowest": np.float32(np.inf), "since": np.int32(0)}
+        carry = {"state": carry} | best
 
     def body(carry, i):
-        batch = batch_at(train, cfg.batch_size, seed, i, devices.take)
-        state, metrics = step(carry["state"], frozen, batch, jax.random.fold_in(root, i))
-        carry = carry | {"state": state}
-        if (i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps:
-            loss = loss_of(whole(state.params))
-            metrics = metrics | {"sft/held_out_loss": loss}
-            lower = loss < carry["lowest"]
-            carry["since"] = np.int32(0 if lower else carry["since"] + 1)
-            if lower:
-                carry |= {"best": state.params, "lowest": loss}
+        state, metrics = step(carry["state"] if job.patience else carry, frozen, job.batch_at(i))
+        carry = carry | {"state": state} if job.patience else state
+        if (i + 1) % job.save_every == 0 or i + 1 == job.steps:
+            measured = job.measure(whole(params_of(state)))
+            metrics |= measured
+            if job.patience:
+                loss = next(iter(measured.values()))
+                lower = loss < carry["lowest"]
+                carry["since"] = np.int32(0 if lower else carry["since"] + 1)
+                carry |= {"best": state.params, "lowest": loss} if lower else {}
         return carry, metrics
 
     carry = loop.iterate(
-        folder, "sft", carry, body,
-        iterations=cfg.steps,
-        save_every=cfg.eval_every,
-        until=lambda carry: carry["since"] >= cfg.patience,
-        log_every=10,
-        unit="steps",
-        wandb=wandb,
+        run.folder, job.stage, carry, body,
+        iterations=job.steps, save_every=job.save_every, log_every=job.log_every, unit="steps", wandb=run.wandb,
+        until=(lambda carry: carry["since"] >= job.patience) if job.patience else None,
     )  # fmt: skip
-    return devices.host(lora.merge(whole(carry["best"]))), float(carry["lowest"])
+    carry = devices.host(carry)
+    trained = carry["best"] if job.patience else params_of(carry)
+    return lora.join(base, trained, adapters), carry
+
+
+def params_of(state):
+    """The trained parameters of a TrainState, or of a state that holds one as `train`."""
+    return getattr(state, "train", state).params
+
+
+def sft(run: Place, cfg: SFTConfig, lm, train: Sequences, held_out: Sequences, *, start=None, adapters=NONE):
+    """The language model's parameters of the lowest held-out loss, on the host, and that loss (nats a token).
+
+    `start` are the parameters it begins with, `adapters` the part of them that is trained; without `start`
+    all parameters are trained, from nothing.
+    """
+    adapters = NONE if start is None else adapters
+    tx, root, loss_of = optimizer.make(cfg.optimizer, cfg.steps), jax.random.key(run.seed), None
+    loss_of = held_out_loss(run.devices, lm, held_out)
+    job = Fit(
+        stage="sft",
+        params=run.devices.make(lm.init, root) if start is None else start,
+        make=lambda policy_fn: sft_step.make_train_step(
+            policy_fn, tx, microbatches=cfg.microbatches, axis_name=run.devices.axis_name
+        ),
+        fn=lm.policy_fn,
+        batch_at=lambda i: batch_at(train, cfg.batch_size, run.seed, i, run.devices.take),
+        tx=tx,
+        steps=cfg.steps,
+        save_every=cfg.eval_every,
+        key=jax.random.fold_in(root, 0),
+        log_every=10,
+        measure=lambda params: {"sft/held_out_loss": loss_of(params)},
+        patience=cfg.patience,
+    )
+    params, carry = fit(run, job, adapters)
+    return run.devices.host(lora.merge(params)), float(carry["lowest"])
+
+
+def reference(run: "Prepared"):
+    """The SFT policy's parameters, on the host, and facts about them: trained, or read where one is named."""
+    cfg, devices, texts = run.cfg, run.devices, run.texts
+    held_out = demonstrations(run.tokenizer, texts.corpus_held_out, run.lengths)
+    start, nats = pretrained.start(cfg, devices.places), np.nan
+    if cfg.reference:
+        params = devices.host(start)
+        if texts.corpus_held_out:
+            nats = float(held_out_loss(devices, run.lm, held_out)(devices.share(start)))
+    else:
+        encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths)
+        train = runs.mapped(run.folder / "data" / "demonstrations", encode, held_out)
+        params, nats = sft(place(run), cfg.sft, run.lm, train, held_out, start=start, adapters=cfg.lora)
+    if not texts.corpus_held_out:
+        return params, {}
+    facts = {
+        "SFT held-out loss, nats a token": nats,
+        "SFT held-out loss, nats a response": nats * float(held_out.mask.sum(1).mean()),
+    }
+    return params, facts | (texts.task.facts(texts.corpus_held_out) if texts.task else {})
+
+
+def place(run: "Prepared") -> "Place":
+    """The part of a run that `fit` writes to."""
+    return Place(run.folder, run.devices, run.cfg.seed, run.cfg.wandb)
 
 
 def compile_step(devices: Devices, stage: str, step: Callable) -> Callable:
@@ -164,7 +234,7 @@ def compile_update(devices: Devices, update: Callable) -> Callable:
     return memory.told("update", compiled, remedy)
 
 
-def begun(devices: Devices, trained, tx, init: Callable = train_step.init_state):
+def init_state_on(devices: Devices, trained, tx, init: Callable = train_step.init_state):
     """The state that training starts in, `init(trained, tx)`, on the devices and in buffers of its own."""
     return devices.make(partial(init, tx=tx), devices.put(trained))
 
@@ -178,7 +248,7 @@ def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
     )
 
     def loss_of(params) -> np.float32:
-        batches = padded_batches(held_out, inference.rows_of(devices, len(held_out.tokens)))
+        batches = padded_batches(held_out, generation.rows_of(devices, len(held_out.tokens)))
         sums = [nats(params, *devices.put_batch((batch, real))) for batch, real in batches]
         total, tokens = np.sum(jax.device_get(sums), axis=0)
         return np.float32(total / tokens)
@@ -186,48 +256,58 @@ def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
     return loss_of
 
 
-def train_reward(
-    folder, stage, cfg: RewardConfig, devices: Devices, lm, trunk,
-    train: Comparisons, demonstrations: Sequences, seed, *, wandb=False, adapters: LoraConfig = NONE,
-):  # fmt: skip
-    """A reward model's parameters, started from `trunk`, its mean score of demonstrations set to zero.
-
-    With `adapters` they are the trunk's own arrays, adapters beside them, and the head.
-    """
-    rm = networks.reward_model(lm)
-    pairs = len(train.chosen.tokens)
-    steps = max(1, round(cfg.epochs * pairs / cfg.batch_size))
-    tx = optimizer.make(cfg.optimizer, steps)
-    make = lambda reward_fn: reward_model.make_train_step(
-        reward_fn, tx, cfg.loss, microbatches=cfg.microbatches, axis_name=devices.axis_name
-    )
-    step = compile_step(devices, stage, lora.over_base(make, rm.fn, adapters))
-    root = jax.random.key(seed)
-    params = rm.init(jax.random.fold_in(root, 0), trunk)
-    base, trained = lora.split(jax.random.fold_in(root, 1), params, adapters)
-    frozen = {"base": devices.share(base)}
-
-    def body(state, i):
-        batch = batch_at(train, cfg.batch_size, seed, i, devices.take)
-        return step(state, frozen, batch, jax.random.fold_in(root, i))
-
-    state = loop.iterate(
-        folder, stage, begun(devices, trained, tx), body,
-        iterations=steps,
+def reward_model_of(run: "Prepared", stage: str, pairs: list[Comparison], trunk) -> scoring.Reward:
+    """A reward model of `pairs`, started from `trunk`; its mean score of held-out demonstrations is zero."""
+    cfg, devices, seed = run.cfg.reward, run.devices, run.cfg.seed
+    encode = lambda pairs: encode_comparisons(run.tokenizer, pairs, *run.lengths)
+    like = encode(pairs[:1])
+    train = runs.mapped(run.folder / "data" / stage, lambda: encode(pairs), like)
+    network = networks.reward_model(run.lm)
+    steps = max(1, round(cfg.epochs * len(pairs) / cfg.batch_size))
+    tx, root = optimizer.make(cfg.optimizer, steps), jax.random.key(seed)
+    job = Fit(
+        stage=stage,
+        params=network.init(jax.random.fold_in(root, 0), trunk),
+        make=lambda reward_fn: reward_model.make_train_step(
+            reward_fn, tx, cfg.loss, microbatches=cfg.microbatches, axis_name=devices.axis_name
+        ),
+        fn=network.fn,
+        batch_at=lambda i: batch_at(train, cfg.batch_size, seed, i, devices.take),
+        tx=tx,
+        steps=steps,
         save_every=cfg.save_every,
+        key=jax.random.fold_in(root, 1),
         log_every=5,
-        unit="steps",
-        wandb=wandb,
-    )  # fmt: skip
-    params = lora.join(base, devices.host(state.params), adapters)
-    score = lambda: {"mean": mean_score(devices, rm.fn, params, demonstrations)}
-    mean = run.cached(folder, f"stages/{stage}/{CENTRE}", score)["mean"]
-    return reward_model.centre(params, jnp.float32(mean))
+    )
+    params, _ = fit(place(run), job, run.cfg.lora)
+    return centred(run, scoring.Reward(network.fn, params), run.folder / "stages" / stage / CENTRE)
 
 
-def mean_score(devices: Devices, reward_fn, params, demonstrations: Sequences) -> float:
-    """The mean score of demonstrations, which `reward_model.centre` sets to zero."""
-    return float(inference.score(devices, reward_fn, params, demonstrations).mean())
+def centred(run: "Prepared", reward: scoring.Reward, kept: pathlib.Path | None = None) -> scoring.Reward:
+    """A reward whose mean score of held-out demonstrations is zero; unchanged where there are none."""
+    if not run.texts.corpus_held_out:
+        return reward
+    texts = demonstrations(run.tokenizer, run.texts.corpus_held_out, run.lengths)
+    score = lambda: generation.score(run.devices, reward.fn, reward.params, texts)
+    find = lambda: {"mean": float(score().mean())}
+    mean = (runs.cached(kept.parent, kept.name, find) if kept else find())["mean"]
+    return reward._replace(params=reward_model.centre(reward.params, jnp.float32(mean)))
+
+
+def reward_models(run: "Prepared", reference, pairs: Pairs | None):
+    """(the reward model to maximise, the held-out reward model), each None where nothing calls for it.
+
+    The first is read where `reward_model` names one. Both start from the reference.
+    """
+    if run.load_reward:
+        named = scoring.Reward(*run.load_reward(run.devices.places))
+        first = centred(run, named)
+        first = first._replace(params=run.devices.host(first.params))
+    else:
+        first = reward_model_of(run, "reward", pairs.halves[0], reference) if pairs else None
+    if pairs is None or not pairs.halves[1]:
+        return first, None
+    return first, reward_model_of(run, HELD_OUT, pairs.halves[1], reference)
 
 
 def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
@@ -238,7 +318,7 @@ def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
     place = folder / "tokenizer"
     if not name:
         texts = (text for pair in corpus for text in (pair[0], tokenizer.at_seam(*pair)))
-        run.kept(place, lambda path: tokenizer.train(texts, vocab_size, path))
+        runs.kept(place, lambda path: tokenizer.train(texts, vocab_size, path))
     return tokenizer.load(name or place, bos=bos)
 
 

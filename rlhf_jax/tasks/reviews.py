@@ -30,6 +30,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from rlhf_jax.tasks.task import Row, Task
+
 GENRES = ("western", "comedy", "thriller", "romance", "mystery", "drama", "musical", "cartoon")
 QUALIFIERS = ("", "new ", "old ", "french ")
 TEMPLATES = (
@@ -381,3 +383,26 @@ def _respond(prompt: str, rng: random.Random) -> str:
         connective = _draw(rng, CONNECTIVE_ODDS)
         aspect = rng.choice([a for a in ASPECTS if a not in used])
     return " ".join([*words, "."])
+
+
+def _split_rows(share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    train, held_out = split_prompts(share, seed)
+    return [{"prompt": prompt} for prompt in train], [{"prompt": prompt} for prompt in held_out]
+
+
+def _prompts_of(rows: Sequence[Row]) -> list[str]:
+    return [row["prompt"] for row in rows]
+
+
+def _entropy(corpus: Sequence[tuple[str, str]]) -> dict[str, float]:
+    nats = -np.mean([log_prob(*review) for review in corpus])
+    return {"entropy of the grammar, nats a response": float(nats)}
+
+
+TASK = Task(
+    prompts=_split_rows,
+    corpus=lambda seed, n, rows: [tuple(x) for x in generate(seed, n, _prompts_of(rows))],
+    gold=lambda rows, responses: golds(_prompts_of(rows), responses),
+    facts=_entropy,
+    defaults={"data.prompt_length": 10, "sample.length": 24},
+)

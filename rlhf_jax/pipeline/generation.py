@@ -1,4 +1,4 @@
-"""What policies say to texts, and what networks say of rows, on the devices in batches of one size."""
+"""Responses of policies to texts, and scores of rows, on the devices in batches of one size."""
 
 import functools
 from collections.abc import Callable
@@ -17,23 +17,23 @@ from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.sampling import SampleConfig
 
 
-class Answers(NamedTuple):
-    """What a policy said, as texts and as arrays on the host."""
+class Responses(NamedTuple):
+    """Responses of a policy, as texts and as arrays on the host."""
 
     texts: list[str]
     samples: Samples
 
 
-class Responder(NamedTuple):
-    """How one model answers, whatever its parameters."""
+class Generator(NamedTuple):
+    """Functions that sample from one model, whatever its parameters."""
 
     sample: Callable  # (params, Prompts on the devices, key) -> Samples on the devices
     texts: Callable  # (Samples on the host) -> [response]
-    respond: Callable  # (params, [prompt], key) -> Answers
+    generate: Callable  # (params, [prompt], key) -> Responses
 
 
-def responder(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, batch_size):
-    """How `lm` answers texts; row n draws with its own index n, so equal prompts get other answers."""
+def make_generator(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, batch_size):
+    """The generator of `lm`. Row n draws with its own index n, so equal prompts get different responses."""
     sample = devices.compile(sampling.make_sample(lm, cfg), (P(), P(DATA), P()), P(DATA))
 
     def texts(samples):
@@ -41,19 +41,19 @@ def responder(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, bat
         ids = [[t for t in row[mask] if t not in cfg.stop] for row, mask in said]
         return [text.strip() for text in words.batch_decode(ids)]
 
-    def respond(params, prompts, key):
+    def generate(params, prompts, key):
         params = devices.share(params)
         encoded = encode_prompts(words, prompts, prompt_length)
         parts = []
         batches = padded_batches(encoded, batch_size)
         total = -(-len(prompts) // batch_size)
-        for batch, real in track(batches, "answers", total=total, transient=True):
+        for batch, real in track(batches, "responses", total=total, transient=True):
             samples = devices.fetch(sample(params, devices.put_batch(batch), key))
             parts.append(jax.tree.map(lambda x, real=real: x[real], samples))
         samples = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        return Answers(texts(samples), samples)
+        return Responses(texts(samples), samples)
 
-    return Responder(sample, texts, respond)
+    return Generator(sample, texts, generate)
 
 
 def rows_of(devices: Devices, n: int, most: int = 256) -> int:

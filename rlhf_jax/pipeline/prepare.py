@@ -1,0 +1,122 @@
+"""The beginning of every run: what can be refused is refused, texts are read, and the run has its folder."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from rlhf_jax.data import dialogues
+from rlhf_jax.devices import hosts, parallel
+from rlhf_jax.devices.parallel import Devices
+from rlhf_jax.models import networks
+from rlhf_jax.pipeline import (
+    generation,
+    inputs,
+    lengths,
+    pretrained,
+    results,
+    scoring,
+    settings,
+    stages,
+    start_from,
+    texts,
+)
+from rlhf_jax.rewards.scorer import Scorer
+from rlhf_jax.runs import run as runs
+
+
+class Prepared(NamedTuple):
+    """A run that has its folder, and all that its stages share; no parameters."""
+
+    name: str  # of the experiment
+    cfg: Any  # its settings, resolved
+    folder: pathlib.Path
+    devices: Devices
+    texts: texts.Texts
+    tokenizer: Any
+    lm: networks.LanguageModel
+    generator: generation.Generator
+    key: jax.Array  # from which every stage folds its own
+    scorer: Scorer | None  # the Python reward
+    load_reward: Callable | None  # load_reward(places) -> function and parameters of `reward_model`
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Columns of a prompt and of a response."""
+        return self.cfg.data.prompt_length, self.cfg.sample.length
+
+
+def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None:
+    """The run of experiment `name`; None where it is finished, after showing its results.
+
+    `batch_sizes` are the method's own, which must divide over the devices. Whatever can be known to fail is
+    refused before the run has its folder. What is used in the end is recorded in config.json, under "used".
+    """
+    cfg = settings.resolve(cfg)
+    sizes = stages.parts("sft", cfg.sft) | stages.parts("reward", cfg.reward)
+    devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
+    chat, task = dialogues.template(cfg.tokenizer), settings.task_of(cfg)
+    read = texts.read(cfg.data, task, cfg.seed, chat, cfg.needs())
+    scorer = scoring.python_reward(cfg, read)
+    folder = opened(name, cfg)
+    if folder is None:
+        return None
+    begins = pretrained.begins(cfg)
+    words = stages.read_tokenizer(folder, cfg.tokenizer, read.corpus, cfg.data.vocab_size, begins)
+    if task is None:
+        cfg = lengths.settled(cfg, folder, words, lambda: texts_of(read))
+    cfg, lm = pretrained.fitted(settings.with_tokens(cfg, words), words)
+    columns = cfg.data.prompt_length, cfg.sample.length
+    runs.record(folder, "used", cfg)
+    return Prepared(
+        name=name,
+        cfg=cfg,
+        folder=folder,
+        devices=devices,
+        texts=read,
+        tokenizer=words,
+        lm=lm,
+        generator=generation.make_generator(
+            cfg.sample, devices, lm, words, columns[0], cfg.sft.batch_size * 4
+        ),
+        key=jax.random.key(cfg.seed),
+        scorer=scorer,
+        load_reward=pretrained.scorer(cfg, words, columns) if cfg.reward_model else None,
+    )
+
+
+def opened(name: str, cfg: Any) -> pathlib.Path | None:
+    """The folder of the run, with the stages that it starts from; None where it is finished, and was shown."""
+    start = pathlib.Path(cfg.start_from) if cfg.start_from else None
+    if start:
+        start_from.check(start, cfg, settings.RunConfig())
+    folder = runs.open_run(
+        name,
+        cfg,
+        cfg.run,
+        ignore=(*runs.UNTELLING, "start_from"),
+        content=lambda: inputs.content(cfg),
+    )
+    if results.stands(folder):
+        print("this run is finished")
+        results.show(folder, again(name))
+        return None
+    if start:
+        hosts.once(lambda: False, lambda: start_from.copy(start, folder))
+    return folder
+
+
+def again(name: str) -> str:
+    """How to start another run."""
+    return f"python launch.py {name} --seed 1 (or any other setting, or --run NEW_FOLDER)"
+
+
+def texts_of(read: texts.Texts) -> list[lengths.Texts]:
+    """All texts of the files, by the settings that name them."""
+    pairs = [*read.pairs.train, *read.pairs.held_out] if read.pairs else []
+    return [
+        lengths.demonstrated("data.corpus", [*read.corpus, *read.corpus_held_out]),
+        lengths.compared(pairs),
+        lengths.Texts("data.prompts", [x.prompt for x in [*read.rows, *read.rows_held_out]], []),
+    ]

@@ -1,0 +1,150 @@
+"""Rewards of the samples of a rollout: of a reward model, of a Python function, or of both."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from rlhf_jax.bounds import NonNegative, Settings
+from rlhf_jax.devices.parallel import DATA, Devices
+from rlhf_jax.pipeline import generation, texts
+from rlhf_jax.rewards import scorer as rewards
+
+
+@dataclass(frozen=True)
+class PythonRewardConfig(Settings):
+    """A Python reward, and its place beside the reward model."""
+
+    reward: str = ""
+    """A Python reward, FILE.py:FUNCTION of (prompts, responses) that gives a number for each; its other
+    parameters name fields of the prompts' rows. It takes the place of the reward model, or is added to it
+    with `reward_model_weight`."""
+    reward_model_weight: NonNegative = 0.0
+    """Weight of the reward model beside a Python reward."""
+    scorer: rewards.ScorerConfig = rewards.ScorerConfig()
+
+    def _conditions(self, at: str):
+        if self.reward_model_weight and not self.reward:
+            raise ValueError(
+                f"{at}reward_model_weight = {self.reward_model_weight} is not read without a Python reward: "
+                f"name it as {at}reward, or leave the weight at 0"
+            )
+
+    def _unread(self) -> dict[str, str]:
+        return {} if self.reward else {"scorer": "no Python reward is named"}
+
+    @property
+    def model_weight(self) -> float:
+        """The weight of the reward model in what is maximised."""
+        return self.reward_model_weight if self.reward else 1.0
+
+
+class Reward(NamedTuple):
+    """A reward model: `fn(params, tokens, attention_mask) -> scores [B]`, and its parameters on the host."""
+
+    fn: Callable
+    params: Any
+
+
+def needs(cfg) -> texts.Needs:
+    """The files of a method that maximises a reward.
+
+    A reference needs no corpus. A reward model that is named, and a Python reward alone, need no comparisons;
+    beside the first, comparisons can teach a held-out reward model.
+    """
+    needed, optional = ["prompts"], []
+    (optional if cfg.reference else needed).append("corpus")
+    if cfg.rl.model_weight:
+        (optional if cfg.reward_model else needed).append("comparisons")
+    elif cfg.reference:
+        optional.remove("corpus")  # nothing learns from it, nor is a score centred on it
+    return texts.Needs(tuple(needed), tuple(optional), halves=True)
+
+
+def unread(cfg) -> dict[str, str]:
+    """The settings that have no effect beside a Python reward alone."""
+    alone = {} if cfg.rl.model_weight else {"reward_model": "a Python reward alone is maximised"}
+    return alone
+
+
+def python_reward(cfg, read: texts.Texts) -> rewards.Scorer | None:
+    """The Python reward of an experiment, loaded once, and its columns compared with all rows of prompts.
+
+    Raises ValueError where it cannot be called, or names a column that the rows lack.
+    """
+    own = getattr(cfg, "rl", PythonRewardConfig())
+    if not own.reward:
+        return None
+    found = rewards.Scorer(own.reward, own.scorer)
+    rows = read.rows + read.rows_held_out
+    found.check([row.prompt for row in rows], [row.columns for row in rows])
+    return found
+
+
+class RewardScorer:
+    """The reward that is maximised: weight x reward model + Python reward."""
+
+    def __init__(self, run, reward: Reward | None):
+        self.run, self.reward = run, reward
+        self.weight = run.cfg.rl.model_weight
+        devices: Devices = run.devices
+        if reward is not None:
+            of_samples = lambda params, x: reward.fn(params, x.tokens, x.attention_mask)
+            self._score = devices.compile(of_samples, (P(), P(DATA)), P(DATA))
+            self._params = devices.share(reward.params)
+
+    def submit(self, rows: Sequence[texts.Row], samples) -> Callable[[], dict[str, np.ndarray]]:
+        """Begins to score samples on the devices, and returns a function that waits for the scores.
+
+        Meanwhile threads of the host call the Python reward, and the devices may work. The scores are [B]
+        under "score", their weighted sum, and under "score/NAME" those of each function of a Python reward.
+        """
+        fetch, pending, learned = self.run.devices.fetch, None, None
+        if self.run.scorer is not None:
+            pending = submit(self.run, rows, self.run.generator.texts(fetch(samples)))
+        if self.reward is not None and self.weight:
+            learned = self._score(self._params, samples)
+
+        def result():
+            total = np.zeros(len(rows), np.float32)
+            if learned is not None:
+                total += np.float32(self.weight) * fetch(learned)
+            if pending is None:
+                return {"score": total}
+            parts = {f"score/{name}": x for name, x in pending.parts().items()}
+            return {"score": total + pending.result()} | parts
+
+        return result
+
+
+def submit(run, rows: Sequence[texts.Row], responses: Sequence[str]) -> rewards.Pending:
+    """The Python reward's scores of responses to rows, in the making."""
+    columns = rewards.columns_of([row.columns for row in rows])
+    return run.scorer.submit([row.prompt for row in rows], responses, **columns)
+
+
+def model_scores(run, reward: Reward, said: generation.Responses) -> np.ndarray:
+    """The scores of responses under a reward model [N]."""
+    return generation.score(run.devices, reward.fn, reward.params, said.samples)
+
+
+def measures(run, reward: Reward | None) -> dict[str, Callable]:
+    """Functions of (rows, responses) that give rewards [N]: first the one that is maximised, by name."""
+    parts = {}
+    weight = run.cfg.rl.model_weight if hasattr(run.cfg, "rl") else 1.0
+    if run.scorer is not None:
+        parts["Python reward"] = lambda rows, said: submit(run, rows, said.texts).result()
+    if reward is not None:
+        parts["score of the reward model"] = lambda rows, said: model_scores(run, reward, said)
+    if len(parts) < 2:
+        return parts
+    python, model = parts.values()
+    both = lambda rows, said: np.float32(weight) * model(rows, said) + python(rows, said)
+    return {"reward, with both parts": both} | parts
+
+
+def maximised(run, reward: Reward | None) -> Callable:
+    """The function of (rows, responses) that gives the reward that is maximised [N]."""
+    return next(iter(measures(run, reward).values()))

@@ -1,0 +1,348 @@
+"""Texts that a run learns from and is judged on: of a generated task, or of JSONL files."""
+
+import importlib
+import importlib.util
+import json
+import pathlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+from rlhf_jax import tasks
+from rlhf_jax.bounds import Bound, Count, Inside, Settings, Whole
+from rlhf_jax.data.batching import rows_at
+from rlhf_jax.data.comparisons import Comparison, ComparisonFields, read_comparisons
+from rlhf_jax.data.demonstrations import CorpusFields, Demonstration, read_demonstrations
+from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
+from rlhf_jax.data.sources import field, read_jsonl
+from rlhf_jax.data.sources import texts as joined
+from rlhf_jax.data.splits import group_of, make_teaches, split, words
+from rlhf_jax.tasks.task import Task
+
+FILES = ("corpus", "comparisons", "prompts")
+"""The settings of `data` that name files."""
+
+
+@dataclass(frozen=True)
+class PromptFields(Settings):
+    """Fields of a row of prompts; the other fields are columns, which a Python reward may ask for."""
+
+    prompt: str = "prompt"
+    """Fields of the prompt, joined by newlines; empty ones are left out."""
+    text: str = "text"
+    """Field of a text whose first words are the prompt, in rows that have no prompt."""
+
+
+@dataclass(frozen=True)
+class DataConfig(Settings):
+    """Texts to learn from: JSONL files, or without any a generated task."""
+
+    corpus: str = ""
+    """JSONL files that the language model learns (commas and globs allowed): rows with "text", with
+    "prompt" and "response", or with "messages" that end with an answer."""
+    corpus_fields: CorpusFields = CorpusFields()
+    comparisons: str = ""
+    """JSONL files of preferences, which teach the reward model and the held-out reward model."""
+    fields: ComparisonFields = ComparisonFields()
+    prompts: str = ""
+    """JSONL files of prompts: rows with "prompt" (a text or messages), or with "text", whose first words are
+    the prompt. A Python reward may ask for the other fields of a row."""
+    prompts_fields: PromptFields = PromptFields()
+    prompt_words: Count = 4
+    """Words of a "text" that make a prompt."""
+    prompt_length: Whole = 0
+    """Columns of a prompt, in tokens (P); a longer text keeps its end, a longer dialogue its latest messages.
+    0: the generated task's own, and of files the length that holds 99 % of the prompts of each."""
+    held_out: Inside = 0.1
+    """Share of the prompts that nothing is trained on, with all texts and comparisons that answer them; also
+    the share of the other texts that tell when SFT ends."""
+    vocab_size: Annotated[int, Bound(ge=259)] = 600
+    """Most tokens of a tokenizer that is trained here; 256 bytes and three marks are the least."""
+    reviews: Count = 20_000
+    """Demonstrations in the corpus of a generated task; a tenth as many are held out."""
+    pairs: Count = 20_000
+    """Comparisons that simulated people make in a generated task; half teach the held-out reward model."""
+
+
+class Pairs(NamedTuple):
+    """Comparisons, each prompt on one side of the split.
+
+    The halves of `train` teach the reward model and the held-out reward model; where there is none, all of it
+    teaches the first.
+    """
+
+    train: list[Comparison]
+    halves: tuple[list[Comparison], list[Comparison]]
+    held_out: list[Comparison]
+
+
+class Row(NamedTuple):
+    """A prompt, the other fields of its row, and the key of all rows that answer it."""
+
+    prompt: str
+    columns: dict[str, Any]
+    group: str
+
+
+class Texts(NamedTuple):
+    """All texts of a run."""
+
+    corpus: list[tuple[str, str]]  # prompts and responses to imitate
+    corpus_held_out: list[tuple[str, str]]
+    rows: list[Row]  # prompts to answer
+    rows_held_out: list[Row]
+    pairs: Pairs | None  # comparisons of files
+    compared: list[Row]  # prompts whose responses simulated people compare, in a generated task
+    ties: int  # comparisons of files that prefer neither response
+    task: Task | None  # the generated task
+
+
+class Needs(NamedTuple):
+    """The files that a method needs, and those that it can use."""
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    halves: bool = False  # half of the comparisons teach a held-out reward model
+
+
+# --- a generated task
+
+
+def task_names() -> list[str]:
+    """The names of the tasks of the library."""
+    names = [module.name for module in pkgutil.iter_modules(tasks.__path__)]
+    folder = pathlib.Path(tasks.__path__[0])
+    return [name for name in names if "\nTASK = " in (folder / f"{name}.py").read_text()]
+
+
+def load_task(name: str) -> Task:
+    """The task `name` of the library, or the `TASK` of FILE.py. Raises ValueError where there is none."""
+    if name.endswith(".py"):
+        path = pathlib.Path(name).expanduser()
+        if not path.is_file():
+            raise ValueError(f'task = "{name}": there is no such file')
+        spec: Any = importlib.util.spec_from_file_location(f"task_in_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    elif name in task_names():
+        module = importlib.import_module(f"{tasks.__name__}.{name}")
+    else:
+        known = ", ".join(task_names())
+        raise ValueError(f'task = "{name}" is none of {known}, and no FILE.py with a TASK')
+    if not isinstance(getattr(module, "TASK", None), Task):
+        raise ValueError(f'task = "{name}" sets no TASK: let it be a rlhf_jax.tasks.task.Task')
+    return module.TASK
+
+
+def generated(cfg: DataConfig, task: Task, seed: int, needs: Needs = Needs(FILES)) -> Texts:
+    """The texts of a generated task. Held-out prompts appear in no stage."""
+    train, held_out = task.prompts(cfg.held_out, seed)
+    asked = [train[row] for row in rows_at(len(train), cfg.pairs, seed, 0)]
+    rows, rows_held_out, compared = (list(map(row_of, rows)) for rows in (train, held_out, asked))
+    if "comparisons" in needs.needed:  # too few are refused before SFT
+        divided(compared, cfg, seed, f"data.pairs = {cfg.pairs}", needs.halves)
+    return Texts(
+        corpus=task.corpus(seed, cfg.reviews, train),
+        corpus_held_out=task.corpus(seed + 1, max(8, cfg.reviews // 10), held_out),
+        rows=rows,
+        rows_held_out=rows_held_out,
+        pairs=None,
+        compared=compared,
+        ties=0,
+        task=task,
+    )
+
+
+def row_of(row: dict[str, Any]) -> Row:
+    """A row of a generated task as it is read from files."""
+    columns = {name: value for name, value in row.items() if name != "prompt"}
+    return Row(row["prompt"], columns, group_of(row["prompt"]))
+
+
+def plain_row(row: Row) -> dict[str, Any]:
+    """A row as a task takes it."""
+    return {"prompt": row.prompt} | row.columns
+
+
+# --- splits
+
+
+def of_group(row) -> str:
+    """The key of a row."""
+    return row.group
+
+
+def divided(
+    items: Sequence, cfg: DataConfig, seed: int, name: str, halves: bool = True
+) -> Pairs:
+    """Comparisons, or the rows that they answer, to train on and held out.
+
+    Raises ValueError, with `name` in it, where one of the parts would be empty.
+    """
+    train, held_out = split(items, of_group, cfg.held_out, seed, f"{name} by data.held_out")
+    return Pairs(train, halved(train, seed, name) if halves else (train, []), held_out)
+
+
+def halved(train: Sequence, seed: int, name: str) -> tuple[list, list]:
+    """The half that the reward model learns, and the half that the held-out reward model learns."""
+    name = f"the halves of {name}, for the reward model and for the held-out one"
+    return split(train, of_group, 0.5, seed + 1, name)
+
+
+def unseen(train: Sequence[Comparison], held_out: Sequence[Comparison], prompts=()) -> Callable:
+    """`teaches(group, prompt, response)` of `splits.make_teaches`, for held-out comparisons and prompts.
+
+    A response to a held-out prompt alone is a held-out text; one that prompts of `train` have too is not.
+    """
+    sides = [(c.prompt, text) for c in held_out for text in (c.chosen, c.rejected)]
+    common = {words(text) for c in train for text in (c.chosen, c.rejected)}
+    texts = [f"{prompt} {text}" for prompt, text in sides]
+    texts += [text for _, text in sides if words(text) not in common]
+    asked = [*(c.prompt for c in held_out), *(row.prompt for row in prompts)]
+    return make_teaches([row.group for row in [*held_out, *prompts]], asked, texts)
+
+
+def kept(items: list, teaches: Callable, name: str) -> list:
+    """The items that may teach, with a line about those that may not; `name` is the setting of their files.
+
+    Raises ValueError where none is left.
+    """
+    found = [item for item in items if teaches(item)]
+    if len(found) < len(items):
+        count = f"{len(items) - len(found)} of {len(items)}"
+        print(
+            f"left out: {count} rows of {name}, which answer or repeat what is held out", flush=True
+        )
+    if not found:
+        raise ValueError(
+            f"{name}: all of its rows answer or repeat what is held out: give others too"
+        )
+    return found
+
+
+# --- files
+
+
+def check_files(cfg: DataConfig, needs: Needs):
+    """Raises ValueError where files are missing, have no effect, or fields are named of files not given."""
+    for name in FILES:
+        fields = "fields" if name == "comparisons" else f"{name}_fields"
+        value = getattr(cfg, fields)
+        if value != type(value)() and not getattr(cfg, name):
+            raise ValueError(
+                f"data.{fields} names fields of files, and data.{name} is empty: give the files too, or "
+                "leave the fields out"
+            )
+    if not has_files(cfg):
+        return
+    for name in needs.needed:
+        if not getattr(cfg, name):
+            raise ValueError(
+                f"data.{name} is empty while other files are given: name its JSONL files, or give none "
+                "for a generated task (a reference needs no corpus, a reward_model or a Python reward "
+                "alone, rl.reward, no comparisons)"
+            )
+    for name in FILES:
+        if getattr(cfg, name) and name not in needs.needed + needs.optional:
+            raise ValueError(
+                f'data.{name} = "{getattr(cfg, name)}" has no effect, for nothing here learns from it: '
+                "leave it out"
+            )
+
+
+def read_prompts(cfg: DataConfig, chat: Chat) -> list[Row]:
+    """Each prompt of the files with its columns, which are the other fields of its row.
+
+    Rows that repeat a prompt and all of its columns are one; a prompt with two answers stays two rows.
+    Raises ValueError, in one sentence that names path and line, for a row without a prompt.
+    """
+    fields, default, rows = cfg.prompts_fields, PromptFields(), {}
+    names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
+    for row in read_jsonl(cfg.prompts):
+        row, used = plain(row, chat, names), names
+        by_text = fields.text in row and fields.prompt == default.prompt
+        if by_text and (fields.text != default.text or default.prompt not in row):
+            used = [fields.text]
+            prompt = " ".join(field(row, fields.text, str).split()[: cfg.prompt_words])
+        else:
+            prompt = joined(row, names)
+        if not prompt:
+            raise ValueError(f"{row.where}: the prompt is empty: leave the row out, or give a text")
+        columns = {key: value for key, value in row.items() if key not in used}
+        asked = Row(prompt, columns, row.group or group_of(prompt))
+        rows.setdefault((prompt, json.dumps(columns, sort_keys=True)), asked)
+    return list(rows.values())
+
+
+def from_files(
+    cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Needs = Needs(FILES)
+) -> Texts:
+    """The texts of JSONL files, split by hash. Every file is read, and refused, before any training.
+
+    Prompts and comparisons are held out by one hash of one key, so that a prompt is on the same side of both.
+    No text of the corpus that answers or repeats what is held out is used at all. Without files of prompts
+    the prompts of the comparisons, or of the corpus, take their place; without a corpus that is needed the
+    chosen responses do.
+    """
+    compared, ties, demos, rows = [], 0, [], []  # every file is read before any is split
+    if cfg.comparisons:
+        compared, ties = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
+    if cfg.corpus:
+        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields)
+    if cfg.prompts:
+        rows = read_prompts(cfg, chat)
+    if ties:
+        print(f"left out: {ties} ties of data.comparisons", flush=True)
+    side = lambda rows, seed, name: split(
+        rows, of_group, cfg.held_out, seed, f"{name} by data.held_out"
+    )
+    rows, rows_held_out = side(rows, seed, "data.prompts") if rows else ([], [])
+    pairs = None
+    if compared:
+        train, held_out = side(compared, seed, "data.comparisons")
+        teaches = unseen(train, held_out, rows_held_out)
+        both = lambda c: all(teaches(c.group, c.prompt, x) for x in (c.chosen, c.rejected))
+        train = kept(train, both, "data.comparisons")
+        halves = halved(train, seed, "data.comparisons") if needs.halves else (train, [])
+        pairs = Pairs(train, halves, held_out)
+    else:
+        teaches = unseen([], [], rows_held_out)
+    name = "data.corpus"
+    if not demos and pairs and "corpus" in needs.optional:
+        name = "the chosen responses of data.comparisons"
+        chosen = (Demonstration(c.prompt, c.chosen, c.group) for c in pairs.train)
+        demos = list(dict.fromkeys(chosen))
+    demos_held_out = []
+    if demos:
+        fresh = lambda demo: teaches(demo.group, demo.prompt, demo.response)
+        demos, demos_held_out = side(kept(demos, fresh, name), seed + 2, name)
+    if not cfg.prompts:
+        own = (pairs.train, pairs.held_out) if pairs else (demos, demos_held_out)
+        rows, rows_held_out = (
+            list({x.prompt: Row(x.prompt, {}, x.group) for x in part if x.prompt}.values())
+            for part in own
+        )
+    return Texts(
+        corpus=[demo[:2] for demo in demos],
+        corpus_held_out=[demo[:2] for demo in demos_held_out],
+        rows=rows,
+        rows_held_out=rows_held_out,
+        pairs=pairs,
+        compared=[],
+        ties=ties,
+        task=None,
+    )
+
+
+def has_files(cfg: DataConfig) -> bool:
+    """True where files are named; without, the texts are of a generated task."""
+    return any(getattr(cfg, name) for name in FILES)
+
+
+def read(cfg: DataConfig, task: Task | None, seed: int, chat: Chat, needs: Needs) -> Texts:
+    """The texts of the files in `cfg`, or those of `task` where it names none."""
+    check_files(cfg, needs)
+    if task is None:
+        return from_files(cfg, seed, chat, needs)
+    return generated(cfg, task, seed, needs)

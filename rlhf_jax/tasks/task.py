@@ -1,0 +1,35 @@
+"""The contract of a generated task: texts from a seed, and a true score that is a known function of them.
+
+A file of this folder with a `TASK` is a task, `--task NAME`; so is any other file, `--task FILE.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+Row = dict[str, Any]
+"""A prompt, under "prompt", and its columns, which a reward may ask for."""
+
+
+def _no_facts(corpus: Sequence[tuple[str, str]]) -> dict[str, float]:
+    return {}
+
+
+class Task(NamedTuple):
+    """A generated task.
+
+    `prompts(share, seed)` splits all rows into those to train on and those held out. `corpus(seed, n, rows)`
+    writes n pairs of prompt and response. `gold(rows, responses)` is the true score of each response, float32.
+    `metrics` are further functions of rows and responses, reported by name. `facts(corpus)` are known numbers
+    about held-out demonstrations, such as the entropy of the law that wrote them. `defaults` are settings by
+    dotted name that fit the task, such as "sample.length".
+    """
+
+    prompts: Callable[[float, int], tuple[list[Row], list[Row]]]
+    corpus: Callable[[int, int, Sequence[Row]], list[tuple[str, str]]]
+    gold: Callable[[Sequence[Row], Sequence[str]], Float32[np.ndarray, " N"]]
+    metrics: dict[str, Callable] = {}  # noqa: RUF012
+    facts: Callable[[Sequence[tuple[str, str]]], dict[str, float]] = _no_facts
+    defaults: dict[str, Any] = {}  # noqa: RUF012
