@@ -133,8 +133,8 @@ def training(cfg: Config, model: ModelConfig) -> tuple[float, float, int]:
     )
     batch = jax.device_put(Sequences(tokens, tokens >= 0, tokens[:, 1:] >= 0))
     step = jax.jit(sft.make_train_step(lm.policy_fn, tx), donate_argnums=0)
-    needs = memory.more(step, state, {}, batch, jax.random.key(0))
-    took = in_turn(lambda state: step(state, {}, batch, jax.random.key(0))[0], state, cfg.repeats)
+    needs = memory.more(step, state, {}, batch)
+    took = in_turn(lambda state: step(state, {}, batch)[0], state, cfg.repeats)
     count = cfg.rows * cfg.length
     seen = 4 * model.layers * model.d_model * count * (cfg.length + 1) / 2
     return took, 3 * (2 * weights(model) * count + seen), needs

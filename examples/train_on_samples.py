@@ -106,7 +106,7 @@ def main(path):
     imitate = jax.jit(sft.make_train_step(lm.policy_fn, tx))
     said = Sequences(samples.tokens, samples.attention_mask, samples.mask)
     for _ in range(300):
-        state, metrics = imitate(state, {}, said, KEY)
+        state, metrics = imitate(state, {}, said)
     print(f"imitated {len(scores)} samples: {metrics['sft/loss']:.3f} nats a token")
 
     start = state.params

@@ -29,21 +29,20 @@ def make_epochs(
             )
 
         def epoch(carry, rng):
-            order_rng, step_rng = jax.random.split(rng)
+            order_rng, _ = jax.random.split(rng)
             order = jax.random.permutation(order_rng, rows).reshape(minibatches, -1)
 
-            def minibatch_step(carry, xs):
-                (state, going), (rows, rng) = carry, xs
+            def minibatch_step(carry, rows):
+                state, going = carry
                 minibatch = spread(jax.tree.map(lambda x: x[rows], batch))
-                new, metrics = step(state, frozen, minibatch, rng)
+                new, metrics = step(state, frozen, minibatch)
                 if not kl_stop:
                     return (new, going), (metrics, going)
                 state = jax.tree.map(lambda a, b: jnp.where(going, a, b), new, state)
                 still = going & (metrics[f"{area}/approx_kl"] <= kl_stop)
                 return (state, still), (metrics, going)
 
-            rngs = jax.random.split(step_rng, minibatches)
-            return jax.lax.scan(minibatch_step, carry, (share(order, axis_name), rngs))
+            return jax.lax.scan(minibatch_step, carry, share(order, axis_name))
 
         start = state, jnp.bool_(True)
         (state, _), (metrics, taken) = jax.lax.scan(epoch, start, jax.random.split(rng, epochs))

@@ -10,7 +10,7 @@ from rlhf_jax.epochs import make_epochs
 ROWS = jnp.arange(6.0)
 
 
-def seen_step(state, frozen, batch, rng):
+def seen_step(state, frozen, batch):
     """A step that writes down the sum of its rows and how far it has come."""
     count, sums = state
     sums = sums.at[count].set(jnp.sum(batch["rows"]) * frozen["scale"])

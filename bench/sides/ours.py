@@ -91,12 +91,12 @@ class Ours:
 
     def update(self, step, state, frozen, batch, metric: str):
         """The work that is one training step on a batch; what it says is the loss."""
-        step = self.devices.compile(step, (P(), P(), P(DATA), P()), (P(), P()), donate=0)
+        step = self.devices.compile(step, (P(), P(), P(DATA)), (P(), P()), donate=0)
         batch = self.devices.put_batch(batch)
         held = SimpleNamespace(state=state)
 
         def work():
-            held.state, metrics = step(held.state, frozen, batch, self.rng())
+            held.state, metrics = step(held.state, frozen, batch)
             jax.block_until_ready(held.state)
             return float(metrics[metric]), {}
 
@@ -141,7 +141,7 @@ def dpo(ours: Ours):
     reference = devices.compile(preference.make_reference_logprobs(fn), (P(), P(DATA)), P(DATA))
     cfg = preference.PreferenceConfig(beta=works.BETA)
     step = devices.compile(
-        preference.make_train_step(fn, ours.tx, cfg), (P(), P(), P(DATA), P()), (P(), P()), donate=0
+        preference.make_train_step(fn, ours.tx, cfg), (P(), P(), P(DATA)), (P(), P()), donate=0
     )
     sides = devices.put_batch(
         Comparisons(*(ours.sequences(x, ours.work.response) for x in ours.tokens))
@@ -155,7 +155,7 @@ def dpo(ours: Ours):
     def work():
         seen = (reference(ref_params, side) for side in sides)
         batch = PreferenceBatch(sides, *seen, weight)
-        held.state, metrics = step(held.state, {}, batch, ours.rng())
+        held.state, metrics = step(held.state, {}, batch)
         jax.block_until_ready(held.state)
         return float(metrics["preference/loss"]), {}
 

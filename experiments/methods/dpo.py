@@ -79,7 +79,7 @@ def main(cfg: Config):
     held_out = pairs_of(ground, ground.pairs_held_out, logprobs_of)
     data = labelled(pairs, logprobs_of, ground) if kind == "kto" else pairs
     steps = max(1, round(cfg.dpo.epochs * len(data.weight) / cfg.dpo.batch_size))
-    tx, root = optimizer.make(cfg.dpo.optimizer, steps), jax.random.key(cfg.seed)
+    tx = optimizer.make(cfg.dpo.optimizer, steps)
     make = lambda policy_fn: preference.make_train_step(
         policy_fn, tx, cfg.preference,
         microbatches=cfg.dpo.microbatches, axis_name=devices.axis_name,
@@ -91,7 +91,7 @@ def main(cfg: Config):
 
     def body(state, i):
         batch = batch_at(data, cfg.dpo.batch_size, cfg.seed, i, devices.take)
-        state, metrics = step(state, frozen, batch, jax.random.fold_in(root, i))
+        state, metrics = step(state, frozen, batch)
         if (i + 1) % cfg.dpo.eval_every == 0 or i + 1 == steps:
             right = margins(whole(state.params), held_out, logprobs_of, kind) > 0
             metrics |= {"preference/held_out_accuracy": right.mean()}

@@ -105,7 +105,7 @@ def train(ground: Ground):
     def body(state, i):
         rows = np.stack([rows_at(count, size, cfg.seed + m, i) for m in range(M)], axis=1)
         batch = devices.take(pairs, rows)  # [B, M, ...]
-        return step(state, {}, batch, jax.random.fold_in(root, i))
+        return step(state, {}, batch)
 
     state = loop.iterate(
         ground.folder, "ensemble", stages.begun(devices, params, tx, ensemble.init_state), body,

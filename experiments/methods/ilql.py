@@ -75,7 +75,7 @@ def main(cfg: Config):
 
     def body(state, i):
         batch = batch_at(log, cfg.q.batch_size, cfg.seed, i, devices.take)
-        return step(state, frozen, batch, jax.random.fold_in(root, i))
+        return step(state, frozen, batch)
 
     state = loop.iterate(
         ground.folder, "ilql", stages.begun(devices, trained, tx, ilql.init_state), body,

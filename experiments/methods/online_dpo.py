@@ -109,7 +109,7 @@ def with_pairs(ground: Ground) -> rl.OnPolicy:
             reference, which(scores.reshape(-1, k), axis=1, keepdims=True), axis=1
         )[:, 0]
         batch = PreferenceBatch(pairs, picked(jnp.argmax), picked(jnp.argmin), weight)
-        state, metrics = step(state, frozen, batch, rng)
+        state, metrics = step(state, frozen, batch)
         return state, metrics | rollout.objective_metrics(
             samples, rolled.rewards, rolled.rewards, rolled.logprobs, rolled.ref_logprobs, kl_coef,
             axis_name=devices.axis_name,

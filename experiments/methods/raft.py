@@ -96,7 +96,7 @@ def with_winners(ground: Ground) -> rl.OnPolicy:
     )
     step = devices.compile(
         lora.over_base(make, ground.lm.policy_fn, cfg.lora),
-        (P(), P(), P(DATA), P()),
+        (P(), P(), P(DATA)),
         (P(), P()),
         donate=0,
     )
@@ -119,7 +119,7 @@ def with_winners(ground: Ground) -> rl.OnPolicy:
         first = int(jax.device_get(state.step))
         for i in range(first, first + steps):  # the order of a round goes on from the one before
             batch = batch_at(winners, cfg.raft.batch_size, cfg.seed, i, devices.take)
-            state, learned = step(state, frozen, batch, jax.random.fold_in(rng, i))
+            state, learned = step(state, frozen, batch)
         return state, metrics | learned
 
     see, join = rl.without_critic(ground)

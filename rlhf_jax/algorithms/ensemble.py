@@ -49,7 +49,7 @@ def init_state(params, tx) -> train_step.TrainState:
 
 
 def make_train_step(reward_fn, tx, cfg: RewardLossConfig, *, microbatches=1, axis_name=None):
-    """`step(state, frozen, batch, rng) -> (state, metrics)`: the reward step of every member at once.
+    """`step(state, frozen, batch) -> (state, metrics)`: the reward step of every member at once.
 
     `state` is `init_state`'s, `batch` Comparisons of arrays [B, M, ...]. Members are clipped, skipped and
     counted each on its own; the metrics are means over them.
@@ -58,9 +58,8 @@ def make_train_step(reward_fn, tx, cfg: RewardLossConfig, *, microbatches=1, axi
         reward_fn, tx, cfg, microbatches=microbatches, axis_name=axis_name
     )
 
-    def ensemble_step(state, frozen, batch, rng):
-        rngs = jax.random.split(rng, len(state.step))
-        state, metrics = jax.vmap(step, in_axes=(0, None, 1, 0))(state, frozen, batch, rngs)
+    def ensemble_step(state, frozen, batch):
+        state, metrics = jax.vmap(step, in_axes=(0, None, 1))(state, frozen, batch)
         return state, jax.tree.map(jnp.mean, metrics)
 
     return ensemble_step

@@ -288,12 +288,11 @@ def weights_of(batch: PolicyBatch, cfg: PolicyGradientConfig):
     return {"tokens": tokens, "rows": jnp.any(mask, axis=1)}
 
 
-def loss(params, frozen, batch: PolicyBatch, weights, rng, *, policy_fn, cfg: PolicyGradientConfig):
+def loss(params, frozen, batch: PolicyBatch, weights, *, policy_fn, cfg: PolicyGradientConfig):
     """The clipped surrogate times its importance, and kl_coef times the penalty in the loss.
 
     `frozen["kl_coef"]` is read by `kl_in_loss` alone. What a response has once lies on all its tokens.
     """
-    del rng
     samples, mask, T = batch.samples, batch.samples.mask, batch.samples.mask.shape[1]
     new_logprobs, entropy = policy_fn(
         params, samples.tokens, samples.attention_mask, last=T, temperature=cfg.temperature

@@ -104,12 +104,11 @@ def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
     return batch, metrics
 
 
-def loss(params, frozen, batch: PPOBatch, weights, rng, *, actor_critic_fn, cfg: PPOConfig):
+def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOConfig):
     """Mean over response tokens of the clipped surrogate and value_coef times the clipped value loss.
 
     `frozen["kl_coef"]` is read by `kl_in_loss` alone.
     """
-    del rng
     samples, mask = batch.samples, batch.samples.mask
     new_logprobs, entropy, new_values = actor_critic_fn(
         params,

@@ -253,9 +253,9 @@ def weights_of(batch: PreferenceBatch):
     return batch.weight
 
 
-def loss(params, frozen, batch: PreferenceBatch, weights, rng, *, policy_fn, cfg: PreferenceConfig):
+def loss(params, frozen, batch: PreferenceBatch, weights, *, policy_fn, cfg: PreferenceConfig):
     """Mean over pairs of the loss of `cfg.kind`; the margin is its reward of the chosen less the rejected."""
-    del frozen, rng
+    del frozen
     # One pass for both sides, pair by pair and not side by side: a sharded B stays where it is
     both = jax.tree.map(
         lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *batch.comparisons
@@ -300,13 +300,12 @@ def reference_point(params, batch: LabelledBatch, *, policy_fn, axis_name=None) 
 
 
 def labelled_loss(
-    params, frozen, batch: LabelledBatch, weights, rng, *, policy_fn, cfg: PreferenceConfig
+    params, frozen, batch: LabelledBatch, weights, *, policy_fn, cfg: PreferenceConfig
 ):
     """Mean over responses of KTO's loss; `frozen["z_ref"]` is its reference point, a constant to it.
 
     `preference/accuracy` is the share of responses whose reward lies on its label's side of it.
     """
-    del rng
     logprobs = response_logprobs(params, batch.responses, policy_fn=policy_fn)
     unreduced, margin = kto_loss(
         logprobs, batch.ref_logprobs, batch.desirable, frozen["z_ref"], **settings(cfg)
@@ -327,7 +326,7 @@ def labelled_loss(
 
 
 def make_train_step(policy_fn, tx, cfg: PreferenceConfig, *, microbatches=1, axis_name=None):
-    """`step(state, frozen, batch, rng) -> (state, metrics)`: on a LabelledBatch for "kto", which first
+    """`step(state, frozen, batch) -> (state, metrics)`: on a LabelledBatch for "kto", which first
     estimates its reference point; on a PreferenceBatch for the others. `frozen` may be empty."""
     labelled = cfg.kind == "kto"
     step = train_step.make_train_step(
@@ -340,9 +339,9 @@ def make_train_step(policy_fn, tx, cfg: PreferenceConfig, *, microbatches=1, axi
     if not labelled:
         return step
 
-    def kto_step(state, frozen, batch: LabelledBatch, rng):
+    def kto_step(state, frozen, batch: LabelledBatch):
         z_ref = reference_point(state.params, batch, policy_fn=policy_fn, axis_name=axis_name)
-        state, metrics = step(state, frozen | {"z_ref": z_ref}, batch, rng)
+        state, metrics = step(state, frozen | {"z_ref": z_ref}, batch)
         return state, metrics | {"preference/z_ref": z_ref}
 
     return kto_step

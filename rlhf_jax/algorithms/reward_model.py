@@ -29,13 +29,13 @@ def weights_of(batch: Comparisons):
     return jnp.ones(len(batch.chosen.tokens))
 
 
-def loss(params, frozen, batch: Comparisons, weights, rng, *, reward_fn, cfg=RewardLossConfig()):
+def loss(params, frozen, batch: Comparisons, weights, *, reward_fn, cfg=RewardLossConfig()):
     """Mean over pairs of f(d) + centring (r_chosen + r_rejected)^2, d = r_chosen - r_rejected.
 
     By default f(d) = -log sigmoid(d), the negative log-likelihood that the chosen response is preferred,
     in nats; with a margin m and label smoothing e, `losses.pairwise_loss`. `reward/margin` is the mean of d.
     """
-    del frozen, rng
+    del frozen
     chosen, rejected = (
         reward_fn(params, side.tokens, side.attention_mask)
         for side in (batch.chosen, batch.rejected)
@@ -54,7 +54,7 @@ def loss(params, frozen, batch: Comparisons, weights, rng, *, reward_fn, cfg=Rew
 
 
 def make_train_step(reward_fn, tx, cfg=RewardLossConfig(), *, microbatches=1, axis_name=None):
-    """`step(state, frozen, Comparisons, rng) -> (state, metrics)`."""
+    """`step(state, frozen, Comparisons) -> (state, metrics)`."""
     return train_step.make_train_step(
         partial(loss, reward_fn=reward_fn, cfg=cfg),
         weights_of,

@@ -14,9 +14,9 @@ def weights_of(batch: Sequences):
     return batch.mask
 
 
-def loss(params, frozen, batch: Sequences, weights, rng, *, policy_fn):
+def loss(params, frozen, batch: Sequences, weights, *, policy_fn):
     """Mean negative log-likelihood of the response tokens, in nats per token."""
-    del frozen, rng
+    del frozen
     last = batch.mask.shape[1]
     logprobs, _ = policy_fn(
         params, batch.tokens, batch.attention_mask, last=last, temperature=1.0
@@ -26,7 +26,7 @@ def loss(params, frozen, batch: Sequences, weights, rng, *, policy_fn):
 
 
 def make_train_step(policy_fn, tx, *, microbatches=1, axis_name=None):
-    """`step(state, frozen, Demonstrations, rng) -> (state, metrics)`."""
+    """`step(state, frozen, Demonstrations) -> (state, metrics)`."""
     return train_step.make_train_step(
         partial(loss, policy_fn=policy_fn),
         weights_of,

@@ -128,7 +128,7 @@ def train_sft(
 
     def body(carry, i):
         batch = batch_at(train, cfg.batch_size, seed, i, devices.take)
-        state, metrics = step(carry["state"], frozen, batch, jax.random.fold_in(root, i))
+        state, metrics = step(carry["state"], frozen, batch)
         carry = carry | {"state": state}
         if (i + 1) % cfg.eval_every == 0 or i + 1 == cfg.steps:
             loss = loss_of(whole(state.params))
@@ -152,8 +152,8 @@ def train_sft(
 
 
 def compile_step(devices: Devices, stage: str, step: Callable) -> Callable:
-    """A pure `step(state, frozen, batch, rng)` on the devices; it says what memory it needs."""
-    compiled = devices.compile(step, (P(), P(), P(DATA), P()), (P(), P()))
+    """A pure `step(state, frozen, batch)` on the devices; it says what memory it needs."""
+    compiled = devices.compile(step, (P(), P(), P(DATA)), (P(), P()))
     return memory.told(stage, compiled, f"a smaller batch, more microbatches, {SMALLER}")
 
 
@@ -209,7 +209,7 @@ def train_reward(
 
     def body(state, i):
         batch = batch_at(train, cfg.batch_size, seed, i, devices.take)
-        return step(state, frozen, batch, jax.random.fold_in(root, i))
+        return step(state, frozen, batch)
 
     state = loop.iterate(
         folder, stage, begun(devices, trained, tx), body,

@@ -196,14 +196,14 @@ def from_comparisons(
     else:
         data = data.chosen
         step = sft.make_train_step(policy.policy_fn, tx)
-    step = devices.each(step, (P(DATA), P(), P(DATA), P(DATA)), 0)
+    step = devices.each(step, (P(DATA), P(), P(DATA)), 0)
     rng = labs.keys(devices, [seed.policy for seed in seeds], stage=3)
     start = devices.each(lambda _, params: train_step.init_state(params, tx), (P(DATA), P()))
     state = start(rng, reference)
     losses = []
     for i in range(steps):
         rows = np.stack([rows_at(pairs, batch_size, seed.policy, i) for seed in seeds])
-        state, metrics = step(state, {}, devices.put_batch(labs.batch_of(data, rows)), rng)
+        state, metrics = step(state, {}, devices.put_batch(labs.batch_of(data, rows)))
         losses.append(metrics["preference/loss" if method.name == "dpo" else "sft/loss"])
     curves = {"loss": np.stack([devices.fetch(loss) for loss in losses], axis=1)[:S]}
     return Trained(_first(S, devices.fetch(state.params)), curves)

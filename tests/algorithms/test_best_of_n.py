@@ -232,7 +232,7 @@ def pool(rows):
 def fine_tuned(step, state, batch, steps=600):
     """What a table samples after full-batch steps from the reference."""
     run = lambda state: jax.lax.scan(
-        lambda s, _: (step(s, {}, batch, jax.random.key(0))[0], None), state, length=steps
+        lambda s, _: (step(s, {}, batch)[0], None), state, length=steps
     )[0]
     return distribution(jax.jit(run)(state).params)
 

@@ -89,20 +89,20 @@ def compare_with_single_models(network, params, devices, microbatches=1):
         ensemble.make_train_step(
             network.fn, tx, LOSS, microbatches=microbatches, axis_name=devices.axis_name
         ),
-        (P(), P(), P(DATA), P()),
+        (P(), P(), P(DATA)),
         (P(), P()),
     )
     batches = [[pairs(10 * i + m) for m in range(M)] for i in range(2)]
     state = devices.put(ensemble.init_state(params, tx))
     for batch in batches:
-        state, metrics = step(state, {}, devices.put_batch(stacked(batch)), KEY)
+        state, metrics = step(state, {}, devices.put_batch(stacked(batch)))
 
     single = jax.jit(reward_model.make_train_step(network.fn, tx, LOSS))
     measured = []
     for m in range(M):
         alone = train_step.init_state(member(params, m), tx)
         for batch in batches:
-            alone, seen = single(alone, {}, batch[m], KEY)
+            alone, seen = single(alone, {}, batch[m])
         assert_close(member(jax.device_get(state), m), alone)
         measured.append(seen)
     assert_close(jax.device_get(metrics), jax.tree.map(lambda *x: np.mean(x), *measured))
@@ -138,7 +138,7 @@ def test_a_member_that_diverged_is_skipped_and_the_others_learn(params):
     broken = params | {"head": params["head"].at[1].set(jnp.nan)}
     step = jax.jit(ensemble.make_train_step(BAG.fn, tx, LOSS))
     batch = stacked([pairs(m) for m in range(M)])
-    state, metrics = step(ensemble.init_state(broken, tx), {}, batch, KEY)
+    state, metrics = step(ensemble.init_state(broken, tx), {}, batch)
     moved = np.any(np.asarray(state.params["head"] != params["head"]), axis=1)
     assert np.isnan(state.params["head"][1]).all() and moved[0] and moved[2]
     np.testing.assert_array_equal(

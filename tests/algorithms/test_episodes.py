@@ -259,7 +259,7 @@ def ppo_gradient(params, samples, rewards, loud: Noise):
     batch, _ = ppo.prepare(seen, jnp.float32(0.1), cfg)
     weights = normalise(ppo.weights_of(batch))
     loss = partial(ppo.loss, actor_critic_fn=loud.recompute(AC.fn), cfg=cfg)
-    return jax.grad(loss, has_aux=True)(params, {}, batch, weights, KEY)[0]
+    return jax.grad(loss, has_aux=True)(params, {}, batch, weights)[0]
 
 
 def policy_gradient_of(cfg, params, samples, rewards, loud: Noise):
@@ -275,7 +275,7 @@ def policy_gradient_of(cfg, params, samples, rewards, loud: Noise):
     weights = normalise(policy_gradient.weights_of(batch, cfg))
     loss = partial(policy_gradient.loss, policy_fn=loud.recompute(LM.policy_fn), cfg=cfg)
     frozen = {"kl_coef": jnp.float32(0.1)}
-    return jax.grad(loss, has_aux=True)(params["policy"], frozen, batch, weights, KEY)[0]
+    return jax.grad(loss, has_aux=True)(params["policy"], frozen, batch, weights)[0]
 
 
 def sft_gradient(params, samples, rewards, loud: Noise):
@@ -283,7 +283,7 @@ def sft_gradient(params, samples, rewards, loud: Noise):
     batch = Demonstrations(samples.tokens, samples.attention_mask, samples.mask)
     weights = normalise(sft.weights_of(batch))
     loss = partial(sft.loss, policy_fn=loud.recompute(LM.policy_fn))
-    return jax.grad(loss, has_aux=True)(params["policy"], {}, batch, weights, KEY)[0]
+    return jax.grad(loss, has_aux=True)(params["policy"], {}, batch, weights)[0]
 
 
 ALGORITHMS = {"sft": sft_gradient, "ppo": ppo_gradient} | {

@@ -195,7 +195,7 @@ def test_the_expected_gradient_is_that_of_the_regularised_return_for_k1_in_the_r
     def loss(params):
         frozen = {"kl_coef": jnp.float32(BETA)}
         loss_of = partial(ppo.loss, actor_critic_fn=actor_critic_fn, cfg=cfg)
-        return loss_of(params, frozen, batch, weights / length, jax.random.key(0))[0]
+        return loss_of(params, frozen, batch, weights / length)[0]
 
     error = jnp.max(jnp.abs(-jax.grad(loss)(params)["policy"] - want)) / jnp.max(jnp.abs(want))
     assert (error < 1e-5) if exact else (error > 0.05), error

@@ -72,9 +72,7 @@ def prepared(r, cfg):
 
 def loss_of(params, batch, cfg, frozen=None):
     weights = reduce.normalise(policy_gradient.weights_of(batch, cfg))
-    return policy_gradient.loss(
-        params, frozen or {}, batch, weights, KEY, policy_fn=table_fn, cfg=cfg
-    )
+    return policy_gradient.loss(params, frozen or {}, batch, weights, policy_fn=table_fn, cfg=cfg)
 
 
 def batch_of(advantages, mask=None, importance=1.0):
@@ -549,7 +547,7 @@ def expected_gradient(table, ref_table, scores, cfg, engine=None):
     weights = {"tokens": weights["tokens"] * probs[:, None], "rows": weights["rows"] * probs}
     frozen = {"kl_coef": jnp.float32(BETA)}
     loss = partial(policy_gradient.loss, policy_fn=TABLE.policy_fn, cfg=cfg)
-    grad_fn = jax.grad(lambda p: loss(p, frozen, batch, reduce.normalise(weights), KEY)[0])
+    grad_fn = jax.grad(lambda p: loss(p, frozen, batch, reduce.normalise(weights))[0])
     return -grad_fn(table)
 
 
@@ -651,7 +649,7 @@ def bandit_ascent(cfg, ref_logits, scores, steps=3000):
         batch, _ = policy_gradient.prepare(batch, jnp.float32(BETA), cfg)
         weights = {"tokens": jnp.exp(logprobs), "rows": jnp.exp(logprobs[:, 0])}
         frozen = {"kl_coef": jnp.float32(BETA)}
-        grads, _ = jax.grad(loss, has_aux=True)(logits, frozen, batch, weights, KEY)
+        grads, _ = jax.grad(loss, has_aux=True)(logits, frozen, batch, weights)
         updates, opt_state = tx.update(grads, opt_state)
         return (optax.apply_updates(logits, updates), opt_state), None
 

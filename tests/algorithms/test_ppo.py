@@ -61,7 +61,6 @@ def loss_of(params, batch, cfg, frozen=None):
         frozen or {},
         batch,
         jnp.asarray(weights, jnp.float32),
-        KEY,
         actor_critic_fn=table_fn,
         cfg=cfg,
     )
@@ -187,7 +186,7 @@ def test_at_ratio_one_the_gradient_is_that_of_the_plain_policy_gradient():
         logprobs, *_ = fn(params, *inputs, last=T, temperature=1.0)
         batch = batch._replace(samples=batch.samples._replace(logprobs=logprobs))
         cfg = PPOConfig(value_coef=0.0)
-        clipped = lambda p: ppo.loss(p, {}, batch, weights, KEY, actor_critic_fn=fn, cfg=cfg)[0]
+        clipped = lambda p: ppo.loss(p, {}, batch, weights, actor_critic_fn=fn, cfg=cfg)[0]
         plain = lambda p: (
             -jnp.sum(weights * batch.advantages * fn(p, *inputs, last=T, temperature=1.0)[0])
         )

@@ -20,7 +20,6 @@ from rlhf_jax.batches import Comparisons, LabelledBatch, PreferenceBatch, Sample
 from rlhf_jax.models import networks
 from rlhf_jax.ops.reduce import DATA, normalise
 
-KEY = jax.random.key(0)
 KINDS = ["dpo", "ipo", "simpo", "orpo", "kto"]
 
 
@@ -304,7 +303,7 @@ def pairs_of(world, first, second, often):
 
 
 def loss_of(table, batch, cfg, policy_fn=table_policy):
-    return preference.loss(table, {}, batch, batch.weight, KEY, policy_fn=policy_fn, cfg=cfg)[0]
+    return preference.loss(table, {}, batch, batch.weight, policy_fn=policy_fn, cfg=cfg)[0]
 
 
 def fit(world, batch, cfg, policy_fn=table_policy, iterations=160):
@@ -447,7 +446,7 @@ def test_the_expected_gradient_of_kto_is_that_of_its_labels():
         def loss(table):
             frozen = {"z_ref": jnp.asarray(z)}
             measure = partial(preference.labelled_loss, policy_fn=table_policy, cfg=cfg)
-            return measure(table, frozen, batch, weights, KEY)
+            return measure(table, frozen, batch, weights)
 
         got, metrics = jax.jit(jax.grad(loss, has_aux=True))(table)
         m = BETA * (np.log(distribution(table)) - ref - z)
@@ -521,7 +520,7 @@ def step_of(kind, microbatches):
 
 def take_step(params, batch, kind, microbatches=1):
     return step_of(kind, microbatches)(
-        train_step.init_state(params, optax.sgd(LR[kind])), {}, batch, KEY
+        train_step.init_state(params, optax.sgd(LR[kind])), {}, batch
     )
 
 
@@ -692,7 +691,7 @@ def test_a_kto_step_takes_its_reference_point_from_the_parameters_of_the_moment_
     def slope(params, z_ref, batch):
         weights = normalise(preference.labelled_weights_of(batch))
         measure = partial(preference.labelled_loss, policy_fn=POLICY_FN, cfg=CFG["kto"])
-        return jax.grad(lambda p: measure(p, {"z_ref": z_ref}, batch, weights, KEY)[0])(params)
+        return jax.grad(lambda p: measure(p, {"z_ref": z_ref}, batch, weights)[0])(params)
 
     state, metrics = take_step(params, batch, "kto")
     np.testing.assert_allclose(metrics["preference/z_ref"], z_ref, rtol=1e-5)
@@ -742,10 +741,10 @@ def test_a_step_does_not_depend_on_the_layout(models, batches, kind, names):
             microbatches=1 if devices.count == 1 else 2,
             axis_name=devices.axis_name,
         )
-        step = devices.compile(step, (P(), P(), P(DATA), P()), (P(), P()), donate=(0,))
+        step = devices.compile(step, (P(), P(), P(DATA)), (P(), P()), donate=(0,))
         state = devices.put(jax.device_get(train_step.init_state(params, tx)))
         for _ in range(2):
-            state, metrics = step(state, {}, devices.put_batch(batch), KEY)
+            state, metrics = step(state, {}, devices.put_batch(batch))
         return jax.device_get((state, metrics))
 
     want = layouts.compare(run, names, atol=3e-5)

@@ -44,7 +44,7 @@ def test_training_recovers_known_strengths_up_to_a_constant():
 
     @jax.jit
     def train(state):
-        return jax.lax.scan(lambda s, _: (step(s, {}, batch, KEY)[0], None), state, None, 600)[0]
+        return jax.lax.scan(lambda s, _: (step(s, {}, batch)[0], None), state, None, 600)[0]
 
     got = train(train_step.init_state(jnp.zeros(5), tx)).params
     np.testing.assert_allclose(got - got.mean(), np.log(worth) - np.log(worth).mean(), atol=5e-3)
@@ -72,7 +72,7 @@ def test_swapping_chosen_and_rejected_negates_the_margin_and_mirrors_the_accurac
     reward_fn, params = model
     batch = Comparisons(chosen=ragged(0), rejected=ragged(1))
     weights = jnp.full(6, 1 / 6)
-    measure = partial(reward_model.loss, params, {}, weights=weights, rng=KEY, reward_fn=reward_fn)
+    measure = partial(reward_model.loss, params, {}, weights=weights, reward_fn=reward_fn)
     _, there = measure(batch)
     _, back = measure(Comparisons(chosen=batch.rejected, rejected=batch.chosen))
     assert there["reward/margin"] == -back["reward/margin"] != 0
@@ -91,7 +91,7 @@ def test_the_loss_is_the_mean_of_bradley_terrys_and_padding_changes_nothing(mode
     def loss(a, b):
         batch = Comparisons(chosen=a, rejected=b)
         weights = jnp.full(6, 1 / 6)
-        return reward_model.loss(params, {}, batch, weights, KEY, reward_fn=reward_fn)[0]
+        return reward_model.loss(params, {}, batch, weights, reward_fn=reward_fn)[0]
 
     np.testing.assert_allclose(loss(a, b), want, rtol=1e-5)
     wider = lambda x: side(
@@ -113,7 +113,7 @@ def test_centring_sets_the_mean_of_demonstrations_to_zero_and_training_leaves_th
     step = jax.jit(reward_model.make_train_step(reward_fn, tx))
     state = train_step.init_state(centred, tx)
     for _ in range(3):
-        state, _ = step(state, {}, Comparisons(chosen=ragged(0), rejected=ragged(1)), KEY)
+        state, _ = step(state, {}, Comparisons(chosen=ragged(0), rejected=ragged(1)))
     assert state.params["bias"] == centred["bias"] != 0
     assert not np.array_equal(state.params["head"], centred["head"])
 
@@ -148,7 +148,7 @@ MIXED = Comparisons(  # item 0 wins four meetings of five
 def test_the_loss_by_hand(cfg, want):
     """Scores 5 and 2."""
     total, metrics = reward_model.loss(
-        jnp.array([5.0, 2.0]), {}, PAIR, jnp.ones(1), KEY, reward_fn=strength_of, cfg=cfg
+        jnp.array([5.0, 2.0]), {}, PAIR, jnp.ones(1), reward_fn=strength_of, cfg=cfg
     )
     np.testing.assert_allclose(total, want, rtol=1e-5)
     assert metrics["reward/loss"] == total
@@ -162,7 +162,7 @@ def trained(cfg):
 
     @jax.jit
     def train(state):
-        return jax.lax.scan(lambda s, _: (step(s, {}, MIXED, KEY)[0], None), state, None, 2000)[0]
+        return jax.lax.scan(lambda s, _: (step(s, {}, MIXED)[0], None), state, None, 2000)[0]
 
     return train(train_step.init_state(jnp.array([5.0, 3.0]), tx)).params
 

@@ -89,10 +89,10 @@ def test_a_reward_step_does_not_depend_on_the_layout(params, names):
             microbatches=1 if devices.count == 1 else 2,
             axis_name=devices.axis_name,
         )
-        step = devices.compile(step, (P(), P(), ROWS, P()), (P(), P()), donate=(0,))
+        step = devices.compile(step, (P(), P(), ROWS), (P(), P()), donate=(0,))
         state = start(devices, params["reward"])
         for _ in range(2):
-            state, metrics = step(state, {}, devices.put_batch(batch), KEY)
+            state, metrics = step(state, {}, devices.put_batch(batch))
         return jax.device_get((state, metrics))
 
     (state, _) = layouts.compare(run, names, atol=3e-5)
@@ -114,7 +114,7 @@ def test_an_sft_step_does_not_depend_on_the_layout(params, names, rank):
         )
         step = devices.compile(
             lora.over_base(make, LM.policy_fn, adapters),
-            (P(), P(), ROWS, P()),
+            (P(), P(), ROWS),
             (P(), P()),
             donate=(0,),
         )
@@ -125,7 +125,7 @@ def test_an_sft_step_does_not_depend_on_the_layout(params, names, rank):
         )
         state, frozen, rows = start(devices, trained), {"base": devices.put(base)}, batch
         for _ in range(3):
-            state, metrics = step(state, frozen, devices.put_batch(rows), KEY)
+            state, metrics = step(state, frozen, devices.put_batch(rows))
         whole = lora.join(frozen["base"], state.params, adapters)
         nats = loss_of(whole, *devices.put_batch((batch, real)))
         return jax.device_get((state, metrics, nats))

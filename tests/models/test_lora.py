@@ -138,7 +138,7 @@ def test_without_a_rank_all_is_trained_and_the_step_is_the_plain_one(params):
     assert base == {} and trained is params
     assert all(jax.tree.leaves(jax.tree.map(lambda x, y: x is y, joined, params)))
     make = lambda fn: sft.make_train_step(fn, TX)
-    args = train_step.init_state(params, TX), {"base": base}, BATCH, jax.random.key(0)
+    args = train_step.init_state(params, TX), {"base": base}, BATCH
     got = jax.make_jaxpr(lora.over_base(make, LM.policy_fn, LoraConfig()))(*args)
     assert str(got) == str(jax.make_jaxpr(make(LM.policy_fn))(*args))
 
@@ -155,7 +155,7 @@ def test_the_compiled_step_holds_no_gradient_and_no_moment_of_the_base():
         )
         step = lora.over_base(lambda fn: sft.make_train_step(fn, TX), lm.policy_fn, cfg)
         state = jax.eval_shape(lambda p: train_step.init_state(p, TX), trained)
-        args = state, {"base": base}, BATCH, jax.random.key(0)
+        args = state, {"base": base}, BATCH
         found = jax.jit(step, donate_argnums=0).lower(*args).compile().memory_analysis()
         return found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
 
