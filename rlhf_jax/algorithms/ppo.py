@@ -155,18 +155,12 @@ def make_update(actor_critic_fn, tx, cfg: PPOConfig, *, axis_name=None):
         microbatches=cfg.microbatches,
         axis_name=axis_name,
     )
-    run = epochs.make_epochs(
+    return epochs.make_update(
         step,
+        partial(prepare, cfg=cfg, axis_name=axis_name),
         area="ppo",
         epochs=cfg.epochs,
         minibatches=cfg.minibatches,
         kl_stop=cfg.kl_stop,
         axis_name=axis_name,
     )
-
-    def update(state, frozen, kl_coef, rollout: Rollout, rng):
-        batch, seen = prepare(rollout, kl_coef, cfg, axis_name=axis_name)
-        state, metrics = run(state, frozen | {"kl_coef": kl_coef}, batch, rng)
-        return state, seen | metrics
-
-    return update
