@@ -170,7 +170,7 @@ def ppo_iteration(cfg: Config, model: ModelConfig) -> float:
     state = train_step.init_state(start, tx)
     sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(length=cfg.response)))
     as_learned = rollout.RolloutConfig(recompute_logprobs=True)
-    annotate = jax.jit(rollout.make_annotate(lm.policy_fn, critic.fn, as_learned))
+    annotate = jax.jit(rollout.make_annotate_with_values(lm.policy_fn, critic.fn, as_learned))
     score = jax.jit(lambda params, x: judge.fn(params, x.tokens, x.attention_mask))
     own = ppo.PPOConfig(microbatches=max(1, cfg.batch // cfg.rows))
     update = jax.jit(ppo.make_update(critic.fn, tx, own), donate_argnums=0)
@@ -179,7 +179,8 @@ def ppo_iteration(cfg: Config, model: ModelConfig) -> float:
     def iteration(state):
         key = jax.random.fold_in(jax.random.key(0), state.step)
         samples = sample(state.params["policy"], prompts, key)
-        batch = annotate(state.params, reference, samples, score(judge_params, samples))
+        seen, scores = annotate(state.params, reference, samples), score(judge_params, samples)
+        batch = rollout.with_rewards(seen, scores, as_learned)
         return update(state, {}, jnp.float32(0.04), batch, key)[0]
 
     return in_turn(iteration, state, cfg.repeats)

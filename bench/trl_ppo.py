@@ -121,7 +121,7 @@ def learner(cfg: Config, eos: int | None):
     tx = optimizer.make(adam, cfg.iterations * PPO["epochs"])
     judged = rollout.RolloutConfig(stop=stop, missing_eos_penalty=0.0, recompute_logprobs=True)
     sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(cfg.length, stop=stop)))
-    annotate = jax.jit(rollout.make_annotate(lm.policy_fn, critic.fn, judged))
+    annotate = jax.jit(rollout.make_annotate_with_values(lm.policy_fn, critic.fn, judged))
     update = jax.jit(ppo.make_update(critic.fn, tx, ppo.PPOConfig(**PPO)))
 
     def replayed(tokens) -> Samples:
@@ -146,7 +146,8 @@ def learner(cfg: Config, eos: int | None):
             said = zip(np.array(samples.tokens), np.array(samples.attention_mask), strict=True)
             texts = [row[mask][PROMPT - 1 :].tolist() for row, mask in said]
             scores = np.array([reward(text, eos) for text in texts], np.float32)
-            batch = annotate(state.params, model.params, samples, scores)
+            seen = annotate(state.params, model.params, samples)
+            batch = rollout.with_rewards(seen, scores, judged)
             state, metrics = update(state, {}, jnp.float32(cfg.kl_coef), batch, update_rng)
             log.append(metrics)
         log = jax.device_get(log)

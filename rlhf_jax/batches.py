@@ -63,10 +63,24 @@ class Samples(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """Samples, and what the reward, the reference and the critic thought of them."""
+    """Samples, and the numbers that reward, learner and reference give to their tokens.
+
+    `logprobs` are the learner's own at the time of the rollout: those of the samples, unless they are
+    recomputed because another engine drew them.
+    """
 
     samples: Samples
     rewards: Float[Array, "B T"]
+    logprobs: Float[Array, "B T"]
+    ref_logprobs: Float[Array, "B T"]
+
+
+class PPORollout(NamedTuple):
+    """A Rollout with the critic's values."""
+
+    samples: Samples
+    rewards: Float[Array, "B T"]
+    logprobs: Float[Array, "B T"]
     ref_logprobs: Float[Array, "B T"]
     values: Float[Array, "B T"]
 
@@ -75,23 +89,11 @@ class PPOBatch(NamedTuple):
     """What the PPO loss reads."""
 
     samples: Samples
+    logprobs: Float[Array, "B T"]
     ref_logprobs: Float[Array, "B T"]
     values: Float[Array, "B T"]
     advantages: Float[Array, "B T"]
     returns: Float[Array, "B T"]
-
-
-class PolicyRollout(NamedTuple):
-    """Samples, and what the reward and the reference thought of them: for methods without a critic.
-
-    `logprobs` are the learner's own at the time of the rollout: those of the samples, unless another
-    engine drew them.
-    """
-
-    samples: Samples
-    rewards: Float[Array, "B T"]
-    logprobs: Float[Array, "B T"]
-    ref_logprobs: Float[Array, "B T"]
 
 
 class PolicyBatch(NamedTuple):

@@ -136,18 +136,15 @@ def steps():
     params = init(key)
     state = {name: train_step.init_state(tree, TX) for name, tree in params.items()}
     scores = np.linspace(-1, 1, B, dtype=np.float32)
-    annotate = rollout.make_annotate(
-        LM.policy_fn, AC.fn, rollout.RolloutConfig(stop=(1,), recompute_logprobs=True)
-    )
-    annotate_args = lambda seed: (params["ac"], params["policy"], samples(seed), scores)
-    annotated = jax.jit(annotate)
     engine = rollout.RolloutConfig(stop=(1,), recompute_logprobs=True)
-    logprobs_of = rollout.make_logprobs(LM.policy_fn, engine)
-    logprobs_args = lambda seed: (params["policy"], params["policy"], samples(seed))
-    policy_rollout = jax.jit(
-        lambda seen, scores: rollout.policy_rollout(
-            seen, *logprobs_of(params["policy"], params["policy"], seen), scores, engine
-        )
+    with_critic = ppo.make_learner(LM.policy_fn, AC, TX, PPO, engine)
+    without = policy_gradient.make_learner(LM.policy_fn, TX, PG, engine)
+    args_of = {
+        "ac": lambda seed: (params["ac"], params["policy"], samples(seed)),
+        "policy": lambda seed: (params["policy"], params["policy"], samples(seed)),
+    }
+    rolled = lambda learner, name, seed: rollout.with_rewards(
+        jax.jit(learner.annotate)(*args_of[name](seed)), scores, engine
     )
     pairs = lambda seed: Comparisons(sequences(seed), sequences(seed + 100))
     ones = np.ones(B, np.float32)
@@ -205,35 +202,29 @@ def steps():
             lambda seed: (state["reward"], {}, pairs(seed)),
         ),
         "ppo": (
-            ppo.make_update(AC.fn, TX, PPO),
-            lambda seed: (
-                state["ac"],
-                {},
-                np.float32(0.1),
-                annotated(*annotate_args(seed)),
-                key,
-            ),
+            with_critic.update,
+            lambda seed: (state["ac"], {}, np.float32(0.1), rolled(with_critic, "ac", seed), key),
         ),
         "pg": (
-            policy_gradient.make_update(LM.policy_fn, TX, PG),
+            without.update,
             lambda seed: (
                 state["policy"],
                 {},
                 np.float32(0.1),
-                policy_rollout(samples(seed), scores),
+                rolled(without, "policy", seed),
                 key,
             ),
         ),
-        "logprobs": (logprobs_of, logprobs_args),
+        "annotate": (without.annotate, args_of["policy"]),
+        "annotate with values": (with_critic.annotate, args_of["ac"]),
         "sample": (
             sampling.make_sample(LM, sampling.SampleConfig(length=T, stop=(1,), top_k=5)),
             lambda seed: (params["policy"], prompts(seed), key),
         ),
-        "annotate": (annotate, annotate_args),
     }
 
 
-NAMES = ["sft", "reward", "ppo", "pg", "sample", "annotate", "logprobs"]
+NAMES = ["sft", "reward", "ppo", "pg", "sample", "annotate", "annotate with values"]
 NAMES += ["adapters", "dpo", "kto", "ilql", "ensemble", "ensemble score"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_jax import optimizer, train_step
 from rlhf_jax.algorithms import ppo, reward_model, sft
-from rlhf_jax.batches import Comparisons, Rollout, Samples, Sequences
+from rlhf_jax.batches import Comparisons, PPORollout, Samples, Sequences
 from rlhf_jax.models import networks
 
 B, P, T, V, D = 8, 3, 5, 11, 6
@@ -53,7 +53,7 @@ def rollout(seed):
     rng, s = np.random.default_rng(seed), sequences(seed)
     noise = lambda: np.where(s.mask, rng.normal(size=(B, T)), 0.0).astype(np.float32)
     samples = Samples(s.tokens, s.attention_mask, s.mask, logprobs=noise() - 2.0)
-    return Rollout(samples, rewards=noise(), ref_logprobs=noise() - 2.0, values=noise())
+    return PPORollout(samples, noise(), noise() - 2.0, noise() - 2.0, noise())
 
 
 PREPARE = jax.jit(partial(ppo.prepare, cfg=ppo.PPOConfig()))

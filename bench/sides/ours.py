@@ -5,6 +5,7 @@ python -m bench.sides.ours '{"name": "sft", "folder": ..., "work": {...}}'
 
 import pathlib
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -23,6 +24,7 @@ from rlhf_jax.models import networks
 from rlhf_jax.models.hub import huggingface
 
 RATE_SIZE, RATE_TRIES = 1024, 8
+ROLLOUT = rollout.RolloutConfig()
 
 
 def rate() -> dict:
@@ -168,15 +170,9 @@ def grpo(ours: Ours):
     sample, (prompts,) = ours.sampler(1.0)
     cfg = policy_gradient.GRPO
     cfg = type(cfg)(**vars(cfg) | {"group": ours.work.group})
-    see = devices.compile(
-        rollout.make_logprobs(fn, rollout.RolloutConfig()), (P(), P(), P(DATA)), P(DATA)
-    )
-    join = devices.compile(
-        lambda samples, seen, scores: rollout.policy_rollout(
-            samples, *seen, scores, rollout.RolloutConfig()
-        ),
-        (P(DATA), P(DATA), P(DATA)),
-        P(DATA),
+    annotate = devices.compile(rollout.make_annotate(fn, ROLLOUT), (P(), P(), P(DATA)), P(DATA))
+    with_rewards = devices.compile(
+        partial(rollout.with_rewards, cfg=ROLLOUT), (P(DATA), P(DATA)), P(DATA)
     )
     update = devices.compile(
         policy_gradient.make_update(fn, ours.tx, cfg),
@@ -190,9 +186,9 @@ def grpo(ours: Ours):
     def work():
         key = ours.rng()
         samples = sample(held.state.params, prompts, key)
-        seen = see(held.state.params, reference, samples)
+        seen = annotate(held.state.params, reference, samples)
         said = devices.fetch(samples.tokens)[:, -ours.work.response :]
-        batch = join(samples, seen, devices.put_batch(works.score(said)))
+        batch = with_rewards(seen, devices.put_batch(works.score(said)))
         held.state, _ = update(held.state, {}, coefficient, batch, jax.random.fold_in(key, 1))
         jax.block_until_ready(held.state)
         return None, {}
@@ -209,9 +205,12 @@ def with_ppo(ours: Ours):
     of_samples = lambda params, x: networks.reward_model(lm).fn(params, x.tokens, x.attention_mask)
     score = devices.compile(of_samples, (P(), P(DATA)), P(DATA))
     annotate = devices.compile(
-        rollout.make_annotate(lm.policy_fn, critic.fn, rollout.RolloutConfig()),
-        (P(), P(), P(DATA), P(DATA)),
+        rollout.make_annotate_with_values(lm.policy_fn, critic.fn, ROLLOUT),
+        (P(), P(), P(DATA)),
         P(DATA),
+    )
+    with_rewards = devices.compile(
+        partial(rollout.with_rewards, cfg=ROLLOUT), (P(DATA), P(DATA)), P(DATA)
     )
     update = devices.compile(
         ppo.make_update(critic.fn, ours.tx, ppo.PPOConfig(epochs=ours.work.epochs)),
@@ -227,7 +226,7 @@ def with_ppo(ours: Ours):
         key = ours.rng()
         samples = sample(held.state.params["policy"], prompts, key)
         scores = score(judge, samples)
-        batch = annotate(held.state.params, reference, samples, scores)
+        batch = with_rewards(annotate(held.state.params, reference, samples), scores)
         held.state, metrics = update(held.state, {}, coefficient, batch, jax.random.fold_in(key, 1))
         jax.block_until_ready((held.state, metrics))
         return None, {}

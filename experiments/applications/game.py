@@ -10,6 +10,7 @@ The return should rise from that of random play, which is exact, to within 5 % o
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Literal
 
 import jax
@@ -18,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import optimizer, sampling, train_step
 from rlhf_jax.algorithms import policy_gradient, ppo, rollout
+from rlhf_jax.algorithms.learner import Learner
 from rlhf_jax.algorithms.policy_gradient import PolicyGradientConfig
 from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.algorithms.rollout import RolloutConfig
@@ -114,11 +116,11 @@ AGAIN = "python launch.py game --seed 1 (or any other setting, or --run NEW_FOLD
 
 def main(cfg: Config):
     """Runs what is not yet in the run directory, and prints what came of it."""
-    learner, group = (cfg.ppo, 1) if cfg.algorithm == "ppo" else (cfg.pg, cfg.pg.group)
+    own = cfg.ppo if cfg.algorithm == "ppo" else cfg.pg
     networks.check_backend(cfg.model)
     if cfg.wandb:
         metrics.load_wandb()
-    devices = parallel.choose(cfg.devices, batch_sizes(cfg, learner), cfg.model.cuts)
+    devices = parallel.choose(cfg.devices, batch_sizes(cfg, own), cfg.model.cuts)
     folder = run.open_run("game", cfg, cfg.run)
     if verdict.stands(folder):
         print("this run is finished")
@@ -145,22 +147,24 @@ def main(cfg: Config):
     reference = devices.put(reference)
 
     # 2. it plays, and learns from what it earns
-    tx = optimizer.make(cfg.optimizer, cfg.iterations * learner.epochs * learner.minibatches)
-    make = with_ppo if cfg.algorithm == "ppo" else with_rloo
-    params, policy_of, annotate, update = make(cfg, lm, tx, reference, devices.axis_name)
-    annotate = devices.compile(annotate, (P(), P(), P(DATA), P(DATA)), P(DATA))
-    update = stages.compile_update(devices, update)
+    tx = optimizer.make(cfg.optimizer, cfg.iterations * own.epochs * own.minibatches)
+    learner = make_learner(cfg, lm, tx, devices.axis_name)
+    params, group = learner.init(jax.device_get(reference)), learner.group
+    annotate = devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA))
+    with_rewards = devices.compile(
+        partial(rollout.with_rewards, cfg=ROLLOUT), (P(DATA), P(DATA)), P(DATA)
+    )
+    update = stages.compile_update(devices, learner.update)
 
     def iteration(state, i):
         key = jax.random.fold_in(root, i)
         rows = np.arange(cfg.batch_size, dtype=np.int32)
         index = i * (cfg.batch_size // group) + rows // group
         samples, rewards = playing.play(
-            cfg, sample_turn, policy_of(state.params), index, rows % group, key
+            cfg, sample_turn, learner.policy_of(state.params), index, rows % group, key
         )
-        batch = annotate(
-            state.params, reference, devices.put_batch(samples), devices.put_batch(rewards)
-        )
+        seen = annotate(state.params, reference, devices.put_batch(samples))
+        batch = with_rewards(seen, devices.put_batch(rewards))
         kl_coef = devices.put(np.float32(cfg.kl_coef * (1 - i / cfg.iterations)))
         state, metrics = update(state, {}, kl_coef, batch, jax.random.fold_in(key, 2**16))
         won, turns = guessing.outcomes(*playing.words_of(samples))
@@ -176,7 +180,7 @@ def main(cfg: Config):
     key = jax.random.fold_in(root, 2**30)
     sides = {
         name: playing.evaluate_games(cfg, sample_turn, policy, index, key)
-        for name, policy in (("before", reference), ("after", policy_of(state.params)))
+        for name, policy in (("before", reference), ("after", learner.policy_of(state.params)))
     }
     returns = {name: rewards.sum(axis=1) for name, (_, rewards) in sides.items()}
     ends = {
@@ -210,24 +214,9 @@ def batch_sizes(cfg: Config, learner) -> dict[str, int]:
     }
 
 
-def with_ppo(cfg: Config, lm, tx, reference, axis_name):
-    """(params, the policy's part of them, annotate, update)."""
-    network = networks.actor_critic(lm)
-    return (
-        network.init(jax.device_get(reference)),
-        lambda params: params["policy"],
-        rollout.make_annotate(lm.policy_fn, network.fn, ROLLOUT),
-        ppo.make_update(network.fn, tx, cfg.ppo, axis_name=axis_name),
-    )
-
-
-def with_rloo(cfg: Config, lm, tx, reference, axis_name):
-    """The same, without a critic."""
-    logprobs_of = rollout.make_logprobs(lm.policy_fn, ROLLOUT)
-
-    def annotate(params, ref_params, samples, rewards):
-        both = logprobs_of(params, ref_params, samples)
-        return rollout.policy_rollout(samples, *both, rewards, ROLLOUT)
-
-    update = policy_gradient.make_update(lm.policy_fn, tx, cfg.pg, axis_name=axis_name)
-    return jax.device_get(reference), lambda params: params, annotate, update
+def make_learner(cfg: Config, lm, tx, axis_name) -> Learner:
+    """PPO or RLOO, as `algorithm` says."""
+    if cfg.algorithm == "ppo":
+        critic = networks.actor_critic(lm)
+        return ppo.make_learner(lm.policy_fn, critic, tx, cfg.ppo, ROLLOUT, axis_name=axis_name)
+    return policy_gradient.make_learner(lm.policy_fn, tx, cfg.pg, ROLLOUT, axis_name=axis_name)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.algorithms import ppo
+from rlhf_jax.algorithms import ppo, rollout
 from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.models import networks
 from rlhf_jax.pipeline import ground as grounds
@@ -57,13 +57,13 @@ def main(cfg: Config):
     said = outcome.after(ground, params["policy"])
     scores = outcome.rewarded(ground, said)
     both = ground.devices.share((params, ground.reference))
-    annotate = lambda batch: algorithm.join(*both, batch[0], None, batch[1])
-    annotated = inference.by_batches(ground.devices, annotate, (said.samples, scores))
-    batch, _ = ppo.prepare(jax.tree.map(jnp.asarray, annotated), kl_coef, cfg.ppo)
-    log_ratio = annotated.samples.logprobs - annotated.ref_logprobs
+    annotate = lambda samples: algorithm.learner.annotate(*both, samples)
+    seen = inference.by_batches(ground.devices, annotate, said.samples)
+    rolled = rollout.with_rewards(jax.tree.map(jnp.asarray, seen), scores, cfg.rollout)
+    batch, _ = ppo.prepare(rolled, kl_coef, cfg.ppo)
     tokens = {
-        "value": annotated.values,
+        "value": rolled.values,
         "advantage": batch.advantages,
-        "reward": annotated.rewards - kl_coef * log_ratio,
+        "reward": rolled.rewards - kl_coef * (rolled.logprobs - rolled.ref_logprobs),
     }
     outcome.conclude(ground, "PPO", said, tokens=tokens)

@@ -6,7 +6,6 @@ A minute beyond the shared stages; --start-from RUN takes those from a run. Gold
 a KL of 4.8 (seed 0).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
@@ -15,8 +14,9 @@ import jax.numpy as jnp
 
 from rlhf_jax import optimizer
 from rlhf_jax.algorithms import preference, rollout
+from rlhf_jax.algorithms.learner import Learner, policy_alone
 from rlhf_jax.algorithms.preference import PreferenceConfig
-from rlhf_jax.batches import PolicyRollout, PreferenceBatch
+from rlhf_jax.batches import PreferenceBatch, Rollout
 from rlhf_jax.bounds import Bound, Count, Settings, check_divides
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import ground as grounds
@@ -94,14 +94,21 @@ def with_pairs(ground: Ground) -> rl.OnPolicy:
     cfg, devices = ground.cfg, ground.devices
     tx, k = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations), cfg.online.draws
 
-    def make(policy_fn) -> Callable:
+    def make(policy_fn) -> Learner:
         step = preference.make_train_step(
             policy_fn, tx, cfg.preference,
             microbatches=cfg.online.microbatches, axis_name=devices.axis_name,
         )  # fmt: skip
-        return partial(update, step)
+        return Learner(
+            area="preference",
+            init=policy_alone,
+            policy_of=lambda params: params,
+            annotate=rollout.make_annotate(policy_fn, cfg.rollout),
+            update=partial(update, step),
+            group=k,
+        )
 
-    def update(step, state, frozen, kl_coef, rolled: PolicyRollout, rng):
+    def update(step, state, frozen, kl_coef, rolled: Rollout, rng):
         samples, of_row = rolled.samples, lambda x: jnp.sum(x, axis=1)  # zero after the end
         scores, reference = of_row(rolled.rewards), of_row(rolled.ref_logprobs).reshape(-1, k)
         pairs, weight = preference.pick_pairs(samples, scores, k)
@@ -115,16 +122,4 @@ def with_pairs(ground: Ground) -> rl.OnPolicy:
             axis_name=devices.axis_name,
         )  # fmt: skip
 
-    see, join = rl.without_critic(ground)
-    base, trained = rl.split(ground, ground.reference)
-    return rl.OnPolicy(
-        stage="online_dpo",
-        base=base,
-        trained=trained,
-        policy_of=lambda params: params,
-        see=see,
-        join=join,
-        update=rl.compile_update(ground, make, ground.lm.policy_fn),
-        tx=tx,
-        group=k,
-    )
+    return rl.on_devices(ground, "online_dpo", make, ground.lm.policy_fn, tx)

@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import optimizer
 from rlhf_jax.algorithms import best_of_n, rollout, sft
-from rlhf_jax.batches import PolicyRollout
+from rlhf_jax.algorithms.learner import Learner, policy_alone
+from rlhf_jax.batches import Rollout
 from rlhf_jax.bounds import Count, Settings, Share, check_divides
 from rlhf_jax.data.batching import batch_at
 from rlhf_jax.devices.parallel import DATA
@@ -101,7 +102,7 @@ def with_winners(ground: Ground) -> rl.OnPolicy:
         donate=0,
     )
 
-    def look(rolled: PolicyRollout, kl_coef):
+    def look(rolled: Rollout, kl_coef):
         """What the draws are ranked by [B], and metrics."""
         ratio = kl.k1(rolled.logprobs, rolled.ref_logprobs)
         penalised = rolled.rewards - kl_coef * ratio  # zero where nothing was said
@@ -112,7 +113,7 @@ def with_winners(ground: Ground) -> rl.OnPolicy:
 
     look = devices.compile(look, (P(DATA), P()), (P(DATA), P()))
 
-    def update(state, frozen, kl_coef, rolled: PolicyRollout, rng):
+    def update(state, frozen, kl_coef, rolled: Rollout, rng):
         ranked_by, metrics = look(rolled, kl_coef)
         samples, ranked_by = devices.fetch((rolled.samples, ranked_by))
         winners = best_of_n.select(samples, ranked_by, cfg.raft.draws, share=cfg.raft.share)
@@ -122,16 +123,14 @@ def with_winners(ground: Ground) -> rl.OnPolicy:
             state, learned = step(state, frozen, batch)
         return state, metrics | learned
 
-    see, join = rl.without_critic(ground)
-    base, trained = rl.split(ground, ground.reference)
-    return rl.OnPolicy(
-        stage="raft",
-        base=base,
-        trained=trained,
+    learner = Learner(
+        area="sft",
+        init=policy_alone,
         policy_of=lambda params: params,
-        see=see,
-        join=join,
+        annotate=rollout.make_annotate(ground.lm.policy_fn, cfg.rollout),
         update=update,
-        tx=tx,
         group=cfg.raft.draws,
     )
+    learner = learner._replace(annotate=rl.compile_annotate(ground, learner))
+    base, trained = rl.split(ground, ground.reference)
+    return rl.OnPolicy("raft", learner, base, trained, tx)

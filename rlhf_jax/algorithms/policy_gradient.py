@@ -33,8 +33,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlhf_jax import epochs, train_step
-from rlhf_jax.algorithms.rollout import has_ended, objective_metrics
-from rlhf_jax.batches import PolicyBatch, PolicyRollout
+from rlhf_jax.algorithms.learner import Learner, policy_alone
+from rlhf_jax.algorithms.rollout import RolloutConfig, has_ended, make_annotate, objective_metrics
+from rlhf_jax.batches import PolicyBatch, Rollout
 from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit, Whole
 from rlhf_jax.ops import kl, losses
 from rlhf_jax.ops.advantages import on_last_token
@@ -214,7 +215,7 @@ def advantages_of(returns: Float[Array, " B"], cfg: PolicyGradientConfig) -> Flo
     return advantages.reshape(-1)
 
 
-def prepare(rollout: PolicyRollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=None):
+def prepare(rollout: Rollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=None):
     """(PolicyBatch, metrics): one advantage a response, on each of its tokens.
 
     A return is the sum of a row's rewards, less kl_coef log(policy / reference) of the whole response and
@@ -339,7 +340,7 @@ def loss(params, frozen, batch: PolicyBatch, weights, *, policy_fn, cfg: PolicyG
 
 
 def make_update(policy_fn, tx, cfg: PolicyGradientConfig, *, axis_name=None):
-    """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one PolicyRollout.
+    """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one Rollout.
 
     Metrics are means over the steps that were taken (`pg/steps` of them); `train/skipped` is a count.
     Raises ValueError when the groups or the minibatches do not divide the rollout.
@@ -359,4 +360,18 @@ def make_update(policy_fn, tx, cfg: PolicyGradientConfig, *, axis_name=None):
         minibatches=cfg.minibatches,
         kl_stop=cfg.kl_stop,
         axis_name=axis_name,
+    )
+
+
+def make_learner(
+    policy_fn, tx, cfg: PolicyGradientConfig, rollout_cfg: RolloutConfig, *, axis_name=None
+) -> Learner:
+    """A policy gradient as a Learner, whose parameters are the policy's."""
+    return Learner(
+        area="pg",
+        init=policy_alone,
+        policy_of=lambda params: params,
+        annotate=make_annotate(policy_fn, rollout_cfg),
+        update=make_update(policy_fn, tx, cfg, axis_name=axis_name),
+        group=cfg.group,
     )

@@ -7,8 +7,13 @@ from typing import Literal
 import jax.numpy as jnp
 
 from rlhf_jax import epochs, train_step
-from rlhf_jax.algorithms.rollout import objective_metrics
-from rlhf_jax.batches import PPOBatch, Rollout
+from rlhf_jax.algorithms.learner import Learner
+from rlhf_jax.algorithms.rollout import (
+    RolloutConfig,
+    make_annotate_with_values,
+    objective_metrics,
+)
+from rlhf_jax.batches import PPOBatch, PPORollout
 from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit
 from rlhf_jax.ops import kl, losses
 from rlhf_jax.ops.advantages import gae
@@ -64,14 +69,14 @@ def weights_of(batch: PPOBatch):
     return batch.samples.mask
 
 
-def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
+def prepare(rollout: PPORollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
     """(PPOBatch, metrics): r_t - kl_coef k1_t through GAE, whitened over the global batch."""
     samples, mask = rollout.samples, rollout.samples.mask
     tokens = normalise(mask, axis_name)
     penalty = jnp.zeros_like(rollout.rewards)
     if cfg.kl_in_reward != "none":
         estimate = kl.ESTIMATORS[cfg.kl_in_reward]
-        penalty = kl_coef * jnp.where(mask, estimate(samples.logprobs, rollout.ref_logprobs), 0.0)
+        penalty = kl_coef * jnp.where(mask, estimate(rollout.logprobs, rollout.ref_logprobs), 0.0)
     rewards = rollout.rewards - penalty  # [B, T]
     if cfg.whiten_rewards:
         rewards = whiten(rewards, tokens, shift_mean=False, axis_name=axis_name)
@@ -83,7 +88,7 @@ def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
         samples,
         rollout.rewards,
         rollout.rewards - penalty,
-        samples.logprobs,
+        rollout.logprobs,
         rollout.ref_logprobs,
         kl_coef,
         axis_name=axis_name,
@@ -96,6 +101,7 @@ def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
         advantages = whiten(advantages, tokens, axis_name=axis_name)
     batch = PPOBatch(
         samples=samples,
+        logprobs=rollout.logprobs,
         ref_logprobs=rollout.ref_logprobs,
         values=rollout.values,
         advantages=advantages,
@@ -117,9 +123,9 @@ def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOC
         last=mask.shape[1],
         temperature=cfg.temperature,
     )
-    new_logprobs = jnp.where(mask, new_logprobs, samples.logprobs)  # ratio 1 where nothing was said
+    new_logprobs = jnp.where(mask, new_logprobs, batch.logprobs)  # ratio 1 where nothing was said
     policy_loss, policy_clipped = losses.clipped_surrogate(
-        new_logprobs, samples.logprobs, batch.advantages, clip=cfg.policy_clip
+        new_logprobs, batch.logprobs, batch.advantages, clip=cfg.policy_clip
     )
     value_loss, value_clipped = losses.clipped_value_loss(
         new_values, batch.values, batch.returns, clip=cfg.value_clip
@@ -129,7 +135,7 @@ def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOC
     if cfg.kl_in_loss != "none":
         penalty = kl.ESTIMATORS[cfg.kl_in_loss](new_logprobs, batch.ref_logprobs)
         total += frozen["kl_coef"] * mean(jnp.where(mask, penalty, 0.0))
-    d = new_logprobs - samples.logprobs
+    d = new_logprobs - batch.logprobs
     return total, {
         "ppo/loss": total,
         "ppo/policy_loss": mean(policy_loss),
@@ -163,4 +169,21 @@ def make_update(actor_critic_fn, tx, cfg: PPOConfig, *, axis_name=None):
         minibatches=cfg.minibatches,
         kl_stop=cfg.kl_stop,
         axis_name=axis_name,
+    )
+
+
+def make_learner(
+    policy_fn, actor_critic, tx, cfg: PPOConfig, rollout_cfg: RolloutConfig, *, axis_name=None
+) -> Learner:
+    """PPO as a Learner; `actor_critic` has a function `fn` and `init(policy_params, reward_params=None)`.
+
+    `policy_fn` reads the reference, and `actor_critic.fn` the parameters {"policy", "value"}.
+    """
+    return Learner(
+        area="ppo",
+        init=actor_critic.init,
+        policy_of=lambda params: params["policy"],
+        annotate=make_annotate_with_values(policy_fn, actor_critic.fn, rollout_cfg),
+        update=make_update(actor_critic.fn, tx, cfg, axis_name=axis_name),
+        group=1,
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rlhf_jax.batches import PolicyRollout, Rollout, Samples
+from rlhf_jax.batches import PPORollout, Rollout, Samples
 from rlhf_jax.bounds import NonNegative, Positive, Settings, Whole
 from rlhf_jax.ops import kl
 from rlhf_jax.ops.advantages import on_last_token, refuse_integers
@@ -42,16 +42,19 @@ def with_missing_eos(scores, samples: Samples, cfg: RolloutConfig):
     return jnp.where(has_ended(samples, cfg.stop), scores, scores - cfg.missing_eos_penalty)
 
 
-def as_rewards(scores, samples: Samples, cfg: RolloutConfig):
-    """Rewards [B, T] in float32 from `scores`, which may be [B] or rewards [B, T] already.
+def with_rewards(seen, scores, cfg: RolloutConfig):
+    """`seen`, of either kind of rollout, with rewards from `scores`: floats, [B] or rewards [B, T] already.
 
     A score falls on the last token that the policy said, less the penalty where the response never
     ended. Raises TypeError for integers.
     """
     refuse_integers(scores)
+    samples, scores = seen.samples, jnp.asarray(scores)
     if scores.ndim == 1:
-        return on_last_token(with_missing_eos(scores, samples, cfg), samples.mask)
-    return jnp.where(samples.mask, scores.astype(jnp.float32), 0.0)
+        rewards = on_last_token(with_missing_eos(scores, samples, cfg), samples.mask)
+    else:
+        rewards = jnp.where(samples.mask, scores.astype(jnp.float32), 0.0)
+    return seen._replace(rewards=rewards)
 
 
 def inputs_of(samples: Samples, cfg: RolloutConfig) -> tuple[tuple, dict[str, Any]]:
@@ -60,59 +63,52 @@ def inputs_of(samples: Samples, cfg: RolloutConfig) -> tuple[tuple, dict[str, An
     return (samples.tokens, samples.attention_mask), kinds
 
 
-def make_annotate(policy_fn, actor_critic_fn, cfg: RolloutConfig):
-    """`annotate(params, ref_params, samples, scores) -> Rollout`, all in float32.
+def make_annotate(policy_fn, cfg: RolloutConfig):
+    """`annotate(params, ref_params, samples) -> Rollout`, all in float32, with rewards of zero.
 
-    `scores` [B] floats fall on the last token that the policy said; [B, T] floats are rewards already.
-    `params` are the actor-critic's, `ref_params` the reference policy's. Integer scores are refused.
+    Annotation needs no scores, so a slow reward may run on threads of the host meanwhile:
+    `with_rewards` puts them in. `logprobs` are the learner's: the sampler's as they are, or with
+    `recompute_logprobs` those of a forward pass, as bfloat16 and the samples of another engine need;
+    `samples.logprobs` stays the sampler's.
     """
 
-    def annotate(params, ref_params, samples: Samples, scores) -> Rollout:
-        mask, (inputs, kinds) = samples.mask, inputs_of(samples, cfg)
-        ref_logprobs, _ = policy_fn(ref_params, *inputs, **kinds)
-        logprobs, _, values = actor_critic_fn(params, *inputs, **kinds)
-        if cfg.recompute_logprobs:
-            samples = samples._replace(logprobs=jnp.where(mask, logprobs, 0.0))
-        return Rollout(
-            samples=samples,
-            rewards=as_rewards(scores, samples, cfg),
-            ref_logprobs=jnp.where(mask, ref_logprobs, 0.0),
-            values=jnp.where(mask, values, 0.0),
-        )
-
-    return annotate
-
-
-def make_logprobs(policy_fn, cfg: RolloutConfig):
-    """`logprobs_of(params, ref_params, samples) -> (logprobs, ref_logprobs)`, float32 [B, T] each.
-
-    All of the device's work on a rollout without a critic, and it needs no scores: a slow reward may
-    run on threads of the host meanwhile, and `policy_rollout` joins the two. `logprobs` are the
-    learner's: the sampler's as they are, or with `recompute_logprobs` those of a forward pass, as
-    bfloat16 and the samples of another engine need; `samples.logprobs` stays what was sampled with.
-    """
-
-    def logprobs_of(params, ref_params, samples: Samples):
+    def annotate(params, ref_params, samples: Samples) -> Rollout:
         mask, (inputs, kinds) = samples.mask, inputs_of(samples, cfg)
         ref_logprobs, _ = policy_fn(ref_params, *inputs, **kinds)
         logprobs = samples.logprobs
         if cfg.recompute_logprobs:
             logprobs, _ = policy_fn(params, *inputs, **kinds)
-        return jnp.where(mask, logprobs, 0.0), jnp.where(mask, ref_logprobs, 0.0)
+        return Rollout(
+            samples=samples,
+            rewards=jnp.zeros(mask.shape),
+            logprobs=jnp.where(mask, logprobs, 0.0),
+            ref_logprobs=jnp.where(mask, ref_logprobs, 0.0),
+        )
 
-    return logprobs_of
+    return annotate
 
 
-def policy_rollout(
-    samples: Samples, logprobs, ref_logprobs, scores, cfg: RolloutConfig
-) -> PolicyRollout:
-    """Joins what `make_logprobs` made with `scores`: [B] or rewards [B, T], floats, as in `make_annotate`."""
-    return PolicyRollout(
-        samples=samples,
-        rewards=as_rewards(scores, samples, cfg),
-        logprobs=logprobs,
-        ref_logprobs=ref_logprobs,
-    )
+def make_annotate_with_values(policy_fn, actor_critic_fn, cfg: RolloutConfig):
+    """`annotate(params, ref_params, samples) -> PPORollout`: `make_annotate`, and the critic's values.
+
+    `params` are the actor-critic's, `ref_params` the reference policy's.
+    """
+
+    def annotate(params, ref_params, samples: Samples) -> PPORollout:
+        mask, (inputs, kinds) = samples.mask, inputs_of(samples, cfg)
+        ref_logprobs, _ = policy_fn(ref_params, *inputs, **kinds)
+        logprobs, _, values = actor_critic_fn(params, *inputs, **kinds)
+        if not cfg.recompute_logprobs:
+            logprobs = samples.logprobs
+        return PPORollout(
+            samples=samples,
+            rewards=jnp.zeros(mask.shape),
+            logprobs=jnp.where(mask, logprobs, 0.0),
+            ref_logprobs=jnp.where(mask, ref_logprobs, 0.0),
+            values=jnp.where(mask, values, 0.0),
+        )
+
+    return annotate
 
 
 def objective_metrics(

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import optimizer
 from rlhf_jax.algorithms import policy_gradient, ppo, rollout
+from rlhf_jax.algorithms.learner import Learner
 from rlhf_jax.algorithms.policy_gradient import PolicyGradientConfig
-from rlhf_jax.batches import PolicyRollout
 from rlhf_jax.bounds import Count, NonNegative, Positive, Whole, check_divides
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.devices import memory
@@ -131,17 +132,13 @@ def no_kl(algorithm) -> dict[str, str]:
 
 
 class OnPolicy(NamedTuple):
-    """An algorithm, as the loop sees it."""
+    """A learner on the devices, and what it starts from."""
 
     stage: str
-    base: Any  # what is not trained of the parameters, where adapters are,
-    trained: Any  # and what is, to start from
-    policy_of: Callable  # whole parameters -> the policy's own
-    see: Callable  # (params, ref_params, samples) -> what the devices can do before the scores are there
-    join: Callable  # (params, ref_params, samples, that, scores) -> the rollout that `update` takes
-    update: Callable  # (state, frozen, kl_coef, rollout, rng) -> (state, metrics)
-    tx: Any  # its optimizer
-    group: int  # draws of a prompt in adjacent rows
+    learner: Learner  # whose `annotate` and `update` are compiled, the update over the base
+    base: Any  # the parameters that are not trained, where adapters are,
+    trained: Any  # and those that are
+    tx: Any  # the optimizer
 
 
 def batch_sizes(cfg, algorithm) -> dict[str, int]:
@@ -164,76 +161,46 @@ def split(ground: Ground, params):
     return lora.split(jax.random.fold_in(ground.key, 4), params, ground.cfg.lora)
 
 
-def compile_update(ground: Ground, make: Callable, fn: Callable) -> Callable:
-    """`make(fn)`, as `stages.compile_update` takes it, over the base."""
-    return stages.compile_update(ground.devices, lora.over_base(make, fn, ground.cfg.lora))
+def compile_annotate(ground: Ground, learner: Learner) -> Callable:
+    """The annotation of `learner` on the devices."""
+    return ground.devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA))
 
 
-def with_ppo(ground: Ground, actor_critic) -> OnPolicy:
+def on_devices(
+    ground: Ground, stage: str, make: Callable, fn: Callable, tx, reward_params=None
+) -> OnPolicy:
+    """The learner `make(fn)`, compiled, for `fn` of the network whose parameters are trained.
+
+    Updates see `fn` over the base. The critic starts from `reward_params` where they are given.
+    """
+    learner, adapters = make(fn), ground.cfg.lora
+    base, trained = split(ground, learner.init(ground.reference, reward_params))
+    update = lora.over_base(lambda fn: make(fn).update, fn, adapters)
+    learner = learner._replace(
+        annotate=compile_annotate(ground, learner),
+        update=stages.compile_update(ground.devices, update),
+    )
+    return OnPolicy(stage=stage, learner=learner, base=base, trained=trained, tx=tx)
+
+
+def with_ppo(ground: Ground, actor_critic: networks.Network) -> OnPolicy:
     """PPO, with an actor-critic."""
-    cfg, devices, tx = ground.cfg, ground.devices, make_tx(ground.cfg, ground.cfg.ppo)
+    cfg, tx = ground.cfg, make_tx(ground.cfg, ground.cfg.ppo)
+    make = lambda fn: ppo.make_learner(
+        ground.lm.policy_fn, actor_critic._replace(fn=fn), tx, cfg.ppo, cfg.rollout,
+        axis_name=ground.devices.axis_name,
+    )  # fmt: skip
     start = lora.merge(ground.reward) if cfg.rl.value_from == "reward" else None
-    base, trained = split(ground, actor_critic.init(ground.reference, start))
-    annotate = devices.compile(
-        rollout.make_annotate(ground.lm.policy_fn, actor_critic.fn, cfg.rollout),
-        (P(), P(), P(DATA), P(DATA)),
-        P(DATA),
-    )
-    return OnPolicy(
-        stage="ppo",
-        base=base,
-        trained=trained,
-        policy_of=lambda params: params["policy"],
-        see=lambda params, ref_params, samples: None,
-        join=lambda params, ref_params, samples, _, scores: annotate(
-            params, ref_params, samples, scores
-        ),
-        update=compile_update(
-            ground,
-            lambda fn: ppo.make_update(fn, tx, cfg.ppo, axis_name=devices.axis_name),
-            actor_critic.fn,
-        ),
-        tx=tx,
-        group=1,
-    )
-
-
-def without_critic(ground: Ground) -> tuple[Callable, Callable]:
-    """`see` and `join` of methods without a critic, whose rollout is a PolicyRollout."""
-    cfg, devices = ground.cfg, ground.devices
-    see = devices.compile(
-        rollout.make_logprobs(ground.lm.policy_fn, cfg.rollout), (P(), P(), P(DATA)), P(DATA)
-    )
-    join = devices.compile(
-        lambda samples, seen, scores: rollout.policy_rollout(
-            samples, seen[0], seen[1], scores, cfg.rollout
-        ),
-        (P(DATA), P(DATA), P(DATA)),
-        P(DATA),
-    )
-    return see, lambda params, ref_params, samples, seen, scores: join(samples, seen, scores)
+    return on_devices(ground, "ppo", make, actor_critic.fn, tx, start)
 
 
 def with_policy_gradient(ground: Ground, stage: str) -> OnPolicy:
     """REINFORCE, RLOO, GRPO and what descends from it: no critic."""
-    cfg, devices, tx = ground.cfg, ground.devices, make_tx(ground.cfg, ground.cfg.pg)
-    see, join = without_critic(ground)
-    base, trained = split(ground, ground.reference)
-    return OnPolicy(
-        stage=stage,
-        base=base,
-        trained=trained,
-        policy_of=lambda params: params,
-        see=see,
-        join=join,
-        update=compile_update(
-            ground,
-            lambda fn: policy_gradient.make_update(fn, tx, cfg.pg, axis_name=devices.axis_name),
-            ground.lm.policy_fn,
-        ),
-        tx=tx,
-        group=cfg.pg.group,
+    cfg, tx = ground.cfg, make_tx(ground.cfg, ground.cfg.pg)
+    make = lambda fn: policy_gradient.make_learner(
+        fn, tx, cfg.pg, cfg.rollout, axis_name=ground.devices.axis_name
     )
+    return on_devices(ground, stage, make, ground.lm.policy_fn, tx)
 
 
 def train(ground: Ground, algorithm: OnPolicy):
@@ -243,8 +210,12 @@ def train(ground: Ground, algorithm: OnPolicy):
     judge_fn = of_samples(networks.reward_model(ground.lm).fn)
     held_out = devices.compile(judge_fn, (P(), P(DATA)), P(DATA))
     scorer = judge.Judge(ground, of_samples(ground.reward_fn))
-    root, group = jax.random.key(cfg.seed), algorithm.group
+    learner, root = algorithm.learner, jax.random.key(cfg.seed)
+    group = learner.group
     sample = memory.told("rollout", ground.answers.sample, "a smaller batch or --sample.slots 32")
+    with_rewards = devices.compile(
+        partial(rollout.with_rewards, cfg=cfg.rollout), (P(DATA), P(DATA)), P(DATA)
+    )
     base, reference, reward_params, judge_params = devices.share(
         (algorithm.base, ground.reference, ground.reward, ground.judge)
     )
@@ -280,24 +251,23 @@ def train(ground: Ground, algorithm: OnPolicy):
     def iteration(carry, i):
         state, kl_coef, drawn = carry["state"], carry["kl_coef"], int(carry["drawn"])
         params, key = lora.join(base, state.params, cfg.lora), jax.random.fold_in(root, i)
-        policy = algorithm.policy_of(params)
+        policy = learner.policy_of(params)
         rows, samples, end = draw(policy, drawn, key)
         if rl.refill:
             first = rows, devices.fetch(samples), end()
             rows, said, found, drawn = refilled(policy, drawn, key, first)
             samples = devices.put_batch(said)
-            seen = algorithm.see(params, reference, samples)
+            seen = learner.annotate(params, reference, samples)
         else:
-            seen = algorithm.see(params, reference, samples)
+            seen = learner.annotate(params, reference, samples)
             said, found, drawn = devices.fetch(samples), end(), drawn + 1
         scores = devices.put_batch(found.pop("score"))
-        annotated = algorithm.join(params, reference, samples, seen, scores)
-        state, metrics = algorithm.update(
-            state, {"base": base}, kl_coef, annotated, jax.random.fold_in(key, 1)
+        rolled = with_rewards(seen, scores)
+        state, metrics = learner.update(
+            state, {"base": base}, kl_coef, rolled, jax.random.fold_in(key, 1)
         )
         if cfg.rollout.recompute_logprobs:
-            own = annotated if isinstance(annotated, PolicyRollout) else annotated.samples
-            gap = np.abs(devices.fetch(own.logprobs) - said.logprobs).max()
+            gap = np.abs(devices.fetch(rolled.logprobs) - said.logprobs).max()
             metrics |= {"objective/sampler_gap": gap}
         tokens = jnp.asarray(said.tokens[:, -cfg.sample.length :])
         ended = np.any(is_stop(tokens, cfg.sample.stop) & said.mask, 1)

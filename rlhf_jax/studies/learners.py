@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import optimizer, train_step
 from rlhf_jax.algorithms import policy_gradient, ppo, preference, rollout, sft
+from rlhf_jax.algorithms.learner import Learner
 from rlhf_jax.algorithms.preference import PreferenceConfig
 from rlhf_jax.batches import PreferenceBatch, Samples
 from rlhf_jax.bounds import Count, NonNegative, Positive, Settings
@@ -135,37 +136,26 @@ def _folding(each):
 def _compiled(each: Callable, name, policy, lr, iterations, cfg):
     """The states that a reference starts in, the policy's part of parameters, and one update of each seed."""
     tx = optimizer.make(OptimizerConfig(lr=lr), iterations * EPOCHS[name])
-    start, policy_of, learn = _algorithm(name, policy, tx, cfg, EPOCHS[name], GROUP[name])
-    begin = lambda _, reference: train_step.init_state(start(reference), tx)
-    specs = P(DATA), P(), P(), P(DATA), P(DATA), P(DATA)
-    return each(begin, (P(DATA), P())), policy_of, each(learn, specs, 0)
-
-
-def _algorithm(name, policy, tx, cfg, epochs, group):
-    """What params start from, which of them are the policy's, and one update from samples and scores."""
-    if name == "ppo":
-        critic = networks.actor_critic(policy)
-        annotate = rollout.make_annotate(policy.policy_fn, critic.fn, cfg)
-        update = ppo.make_update(critic.fn, tx, ppo.PPOConfig(epochs=epochs))
-
-        def learn_ppo(state, reference, kl_coef, samples, scores, rng):
-            seen = annotate(state.params, reference, samples, scores)
-            return update(state, {}, kl_coef, seen, rng)
-
-        return critic.init, lambda params: params["policy"], learn_ppo
-
-    preset = {"rloo": policy_gradient.RLOO, "grpo": policy_gradient.GRPO}[name]
-    update = policy_gradient.make_update(
-        policy.policy_fn, tx, replace(preset, group=group, epochs=epochs)
-    )
-    logprobs = rollout.make_logprobs(policy.policy_fn, cfg)
+    learner = _learner(name, policy, tx, cfg)
+    begin = lambda _, reference: train_step.init_state(learner.init(reference), tx)
 
     def learn(state, reference, kl_coef, samples, scores, rng):
-        own, ref = logprobs(state.params, reference, samples)
-        seen = rollout.policy_rollout(samples, own, ref, scores, cfg)
-        return update(state, {}, kl_coef, seen, rng)
+        seen = learner.annotate(state.params, reference, samples)
+        return learner.update(state, {}, kl_coef, rollout.with_rewards(seen, scores, cfg), rng)
 
-    return lambda reference: reference, lambda params: params, learn
+    specs = P(DATA), P(), P(), P(DATA), P(DATA), P(DATA)
+    return each(begin, (P(DATA), P())), learner.policy_of, each(learn, specs, 0)
+
+
+def _learner(name, policy, tx, cfg) -> Learner:
+    """The method `name` on a language model."""
+    epochs = EPOCHS[name]
+    if name == "ppo":
+        critic = networks.actor_critic(policy)
+        return ppo.make_learner(policy.policy_fn, critic, tx, ppo.PPOConfig(epochs=epochs), cfg)
+    preset = {"rloo": policy_gradient.RLOO, "grpo": policy_gradient.GRPO}[name]
+    preset = replace(preset, group=GROUP[name], epochs=epochs)
+    return policy_gradient.make_learner(policy.policy_fn, tx, preset, cfg)
 
 
 def gold(lab: Lab, kind: str, rows: np.ndarray, samples: Samples) -> np.ndarray:

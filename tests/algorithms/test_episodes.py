@@ -15,7 +15,7 @@ from rlhf_jax.algorithms.episodes import EpisodeConfig
 from rlhf_jax.algorithms.policy_gradient import DAPO, DR_GRPO, GRPO, GSPO, RLOO
 from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.algorithms.rollout import RolloutConfig
-from rlhf_jax.batches import Demonstrations, PolicyRollout, Prompts, Samples
+from rlhf_jax.batches import Demonstrations, Prompts, Rollout, Samples
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.ops.advantages import gae
@@ -248,11 +248,12 @@ class Noise(NamedTuple):
 def ppo_gradient(params, samples, rewards, loud: Noise):
     """Of PPO's loss on a rollout."""
     cfg = PPOConfig(entropy_coef=0.01)
-    annotate = rollout.make_annotate(LM.policy_fn, AC.fn, ROLLOUT)
-    seen = annotate(params, params["policy"], samples, rewards)
+    annotate = rollout.make_annotate_with_values(LM.policy_fn, AC.fn, ROLLOUT)
+    seen = rollout.with_rewards(annotate(params, params["policy"], samples), rewards, ROLLOUT)
     seen = seen._replace(
         samples=samples._replace(logprobs=loud.record(samples.logprobs, 0)),
         rewards=loud.record(seen.rewards, 1),
+        logprobs=loud.record(seen.logprobs, 4),
         ref_logprobs=loud.record(seen.ref_logprobs + noise(samples.mask, 9), 2),
         values=loud.record(seen.values, 3),
     )
@@ -265,7 +266,7 @@ def ppo_gradient(params, samples, rewards, loud: Noise):
 def policy_gradient_of(cfg, params, samples, rewards, loud: Noise):
     """Of the loss of a method without a critic."""
     cfg = replace(cfg, group=2)
-    seen = PolicyRollout(
+    seen = Rollout(
         samples=samples._replace(logprobs=loud.record(samples.logprobs, 0)),
         rewards=loud.record(rewards, 1),
         logprobs=loud.record(samples.logprobs, 2),

@@ -61,14 +61,15 @@ def train(
     tx = optimizer.make(opt, steps=iterations * cfg.epochs * cfg.minibatches)
     actor_critic_fn = critic(policy_fn)
     sample = sampling.make_sample(lm, sample_cfg)
-    annotate = rollout.make_annotate(policy_fn, actor_critic_fn, rollout_cfg)
+    annotate = rollout.make_annotate_with_values(policy_fn, actor_critic_fn, rollout_cfg)
     update = ppo.make_update(actor_critic_fn, tx, cfg)
 
     def iteration(state, i):
         rng = jax.random.fold_in(key, i)
         samples = sample(state.params["policy"], enumerable.prompts(rows), rng)
         rewards = place(scores[enumerable.response_of(samples)], samples.mask)
-        batch = annotate(state.params, ref_params, samples, rewards)
+        seen = annotate(state.params, ref_params, samples)
+        batch = rollout.with_rewards(seen, rewards, rollout_cfg)
         state, _ = update(state, {}, jnp.float32(BETA), batch, jax.random.fold_in(rng, 1))
         return state, None
 
@@ -151,8 +152,9 @@ def test_at_the_optimum_the_advantage_of_every_token_is_zero():
     np.testing.assert_allclose(jnp.exp(logprobs), pi_star, rtol=1e-4)
 
     actor_critic_fn = networks.with_values(TABLE.policy_fn, enumerable.apply)
-    annotate = rollout.make_annotate(TABLE.policy_fn, actor_critic_fn, ROLLOUT)
-    batch = annotate(params, world.ref_logits, samples, world.scores)
+    annotate = rollout.make_annotate_with_values(TABLE.policy_fn, actor_critic_fn, ROLLOUT)
+    seen = annotate(params, world.ref_logits, samples)
+    batch = rollout.with_rewards(seen, world.scores, ROLLOUT)
     prepared, _ = ppo.prepare(batch, jnp.float32(BETA), PPOConfig(whiten_advantages=False))
     np.testing.assert_allclose(prepared.advantages, 0.0, atol=2e-5)
     other, _ = ppo.prepare(batch, jnp.float32(0.6), PPOConfig(whiten_advantages=False))
@@ -188,8 +190,9 @@ def test_the_expected_gradient_is_that_of_the_regularised_return_for_k1_in_the_r
 
     cfg = PPOConfig(lam=1.0, whiten_advantages=False, **kinds)
     actor_critic_fn = networks.with_values(TABLE.policy_fn, enumerable.apply)
-    annotate = rollout.make_annotate(TABLE.policy_fn, actor_critic_fn, ROLLOUT)
-    batch = annotate(params, world.ref_logits, samples, world.scores)
+    annotate = rollout.make_annotate_with_values(TABLE.policy_fn, actor_critic_fn, ROLLOUT)
+    seen = annotate(params, world.ref_logits, samples)
+    batch = rollout.with_rewards(seen, world.scores, ROLLOUT)
     batch, _ = ppo.prepare(batch, jnp.float32(BETA), cfg)
 
     def loss(params):

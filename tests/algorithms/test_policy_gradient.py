@@ -25,7 +25,7 @@ from rlhf_jax.algorithms.policy_gradient import (
     PolicyGradientConfig,
 )
 from rlhf_jax.algorithms.rollout import RolloutConfig
-from rlhf_jax.batches import PolicyBatch, PolicyRollout, Samples
+from rlhf_jax.batches import PolicyBatch, Rollout, Samples
 from rlhf_jax.models import networks, transformer
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.ops import reduce
@@ -58,7 +58,7 @@ def ragged_rollout(seed=0):
         mask=mask,
         logprobs=logprobs + 0.5 * noise(rng, B, T),
     )
-    return PolicyRollout(samples, rewards, logprobs, ref_logprobs=noise(rng, B, T) - 2)
+    return Rollout(samples, rewards, logprobs, ref_logprobs=noise(rng, B, T) - 2)
 
 
 def table_fn(params, *inputs, last, temperature):
@@ -539,9 +539,8 @@ def expected_gradient(table, ref_table, scores, cfg, engine=None):
     cfg = replace(cfg, group=1, baseline="none", scale="none", mask_flat_groups=False)
     samples, logprobs = every_response(table if engine is None else engine)
     probs = jnp.exp(logprobs)
-    logprobs_of = rollout.make_logprobs(TABLE.policy_fn, ANOTHER_ENGINE)
-    seen = logprobs_of(table, ref_table, samples)
-    batch = rollout.policy_rollout(samples, *seen, scores, ROLLOUT)
+    annotate = rollout.make_annotate(TABLE.policy_fn, ANOTHER_ENGINE)
+    batch = rollout.with_rewards(annotate(table, ref_table, samples), scores, ROLLOUT)
     batch, _ = policy_gradient.prepare(batch, jnp.float32(BETA), cfg)
     weights = policy_gradient.weights_of(batch, cfg)
     weights = {"tokens": weights["tokens"] * probs[:, None], "rows": weights["rows"] * probs}
@@ -645,7 +644,7 @@ def bandit_ascent(cfg, ref_logits, scores, steps=3000):
         logprobs = jax.nn.log_softmax(logits)[:, None]
         samples = Samples(actions, full, full, logprobs)
         ref_logprobs = jax.nn.log_softmax(ref_logits)[:, None]
-        batch = PolicyRollout(samples, scores[:, None], logprobs, ref_logprobs)
+        batch = Rollout(samples, scores[:, None], logprobs, ref_logprobs)
         batch, _ = policy_gradient.prepare(batch, jnp.float32(BETA), cfg)
         weights = {"tokens": jnp.exp(logprobs), "rows": jnp.exp(logprobs[:, 0])}
         frozen = {"kl_coef": jnp.float32(BETA)}
@@ -756,8 +755,7 @@ def train(
     opt = optimizer.OptimizerConfig(lr=lr, schedule="linear", clip=0.0)
     tx = optimizer.make(opt, steps=iterations * cfg.epochs * cfg.minibatches)
     sample = sampling.make_sample(lm, sample_cfg)
-    logprobs_of = rollout.make_logprobs(lm.policy_fn, rollout_cfg)
-    update = policy_gradient.make_update(lm.policy_fn, tx, cfg)
+    learner = policy_gradient.make_learner(lm.policy_fn, tx, cfg, rollout_cfg)
     which = order(rows, cfg.group, len(scores))
     prompts = enumerable.prompts(rows)
     if len(scores) > 1:
@@ -766,10 +764,10 @@ def train(
     def iteration(state, i):
         rng = jax.random.fold_in(key, i)
         samples = sample(engine(state.params), prompts, rng)
-        logprobs = logprobs_of(state.params, ref_params, samples)
+        seen = learner.annotate(state.params, ref_params, samples)
         got = scores[which, enumerable.response_of(samples)]
-        batch = rollout.policy_rollout(samples, *logprobs, got, rollout_cfg)
-        state, _ = update(state, {}, jnp.float32(BETA), batch, jax.random.fold_in(rng, 1))
+        batch = rollout.with_rewards(seen, got, rollout_cfg)
+        state, _ = learner.update(state, {}, jnp.float32(BETA), batch, jax.random.fold_in(rng, 1))
         return state, None
 
     state, _ = jax.lax.scan(iteration, train_step.init_state(params, tx), jnp.arange(iterations))

@@ -13,7 +13,7 @@ import pytest
 from rlhf_jax import sampling, train_step
 from rlhf_jax.algorithms import ppo, rollout
 from rlhf_jax.algorithms.ppo import PPOConfig
-from rlhf_jax.batches import PPOBatch, Prompts, Rollout, Samples
+from rlhf_jax.batches import PPOBatch, PPORollout, Prompts, Samples
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 
@@ -37,9 +37,11 @@ def ragged_rollout(seed=0):
         mask=mask,
         logprobs=noise(rng, B, T) - 2,
     )
-    return Rollout(
+    own = samples.logprobs + 0.3 * noise(np.random.default_rng(seed + 1), B, T)
+    return PPORollout(
         samples,
         rewards=np.where(mask, noise(rng, B, T), 0),
+        logprobs=own,
         ref_logprobs=noise(rng, B, T) - 2,
         values=noise(rng, B, T),
     )
@@ -73,7 +75,7 @@ def slow_prepare(rollout, cfg):
     """(advantages, returns, metrics) by loops in float64 that visit the said tokens alone."""
     s, mask = rollout.samples, rollout.samples.mask
     said = [tuple(where) for where in np.argwhere(mask)]
-    d = {w: float(s.logprobs[w]) - float(rollout.ref_logprobs[w]) for w in said}
+    d = {w: float(rollout.logprobs[w]) - float(rollout.ref_logprobs[w]) for w in said}
     k3 = {w: np.exp(-d[w]) - 1 + d[w] for w in said}
     kinds = {"k1": d, "k2": {w: x * x / 2 for w, x in d.items()}, "k3": k3}
     kinds["none"] = dict.fromkeys(said, 0.0)
@@ -164,6 +166,7 @@ def batch_at(logprobs, advantages, *, values=None, returns=None, mask=None):
     )
     return PPOBatch(
         samples=samples,
+        logprobs=samples.logprobs,
         ref_logprobs=row(zeros),
         values=row(values or zeros),
         advantages=row(advantages),
@@ -184,7 +187,7 @@ def test_at_ratio_one_the_gradient_is_that_of_the_plain_policy_gradient():
     @jax.jit
     def both(params, batch, inputs):
         logprobs, *_ = fn(params, *inputs, last=T, temperature=1.0)
-        batch = batch._replace(samples=batch.samples._replace(logprobs=logprobs))
+        batch = batch._replace(logprobs=logprobs)
         cfg = PPOConfig(value_coef=0.0)
         clipped = lambda p: ppo.loss(p, {}, batch, weights, actor_critic_fn=fn, cfg=cfg)[0]
         plain = lambda p: (
@@ -262,9 +265,9 @@ def test_log_ratios_of_any_size_leave_batch_loss_gradient_and_metrics_finite():
     slope = jax.value_and_grad(partial(loss_of, cfg=in_loss), has_aux=True)
 
     def everything(moved):
-        far = rollout._replace(ref_logprobs=rollout.samples.logprobs - moved)
+        far = rollout._replace(ref_logprobs=rollout.logprobs - moved)
         batch, seen = ppo.prepare(far, KL_COEF, cfg)
-        params = {"logprobs": rollout.samples.logprobs + moved, "values": rollout.values}
+        params = {"logprobs": rollout.logprobs + moved, "values": rollout.values}
         return batch, seen, slope(params, batch, frozen={"kl_coef": KL_COEF})
 
     moves = np.array([20, -20, 89, -89, 1000, -1000], np.float32)
@@ -324,7 +327,7 @@ def numbered_rollout():
         logprobs=np.full((B, T), -1.0, np.float32),
     )
     zeros = np.zeros((B, T), np.float32)
-    return Rollout(samples, noise(rng, B, T), ref_logprobs=samples.logprobs, values=zeros)
+    return PPORollout(samples, noise(rng, B, T), samples.logprobs, samples.logprobs, zeros)
 
 
 def updated(cfg, key=KEY, rollout=None, start=-1.0, lr=0.1):
@@ -445,8 +448,9 @@ def first_minibatch(fresh):
         cfg = rollout.RolloutConfig(
             temperature=0.7, stop=(1,), recompute_logprobs=recompute_logprobs
         )
-        annotate = jax.jit(rollout.make_annotate(LM.policy_fn, ac.fn, cfg))
-        batch = annotate(params, params["policy"], samples, np.arange(B, dtype=np.float32))
+        annotate = jax.jit(rollout.make_annotate_with_values(LM.policy_fn, ac.fn, cfg))
+        seen = annotate(params, params["policy"], samples)
+        batch = rollout.with_rewards(seen, np.arange(B, dtype=np.float32), cfg)
         _, metrics = update(train_step.init_state(params, tx), {}, KL_COEF, batch, KEY)
         return batch, {name: float(value) for name, value in metrics.items()}
 
@@ -459,7 +463,7 @@ def test_a_fresh_policy_is_its_own_rollout_policy(fresh, first_minibatch):
     assert metrics["ppo/approx_kl"] < 1e-8  # half the square of 1e-4
     assert metrics["ppo/policy_clipfrac"] == metrics["ppo/value_clipfrac"] == 0.0
     assert metrics["objective/kl"] == pytest.approx(0.0, abs=1e-4)  # the reference is the policy
-    np.testing.assert_array_equal(batch.samples.logprobs, fresh[2].logprobs)
+    np.testing.assert_array_equal(batch.logprobs, fresh[2].logprobs)
 
 
 def test_recomputed_logprobs_are_the_learners(fresh, first_minibatch):
@@ -469,7 +473,9 @@ def test_recomputed_logprobs_are_the_learners(fresh, first_minibatch):
     assert metrics["ppo/ratio"] == pytest.approx(1.0, abs=1e-6)
     assert metrics["ppo/policy_clipfrac"] == metrics["ppo/value_clipfrac"] == 0.0
     assert metrics["objective/kl"] == 0.0
-    np.testing.assert_allclose(batch.samples.logprobs, fresh[2].logprobs, atol=1e-4)
+    np.testing.assert_allclose(batch.logprobs, fresh[2].logprobs, atol=1e-4)
+    assert np.any(batch.logprobs != fresh[2].logprobs)
+    np.testing.assert_array_equal(batch.samples.logprobs, fresh[2].logprobs)
 
 
 def test_a_forgotten_temperature_would_show(fresh):

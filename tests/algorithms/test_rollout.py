@@ -36,8 +36,8 @@ def actor_critic_fn(params, tokens, attention_mask, *, last, temperature):
 
 def annotate(scores, **settings):
     cfg = RolloutConfig(stop=(EOS,), **settings)
-    run = rollout.make_annotate(policy_fn, actor_critic_fn, cfg)
-    return run(jnp.float32(-3.0), jnp.float32(-2.0), samples(), scores)
+    run = rollout.make_annotate_with_values(policy_fn, actor_critic_fn, cfg)
+    return rollout.with_rewards(run(jnp.float32(-3.0), jnp.float32(-2.0), samples()), scores, cfg)
 
 
 def test_scores_fall_whole_on_the_last_token_said_less_the_penalty_where_nothing_ended():
@@ -62,9 +62,10 @@ def test_reference_and_values_are_read_at_the_sampling_temperature_and_masked():
     )  # the sampler's are kept
 
 
-def test_recomputed_log_probabilities_replace_the_samplers():
+def test_recomputed_log_probabilities_stand_beside_the_samplers():
     got = annotate(jnp.zeros(4), recompute_logprobs=True)
-    np.testing.assert_allclose(got.samples.logprobs, np.where(MASK, -3.0, 0))
+    np.testing.assert_allclose(got.logprobs, np.where(MASK, -3.0, 0))
+    np.testing.assert_array_equal(got.samples.logprobs, samples().logprobs)
 
 
 def test_integer_scores_are_refused():
@@ -76,9 +77,8 @@ def test_integer_scores_are_refused():
 
 def policy_rollout(scores, **settings):
     cfg = RolloutConfig(stop=(EOS,), **settings)
-    logprobs_of = rollout.make_logprobs(policy_fn, cfg)
-    seen = logprobs_of(jnp.float32(-3.0), jnp.float32(-2.0), samples())
-    return rollout.policy_rollout(samples(), *seen, scores, cfg)
+    run = rollout.make_annotate(policy_fn, cfg)
+    return rollout.with_rewards(run(jnp.float32(-3.0), jnp.float32(-2.0), samples()), scores, cfg)
 
 
 def test_without_a_critic_the_samplers_log_probabilities_are_the_learners():

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import epochs, optimizer, sampling, train_step
 from rlhf_jax.algorithms import policy_gradient, ppo, reward_model, rollout, sft
-from rlhf_jax.batches import Comparisons, PolicyRollout, Prompts, Rollout, Samples, Sequences
+from rlhf_jax.batches import Comparisons, PPORollout, Prompts, Rollout, Samples, Sequences
 from rlhf_jax.devices import parallel
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
@@ -58,7 +58,8 @@ def rollout_of(seed):
     s, rng = sequences(seed), np.random.default_rng(seed)
     noise = lambda: np.where(s.mask, rng.normal(size=(B, T)), 0).astype(np.float32)
     samples = Samples(s.tokens, s.attention_mask, s.mask, logprobs=0.3 * noise() - 3 * s.mask)
-    return Rollout(samples, noise(), ref_logprobs=0.3 * noise() - 3 * s.mask, values=noise())
+    rewards, ref_logprobs = noise(), 0.3 * noise() - 3 * s.mask
+    return PPORollout(samples, rewards, samples.logprobs, ref_logprobs, values=noise())
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def test_a_policy_gradient_update_does_not_depend_on_the_layout(params, names):
     full = rollout_of(3)
     own = full.samples.logprobs + 0.3 * np.where(full.samples.mask, full.values, 0)
     rewards = np.where(np.arange(B)[:, None] < 8, full.rewards, 0)
-    batch = PolicyRollout(full.samples, rewards, own, full.ref_logprobs)
+    batch = Rollout(full.samples, rewards, own, full.ref_logprobs)
 
     def run(devices):
         update = devices.compile(
@@ -207,6 +208,7 @@ def test_rows_that_make_room_for_others_do_not_depend_on_the_layout(params, name
 @layouts.some
 def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params, names):
     """Sampled, scored in Python, annotated, updated, and sampled again from what was learned."""
+    cfg = rollout.RolloutConfig(stop=STOP)
 
     def run(devices):
         sample = devices.compile(
@@ -215,10 +217,9 @@ def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params, nam
             ROWS,
         )
         annotate = devices.compile(
-            rollout.make_annotate(LM.policy_fn, AC.fn, rollout.RolloutConfig(stop=STOP)),
-            (P(), P(), ROWS, ROWS),
-            ROWS,
+            rollout.make_annotate_with_values(LM.policy_fn, AC.fn, cfg), (P(), P(), ROWS), ROWS
         )
+        with_rewards = devices.compile(partial(rollout.with_rewards, cfg=cfg), (ROWS, ROWS), ROWS)
         state, reference = start(devices, params["ac"]), devices.put(params["policy"])
         rows = devices.put_batch(prompts())
         samples = sample(state.params["policy"], rows, KEY)
@@ -227,7 +228,8 @@ def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params, nam
             [np.sum(row[m] % 3) for row, m in zip(seen.tokens[:, -T:], seen.mask, strict=True)]
         )
         scores = scores.astype(np.float32)
-        batch = annotate(state.params, reference, samples, devices.put_batch(scores))
+        seen_by = annotate(state.params, reference, samples)
+        batch = with_rewards(seen_by, devices.put_batch(scores))
         state, metrics = ppo_update(devices)(state, {}, KL_COEF, batch, KEY)
         later = devices.fetch(sample(state.params["policy"], rows, jax.random.fold_in(KEY, 1)))
         exact = [seen.tokens, seen.mask, scores, later.tokens, later.mask]

@@ -10,7 +10,7 @@ import pytest
 from rlhf_jax import optimizer, train_step
 from rlhf_jax.algorithms import ppo, sft
 from rlhf_jax.algorithms.ppo import PPOConfig
-from rlhf_jax.batches import Rollout, Samples, Sequences
+from rlhf_jax.batches import PPORollout, Samples, Sequences
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.lora import LoraConfig
@@ -98,7 +98,7 @@ def rollout():
         TOKENS, REAL, REAL[:, P:], np.where(REAL[:, P:], -2.0, 0.0).astype(np.float32)
     )
     noise = lambda: RNG.normal(size=(B, T)).astype(np.float32) * REAL[:, P:]
-    return Rollout(samples, noise(), samples.logprobs - 0.1, noise())
+    return PPORollout(samples, noise(), samples.logprobs, samples.logprobs - 0.1, noise())
 
 
 def test_ppo_moves_adapters_and_heads_alone_by_the_gradient_that_the_whole_tree_has(params):

@@ -1,18 +1,21 @@
 """What the loop of on-policy methods asks of a method, on every layout: to annotate, and to update."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import jax
 import layouts
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from experiments.applications import sentiment
 from experiments.methods import online_dpo, raft
-from rlhf_jax.algorithms import policy_gradient
+from rlhf_jax.algorithms import policy_gradient, rollout
 from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.algorithms.rollout import RolloutConfig
 from rlhf_jax.batches import Samples
+from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.optimizer import OptimizerConfig
@@ -76,12 +79,16 @@ def test_what_a_method_makes_of_samples_does_not_depend_on_the_layout(name, rank
         )  # fmt: skip
         method, reference, seen = with_method(ground), devices.share(params), []
         base, state = devices.share(method.base), stages.begun(devices, method.trained, method.tx)
+        with_rewards = devices.compile(
+            partial(rollout.with_rewards, cfg=RolloutConfig()), (P(DATA), P(DATA)), P(DATA)
+        )
         for i in range(2):
             whole, rows = lora.join(base, state.params, adapters), devices.put_batch(samples(i))
-            early = method.see(whole, reference, rows)
-            rolled = method.join(whole, reference, rows, early, devices.put_batch(scores[i]))
+            rolled = with_rewards(
+                method.learner.annotate(whole, reference, rows), devices.put_batch(scores[i])
+            )
             seen.append(devices.fetch(rolled))
-            state, metrics = method.update(
+            state, metrics = method.learner.update(
                 state, {"base": base}, np.float32(0.1), rolled, jax.random.key(2 + i)
             )
         return seen, devices.host((state, metrics))
