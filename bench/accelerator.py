@@ -169,7 +169,7 @@ def ppo_iteration(cfg: Config, model: ModelConfig) -> float:
     start = jax.tree.map(jnp.copy, critic.init(reference, judge_params))
     state = train_step.init_state(start, tx)
     sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(length=cfg.response)))
-    as_learned = rollout.RolloutConfig(recompute_logprobs=True)
+    as_learned = rollout.RolloutConfig(missing_eos_penalty=0.0, recompute_logprobs=True)
     annotate = jax.jit(rollout.make_annotate_with_values(lm.policy_fn, critic.fn, as_learned))
     score = jax.jit(lambda params, x: judge.fn(params, x.tokens, x.attention_mask))
     own = ppo.PPOConfig(microbatches=max(1, cfg.batch // cfg.rows))

@@ -119,7 +119,7 @@ def learner(cfg: Config, eos: int | None):
     # TRL's PPO never clips a gradient, whatever max_grad_norm says
     adam = optimizer.OptimizerConfig(lr=cfg.lr, schedule="constant", eps=cfg.adam_eps, clip=0.0)
     tx = optimizer.make(adam, cfg.iterations * PPO["epochs"])
-    judged = rollout.RolloutConfig(stop=stop, missing_eos_penalty=0.0, recompute_logprobs=True)
+    judged = rollout.RolloutConfig(missing_eos_penalty=0.0, recompute_logprobs=True)
     sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(cfg.length, stop=stop)))
     annotate = jax.jit(rollout.make_annotate_with_values(lm.policy_fn, critic.fn, judged))
     update = jax.jit(ppo.make_update(critic.fn, tx, ppo.PPOConfig(**PPO)))
@@ -127,7 +127,8 @@ def learner(cfg: Config, eos: int | None):
     def replayed(tokens) -> Samples:
         real = tokens >= 0
         mask, unknown = real[:, PROMPT:], np.zeros((cfg.batch, cfg.length), np.float32)
-        return Samples(np.where(real, tokens, 0).astype(np.int32), real, mask, unknown)
+        ended = np.any(mask & (tokens[:, PROMPT:] == eos), axis=1)
+        return Samples(np.where(real, tokens, 0).astype(np.int32), real, mask, unknown, ended)
 
     def run(seed, prompts, tokens=None):
         key, rng = jax.random.key(seed), np.random.default_rng(seed)

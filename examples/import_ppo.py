@@ -35,7 +35,7 @@ value = {"in": embedding, "out": jnp.zeros(D)}
 lm, tx = networks.from_logits(net), optax.adam(1e-2)
 critic = networks.with_values(lm.policy_fn, net)
 sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(length=T, stop=(EOS,))))
-cfg = rollout.RolloutConfig(stop=(EOS,))
+cfg = rollout.RolloutConfig()
 annotate = jax.jit(rollout.make_annotate_with_values(lm.policy_fn, critic, cfg))
 update = jax.jit(ppo.make_update(critic, tx, ppo.PPOConfig(minibatches=2)))
 state = train_step.init_state({"policy": policy, "value": value}, tx)

@@ -90,7 +90,8 @@ def read_samples(path):
         tokens[i, start:end], real[i, start:end] = row["prompt"] + row["response"], True
         logprobs[i, : end - P] = row["logprobs"]
     scores = np.array([row["score"] for row in rows], np.float32)
-    return Samples(tokens, real, real[:, P:], logprobs), scores
+    ended = np.array([0 in row["response"] for row in rows])
+    return Samples(tokens, real, real[:, P:], logprobs, ended), scores
 
 
 def main(path):
@@ -110,7 +111,8 @@ def main(path):
     print(f"imitated {len(scores)} samples: {metrics['sft/loss']:.3f} nats a token")
 
     start = state.params
-    cfg = rollout.RolloutConfig(recompute_logprobs=True)  # the learner's own, beside the engine's
+    # the learner's own log-probabilities, beside the engine's
+    cfg = rollout.RolloutConfig(missing_eos_penalty=0.0, recompute_logprobs=True)
     annotate = jax.jit(rollout.make_annotate(lm.policy_fn, cfg))
     pg = replace(policy_gradient.REINFORCE, importance_cap=2.0)
     update = jax.jit(policy_gradient.make_update(lm.policy_fn, tx, pg))

@@ -53,13 +53,15 @@ class Samples(NamedTuple):
     """What a policy said, wherever it was sampled.
 
     `mask` marks the policy's own tokens, EOS included; holes are where the environment spoke.
-    `logprobs` are those of the policy that sampled, at the temperature it sampled with.
+    `logprobs` are those of the policy that sampled, at the temperature it sampled with. `ended` is True
+    where a stop token ended the response, and False where its length did.
     """
 
     tokens: Int[Array, "B L"]
     attention_mask: Bool[Array, "B L"]
     mask: Bool[Array, "B T"]
     logprobs: Float[Array, "B T"]
+    ended: Bool[Array, " B"]
 
 
 class Rollout(NamedTuple):

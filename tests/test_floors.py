@@ -8,7 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-VOCABULARY = {"batches", "train_step", "epochs", "sampling", "optimizer"}
+VOCABULARY = {"batches", "train_step", "epochs", "sampling", "slots", "optimizer"}
 """The files at the top of the library beside `bounds`, which every file may import."""
 BELOW = {"ops", *VOCABULARY}
 WINGS = {"models", "data", "rewards", "tasks", "people", "devices", "runs", "evaluation"}
@@ -36,7 +36,7 @@ FILES = {"bounds", *VOCABULARY}
 MATHS = {"jax", "jaxtyping"}
 ON_HOST = {"best_of_n", "episodes"}  # algorithms that NumPy computes
 OUTSIDE = {
-    **{name: MATHS for name in ("ops", "algorithms", "sampling", "epochs")},
+    **{name: MATHS for name in ("ops", "algorithms", "sampling", "slots", "epochs")},
     "train_step": MATHS | {"optax"},
     "batches": MATHS | {"numpy"},
     "bounds": set(),

@@ -90,7 +90,8 @@ def prompts(seed):
 def samples(seed):
     s = sequences(seed)
     noise = np.random.default_rng(seed).normal(size=s.mask.shape).astype(np.float32)
-    return Samples(s.tokens, s.attention_mask, s.mask, logprobs=np.where(s.mask, noise - 2, 0))
+    logprobs, ended = np.where(s.mask, noise - 2, 0), np.arange(B) % 2 > 0
+    return Samples(s.tokens, s.attention_mask, s.mask, logprobs, ended)
 
 
 LM = networks.language_model(
@@ -136,7 +137,7 @@ def steps():
     params = init(key)
     state = {name: train_step.init_state(tree, TX) for name, tree in params.items()}
     scores = np.linspace(-1, 1, B, dtype=np.float32)
-    engine = rollout.RolloutConfig(stop=(1,), recompute_logprobs=True)
+    engine = rollout.RolloutConfig(recompute_logprobs=True)
     with_critic = ppo.make_learner(LM.policy_fn, AC, TX, PPO, engine)
     without = policy_gradient.make_learner(LM.policy_fn, TX, PG, engine)
     args_of = {

@@ -52,7 +52,7 @@ def sequences(seed):
 def rollout(seed):
     rng, s = np.random.default_rng(seed), sequences(seed)
     noise = lambda: np.where(s.mask, rng.normal(size=(B, T)), 0.0).astype(np.float32)
-    samples = Samples(s.tokens, s.attention_mask, s.mask, logprobs=noise() - 2.0)
+    samples = Samples(s.tokens, s.attention_mask, s.mask, noise() - 2.0, np.ones(B, bool))
     return PPORollout(samples, noise(), noise() - 2.0, noise() - 2.0, noise())
 
 

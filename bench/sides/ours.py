@@ -24,7 +24,7 @@ from rlhf_jax.models import networks
 from rlhf_jax.models.hub import huggingface
 
 RATE_SIZE, RATE_TRIES = 1024, 8
-ROLLOUT = rollout.RolloutConfig()
+ROLLOUT = rollout.RolloutConfig(missing_eos_penalty=0.0)
 
 
 def rate() -> dict:

@@ -81,17 +81,11 @@ class Config(Settings):
     def _conditions(self, at: str):
         parallel.check_name(self.devices, f"{at}devices")
         area, learner = ("ppo", self.ppo) if self.algorithm == "ppo" else ("pg", self.pg)
-        if learner.temperature != 1:
-            raise ValueError(
-                f"{at}{area}.temperature = {learner.temperature}: games are sampled at 1, so leave it there"
-            )
         rows, whole = self.batch_size, f"{at}batch_size"
         check_divides(f"{at}{area}.minibatches", learner.minibatches, whole, rows)
         check_divides(f"{at}{area}.group", getattr(learner, "group", 1), whole, rows)
         whole, rows = f"{whole} / {at}{area}.minibatches", rows // learner.minibatches
         check_divides(f"{at}{area}.microbatches", learner.microbatches, whole, rows)
-        if self.algorithm == "rloo" and self.pg.mask_truncated:
-            raise ValueError(f"{at}pg.mask_truncated = True: no token ends a game, so leave it off")
         columns = 1 + self.game.turns * (guessing.TURN + 1)
         if columns > self.model.context:
             raise ValueError(

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 
 from rlhf_jax.algorithms import ppo, rollout
 from rlhf_jax.algorithms.ppo import PPOConfig
-from rlhf_jax.models import networks
 from rlhf_jax.pipeline import ground as grounds
 from rlhf_jax.pipeline import inference, outcome, rl
 from rlhf_jax.pipeline.rl import RLConfig
@@ -50,7 +49,7 @@ def main(cfg: Config):
     cfg = ground.cfg
 
     # 2. PPO against the first of them: rl.py
-    algorithm = rl.with_ppo(ground, networks.actor_critic(ground.lm, value=cfg.rl.value))
+    algorithm = rl.with_ppo(ground)
     params, kl_coef = rl.train(ground, algorithm)
 
     # 3. the verdict, on held-out prompts

@@ -127,7 +127,7 @@ def with_winners(ground: Ground) -> rl.OnPolicy:
         area="sft",
         init=policy_alone,
         policy_of=lambda params: params,
-        annotate=rollout.make_annotate(ground.lm.policy_fn, cfg.rollout),
+        annotate=rollout.make_annotate(ground.lm.at(cfg.sample.temperature).policy_fn, cfg.rollout),
         update=update,
         group=cfg.raft.draws,
     )

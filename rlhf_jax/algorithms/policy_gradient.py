@@ -34,9 +34,9 @@ from jaxtyping import Array, Float
 
 from rlhf_jax import epochs, train_step
 from rlhf_jax.algorithms.learner import Learner, policy_alone
-from rlhf_jax.algorithms.rollout import RolloutConfig, has_ended, make_annotate, objective_metrics
+from rlhf_jax.algorithms.rollout import RolloutConfig, make_annotate, objective_metrics
 from rlhf_jax.batches import PolicyBatch, Rollout
-from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit, Whole
+from rlhf_jax.bounds import Count, NonNegative, Settings, Unit
 from rlhf_jax.ops import kl, losses
 from rlhf_jax.ops.advantages import on_last_token
 from rlhf_jax.ops.logprobs import ratio_of
@@ -56,10 +56,6 @@ class PolicyGradientConfig(Settings):
     """Gradient steps a pass, on equal parts of the global batch (1: on-policy; DAPO 16, GSPO 4)."""
     microbatches: Count = 1
     """Parts that a minibatch is cut into, on each device, to save memory; changes no result."""
-    temperature: Positive = 1.0
-    """What the samples were drawn at; experiments take it from the sampling settings."""
-    stop: tuple[Whole, ...] = ()
-    """Tokens that end a response, for `mask_truncated`; experiments take `sample.stop`."""
     group: Count = 4
     """Draws of one prompt, in adjacent rows as `data.prompts.repeat_draws` makes them (RLOO: 2 or 4)."""
     baseline: Literal["none", "batch", "group", "leave_one_out"] = "leave_one_out"
@@ -268,9 +264,7 @@ def prepare(rollout: Rollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=N
         if cfg.mask_flat_groups:
             learned = learned & ~jnp.repeat(flat, cfg.group)[mine, None]
     if cfg.mask_truncated:
-        if not cfg.stop:
-            raise ValueError("pg.mask_truncated needs to know what ends a response: set pg.stop")
-        learned = learned & has_ended(samples, cfg.stop)[:, None]
+        learned = learned & samples.ended[:, None]
     batch = PolicyBatch(
         samples=samples._replace(mask=learned),
         logprobs=rollout.logprobs,
@@ -295,9 +289,7 @@ def loss(params, frozen, batch: PolicyBatch, weights, *, policy_fn, cfg: PolicyG
     `frozen["kl_coef"]` is read by `kl_in_loss` alone. What a response has once lies on all its tokens.
     """
     samples, mask, T = batch.samples, batch.samples.mask, batch.samples.mask.shape[1]
-    new_logprobs, entropy = policy_fn(
-        params, samples.tokens, samples.attention_mask, last=T, temperature=cfg.temperature
-    )
+    new_logprobs, entropy = policy_fn(params, samples.tokens, samples.attention_mask, last=T)
     lengths = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
     of_response = lambda x: jnp.where(mask, jnp.sum(x, axis=1, keepdims=True), 0.0)
     d = jnp.where(mask, new_logprobs - batch.logprobs, 0.0)  # ratio 1 where nothing was said

@@ -31,8 +31,6 @@ class PPOConfig(Settings):
     """Gradient steps a pass, on equal parts of the global batch (1: Ziegler et al., 2019)."""
     microbatches: Count = 1
     """Parts that a minibatch is cut into, on each device, to save memory; changes no result."""
-    temperature: Positive = 1.0
-    """What the samples were drawn at; experiments take it from the sampling settings."""
     gamma: Unit = 1.0
     """Discount (1: Ziegler et al., 2019)."""
     lam: Unit = 0.95
@@ -121,7 +119,6 @@ def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOC
         samples.tokens,
         samples.attention_mask,
         last=mask.shape[1],
-        temperature=cfg.temperature,
     )
     new_logprobs = jnp.where(mask, new_logprobs, batch.logprobs)  # ratio 1 where nothing was said
     policy_loss, policy_clipped = losses.clipped_surrogate(

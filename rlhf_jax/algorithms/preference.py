@@ -192,7 +192,6 @@ def response_logprobs(params, responses: Sequences, *, policy_fn):
         responses.tokens,
         responses.attention_mask,
         last=responses.mask.shape[1],
-        temperature=1.0,
     )
     return jnp.sum(jnp.where(responses.mask, logprobs, 0.0), axis=1)
 

@@ -1,15 +1,13 @@
 """What the reference, the critic and the reward thought of samples, wherever those came from."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 
 from rlhf_jax.batches import PPORollout, Rollout, Samples
-from rlhf_jax.bounds import NonNegative, Positive, Settings, Whole
+from rlhf_jax.bounds import NonNegative, Settings
 from rlhf_jax.ops import kl
 from rlhf_jax.ops.advantages import on_last_token, refuse_integers
-from rlhf_jax.ops.padding import is_stop
 from rlhf_jax.ops.reduce import normalise, psum
 
 
@@ -17,29 +15,12 @@ from rlhf_jax.ops.reduce import normalise, psum
 class RolloutConfig(Settings):
     """How samples and scores become a rollout."""
 
-    temperature: Positive = 1.0
-    """What the samples were drawn at; divides the logits of policy, old policy and reference alike."""
-    stop: tuple[Whole, ...] = ()
-    """Tokens that end a response; experiments take them from `sample.stop`."""
     missing_eos_penalty: NonNegative = 1.0
     """Taken off the score of a response that never ended, as TRL does (Huang et al., 2024, make that score
     -1 instead)."""
     recompute_logprobs: bool | None = None
     """Replace the sampler's log-probabilities by the training forward pass's. None: not here, and in an
     experiment where the model multiplies in bfloat16, in which the two differ."""
-
-
-def has_ended(samples: Samples, stop: tuple[int, ...]):
-    """True [B] where the policy said a stop token."""
-    T = samples.mask.shape[1]
-    return jnp.any(is_stop(samples.tokens[:, -T:], stop) & samples.mask, axis=1)
-
-
-def with_missing_eos(scores, samples: Samples, cfg: RolloutConfig):
-    """`scores` [B] less the penalty where no stop token was said (all unchanged without stop tokens)."""
-    if not cfg.stop:
-        return scores
-    return jnp.where(has_ended(samples, cfg.stop), scores, scores - cfg.missing_eos_penalty)
 
 
 def with_rewards(seen, scores, cfg: RolloutConfig):
@@ -51,16 +32,11 @@ def with_rewards(seen, scores, cfg: RolloutConfig):
     refuse_integers(scores)
     samples, scores = seen.samples, jnp.asarray(scores)
     if scores.ndim == 1:
-        rewards = on_last_token(with_missing_eos(scores, samples, cfg), samples.mask)
+        scores = jnp.where(samples.ended, scores, scores - cfg.missing_eos_penalty)
+        rewards = on_last_token(scores, samples.mask)
     else:
         rewards = jnp.where(samples.mask, scores.astype(jnp.float32), 0.0)
     return seen._replace(rewards=rewards)
-
-
-def inputs_of(samples: Samples, cfg: RolloutConfig) -> tuple[tuple, dict[str, Any]]:
-    """What a policy_fn or an actor_critic_fn is asked, after its parameters."""
-    kinds = dict(last=samples.mask.shape[1], temperature=cfg.temperature)
-    return (samples.tokens, samples.attention_mask), kinds
 
 
 def make_annotate(policy_fn, cfg: RolloutConfig):
@@ -73,11 +49,12 @@ def make_annotate(policy_fn, cfg: RolloutConfig):
     """
 
     def annotate(params, ref_params, samples: Samples) -> Rollout:
-        mask, (inputs, kinds) = samples.mask, inputs_of(samples, cfg)
-        ref_logprobs, _ = policy_fn(ref_params, *inputs, **kinds)
+        mask, inputs = samples.mask, (samples.tokens, samples.attention_mask)
+        T = mask.shape[1]
+        ref_logprobs, _ = policy_fn(ref_params, *inputs, last=T)
         logprobs = samples.logprobs
         if cfg.recompute_logprobs:
-            logprobs, _ = policy_fn(params, *inputs, **kinds)
+            logprobs, _ = policy_fn(params, *inputs, last=T)
         return Rollout(
             samples=samples,
             rewards=jnp.zeros(mask.shape),
@@ -95,9 +72,10 @@ def make_annotate_with_values(policy_fn, actor_critic_fn, cfg: RolloutConfig):
     """
 
     def annotate(params, ref_params, samples: Samples) -> PPORollout:
-        mask, (inputs, kinds) = samples.mask, inputs_of(samples, cfg)
-        ref_logprobs, _ = policy_fn(ref_params, *inputs, **kinds)
-        logprobs, _, values = actor_critic_fn(params, *inputs, **kinds)
+        mask, inputs = samples.mask, (samples.tokens, samples.attention_mask)
+        T = mask.shape[1]
+        ref_logprobs, _ = policy_fn(ref_params, *inputs, last=T)
+        logprobs, _, values = actor_critic_fn(params, *inputs, last=T)
         if not cfg.recompute_logprobs:
             logprobs = samples.logprobs
         return PPORollout(

@@ -74,14 +74,6 @@ class Config(pretrained.Config):
         super()._conditions(at)
         parallel.check_name(self.devices, f"{at}devices")
         check_on_policy(self.sample, f"{at}sample.")
-        for part in drawn_from(self):
-            for name, neutral in (("temperature", 1.0), ("stop", ())):
-                value = getattr(getattr(self, part), name, neutral)
-                if value not in (neutral, getattr(self.sample, name)):
-                    raise ValueError(
-                        f"{at}{part}.{name} = {value} is not what samples are drawn with: set "
-                        f"{at}sample.{name}, and the others follow"
-                    )
 
     def _unread(self) -> dict[str, str]:
         data = self.data
@@ -103,17 +95,8 @@ class Config(pretrained.Config):
 NO_ROLLOUT = {"rollout": "no rollout is trained on"}
 
 
-def drawn_from(cfg) -> list[str]:
-    """The parts of an experiment's settings that repeat how samples are drawn."""
-    return [
-        f.name
-        for f in fields(cfg)
-        if f.name != "sample" and hasattr(getattr(cfg, f.name), "temperature")
-    ]
-
-
 def with_tokens(cfg, words):
-    """`cfg` with what its tokenizer decides: what ends a response, in every part, and what pads it.
+    """`cfg` with what its tokenizer decides: what ends a response, and what pads it.
 
     What sample.stop names ends a response too. Raises ValueError where that is no token.
     """
@@ -125,13 +108,7 @@ def with_tokens(cfg, words):
         raise ValueError(
             f"sample.pad = {cfg.sample.pad}: the tokenizer pads by {words.pad_token_id}"
         )
-    sample = replace(cfg.sample, stop=stop, pad=words.pad_token_id)
-    parts = {"sample": sample}
-    for name in drawn_from(cfg):
-        part = getattr(cfg, name)
-        ends = {"stop": stop} if hasattr(part, "stop") else {}
-        parts[name] = replace(part, temperature=sample.temperature, **ends)
-    return replace(cfg, **parts)
+    return replace(cfg, sample=replace(cfg.sample, stop=stop, pad=words.pad_token_id))
 
 
 class Ground(NamedTuple):

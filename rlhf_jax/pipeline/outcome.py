@@ -71,11 +71,8 @@ def rewarded(ground: Ground, answers: inference.Answers) -> np.ndarray:
 
 def reference_logprobs(ground: Ground, samples: Samples) -> np.ndarray:
     """Log-probability of each token under the SFT policy [N, T], zero where nothing was said."""
-    T = samples.mask.shape[1]
-    temperature = ground.cfg.sample.temperature
-    fn = lambda params, tokens, mask: ground.lm.policy_fn(
-        params, tokens, mask, last=T, temperature=temperature
-    )[0]
+    T, lm = samples.mask.shape[1], ground.lm.at(ground.cfg.sample.temperature)
+    fn = lambda params, tokens, mask: lm.policy_fn(params, tokens, mask, last=T)[0]
     return np.where(
         samples.mask, inference.score(ground.devices, fn, ground.reference, samples), 0.0
     )

@@ -21,7 +21,6 @@ from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora, networks
 from rlhf_jax.ops import kl
-from rlhf_jax.ops.padding import is_stop
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import ground as grounds
 from rlhf_jax.pipeline import judge, outcome, stages
@@ -183,15 +182,17 @@ def on_devices(
     return OnPolicy(stage=stage, learner=learner, base=base, trained=trained, tx=tx)
 
 
-def with_ppo(ground: Ground, actor_critic: networks.Network) -> OnPolicy:
-    """PPO, with an actor-critic."""
+def with_ppo(ground: Ground) -> OnPolicy:
+    """PPO, with the critic that `rl.value` names."""
     cfg, tx = ground.cfg, make_tx(ground.cfg, ground.cfg.ppo)
+    lm = ground.lm.at(cfg.sample.temperature)
+    critic = networks.actor_critic(lm, value=cfg.rl.value)
     make = lambda fn: ppo.make_learner(
-        ground.lm.policy_fn, actor_critic._replace(fn=fn), tx, cfg.ppo, cfg.rollout,
+        lm.policy_fn, critic._replace(fn=fn), tx, cfg.ppo, cfg.rollout,
         axis_name=ground.devices.axis_name,
     )  # fmt: skip
     start = lora.merge(ground.reward) if cfg.rl.value_from == "reward" else None
-    return on_devices(ground, "ppo", make, actor_critic.fn, tx, start)
+    return on_devices(ground, "ppo", make, critic.fn, tx, start)
 
 
 def with_policy_gradient(ground: Ground, stage: str) -> OnPolicy:
@@ -200,7 +201,8 @@ def with_policy_gradient(ground: Ground, stage: str) -> OnPolicy:
     make = lambda fn: policy_gradient.make_learner(
         fn, tx, cfg.pg, cfg.rollout, axis_name=ground.devices.axis_name
     )
-    return on_devices(ground, stage, make, ground.lm.policy_fn, tx)
+    policy_fn = ground.lm.at(cfg.sample.temperature).policy_fn
+    return on_devices(ground, stage, make, policy_fn, tx)
 
 
 def train(ground: Ground, algorithm: OnPolicy):
@@ -269,9 +271,8 @@ def train(ground: Ground, algorithm: OnPolicy):
         if cfg.rollout.recompute_logprobs:
             gap = np.abs(devices.fetch(rolled.logprobs) - said.logprobs).max()
             metrics |= {"objective/sampler_gap": gap}
-        tokens = jnp.asarray(said.tokens[:, -cfg.sample.length :])
-        ended = np.any(is_stop(tokens, cfg.sample.stop) & said.mask, 1)
-        metrics |= {"objective/eos_rate": ended.mean()} | {n: x.mean() for n, x in found.items()}
+        metrics |= {"objective/eos_rate": np.float32(said.ended.mean())}
+        metrics |= {name: x.mean() for name, x in found.items()}
         if ground.judge is not None:
             judged = devices.fetch(held_out(judge_params, samples)).mean()
             metrics |= {"objective/held_out_score": judged, "objective/gold": judged}

@@ -80,9 +80,7 @@ def on_policy(
     seeds = labs.filled(devices, [*seeds])
     start, policy_of, learn = _compiled(
         devices.each, method.name, lab.lms[lab.cfg.policy], method.lr, method.iterations,
-        rollout.RolloutConfig(
-            stop=(lab.words.eos_token_id,), missing_eos_penalty=0.0 if rewards is None else 1.0
-        ),
+        rollout.RolloutConfig(missing_eos_penalty=0.0 if rewards is None else 1.0),
     )  # fmt: skip
     reference, strength = devices.share((lab.trunks[lab.cfg.policy], np.float32(method.strength)))
     root = labs.keys(devices, [seed.policy for seed in seeds], stage=3)
@@ -203,7 +201,7 @@ def from_comparisons(
 def _logprobs(each: Callable, policy_fn):
     """(params, tokens [S, N, L], attention_mask) -> log-probabilities [S, N, T], on the devices."""
     last = labs.LENGTH
-    fn = lambda params, tokens, mask: policy_fn(params, tokens, mask, last=last, temperature=1.0)[0]
+    fn = lambda params, tokens, mask: policy_fn(params, tokens, mask, last=last)[0]
     return each(fn, (P(), P(DATA), P(DATA)))
 
 

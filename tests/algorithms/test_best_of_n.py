@@ -207,6 +207,7 @@ def test_winners_become_demonstrations_of_what_the_policy_said(xp):
         attention_mask=xp.array(attention_mask),
         mask=xp.array(mask),
         logprobs=xp.zeros((4, 3)),
+        ended=xp.ones(4, bool),
     )
     chosen = best_of_n.select(samples, np.array([0.0, 1.0, 3.0, 2.0]), 2)
     for name, rows in chosen._asdict().items():

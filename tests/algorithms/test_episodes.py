@@ -111,7 +111,7 @@ def test_episodes_are_what_a_row_plays_alone():
             words, said = speak(text, before.index[i], before.draw[i], key)
             tokens[i, W : W + len(words)], mask[i, : len(words)] = words, True
             logprobs[i, : len(words)] = said
-        return Samples(tokens, None, mask, logprobs)  # pyright: ignore[reportArgumentType]
+        return Samples(tokens, None, mask, logprobs, None)  # pyright: ignore[reportArgumentType]
 
     samples, rewards = episodes.play(
         sample_turn, respond, "params", given, np.zeros(B, int), KEY, CFG

@@ -23,12 +23,12 @@ TABLE = networks.from_logits(enumerable.apply)
 GATE = 1e-3
 SAMPLE = SampleConfig(length=LENGTH, stop=(EOS,), pad=PAD)
 # four content tokens are a whole response here, so that no EOS costs nothing
-ROLLOUT = RolloutConfig(stop=(EOS,), missing_eos_penalty=0.0)
+ROLLOUT = RolloutConfig(missing_eos_penalty=0.0)
 
 
-def shifted(params, tokens, attention_mask, *, last, temperature):
+def shifted(params, tokens, attention_mask, *, last):
     """A policy_fn that reads the logits one column late: after the token that they should predict."""
-    logits = enumerable.apply(params, tokens, attention_mask)[:, -last:] / temperature
+    logits = enumerable.apply(params, tokens, attention_mask)[:, -last:]
     logprobs = jax.nn.log_softmax(logits)
     taken = jnp.take_along_axis(logprobs, tokens[:, -last:, None], axis=-1)[..., 0]
     return taken, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
@@ -47,6 +47,7 @@ def train(
     *,
     lm=TABLE,
     policy_fn=TABLE.policy_fn,
+    reference_fn=None,
     critic=lambda policy_fn: networks.with_values(policy_fn, enumerable.apply),
     sample_cfg=SAMPLE,
     rollout_cfg=ROLLOUT,
@@ -61,7 +62,9 @@ def train(
     tx = optimizer.make(opt, steps=iterations * cfg.epochs * cfg.minibatches)
     actor_critic_fn = critic(policy_fn)
     sample = sampling.make_sample(lm, sample_cfg)
-    annotate = rollout.make_annotate_with_values(policy_fn, actor_critic_fn, rollout_cfg)
+    annotate = rollout.make_annotate_with_values(
+        reference_fn or policy_fn, actor_critic_fn, rollout_cfg
+    )
     update = ppo.make_update(actor_critic_fn, tx, cfg)
 
     def iteration(state, i):
@@ -95,11 +98,10 @@ def tabular_distances(seeds, **changes):
 
 
 def at(temperature):
-    """The same sampling temperature wherever one is read."""
+    """One temperature for sampling and for learning."""
     return dict(
         sample_cfg=replace(SAMPLE, temperature=temperature),
-        rollout_cfg=replace(ROLLOUT, temperature=temperature),
-        cfg=PPOConfig(temperature=temperature),
+        policy_fn=networks.at_temperature(TABLE.policy_fn, temperature),
     )
 
 
@@ -113,8 +115,8 @@ CONTROLS = {
     "k3 in the reward": dict(cfg=PPOConfig(kl_in_reward="k3")),
     "k1 in the loss": dict(cfg=PPOConfig(kl_in_reward="none", kl_in_loss="k1")),
     # Left out of the loss alone it would hardly show: at pi* the advantages vanish, whatever the ratio
-    "temperature left out": at(0.7) | dict(rollout_cfg=ROLLOUT, cfg=PPOConfig()),
-    "temperature left out of the reference": at(0.7) | dict(rollout_cfg=ROLLOUT),
+    "temperature left out": at(0.7) | dict(policy_fn=TABLE.policy_fn),
+    "temperature left out of the reference": at(0.7) | dict(reference_fn=TABLE.policy_fn),
     "logits off by one": dict(policy_fn=shifted),
     "score on padding": dict(place=on_padding),
 }
@@ -136,7 +138,9 @@ def table_of(cfg: ModelConfig, params):
 
 def every_response(table):
     """All responses as if sampled once each, and their log-probabilities [121] under a table."""
-    seen = Samples(*map(jnp.asarray, enumerable.responses()), logprobs=jnp.zeros(()))
+    seen = Samples(
+        *map(jnp.asarray, enumerable.responses()), logprobs=jnp.zeros(()), ended=jnp.zeros(())
+    )
     logprobs, _ = TABLE.policy_fn(table, seen.tokens, seen.attention_mask, last=LENGTH)
     logprobs = jnp.where(seen.mask, logprobs, 0.0)
     return seen._replace(logprobs=logprobs), jnp.sum(logprobs, axis=1)

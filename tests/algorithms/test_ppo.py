@@ -36,6 +36,7 @@ def ragged_rollout(seed=0):
         attention_mask=np.ones((B, 2 + T), bool),
         mask=mask,
         logprobs=noise(rng, B, T) - 2,
+        ended=np.ones(B, bool),
     )
     own = samples.logprobs + 0.3 * noise(np.random.default_rng(seed + 1), B, T)
     return PPORollout(
@@ -51,7 +52,7 @@ def prepared(rollout, cfg):
     return jax.jit(partial(ppo.prepare, cfg=cfg))(rollout, KL_COEF)
 
 
-def table_fn(params, *inputs, last, temperature):
+def table_fn(params, *inputs, last):
     """An actor-critic whose log-probabilities and values are its parameters, [B, T] each."""
     return params["logprobs"], jnp.zeros_like(params["logprobs"]), params["values"]
 
@@ -163,6 +164,7 @@ def batch_at(logprobs, advantages, *, values=None, returns=None, mask=None):
         attention_mask=jnp.ones((1, len(logprobs) + 1), bool),
         mask=mask,
         logprobs=row(logprobs),
+        ended=jnp.ones(1, bool),
     )
     return PPOBatch(
         samples=samples,
@@ -186,13 +188,11 @@ def test_at_ratio_one_the_gradient_is_that_of_the_plain_policy_gradient():
 
     @jax.jit
     def both(params, batch, inputs):
-        logprobs, *_ = fn(params, *inputs, last=T, temperature=1.0)
+        logprobs, *_ = fn(params, *inputs, last=T)
         batch = batch._replace(logprobs=logprobs)
         cfg = PPOConfig(value_coef=0.0)
         clipped = lambda p: ppo.loss(p, {}, batch, weights, actor_critic_fn=fn, cfg=cfg)[0]
-        plain = lambda p: (
-            -jnp.sum(weights * batch.advantages * fn(p, *inputs, last=T, temperature=1.0)[0])
-        )
+        plain = lambda p: -jnp.sum(weights * batch.advantages * fn(p, *inputs, last=T)[0])
         return jax.grad(clipped)(params)["policy"], jax.grad(plain)(params)["policy"]
 
     got, want = both(params, batch, inputs)
@@ -311,7 +311,7 @@ def logging_sgd(steps, lr=0.1):
     return optax.GradientTransformation(init, update)
 
 
-def row_table_fn(params, tokens, *inputs, last, temperature):
+def row_table_fn(params, tokens, *inputs, last):
     """As `table_fn`, for any part of the rows: the first token of a row is its number."""
     logprobs, values = (params[name][tokens[:, 0]] for name in ("logprobs", "values"))
     return logprobs, jnp.zeros_like(logprobs), values
@@ -325,6 +325,7 @@ def numbered_rollout():
         attention_mask=np.ones((B, T + 1), bool),
         mask=np.ones((B, T), bool),
         logprobs=np.full((B, T), -1.0, np.float32),
+        ended=np.ones(B, bool),
     )
     zeros = np.zeros((B, T), np.float32)
     return PPORollout(samples, noise(rng, B, T), samples.logprobs, samples.logprobs, zeros)
@@ -422,7 +423,7 @@ LM = networks.language_model(ModelConfig(vocab_size=V, context=9, layers=1, d_mo
 @pytest.fixture(scope="module")
 def fresh():
     """A sampled batch at temperature 0.7, and the actor-critic it came from."""
-    ac = networks.actor_critic(LM)
+    ac = networks.actor_critic(LM.at(0.7))
     params = jax.jit(lambda key: ac.init(LM.init(key)))(KEY)
     rng = np.random.default_rng(0)
     prompts = Prompts(
@@ -442,13 +443,11 @@ def first_minibatch(fresh):
     """`first_minibatch(recompute_logprobs) -> (rollout, metrics)` of one step on the fresh samples."""
     ac, params, samples = fresh
     tx = optax.sgd(0.1)
-    update = jax.jit(ppo.make_update(ac.fn, tx, PPOConfig(epochs=1, temperature=0.7)))
+    update = jax.jit(ppo.make_update(ac.fn, tx, PPOConfig(epochs=1)))
 
     def run(recompute_logprobs):
-        cfg = rollout.RolloutConfig(
-            temperature=0.7, stop=(1,), recompute_logprobs=recompute_logprobs
-        )
-        annotate = jax.jit(rollout.make_annotate_with_values(LM.policy_fn, ac.fn, cfg))
+        cfg = rollout.RolloutConfig(recompute_logprobs=recompute_logprobs)
+        annotate = jax.jit(rollout.make_annotate_with_values(LM.at(0.7).policy_fn, ac.fn, cfg))
         seen = annotate(params, params["policy"], samples)
         batch = rollout.with_rewards(seen, np.arange(B, dtype=np.float32), cfg)
         _, metrics = update(train_step.init_state(params, tx), {}, KL_COEF, batch, KEY)

@@ -256,9 +256,9 @@ def test_an_unknown_kind_is_refused():
 BETA = enumerable.BETA
 
 
-def table_policy(table, tokens, attention_mask, *, last, temperature):
+def table_policy(table, tokens, attention_mask, *, last):
     """The tabular policy_fn in the precision of its table: the library's would make float32 of it."""
-    logits = enumerable.apply(table, tokens, attention_mask)[:, -last - 1 : -1] / temperature
+    logits = enumerable.apply(table, tokens, attention_mask)[:, -last - 1 : -1]
     logprobs = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, -last:, None], axis=-1)
     return logprobs[..., 0], jnp.zeros(tokens[:, -last:].shape)
 
@@ -756,7 +756,8 @@ def test_a_step_does_not_depend_on_the_layout(models, batches, kind, names):
 
 
 def samples(seed):
-    return Samples(*sequences(seed), logprobs=np.zeros((B, T), np.float32))
+    zeros = np.zeros((B, T), np.float32)
+    return Samples(*sequences(seed), logprobs=zeros, ended=zeros[:, 0] > 0)
 
 
 @pytest.mark.parametrize("k", [2, 4])

@@ -57,7 +57,8 @@ def prompts():
 def rollout_of(seed):
     s, rng = sequences(seed), np.random.default_rng(seed)
     noise = lambda: np.where(s.mask, rng.normal(size=(B, T)), 0).astype(np.float32)
-    samples = Samples(s.tokens, s.attention_mask, s.mask, logprobs=0.3 * noise() - 3 * s.mask)
+    logprobs = 0.3 * noise() - 3 * s.mask
+    samples = Samples(s.tokens, s.attention_mask, s.mask, logprobs, ended=np.arange(B) % 5 > 0)
     rewards, ref_logprobs = noise(), 0.3 * noise() - 3 * s.mask
     return PPORollout(samples, rewards, samples.logprobs, ref_logprobs, values=noise())
 
@@ -169,7 +170,6 @@ def test_a_policy_gradient_update_does_not_depend_on_the_layout(params, names):
         importance_cap=1.5,
         mask_flat_groups=True,
         mask_truncated=True,
-        stop=STOP,
         overlong=0.5,
     )
     full = rollout_of(3)
@@ -208,7 +208,7 @@ def test_rows_that_make_room_for_others_do_not_depend_on_the_layout(params, name
 @layouts.some
 def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params, names):
     """Sampled, scored in Python, annotated, updated, and sampled again from what was learned."""
-    cfg = rollout.RolloutConfig(stop=STOP)
+    cfg = rollout.RolloutConfig()
 
     def run(devices):
         sample = devices.compile(

@@ -98,7 +98,8 @@ def update_on(*sizes):
     devices, ac = parallel.on_mesh(*sizes), networks.actor_critic(model())
     params = jax.device_get(jax.jit(lambda key: ac.init(model().init(key)))(jax.random.key(0)))
     full = np.ones((B, PROMPT + T), bool)
-    samples = Samples(full.astype(np.int32), full, full[:, PROMPT:], np.zeros((B, T), np.float32))
+    zeros = np.zeros((B, T), np.float32)
+    samples = Samples(full.astype(np.int32), full, full[:, PROMPT:], zeros, full[:, 0])
     rollout = PPORollout(samples, *[np.ones((B, T), np.float32)] * 4)
     update = devices.compile(
         ppo.make_update(ac.fn, TX, ppo.PPOConfig(epochs=1, minibatches=2)),

@@ -95,7 +95,11 @@ def test_what_is_added_is_alpha_over_rank_times_a_b_and_merging_it_changes_nothi
 
 def rollout():
     samples = Samples(
-        TOKENS, REAL, REAL[:, P:], np.where(REAL[:, P:], -2.0, 0.0).astype(np.float32)
+        TOKENS,
+        REAL,
+        REAL[:, P:],
+        np.where(REAL[:, P:], -2.0, 0.0).astype(np.float32),
+        np.ones(B, bool),
     )
     noise = lambda: RNG.normal(size=(B, T)).astype(np.float32) * REAL[:, P:]
     return PPORollout(samples, noise(), samples.logprobs, samples.logprobs - 0.1, noise())

@@ -1,5 +1,6 @@
 """What the loop of on-policy methods asks of a method, on every layout: to annotate, and to update."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -29,16 +30,15 @@ LOOP = rl.RLConfig(iterations=2, batch_size=B, optimizer=OptimizerConfig(lr=1e-2
 PPO = PPOConfig(epochs=2, minibatches=2)
 GROUPS = policy_gradient.PolicyGradientConfig(epochs=2, minibatches=2, group=K)
 METHODS = {
-    "ppo": (lambda ground: rl.with_ppo(ground, networks.actor_critic(LM)), sentiment.Config(ppo=PPO)),
+    "ppo": (rl.with_ppo, sentiment.Config(ppo=PPO, rl=LOOP)),
     "ppo, shared trunk": (
-        lambda ground: rl.with_ppo(ground, networks.actor_critic(LM, value="shared")),
-        sentiment.Config(ppo=PPO),
+        rl.with_ppo, sentiment.Config(ppo=PPO, rl=replace(LOOP, value="shared"))
     ),
     "policy gradient": (
-        lambda ground: rl.with_policy_gradient(ground, "rloo"), rl.Config(pg=GROUPS)
+        lambda ground: rl.with_policy_gradient(ground, "rloo"), rl.Config(pg=GROUPS, rl=LOOP)
     ),
-    "online dpo": (online_dpo.with_pairs, online_dpo.Config()),
-    "raft": (raft.with_winners, raft.Config(raft=raft.RAFTConfig(draws=K, batch_size=8))),
+    "online dpo": (online_dpo.with_pairs, online_dpo.Config(rl=replace(LOOP, kl_coef=0.0))),
+    "raft": (raft.with_winners, raft.Config(raft=raft.RAFTConfig(draws=K, batch_size=8), rl=LOOP)),
 }  # fmt: skip
 
 
@@ -49,7 +49,8 @@ def samples(seed):
     prompt = np.arange(WIDTH) >= rng.integers(0, WIDTH, (B, 1))
     tokens = rng.integers(1, V, (B, WIDTH + T), np.int32)
     logprobs = np.where(mask, 0.3 * rng.normal(size=(B, T)) - 3, 0).astype(np.float32)
-    return Samples(tokens, np.concatenate([prompt, mask], axis=1), mask, logprobs)
+    ended = np.arange(B) % 2 > 0
+    return Samples(tokens, np.concatenate([prompt, mask], axis=1), mask, logprobs, ended)
 
 
 @layouts.marked
@@ -67,7 +68,7 @@ def test_what_a_method_makes_of_samples_does_not_depend_on_the_layout(name, rank
     """All of two iterations but the sampling: of all parameters, or of adapters over a base."""
     with_method, cfg = METHODS[name]
     adapters = lora.LoraConfig(rank, matrices=("query", "value", "attention_out", "up", "down"))
-    settings = vars(cfg) | {"rl": LOOP, "lora": adapters, "rollout": RolloutConfig()}
+    settings = vars(cfg) | {"lora": adapters}
     params = jax.device_get(jax.jit(LM.init)(jax.random.key(0)))
     scores = np.random.default_rng(1).normal(size=(2, B)).astype(np.float32)
     scores[:, : 3 * K] = 0.0  # three prompts' draws tie, and those pairs weigh nothing
