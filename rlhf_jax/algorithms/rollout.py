@@ -29,8 +29,8 @@ def with_rewards(seen, scores, cfg: RolloutConfig):
     A score falls on the last token that the policy said, less the penalty where the response never
     ended. Raises TypeError for integers.
     """
-    refuse_integers(scores)
     samples, scores = seen.samples, jnp.asarray(scores)
+    refuse_integers(scores)
     if scores.ndim == 1:
         scores = jnp.where(samples.ended, scores, scores - cfg.missing_eos_penalty)
         rewards = on_last_token(scores, samples.mask)
