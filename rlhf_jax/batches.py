@@ -43,10 +43,19 @@ Demonstrations = Sequences
 
 
 class Comparisons(NamedTuple):
-    """Two responses to one prompt in each row; a person preferred the first."""
+    """Two responses to one prompt in each row; a person preferred the first.
+
+    `weight` says how much each pair counts: 1, the confidence of a label, or 0 for a tie.
+    """
 
     chosen: Sequences
     rejected: Sequences
+    weight: Float[Array, " B"]
+
+    @property
+    def sides(self) -> tuple[Sequences, Sequences]:
+        """The chosen responses and the rejected ones."""
+        return self.chosen, self.rejected
 
 
 class Samples(NamedTuple):
@@ -109,15 +118,11 @@ class PolicyBatch(NamedTuple):
 
 
 class PreferenceBatch(NamedTuple):
-    """Comparisons, and the reference's log-probability of each whole response.
-
-    `weight` says how much each pair counts: 1, the confidence of a label, or 0 for a tie.
-    """
+    """Comparisons, and the reference's log-probability of each whole response."""
 
     comparisons: Comparisons
     ref_chosen: Float[Array, " B"]
     ref_rejected: Float[Array, " B"]
-    weight: Float[Array, " B"]
 
 
 class LabelledBatch(NamedTuple):

@@ -12,6 +12,7 @@ from rlhf_jax import optimizer, sampling, train_step
 from rlhf_jax.algorithms import (
     ensemble,
     ilql,
+    kto,
     policy_gradient,
     ppo,
     preference,
@@ -147,8 +148,8 @@ def steps():
     rolled = lambda learner, name, seed: rollout.with_rewards(
         jax.jit(learner.annotate)(*args_of[name](seed)), scores, engine
     )
-    pairs = lambda seed: Comparisons(sequences(seed), sequences(seed + 100))
     ones = np.ones(B, np.float32)
+    pairs = lambda seed: Comparisons(sequences(seed), sequences(seed + 100), ones)
     of_members = lambda seed: jax.tree.map(lambda x: np.stack([x, x[::-1]], axis=1), pairs(seed))
     labels = lambda seed: LabelledBatch(
         sequences(seed), scores > 0, -ones, sequences(seed + 100), -2 * ones, ones
@@ -159,7 +160,7 @@ def steps():
         "members": ensemble.init_state(params["members"], TX),
         "adapters": train_step.init_state(lora.split(key, params["policy"], ADAPTERS)[1], TX),
     }
-    prefer = lambda kind: preference.make_train_step(
+    prefer = lambda kind: (kto if kind == "kto" else preference).make_train_step(
         LM.policy_fn, TX, preference.PreferenceConfig(kind=kind), microbatches=2
     )
     return {
@@ -168,7 +169,7 @@ def steps():
             lambda seed: (
                 state["policy"],
                 {},
-                PreferenceBatch(pairs(seed), -ones, -2 * ones, ones),
+                PreferenceBatch(pairs(seed), -ones, -2 * ones),
             ),
         ),
         "kto": (prefer("kto"), lambda seed: (state["policy"], {}, labels(seed))),

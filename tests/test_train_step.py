@@ -96,7 +96,7 @@ CASES = {
         reward_model.weights_of,
         SCORER,
         {},
-        lambda seed: Comparisons(chosen=sequences(seed), rejected=sequences(seed + 100)),
+        lambda seed: Comparisons(sequences(seed), sequences(seed + 100), np.arange(1.0, B + 1)),
     ),
     "ppo": (
         partial(ppo.loss, actor_critic_fn=actor_critic_fn, cfg=ppo.PPOConfig()),

@@ -126,8 +126,8 @@ def reward(ours: Ours):
         ours.read("reward"),
     )
     both = (ours.sequences(x, ours.work.length // 2) for x in ours.tokens)
-    step = reward_model.make_train_step(fn, ours.tx)
-    return ours.update(step, ours.state(params), {}, Comparisons(*both), "reward/loss")
+    step, weight = reward_model.make_train_step(fn, ours.tx), np.ones(ours.work.rows, np.float32)
+    return ours.update(step, ours.state(params), {}, Comparisons(*both, weight), "reward/loss")
 
 
 def supervised(ours: Ours):
@@ -145,18 +145,16 @@ def dpo(ours: Ours):
     step = devices.compile(
         preference.make_train_step(fn, ours.tx, cfg), (P(), P(), P(DATA)), (P(), P()), donate=0
     )
-    sides = devices.put_batch(
-        Comparisons(*(ours.sequences(x, ours.work.response) for x in ours.tokens))
-    )
+    both = (ours.sequences(x, ours.work.response) for x in ours.tokens)
+    pairs = devices.put_batch(Comparisons(*both, np.ones(ours.work.rows, np.float32)))
     ref_params, held = (
         devices.put(ours.read()),
         SimpleNamespace(state=ours.state(ours.read())),
     )
-    weight = jnp.ones(ours.work.rows)
 
     def work():
-        seen = (reference(ref_params, side) for side in sides)
-        batch = PreferenceBatch(sides, *seen, weight)
+        seen = (reference(ref_params, side) for side in pairs.sides)
+        batch = PreferenceBatch(pairs, *seen)
         held.state, metrics = step(held.state, {}, batch)
         jax.block_until_ready(held.state)
         return float(metrics["preference/loss"]), {}

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from rich.progress import track
 
 from rlhf_jax import optimizer
-from rlhf_jax.algorithms import preference
+from rlhf_jax.algorithms import kto, preference
 from rlhf_jax.algorithms.preference import PreferenceConfig
 from rlhf_jax.batches import LabelledBatch, PreferenceBatch, Sequences
 from rlhf_jax.bounds import Count, Positive, Settings, check_divides
@@ -78,9 +78,10 @@ def main(cfg: Config):
     pairs = pairs_of(ground, ground.pairs, logprobs_of)
     held_out = pairs_of(ground, ground.pairs_held_out, logprobs_of)
     data = labelled(pairs, logprobs_of, ground) if kind == "kto" else pairs
-    steps = max(1, round(cfg.dpo.epochs * len(data.weight) / cfg.dpo.batch_size))
+    rows = len(jax.tree.leaves(data)[0])
+    steps = max(1, round(cfg.dpo.epochs * rows / cfg.dpo.batch_size))
     tx = optimizer.make(cfg.dpo.optimizer, steps)
-    make = lambda policy_fn: preference.make_train_step(
+    make = lambda policy_fn: (kto if kind == "kto" else preference).make_train_step(
         policy_fn, tx, cfg.preference,
         microbatches=cfg.dpo.microbatches, axis_name=devices.axis_name,
     )  # fmt: skip
@@ -129,9 +130,9 @@ def make_logprobs_of(ground: Ground) -> Callable:
 
 def pairs_of(ground: Ground, compared, logprobs_of) -> PreferenceBatch:
     """Comparisons as arrays, with what the SFT policy says of them: it is asked once, and never in a step."""
-    sides = encode_comparisons(ground.words, compared, *ground.lengths)
-    reference = (logprobs_of(ground.reference, side, "reference") for side in sides)
-    return PreferenceBatch(sides, *reference, weight=np.ones(len(compared), np.float32))
+    pairs = encode_comparisons(ground.words, compared, *ground.lengths)
+    reference = (logprobs_of(ground.reference, side, "reference") for side in pairs.sides)
+    return PreferenceBatch(pairs, *reference)
 
 
 def labelled(pairs: PreferenceBatch, logprobs_of, ground: Ground) -> LabelledBatch:
@@ -140,12 +141,12 @@ def labelled(pairs: PreferenceBatch, logprobs_of, ground: Ground) -> LabelledBat
     Rows of one prompt stand together, so that a shift by half of all rows meets another prompt.
     """
     join = lambda chosen, rejected: np.concatenate([chosen, rejected])
-    responses = jax.tree.map(join, *pairs.comparisons)
+    responses = jax.tree.map(join, *pairs.comparisons.sides)
     order = np.argsort([c.prompt for c in ground.pairs] * 2, kind="stable")
     desirable = np.arange(len(order)) < len(ground.pairs)
     both = (responses, desirable, join(pairs.ref_chosen, pairs.ref_rejected))
     responses, desirable, reference = jax.tree.map(lambda x: x[order], both)
-    mismatched = jax.device_get(preference.mismatch(responses, len(order) // 2))
+    mismatched = jax.device_get(kto.mismatch(responses, len(order) // 2))
     return LabelledBatch(
         responses=responses,
         desirable=desirable,
@@ -161,8 +162,8 @@ def margins(params, pairs: PreferenceBatch, logprobs_of, kind: str) -> np.ndarra
 
     The reward is log pi / pi_ref, or for kinds without a reference the mean of a token's log-probability.
     """
-    chosen, rejected = (logprobs_of(params, side) for side in pairs.comparisons)
+    chosen, rejected = (logprobs_of(params, side) for side in pairs.comparisons.sides)
     if kind in ("simpo", "orpo"):
-        tokens = [side.mask.sum(axis=1) for side in pairs.comparisons]
+        tokens = [side.mask.sum(axis=1) for side in pairs.comparisons.sides]
         return chosen / tokens[0] - rejected / tokens[1]
     return (chosen - pairs.ref_chosen) - (rejected - pairs.ref_rejected)

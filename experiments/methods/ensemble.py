@@ -1,7 +1,7 @@
 """Several reward models against over-optimization, and RLOO against their common score (Coste et al., 2024).
 
     python launch.py ensemble                          # --ensemble.combine mean, min or uwo
-    python launch.py ensemble --ensemble.combine warm --ensemble.shared-head      # averaged weights
+    python launch.py ensemble --ensemble.combine warm                             # averaged weights
 
 Some minutes beyond the shared stages; --start-from RUN takes those from a run. Held-out accuracy 0.715 to
 0.768 a member, 0.755 of their mean, 0.759 of mean less half a deviation (UWO), 0.717 of averaged weights
@@ -127,7 +127,7 @@ def on_held_out_pairs(ground: Ground, members) -> dict[str, np.ndarray]:
     """Scores [N, 2] of both sides of every held-out pair: by one model, each member, and them together."""
     fn, cfg = networks.reward_model(ground.lm).fn, ground.cfg.ensemble
     pairs = encode_comparisons(ground.words, ground.pairs_held_out, *ground.lengths)
-    sides = [jnp.asarray(each(ground, members, side)).T for side in pairs]  # [M, N] each
+    sides = [jnp.asarray(each(ground, members, side)).T for side in pairs.sides]  # [M, N] each
     scored = {
         "one reward model": inference.both_scores(
             ground.devices, ground.reward_fn, ground.reward, pairs

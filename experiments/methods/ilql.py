@@ -108,8 +108,8 @@ def main(cfg: Config):
 
 def logged(ground: grounds.Ground) -> LoggedBatch:
     """Both sides of every comparison, with the reward model's score on the last token, of deviation 1."""
-    sides = encode_comparisons(ground.words, ground.pairs, *ground.lengths)
-    responses = jax.tree.map(lambda *x: np.concatenate(x), *sides)
+    pairs = encode_comparisons(ground.words, ground.pairs, *ground.lengths)
+    responses = jax.tree.map(lambda *x: np.concatenate(x), *pairs.sides)
     scores = inference.score(ground.devices, ground.reward_fn, ground.reward, responses)
     scores = jnp.asarray((scores - scores.mean()) / scores.std())
     rewards = advantages.on_last_token(scores, jnp.asarray(responses.mask))

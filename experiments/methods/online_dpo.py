@@ -111,11 +111,11 @@ def with_pairs(ground: Ground) -> rl.OnPolicy:
     def update(step, state, frozen, kl_coef, rolled: Rollout, rng):
         samples, of_row = rolled.samples, lambda x: jnp.sum(x, axis=1)  # zero after the end
         scores, reference = of_row(rolled.rewards), of_row(rolled.ref_logprobs).reshape(-1, k)
-        pairs, weight = preference.pick_pairs(samples, scores, k)
+        pairs = preference.pick_pairs(samples, scores, k)
         picked = lambda which: jnp.take_along_axis(
             reference, which(scores.reshape(-1, k), axis=1, keepdims=True), axis=1
         )[:, 0]
-        batch = PreferenceBatch(pairs, picked(jnp.argmax), picked(jnp.argmin), weight)
+        batch = PreferenceBatch(pairs, picked(jnp.argmax), picked(jnp.argmin))
         state, metrics = step(state, frozen, batch)
         return state, metrics | rollout.objective_metrics(
             samples, rolled.rewards, rolled.rewards, rolled.logprobs, rolled.ref_logprobs, kl_coef,

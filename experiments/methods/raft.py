@@ -15,7 +15,7 @@ from rlhf_jax import optimizer
 from rlhf_jax.algorithms import best_of_n, rollout, sft
 from rlhf_jax.algorithms.learner import Learner, policy_alone
 from rlhf_jax.batches import Rollout
-from rlhf_jax.bounds import Count, Settings, Share, check_divides
+from rlhf_jax.bounds import Count, Settings, check_divides
 from rlhf_jax.data.batching import batch_at
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora
@@ -33,8 +33,6 @@ class RAFTConfig(Settings):
 
     draws: Count = 8
     """Draws of each prompt, of which the best is learned from (8 to 32: Dong et al., 2023)."""
-    share: Share = 1.0
-    """Share of these winners that is kept, those that score highest over all prompts."""
     epochs: Count = 1
     """Passes over the winners."""
     batch_size: Count = 32
@@ -84,7 +82,7 @@ def batch_sizes(cfg: Config) -> dict[str, int]:
 
 def steps_of(cfg: Config) -> int:
     """Gradient steps of a round; the last one of a pass may reach into the next."""
-    winners = max(1, round(cfg.raft.share * (cfg.rl.batch_size // cfg.raft.draws)))
+    winners = cfg.rl.batch_size // cfg.raft.draws
     return max(1, round(cfg.raft.epochs * winners / cfg.raft.batch_size))
 
 
@@ -116,7 +114,7 @@ def with_winners(ground: Ground) -> rl.OnPolicy:
     def update(state, frozen, kl_coef, rolled: Rollout, rng):
         ranked_by, metrics = look(rolled, kl_coef)
         samples, ranked_by = devices.fetch((rolled.samples, ranked_by))
-        winners = best_of_n.select(samples, ranked_by, cfg.raft.draws, share=cfg.raft.share)
+        winners = best_of_n.select(samples, ranked_by, cfg.raft.draws)
         first = int(jax.device_get(state.step))
         for i in range(first, first + steps):  # the order of a round goes on from the one before
             batch = batch_at(winners, cfg.raft.batch_size, cfg.seed, i, devices.take)

@@ -25,10 +25,9 @@ class EnsembleConfig(Settings):
 
     members: Annotated[int, Bound(ge=2)] = 4
     """Reward models (4 or 5: Coste et al., 2024, who saw little gain beyond)."""
-    shared_head: bool = False
-    """All start from one head, as "warm" wants; they then differ by the order of their data alone."""
     combine: Literal["mean", "min", "uwo", "warm"] = "uwo"
-    """The mean score, the least, mean - uncertainty_coef std, or one model of the averaged weights."""
+    """The mean score, the least, mean - uncertainty_coef std, or one model of the averaged weights, whose
+    members start from one head and differ by the order of their data alone."""
     uncertainty_coef: NonNegative = 0.5
     """Standard deviations that "uwo" takes off the mean (ours; Coste et al. take off variances)."""
 
@@ -36,9 +35,9 @@ class EnsembleConfig(Settings):
 def init(reward_init, key, trunk, cfg: EnsembleConfig):
     """The first parameters of all members, [M, ...]: `reward_init(key_m, trunk)`, stacked.
 
-    key_m is `key` folded with m, or with 0 for all where they share a head.
+    key_m is `key` folded with m, or with 0 for all where "warm" averages their weights.
     """
-    names = jnp.arange(cfg.members) * (not cfg.shared_head)
+    names = jnp.arange(cfg.members) * (cfg.combine != "warm")
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, names)
     return jax.vmap(reward_init, in_axes=(0, None))(keys, trunk)
 

@@ -177,8 +177,8 @@ def from_comparisons(
     tx = optimizer.make(OptimizerConfig(lr=method.lr, warmup=min(20, steps // 5)), steps)
     if method.name == "dpo":
         ref = devices.each(preference.make_reference_logprobs(policy.policy_fn), (P(), P(DATA)))
-        sides = [devices.fetch(ref(reference, devices.put_batch(side))) for side in data]
-        data = PreferenceBatch(data, *sides, weight=np.ones(sides[0].shape, np.float32))
+        sides = [devices.fetch(ref(reference, devices.put_batch(side))) for side in data.sides]
+        data = PreferenceBatch(data, *sides)
         cfg = PreferenceConfig(beta=method.strength)
         step = preference.make_train_step(policy.policy_fn, tx, cfg)
     else:

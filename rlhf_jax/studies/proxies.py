@@ -74,7 +74,8 @@ def draw_pairs(lab: Lab, kind: str, pairs: int, seeds: Sequence[Seed]) -> list[C
         side = lambda rows, x=samples: Sequences(
             x.tokens[rows], x.attention_mask[rows], x.mask[rows]
         )
-        both.append(Comparisons(chosen=side(first + best), rejected=side(first + 1 - best)))
+        weight = np.ones(pairs, np.float32)
+        both.append(Comparisons(side(first + best), side(first + 1 - best), weight))
     return both
 
 
@@ -84,8 +85,8 @@ def load(place: pathlib.Path, pairs: int) -> Comparisons | None:
         return None
     with np.load(place) as file:
         sides = [Sequences(*(file[f"{side}_{x}"] for x in Sequences._fields)) for side in (0, 1)]
-    both = Comparisons(*sides)
-    enough = len(both.chosen.tokens) >= pairs
+    both = Comparisons(*sides, weight=np.ones(len(sides[0].tokens), np.float32))
+    enough = len(both.weight) >= pairs
     return jax.tree.map(lambda x: x[:pairs], both) if enough else None
 
 

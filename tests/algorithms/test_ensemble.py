@@ -21,7 +21,7 @@ from rlhf_jax.models.config import ModelConfig
 KEY = jax.random.key(0)
 M, B, V, L = 3, 16, 13, 7
 LM = networks.language_model(ModelConfig(vocab_size=V, context=L, layers=1, d_model=8, heads=2))
-LOSS = RewardLossConfig(margin=0.2, label_smoothing=0.1, centring=0.01)
+LOSS = RewardLossConfig(label_smoothing=0.1, centring=0.01)
 SCORES = jnp.array([[1.0, -2.0, 0.5], [3.0, 4.0, 0.5]])  # two members, three rows
 
 
@@ -32,7 +32,7 @@ def sequences(seed):
 
 
 def pairs(seed):
-    return Comparisons(sequences(seed), sequences(seed + 100))
+    return Comparisons(sequences(seed), sequences(seed + 100), np.ones(B, np.float32))
 
 
 def stacked(batches):
@@ -73,7 +73,7 @@ def test_members_start_as_single_models_do_each_with_its_own_head_or_with_one(tr
         alone = BAG.init(jax.random.fold_in(KEY, m), trunk)
         jax.tree.map(np.testing.assert_array_equal, member(params, m), alone)
     assert len(np.unique(params["head"][:, 0])) == M
-    shared = ensemble.init(BAG.init, KEY, trunk, EnsembleConfig(members=M, shared_head=True))
+    shared = ensemble.init(BAG.init, KEY, trunk, EnsembleConfig(members=M, combine="warm"))
     assert len(np.unique(shared["head"][:, 0])) == 1
     np.testing.assert_array_equal(shared["head"][M - 1], params["head"][0])
 

@@ -82,7 +82,8 @@ def start(devices, params):
 @layouts.some
 def test_a_reward_step_does_not_depend_on_the_layout(params, names):
     """And on microbatches no more: several devices take two, one device takes one."""
-    batch = Comparisons(chosen=sequences(1), rejected=sequences(2))
+    weight = np.linspace(0, 2, B, dtype=np.float32)
+    batch = Comparisons(sequences(1), sequences(2), weight)
 
     def run(devices):
         step = reward_model.make_train_step(

@@ -150,7 +150,7 @@ def pairs(rng, prompts, T=3):
         attended = np.concatenate([np.ones((n, 1), bool), mask], axis=1)
         sides.append(Sequences(tokens, attended, mask))
     refs = rng.normal(size=(2, n)).astype(np.float32)
-    return PreferenceBatch(Comparisons(*sides), *refs, weight=np.ones(n, np.float32))
+    return PreferenceBatch(Comparisons(*sides, weight=np.ones(n, np.float32)), *refs)
 
 
 def test_mismatched_responses_are_to_another_prompt_and_labels_stay_with_their_response():
@@ -184,7 +184,7 @@ def test_margins_are_of_the_reward_that_the_kind_believes_in(kind):
         if kind == "dpo":
             want = (sums[100][n] - made.ref_chosen[n]) - (sums[200][n] - made.ref_rejected[n])
         else:
-            lengths = [side.mask[n].sum() for side in made.comparisons]
+            lengths = [side.mask[n].sum() for side in made.comparisons.sides]
             want = sums[100][n] / lengths[0] - sums[200][n] / lengths[1]
         assert found[n] == pytest.approx(want, rel=1e-6)
 
@@ -248,7 +248,7 @@ def test_a_killed_run_ends_with_the_same_bits(finished, base, tmp_path):
     ("settings", "words"),
     [
         ("dpo --seed 7", "start_from = .* trained with other settings of seed: give the same"),
-        ("dpo --reward.loss.margin 1", "start_from = .* trained with other settings of reward:"),
+        ("dpo --reward.loss.centring 1", "start_from = .* trained with other settings of reward:"),
         ("raft --start-from nowhere", 'start_from = "nowhere" holds no config.json'),
         ("online_dpo --online.draws 3", "online.draws = 3 .* divide rl.batch_size = 16"),
         ("online_dpo --devices mesh --rl.batch-size 8",
