@@ -170,7 +170,7 @@ def test_orpo_stays_finite_at_certainty_and_on_empty_responses():
             assert np.all(np.isfinite(jax.tree.leaves(got)))
 
 
-def kto(r, desirable, z, **settings):
+def kto_of(r, desirable, z, **settings):
     """KTO's loss, margin and slope of a response whose log-probability rose by `r`."""
     weights = dict(desirable_weight=2.0, undesirable_weight=3.0) | settings
     value, margin, (slope,) = value_and_slopes(
@@ -183,20 +183,20 @@ def test_kto_by_hand():
     # 0.5 (1.5 - 0.3) = 0.6 above the reference point
     s = sigmoid(0.6)
     np.testing.assert_allclose(
-        kto(1.5, True, 0.3), [2 * (1 - s), 0.6, -2 * 0.5 * s * (1 - s)], rtol=1e-5
+        kto_of(1.5, True, 0.3), [2 * (1 - s), 0.6, -2 * 0.5 * s * (1 - s)], rtol=1e-5
     )
     np.testing.assert_allclose(
-        kto(1.5, False, 0.3), [3 * s, -0.6, 3 * 0.5 * s * (1 - s)], rtol=1e-5
+        kto_of(1.5, False, 0.3), [3 * s, -0.6, 3 * 0.5 * s * (1 - s)], rtol=1e-5
     )
 
 
 @pytest.mark.parametrize("desirable", [True, False])
 def test_kto_saturates_on_both_sides_of_its_reference_point(desirable):
-    slope = lambda r, z=2.0: abs(kto(r, desirable, z)[2])
+    slope = lambda r, z=2.0: abs(kto_of(r, desirable, z)[2])
     np.testing.assert_allclose(slope(2.0), (2 if desirable else 3) * 0.5 / 4, rtol=1e-6)
     assert slope(2.0) > slope(6.0) > 50 * slope(30.0)
     assert slope(2.0) > slope(-2.0) > 50 * slope(-26.0)
-    np.testing.assert_allclose(kto(1.0, desirable, 2.0), kto(4.0, desirable, 5.0), rtol=1e-5)
+    np.testing.assert_allclose(kto_of(1.0, desirable, 2.0), kto_of(4.0, desirable, 5.0), rtol=1e-5)
 
 
 def test_kto_takes_the_side_of_the_majority_by_weight():
@@ -209,7 +209,7 @@ def test_kto_takes_the_side_of_the_majority_by_weight():
             (0.7, (1.0, 3.0)),
         ]:
             kinds = dict(zip(("desirable_weight", "undesirable_weight"), weights, strict=True))
-            slope = q * kto(r, True, 1.0, **kinds)[2] + (1 - q) * kto(r, False, 1.0, **kinds)[2]
+            slope = q * kto_of(r, True, 1.0, **kinds)[2] + (1 - q) * kto_of(r, False, 1.0, **kinds)[2]
             assert (slope < 0) == (q * weights[0] > (1 - q) * weights[1])
 
 
