@@ -209,7 +209,9 @@ def test_kto_takes_the_side_of_the_majority_by_weight():
             (0.7, (1.0, 3.0)),
         ]:
             kinds = dict(zip(("desirable_weight", "undesirable_weight"), weights, strict=True))
-            slope = q * kto_of(r, True, 1.0, **kinds)[2] + (1 - q) * kto_of(r, False, 1.0, **kinds)[2]
+            slope = (
+                q * kto_of(r, True, 1.0, **kinds)[2] + (1 - q) * kto_of(r, False, 1.0, **kinds)[2]
+            )
             assert (slope < 0) == (q * weights[0] > (1 - q) * weights[1])
 
 

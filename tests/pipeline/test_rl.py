@@ -16,11 +16,13 @@ from rlhf_jax.algorithms import policy_gradient, rollout
 from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.algorithms.rollout import RolloutConfig
 from rlhf_jax.batches import Samples
+from rlhf_jax.devices import parallel
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import rl, stages
+from rlhf_jax.sampling import SampleConfig
 
 B, WIDTH, T, V, K = 16, 4, 6, 20, 2  # rows, prompt columns, response columns, vocabulary, draws
 LM = networks.language_model(
@@ -99,3 +101,32 @@ def test_what_a_method_makes_of_samples_does_not_depend_on_the_layout(name, rank
     assert metrics["objective/kl"] != 0 and metrics["train/grad_norm"] > 0
     blocks = state.params.get("policy", state.params)["blocks"]
     assert all(np.abs(x["lora_b"]).max() > 1e-3 for x in blocks.values() if rank)
+
+
+@pytest.mark.parametrize("name", ["ppo", "ppo, shared trunk", "policy gradient", "raft"])
+def test_a_learner_reads_policy_and_reference_at_the_temperature_of_the_samples(name):
+    with_method, cfg = METHODS[name]
+    once = {
+        "ppo": replace(PPO, epochs=1, minibatches=1),
+        "pg": replace(GROUPS, epochs=1, minibatches=1),
+    }
+    engine = RolloutConfig(recompute_logprobs=True)
+    settings = vars(cfg) | once | {"rollout": engine, "sample": SampleConfig(temperature=0.5)}
+    devices, params = parallel.on_device(), jax.jit(LM.init)(jax.random.key(0))
+    ground = SimpleNamespace(
+        cfg=SimpleNamespace(**settings), devices=devices, lm=LM, key=jax.random.key(1),
+        reference=params, reward=None,
+    )  # fmt: skip
+    method, seen = with_method(ground), samples(0)
+    state = stages.begun(devices, method.trained, method.tx)
+    rolled = method.learner.annotate(state.params, params, seen)
+    at_half = networks.at_temperature(LM.policy_fn, 0.5)
+    want, _ = jax.jit(partial(at_half, last=T))(params, seen.tokens, seen.attention_mask)
+    for got in (rolled.logprobs, rolled.ref_logprobs):
+        np.testing.assert_allclose(got, np.where(seen.mask, want, 0.0), atol=1e-5)
+    if name != "raft":
+        rolled = rollout.with_rewards(rolled, np.arange(B, dtype=np.float32), engine)
+        _, metrics = method.learner.update(
+            state, {"base": method.base}, np.float32(0.1), rolled, jax.random.key(2)
+        )
+        assert metrics[f"{method.learner.area}/approx_kl"] < 1e-8  # half the square of 1e-4
