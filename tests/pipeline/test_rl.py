@@ -22,6 +22,7 @@ from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import rl, stages
+from rlhf_jax.pipeline.ground import Ground
 from rlhf_jax.sampling import SampleConfig
 
 B, WIDTH, T, V, K = 16, 4, 6, 20, 2  # rows, prompt columns, response columns, vocabulary, draws
@@ -55,6 +56,18 @@ def samples(seed):
     return Samples(tokens, np.concatenate([prompt, mask], axis=1), mask, logprobs, ended)
 
 
+def ground_of(settings, devices, params) -> Ground:
+    """What a method asks of the shared stages."""
+    nothing = Ground(*[None] * len(Ground._fields))  # pyright: ignore[reportArgumentType]
+    return nothing._replace(
+        cfg=SimpleNamespace(**settings),
+        devices=devices,
+        lm=LM,
+        key=jax.random.key(1),
+        reference=params,
+    )
+
+
 @layouts.marked
 @pytest.mark.parametrize(
     ("name", "rank"),
@@ -76,10 +89,7 @@ def test_what_a_method_makes_of_samples_does_not_depend_on_the_layout(name, rank
     scores[:, : 3 * K] = 0.0  # three prompts' draws tie, and those pairs weigh nothing
 
     def run(devices):
-        ground = SimpleNamespace(
-            cfg=SimpleNamespace(**settings), devices=devices, lm=LM, key=jax.random.key(1),
-            reference=params, reward=None,
-        )  # fmt: skip
+        ground = ground_of(settings, devices, params)
         method, reference, seen = with_method(ground), devices.share(params), []
         base, state = devices.share(method.base), stages.begun(devices, method.trained, method.tx)
         with_rewards = devices.compile(
@@ -113,11 +123,7 @@ def test_a_learner_reads_policy_and_reference_at_the_temperature_of_the_samples(
     engine = RolloutConfig(recompute_logprobs=True)
     settings = vars(cfg) | once | {"rollout": engine, "sample": SampleConfig(temperature=0.5)}
     devices, params = parallel.on_device(), jax.jit(LM.init)(jax.random.key(0))
-    ground = SimpleNamespace(
-        cfg=SimpleNamespace(**settings), devices=devices, lm=LM, key=jax.random.key(1),
-        reference=params, reward=None,
-    )  # fmt: skip
-    method, seen = with_method(ground), samples(0)
+    method, seen = with_method(ground_of(settings, devices, params)), samples(0)
     state = stages.begun(devices, method.trained, method.tx)
     rolled = method.learner.annotate(state.params, params, seen)
     at_half = networks.at_temperature(LM.policy_fn, 0.5)
