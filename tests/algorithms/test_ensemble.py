@@ -149,7 +149,7 @@ def test_a_member_that_diverged_is_skipped_and_the_others_learn(params):
 
 
 def test_the_combinations_by_hand():
-    combine = lambda how, k=0.0: ensemble.combine(SCORES, EnsembleConfig(2, False, how, k))
+    combine = lambda how, k=0.0: ensemble.combine(SCORES, EnsembleConfig(2, how, k))
     np.testing.assert_allclose(ensemble.disagreement(SCORES), [1.0, 3.0, 0.0])
     np.testing.assert_allclose(combine("mean"), [2.0, 1.0, 0.5])
     np.testing.assert_allclose(combine("min"), [1.0, -2.0, 0.5])
