@@ -195,7 +195,9 @@ def metavar(kind) -> str:
         return args[1].metavar(args[0]) if isinstance(args[1], Bound) else metavar(args[0])
     if origin in (typing.Union, types.UnionType):
         last = [x for x in args if x is types.NoneType]
-        return "|".join(["None"] * len(last) + [metavar(x) for x in args if x is not types.NoneType])
+        return "|".join(
+            ["None"] * len(last) + [metavar(x) for x in args if x is not types.NoneType]
+        )
     if origin is tuple:
         return f"[{metavar(args[0])} ...]"
     if origin is Literal:

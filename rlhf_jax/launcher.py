@@ -70,8 +70,12 @@ def experiments(folder: pathlib.Path) -> dict[str, Place]:
     """
     at = {name: i for i, name in enumerate(HEADINGS)}
     heading = lambda path: (at.get(path.parent.name, LAST), path.parent.name)
-    found = [(path, name, place) for path in folder.glob("*/*.py") for name, place in read(path).items()]
-    found.sort(key=lambda x: (*heading(x[0]), x[2].order, x[0].stem))  # keys of one file as it has them
+    found = [
+        (path, name, place) for path in folder.glob("*/*.py") for name, place in read(path).items()
+    ]
+    found.sort(
+        key=lambda x: (*heading(x[0]), x[2].order, x[0].stem)
+    )  # keys of one file as it has them
     return {name: place for _, name, place in found}
 
 
@@ -174,7 +178,9 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
             return _refused(f"there is no file {file}", 2)
         names, command = [*read(file)], str(file)
         if len(names) != 1:
-            return _refused(f"{file} must set config, or configs with one key: it has {len(names)}", 2)
+            return _refused(
+                f"{file} must set config, or configs with one key: it has {len(names)}", 2
+            )
         name = names[0]
     elif name not in known and not (on and {"-h", "--help"} & {*theirs}):
         return _refused(_unknown(name, known), 2)

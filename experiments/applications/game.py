@@ -47,6 +47,8 @@ SFT = stages.SFTConfig(
 class Config(Settings):
     """Settings of the game experiment."""
 
+    _main = ("seed", "run", "devices", "algorithm")
+
     seed: Seed = 0
     """Of all that is drawn."""
     run: str = ""

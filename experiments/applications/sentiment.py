@@ -38,6 +38,7 @@ class Config(grounds.Config):
         return super()._unread() | rl.no_kl(self.ppo)
 
 
+order = 1  # of the launcher's list
 config = Config()
 
 

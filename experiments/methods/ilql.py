@@ -33,6 +33,8 @@ from rlhf_jax.runs import loop
 class QConfig(Settings):
     """The loop round the loss."""
 
+    _main = ("steps", "batch_size")
+
     steps: Count = 1000
     """Gradient steps."""
     batch_size: Count = 64

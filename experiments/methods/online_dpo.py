@@ -29,6 +29,8 @@ from rlhf_jax.pipeline.rl import RLConfig
 class OnlineConfig(Settings):
     """How pairs come about."""
 
+    _main = ("draws",)
+
     draws: Annotated[int, Bound(ge=2)] = 2
     """Draws of each prompt, whose best and worst by the reward make a pair (2: Guo et al., 2024)."""
     microbatches: Count = 1

@@ -47,6 +47,23 @@ TABLE = "at matched KL"
 class Config(Settings):
     """Settings of the study."""
 
+    _main = (
+        "run",
+        "seeds",
+        "tuning_seeds",
+        "population",
+        "devices",
+        "methods",
+        "pairs",
+        "lrs",
+        "kl_coefs",
+        "betas",
+        "passes",
+        "iterations",
+        "batch_size",
+        "matched",
+    )
+
     run: str = ""
     """Run directory; empty: runs/compare/HASH-OF-CONFIG."""
     seeds: Annotated[int, Bound(ge=2)] = 3

@@ -45,6 +45,19 @@ SHOWN = {  # of its columns, on the screen; the report has them all
 class Config(Settings):
     """Settings of the study."""
 
+    _main = (
+        "run",
+        "seeds",
+        "reward_seeds",
+        "policy_seeds",
+        "population",
+        "devices",
+        "golds",
+        "pairs",
+        "sizes",
+        "trained_against",
+    )
+
     run: str = ""
     """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""
     seeds: Annotated[int, Bound(ge=2)] = 3

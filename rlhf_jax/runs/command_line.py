@@ -145,9 +145,7 @@ def explained(found: list[Setting], prog: str, description: str, everything: boo
             lines += ["", f"{part}: {x.part_about}" if part else "settings (default):"]
         flags = ", ".join(x.flags)
         head = f"  {flags} {x.metavar}".rstrip() + f" ({x.value})"
-        beside = f"{head:44}  {x.about}"
-        wrapped = textwrap.wrap(x.about, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
-        lines += [beside.rstrip()] if len(beside) <= width else [head, *wrapped]
+        lines += textwrap.wrap(f"{head:34}  {x.about}", width, subsequent_indent=" " * 6)
     if not everything:
         rest = sum(not x.main for x in found)
         lines += ["", f"{prog} --help-all shows {rest} more settings."]
@@ -162,9 +160,10 @@ def misnamed(word: str, found: list[Setting]) -> str | None:
     if f"--{name}" in {flag for x in found for flag in x.flags}:
         return None
     names = [x.name for x in found][::-1]  # a method's own settings stand last in its tree
-    last = name.rpartition(".")[2]
+    mains, last = {x.name for x in found if x.main}, name.rpartition(".")[2]
     near = [x for pattern in TRL.get(name, "").split() for x in fnmatch.filter(names, pattern)]
     near = near or [x for x in names if x.rpartition(".")[2] == last]
+    near.sort(key=lambda x: x not in mains)
     near = near or difflib.get_close_matches(name, names, n=3)
     about = {x.name: f" ({x.about})" for x in found if x.about and len(near) == 1}
     said = " or ".join(f"--{x}{about.get(x, '')}" for x in dict.fromkeys(near[:4]))
