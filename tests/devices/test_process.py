@@ -3,7 +3,6 @@
 import errno
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -54,15 +53,12 @@ def main(cfg):
 @pytest.fixture
 def begin(tmp_path):
     """`begin(what, script, **environment)`: exit code, output and errors of the launcher of a toy."""
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "toy.py").write_text(TOY)
-    (tmp_path / "experiments" / "__init__.py").touch()
-    shutil.copy(ROOT / "launch.py", tmp_path)
+    (tmp_path / "toy.py").write_text(TOY)
 
     def begin(what, script="{}", **environment):
         environment = os.environ | {"PYTHONPATH": str(ROOT), "WHAT": what} | environment
         done = subprocess.run(
-            ["sh", "-c", script.format(f"{sys.executable} launch.py toy")],
+            ["sh", "-c", script.format(f"{sys.executable} {ROOT / 'launch.py'} ./toy.py")],
             cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50,
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr
