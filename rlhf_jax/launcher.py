@@ -93,11 +93,11 @@ def read(path: pathlib.Path) -> dict[str, Place]:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
         values |= {x.id: node.value for x in targets if isinstance(x, ast.Name)}  # type: ignore
     order = values.get("order")
-    order = order.value if isinstance(order, ast.Constant) else LAST
+    order = ast.literal_eval(order) if isinstance(order, ast.Constant) else LAST
     names = {path.stem: said.partition("\n")[0]} if "config" in values else {}
     if isinstance(several := values.get("configs"), ast.Dict):
         lines = dict(re.findall(r"^    (\w+)  +(.*)$", said, flags=re.MULTILINE)[::-1])
-        keys = [key.value for key in several.keys if isinstance(key, ast.Constant)]
+        keys = [ast.literal_eval(key) for key in several.keys if isinstance(key, ast.Constant)]
         names |= {key: lines.get(key, "") for key in keys}
     return {name: Place(path, line, order) for name, line in names.items()}
 

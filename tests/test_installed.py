@@ -18,13 +18,13 @@ TINY = str.split(
     --rl.iterations 2 --rl.batch-size 16 --rl.save-every 2"""
 )
 SPAWN = """
-import concurrent.futures, multiprocessing, sys
+import concurrent.futures, multiprocessing
 from rlhf_jax import launcher
 if __name__ == "__main__":
-    module = sys.modules[launcher.load("overoptimization").main.__globals__["__name__"]]
+    main = launcher.load("compare").main
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
-        print(module.__name__, pool.submit(getattr, module.proxy_run, "__module__").result(100))
+        print(pool.submit(getattr, main, "__module__").result(100))
 """
 
 
@@ -89,9 +89,8 @@ def test_it_runs_from_any_folder_without_a_checkout(run):
     assert str(ROOT) not in where
     assert run("--version") == f"rlhf_jax {rlhf_jax.__version__}\n"
     assert "rlhf-jax rloo --help-all shows" in run("rloo", "--help")
-    name = "rlhf_jax.experiments.studies.overoptimization"
     (run.here / "spawning.py").write_text(SPAWN)
-    assert run(program="spawning.py") == f"{name} {name}\n"
+    assert run(program="spawning.py") == "rlhf_jax.experiments.studies.compare\n"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A game of several turns: PPO or RLOO learns to guess a number, where the best return is known exactly.
+"""A game of several turns with a known optimum: PPO or RLOO guesses a number.
 
     python launch.py game
     python launch.py game --algorithm rloo

@@ -1,4 +1,4 @@
-"""People's preferences to a better policy: SFT, a reward model, PPO, and proof on held-out prompts.
+"""From people's preferences to a better policy: SFT, a reward model and PPO.
 
     python launch.py sentiment
 

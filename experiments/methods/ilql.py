@@ -1,4 +1,4 @@
-"""ILQL: Q-learning on logged responses with rewards, and decoding that its Q guides (Snell et al., 2023).
+"""ILQL: Q-learning on logged responses guides decoding (Snell et al., 2023).
 
     python launch.py ilql
 

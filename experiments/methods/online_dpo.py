@@ -1,4 +1,4 @@
-"""Online DPO: the reward model picks the better of two fresh draws of each prompt (Guo et al., 2024).
+"""Online DPO: the reward model picks the better of two draws (Guo et al., 2024).
 
     python launch.py online_dpo
 

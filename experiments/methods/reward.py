@@ -1,4 +1,4 @@
-"""A reward model alone, from comparisons in JSONL: held-out accuracy, length baseline, calibration.
+"""A reward model alone, from comparisons: accuracy, calibration, baselines.
 
     python launch.py reward --data.comparisons FILES
 

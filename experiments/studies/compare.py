@@ -1,4 +1,4 @@
-"""PPO, RLOO, GRPO, DPO, best of n and SFT on the same preference data: gold at matched KL, over seeds.
+"""PPO, RLOO, GRPO, DPO, best of n and SFT on the same data: gold at equal KL.
 
     python launch.py compare
 

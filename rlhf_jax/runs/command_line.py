@@ -187,7 +187,9 @@ def classes_of(file: str) -> dict[str, list[tuple[str, str]]]:
     """(field, the string below it) of each class at the top of a file."""
     with open(file, encoding="utf-8") as source:
         tree = ast.parse(source.read())
-    return {node.name: [*_strings(node.body)] for node in tree.body if isinstance(node, ast.ClassDef)}
+    return {
+        node.name: [*_strings(node.body)] for node in tree.body if isinstance(node, ast.ClassDef)
+    }
 
 
 def _strings(body: list[ast.stmt]):

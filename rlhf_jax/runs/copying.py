@@ -14,10 +14,15 @@ def copy(source: str, old: str, new: str, command: str) -> str:
     edits, several = [], False
     for node in ast.walk(ast.parse(source)):
         match node:
-            case ast.Call(args=[ast.Constant() as name, ast.Name(id="cfg"), *_]) if name.value == old:
+            case ast.Call(args=[ast.Constant() as name, ast.Name(id="cfg"), *_]) if (
+                name.value == old
+            ):
                 edits.append((name, f'"{new}"'))
             case ast.Assign() | ast.AnnAssign() if isinstance(node.value, ast.Dict) and _sets(node):
-                own = next(x for key, x in zip(node.value.keys, node.value.values, strict=True) if _is(key, old))
+                both = zip(node.value.keys, node.value.values, strict=True)
+                own = next(
+                    x for key, x in both if isinstance(key, ast.Constant) and key.value == old
+                )
                 edits.append((node.value, f'{{"{new}": {ast.get_source_segment(source, own)}}}'))
                 several = True
     source = _edited(source, edits)
@@ -27,10 +32,6 @@ def copy(source: str, old: str, new: str, command: str) -> str:
 def _sets(node) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     return any(isinstance(x, ast.Name) and x.id == "configs" for x in targets)
-
-
-def _is(node, value: str) -> bool:
-    return isinstance(node, ast.Constant) and node.value == value
 
 
 def _edited(source: str, edits: list) -> str:

@@ -135,7 +135,7 @@ def test_errors_have_a_remedy(monkeypatch, error, said):
 def test_a_platform_that_is_not_there_is_named():
     program = """
 import jax
-from rlhf_jax import process
+from rlhf_jax.devices import process
 try:
     jax.devices()
 except Exception as error:
@@ -170,7 +170,7 @@ def test_the_children_of_a_stopped_process_go_with_it(tmp_path):
     program = """
 import multiprocessing, os, signal, sys, time
 sys.path.insert(0, ROOT)
-from rlhf_jax import process
+from rlhf_jax.devices import process
 if __name__ == "__main__":
     process.exit_on_sigterm()
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))

@@ -84,7 +84,7 @@ def test_the_list_has_headings_and_an_order_that_each_file_sets_for_itself(tmp_p
     for file, text in {
         "tools/a.py": '"""A."""\nconfig = 1\n',
         "methods/b.py": '"""B (Nobody et al., 1999)."""\nconfig = 1\n',
-        "methods/c.py": '"""C.\n\nTwo.\n\n    z   Last\n    y   First"""\nconfigs = {"z": 1, "y": 2}\norder = 2\n',
+        "methods/c.py": '"""C.\n\n-\n\n    z  Last\n    y  First"""\nconfigs = {"z": 1, "y": 2}\norder = 2\n',
         "methods/d.py": f'"""{"D " * 90}"""\nconfig = 1\norder = 1\n',
         "sharks/e.py": '"""E."""\nconfig = 1\n',
     }.items():
@@ -100,6 +100,8 @@ def test_the_list_has_headings_and_an_order_that_each_file_sets_for_itself(tmp_p
 
 def test_the_list_of_today_begins_with_what_one_begins_with():
     known = [*launch.experiments(launch.EXPERIMENTS)]
+    lines = launcher.listing(launch.experiments(launch.EXPERIMENTS)).splitlines()
+    assert not [line for line in lines if line.endswith(" ...")]
     assert known[0] == "sentiment" and known[-1] == "export"
     assert known.index("reward") < known.index("rloo") < known.index("dpo") < known.index("raft")
 
