@@ -23,6 +23,8 @@ from rlhf_jax.slots import Said
 class SampleConfig(Settings):
     """How responses are drawn."""
 
+    _main = ("length", "temperature")
+
     length: Whole = 24
     """Most tokens of a response, its end included (T). Experiments take 0: 24 in the generated world, and
     with files what holds 99 % of the answers of each."""

@@ -136,7 +136,7 @@ def test_imports_point_down():
 
 def test_the_files_of_today_are_seen():
     """Against a checker that looks in the wrong folder and finds nothing to complain of."""
-    names = {path.stem for path in (ROOT / "rlhf_jax").glob("*.py")}
+    names = {path.stem for path in (ROOT / "rlhf_jax").rglob("*.py")}
     assert {"ppo", "train_step", "parallel", "reduce"} <= names
     lines = list(
         imports((ROOT / "rlhf_jax/algorithms/ppo.py").read_text(), "rlhf_jax.algorithms.ppo", False)
@@ -180,6 +180,7 @@ PLANTED = {
     "a file without a folder": ("sharks.py", ""),
     "a folder without a floor": ("sharks/server.py", ""),
     "a wing's name as a file": ("models.py", ""),
+    "another launcher": ("runs/launcher.py", "import importlib\nimportlib.import_module(name)"),
     "a name that is not there": ("algorithms/ppo.py", "from rlhf_jax import sharks"),
     "the package imports": ("__init__.py", "from rlhf_jax import algorithms"),
     "data computes with jax": ("data/batching.py", "import jax.numpy as jnp"),
@@ -190,6 +191,7 @@ PLANTED = {
 PASSING = {
     "down": ("algorithms/ppo.py", "from rlhf_jax.ops import kl, losses\nimport rlhf_jax.batches"),
     "beside": ("ops/kl.py", "from rlhf_jax.ops.reduce import psum"),
+    "the launcher": ("launcher.py", "import importlib\nimportlib.import_module(name)"),
     "beside, among algorithms": ("algorithms/ppo.py", "from rlhf_jax.algorithms import rollout"),
     "a new algorithm": ("algorithms/sharks.py", "from rlhf_jax import train_step"),
     "a new experiment": ("../experiments/methods/sharks.py", "from rlhf_jax.pipeline import rl"),

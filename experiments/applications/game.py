@@ -1,4 +1,4 @@
-"""A game of several turns: PPO or RLOO learns to guess a number, where the best return is known exactly.
+"""A game of several turns with a known optimum: PPO or RLOO guesses a number.
 
     python launch.py game
     python launch.py game --algorithm rloo
@@ -48,6 +48,8 @@ SFT = stages.SFTConfig(
 @dataclass(frozen=True)
 class Config(Settings):
     """Settings of the game experiment."""
+
+    _main = ("seed", "run", "devices", "algorithm")
 
     seed: Seed = 0
     """Of all that is drawn."""

@@ -1,4 +1,4 @@
-"""People's preferences to a better policy: SFT, a reward model, PPO, and proof on held-out prompts.
+"""From people's preferences to a better policy: SFT, a reward model and PPO.
 
     python launch.py sentiment
 
@@ -37,6 +37,7 @@ class Config(grounds.Config):
         return super()._unread() | rl.no_kl(self.ppo)
 
 
+order = 1  # of the launcher's list
 config = Config()
 
 

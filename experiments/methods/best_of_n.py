@@ -23,6 +23,8 @@ from rlhf_jax.pipeline.judge import PythonRewardConfig
 class BestOfNConfig(Settings):
     """How many draws there are."""
 
+    _main = ("draws",)
+
     draws: Annotated[int, Bound(ge=2)] = 64
     """Draws for each response of the verdict (N)."""
 

@@ -40,6 +40,8 @@ from rlhf_jax.runs import loop
 class DPOConfig(Settings):
     """The loop round the loss."""
 
+    _main = ("epochs", "batch_size")
+
     epochs: Positive = 1.0
     """Passes over the comparisons (1: Rafailov et al., 2023)."""
     batch_size: Count = 32
@@ -65,6 +67,7 @@ class Config(grounds.Config):
         return super()._unread() | grounds.NO_ROLLOUT
 
 
+order = 5  # of the launcher's list
 config = Config()
 
 

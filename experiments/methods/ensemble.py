@@ -1,4 +1,4 @@
-"""Several reward models against over-optimization, and RLOO against their common score (Coste et al., 2024).
+"""RLOO against the common score of several reward models (Coste et al., 2024).
 
     python launch.py ensemble                          # --ensemble.combine mean, min or uwo
     python launch.py ensemble --ensemble.combine warm                             # averaged weights

@@ -1,4 +1,4 @@
-"""ILQL: Q-learning on logged responses with rewards, and decoding that its Q guides (Snell et al., 2023).
+"""ILQL: Q-learning on logged responses guides decoding (Snell et al., 2023).
 
     python launch.py ilql
 
@@ -32,6 +32,8 @@ from rlhf_jax.runs import loop
 @dataclass(frozen=True)
 class QConfig(Settings):
     """The loop round the loss."""
+
+    _main = ("steps", "batch_size")
 
     steps: Count = 1000
     """Gradient steps."""

@@ -1,4 +1,4 @@
-"""Online DPO: the reward model picks the better of two fresh draws of each prompt (Guo et al., 2024).
+"""Online DPO: the reward model picks the better of two draws (Guo et al., 2024).
 
     python launch.py online_dpo
 
@@ -28,6 +28,8 @@ from rlhf_jax.pipeline.rl import RLConfig
 @dataclass(frozen=True)
 class OnlineConfig(Settings):
     """How pairs come about."""
+
+    _main = ("draws",)
 
     draws: Annotated[int, Bound(ge=2)] = 2
     """Draws of each prompt, whose best and worst by the reward make a pair (2: Guo et al., 2024)."""

@@ -28,6 +28,7 @@ from dataclasses import replace
 from rlhf_jax.algorithms import policy_gradient
 from rlhf_jax.pipeline import rl
 
+order = 4  # of the launcher's list
 configs = {
     "reinforce": rl.Config(pg=policy_gradient.REINFORCE),
     "rloo": rl.Config(pg=policy_gradient.RLOO),

@@ -31,6 +31,8 @@ from rlhf_jax.pipeline.rl import RLConfig
 class RAFTConfig(Settings):
     """What a round makes of its draws."""
 
+    _main = ("draws", "epochs")
+
     draws: Count = 8
     """Draws of each prompt, of which the best is learned from (8 to 32: Dong et al., 2023)."""
     epochs: Count = 1

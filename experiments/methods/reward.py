@@ -1,4 +1,4 @@
-"""A reward model alone, from comparisons in JSONL: held-out accuracy, length baseline, calibration.
+"""A reward model alone, from comparisons: accuracy, calibration, baselines.
 
     python launch.py reward --data.comparisons FILES
 
@@ -33,6 +33,8 @@ from rlhf_jax.runs import metrics, run
 class RewardDataConfig(Settings):
     """What is learned from."""
 
+    _main = ("comparisons", "corpus", "prompt_length", "length")
+
     comparisons: str = ""
     """JSONL files of preferences (commas and globs allowed)."""
     fields: ComparisonFields = ComparisonFields()
@@ -54,6 +56,8 @@ class RewardDataConfig(Settings):
 @dataclass(frozen=True)
 class Config(pretrained.Config):
     """Settings of the reward experiment."""
+
+    _main = ("seed", "run", "devices")
 
     seed: Seed = 0
     """Of all that is drawn."""
@@ -101,6 +105,7 @@ def read(cfg: RewardDataConfig, seed: int, chat: dialogues.Chat):
     return *([row[:2] for row in side] for side in sides), train, held_out, ties
 
 
+order = 2  # of the launcher's list
 config = Config()
 AGAIN = "python launch.py reward ... --seed 1 (or any other setting, or --run NEW_FOLDER)"
 

@@ -1,4 +1,4 @@
-"""PPO, RLOO, GRPO, DPO, best of n and SFT on the same preference data: gold at matched KL, over seeds.
+"""PPO, RLOO, GRPO, DPO, best of n and SFT on the same data: gold at equal KL.
 
     python launch.py compare
 
@@ -46,6 +46,23 @@ TABLE = "at matched KL"
 @dataclass(frozen=True)
 class Config(Settings):
     """Settings of the study."""
+
+    _main = (
+        "run",
+        "seeds",
+        "tuning_seeds",
+        "population",
+        "devices",
+        "methods",
+        "pairs",
+        "lrs",
+        "kl_coefs",
+        "betas",
+        "passes",
+        "iterations",
+        "batch_size",
+        "matched",
+    )
 
     run: str = ""
     """Run directory; empty: runs/compare/HASH-OF-CONFIG."""

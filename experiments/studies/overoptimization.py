@@ -1,7 +1,7 @@
 """Over-optimization: what a policy gains in the eyes of its reward model, and what of it is true.
 
     overoptimization        Over-optimization: 3 seeds, reward models of 100k parameters (11 minutes)
-    overoptimization_full   Over-optimization: 10 seeds, reward models of 10k to 1M parameters (an hour)
+    overoptimization_full   Over-optimization: 10 seeds, reward models of 10k to 1M parameters (1 hour)
     overoptimization_gpu    Over-optimization on a GPU: 32 seeds as one program, 1M to 10M parameters
 
 After Gao et al. (2022). Reward models learn from few or many comparisons of the reference's responses,
@@ -44,6 +44,19 @@ SHOWN = {  # of its columns, on the screen; the report has them all
 @dataclass(frozen=True)
 class Config(Settings):
     """Settings of the study."""
+
+    _main = (
+        "run",
+        "seeds",
+        "reward_seeds",
+        "policy_seeds",
+        "population",
+        "devices",
+        "golds",
+        "pairs",
+        "sizes",
+        "trained_against",
+    )
 
     run: str = ""
     """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""

@@ -23,6 +23,8 @@ from rlhf_jax.bounds import Bound, NonNegative, Settings
 class EnsembleConfig(Settings):
     """How many reward models there are, and how they speak with one voice."""
 
+    _main = ("members", "combine")
+
     members: Annotated[int, Bound(ge=2)] = 4
     """Reward models (4 or 5: Coste et al., 2024, who saw little gain beyond)."""
     combine: Literal["mean", "min", "uwo", "warm"] = "uwo"

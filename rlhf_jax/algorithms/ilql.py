@@ -38,6 +38,8 @@ from rlhf_jax.ops.advantages import gae
 class ILQLConfig(Settings):
     """The settings of the equations above, each with its published default."""
 
+    _main = ("beta",)
+
     gamma: Unit = 0.99
     """Discount (0.99: Snell et al., 2023, in code)."""
     lam: Unit = 0.0

@@ -50,6 +50,8 @@ EPSILON = 1e-6
 class PolicyGradientConfig(Settings):
     """What the methods differ in; the defaults are RLOO's."""
 
+    _main = ("group",)
+
     epochs: Count = 1
     """Passes over one rollout, each in a fresh order (1: all of them, as published)."""
     minibatches: Count = 1

@@ -25,6 +25,8 @@ from rlhf_jax.ops.reduce import normalise, psum, whiten
 class PPOConfig(Settings):
     """The details that matter, each with its published default."""
 
+    _main = ("epochs",)
+
     epochs: Count = 4
     """Passes over one rollout, each in a fresh order (Ziegler et al., 2019)."""
     minibatches: Count = 1

@@ -40,6 +40,8 @@ DEFAULTS: dict[str, dict[str, float]] = {  # the settings that each kind reads
 class PreferenceConfig(Settings):
     """Which loss, and its settings; one that is not set takes its paper's value (`DEFAULTS`)."""
 
+    _main = ("kind", "beta")
+
     kind: Literal["dpo", "ipo", "simpo", "orpo", "kto"] = "dpo"
     """The loss; "kto" learns from labelled responses, the others from pairs."""
     beta: Positive | None = None

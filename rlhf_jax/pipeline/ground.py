@@ -46,6 +46,8 @@ from rlhf_jax.sampling import SampleConfig, check_on_policy
 class Config(pretrained.Config):
     """Settings of the stages that all methods share."""
 
+    _main = ("seed", "run", "start_from", "devices", "reward_model", "eval_draws")
+
     seed: Seed = 0
     """Of all that is drawn."""
     run: str = ""

@@ -32,6 +32,8 @@ from rlhf_jax.runs import loop
 class RLConfig(judge.PythonRewardConfig):
     """The loop round the algorithm."""
 
+    _main = ("iterations", "batch_size", "kl_coef")
+
     iterations: Count = 100
     """Rollouts, each followed by an update."""
     batch_size: Count = 128

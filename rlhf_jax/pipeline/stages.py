@@ -39,6 +39,8 @@ CENTRE = "centre.json"
 class SFTConfig(Settings):
     """Supervised fine-tuning."""
 
+    _main = ("steps", "batch_size")
+
     steps: Count = 1500
     """Most gradient steps; the learning rate reaches zero there."""
     batch_size: Count = 32
@@ -60,6 +62,8 @@ class SFTConfig(Settings):
 @dataclass(frozen=True)
 class RewardConfig(Settings):
     """Reward modelling."""
+
+    _main = ("epochs",)
 
     epochs: Positive = 2.0
     """Passes over the comparisons (1: Stiennon et al., 2020, on models that know more to begin with)."""

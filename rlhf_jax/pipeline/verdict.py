@@ -6,7 +6,7 @@ import numpy as np
 import rich
 from rich.table import Table
 
-from rlhf_jax.devices import hosts
+from rlhf_jax.devices import hosts, process
 from rlhf_jax.evaluation import evaluate
 from rlhf_jax.evaluation.evaluate import bootstrap_interval
 from rlhf_jax.runs import report, run
@@ -151,7 +151,7 @@ def show(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None):
             for row in rows:
                 table.add_row(*(_cell(row.get(column)) for column in shown))
             rich.print(table)
-    print(f"start another: {again}")
+    print(f"start another: {again.replace('python launch.py', process.command())}")
     print(f"report: {folder / 'report.html'}")
     print(folder)
 

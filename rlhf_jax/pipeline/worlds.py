@@ -33,6 +33,8 @@ class PromptFields(Settings):
 class DataConfig(Settings):
     """What is learned from. With no files, the generated world."""
 
+    _main = ("corpus", "comparisons", "prompts", "prompt_length")
+
     corpus: str = ""
     """JSONL files of what the language model learns (commas and globs allowed): rows with "text", with
     "prompt" and "response", or with "messages" that end with an answer."""

@@ -49,7 +49,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
 
-from bench.trl_side import PROMPT, VOCABULARY, reward
+from bench.replication.trl_side import PROMPT, VOCABULARY, reward
 from rlhf_jax import optimizer, sampling, train_step
 from rlhf_jax.algorithms import ppo, rollout
 from rlhf_jax.batches import Prompts, Samples
@@ -101,7 +101,7 @@ class Config(Settings):
 
 
 def torch_side(cfg: Config, **settings):
-    """Runs bench/trl_side.py with the settings of `cfg` and those named here; raises where it fails."""
+    """Runs trl_side.py with the settings of `cfg` and those named here; raises where it fails."""
     file = cfg.out / "settings.json"
     settings = asdict(cfg) | {"checkpoint": cfg.out / "checkpoint", "ppo": PPO} | settings
     file.write_text(json.dumps(settings, default=str))
