@@ -254,9 +254,7 @@ def train(ground: Ground, algorithm: OnPolicy):
 
     def draw(policy, drawn, key):
         """The rows of prompts after the first `drawn` batches, `group` responses to each, their scores."""
-        rows = np.repeat(
-            rows_at(len(world.prompts), rl.batch_size // group, seed, drawn), group
-        )
+        rows = np.repeat(rows_at(len(world.prompts), rl.batch_size // group, seed, drawn), group)
         batch = jax.tree.map(lambda x: x[rows], ground.prompts)
         batch = batch._replace(draw=np.arange(rl.batch_size, dtype=np.int32))  # a prompt may recur
         samples = sample(policy, devices.put_batch(batch), key)

@@ -176,7 +176,8 @@ def _take_up(run: pathlib.Path, begun: dict, compared: Callable, content: Callab
         print(f"{run} is lengthened: {in_words(changes)}", flush=True)
         before = {"command": old.get("command"), "settings": {n: there[n] for n in longer}}
         after = {"settings": begun["settings"], "command": _command()}
-        (run / "report.html").unlink(missing_ok=True)  # before the settings that it does not tell of
+        # first, so that a run which is stopped in between is not taken for finished
+        (run / "report.html").unlink(missing_ok=True)
         write_json(run / CONFIG, old | after | {"lengthened": [*old.get("lengthened", []), before]})
 
 

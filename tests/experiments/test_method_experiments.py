@@ -225,6 +225,30 @@ def test_a_killed_run_ends_with_the_same_bits(finished, base, tmp_path):
     assert (folder / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
 
 
+def test_a_lengthened_run_ends_with_the_bits_of_one_of_that_length(base, tmp_path, capsys):
+    constant = "--rl.optimizer.schedule constant --rl.optimizer.warmup 1 --rl.batch-size 16 "
+    settings = [*SHARED, *parts(constant + "--rl.save-every 2"), "--start-from", str(base)]
+    go = lambda name, n, *more: launch.main(
+        ["rloo", *settings, "--rl.iterations", str(n), "--run", str(tmp_path / name), *more]
+    )
+    assert [go("whole", 5), go("run", 3)] == [0, 0]
+    short = read(tmp_path / "run")[0]
+    assert go("run", 5) == 0
+    assert "rl.iterations is 3 there and 5 here" in capsys.readouterr().out
+    got, want = (runs.arrays(tmp_path / name, "rloo") for name in ("run", "whole"))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert len(want) > 20
+    assert runs.untimed(tmp_path / "run") == runs.untimed(tmp_path / "whole")
+    results = [read(tmp_path / name)[0]["kl"] for name in ("run", "whole")]
+    assert results[0] == results[1] != short["kl"]
+    assert (tmp_path / "run" / "report.html").exists()
+    # another seed of RL alone has the shared stages of this run, and an end of its own
+    assert go("other", 3, "--rl.seed", "1", "--sample.slots", "8", "--model.remat") == 0
+    other = read(tmp_path / "other")[0]
+    assert other["kl"] != short["kl"]
+    assert other["reward accuracy"] == short["reward accuracy"]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -107,7 +107,7 @@ def test_longer_lengths_take_them_where_none_of_the_files_was_cut(begun, cut):
     lines += ["data.corpus: 3 of 40 answers are cut to 20 tokens (...)"] if cut else []
     start = begun(FILES, lengths={"lengths": [10, 20], "context": 64, "lines": lines})
     longer = FILES + "--data.prompt-length 16 --sample.length 40"
-    named = "data.prompt_length is 0 there and 16 here, .*sample.length is 0"
+    named = r"data.prompt_length is 0 there and 16 here, .*sample.length is 0"
     for settings in (f"{longer} --model.context 56", longer):
         if cut:
             with pytest.raises(ValueError, match=named):
@@ -115,7 +115,7 @@ def test_longer_lengths_take_them_where_none_of_the_files_was_cut(begun, cut):
         else:
             reuse.check(start, of(settings), ground.Config())
     for shorter in ("--data.prompt-length 16 --sample.length 19", "--sample.length 40"):
-        with pytest.raises(ValueError, match="sample.length is 0"):
+        with pytest.raises(ValueError, match=r"sample.length is 0"):
             reuse.check(start, of(FILES + shorter), ground.Config())
     folder = run.open_run("sentiment", of(longer), "longer")
     reuse.copy(start, folder)

@@ -147,7 +147,7 @@ def test_a_run_is_lengthened_where_its_schedule_is_constant(tmp_path):
         begin(constant(200))
     with pytest.raises(ValueError, match=r"config \(seed is 0 there and 1 here, rl.iterations is"):
         begin(constant(400, seed=1))
-    with pytest.raises(ValueError, match="rl.optimizer.schedule is 'constant'"):
+    with pytest.raises(ValueError, match=r"rl.optimizer.schedule is 'constant'"):
         begin(Trained(rl=RL(400)))
     assert run.read_config(tmp_path) == config
 
