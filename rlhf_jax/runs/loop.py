@@ -19,9 +19,9 @@ import jax
 from rich import progress
 from rich.console import Console
 
-from rlhf_jax.runs import checkpoint, metrics
 from rlhf_jax.devices import hosts
 from rlhf_jax.devices.process import PREEMPTED
+from rlhf_jax.runs import checkpoint, metrics
 from rlhf_jax.runs.run import read_json, write_json
 
 NO_STEP = 20  # iterations in a row whose steps were all skipped, after which a stage stops

@@ -31,8 +31,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax.runs import checkpoint, manifest
 from rlhf_jax.devices import hosts
+from rlhf_jax.runs import checkpoint, manifest
 
 PACKAGES = (
     "rlhf_jax",
