@@ -32,8 +32,8 @@ from rlhf_jax.pipeline import (
     judge,
     lengths,
     pretrained,
+    reuse,
     stages,
-    start_from,
     verdict,
     worlds,
 )
@@ -168,7 +168,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
     world = worlds.read(cfg.data, cfg.annotators, cfg.seed, chat, unneeded)
     python_reward = judge.scorer(cfg, world)
     if cfg.start_from:
-        start_from.check(pathlib.Path(cfg.start_from), cfg, Config())
+        reuse.check(pathlib.Path(cfg.start_from), cfg, Config())
     content = lambda: inputs.content(cfg)
     ignore = (*run.UNTELLING, "start_from")
     folder = run.open_run(name, cfg, cfg.run, ignore=ignore, content=content)
@@ -177,7 +177,7 @@ def lay(name: str, cfg, batch_sizes: dict[str, int]) -> Ground | None:
         verdict.show(folder, again(name))
         return None
     if cfg.start_from:
-        hosts.once(lambda: False, lambda: start_from.copy(pathlib.Path(cfg.start_from), folder))
+        hosts.once(lambda: False, lambda: reuse.copy(pathlib.Path(cfg.start_from), folder))
     words = stages.read_tokenizer(
         folder, cfg.tokenizer, world.corpus, cfg.data.vocab_size, pretrained.begins(cfg)
     )

@@ -15,7 +15,7 @@ from rlhf_jax import optimizer
 from rlhf_jax.algorithms import policy_gradient, ppo, rollout
 from rlhf_jax.algorithms.learner import Learner
 from rlhf_jax.algorithms.policy_gradient import PolicyGradientConfig
-from rlhf_jax.bounds import Count, NonNegative, Positive, Whole, check_divides
+from rlhf_jax.bounds import Count, NonNegative, Positive, Seed, Whole, check_divides
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA
@@ -36,6 +36,8 @@ class RLConfig(judge.PythonRewardConfig):
 
     iterations: Count = 100
     """Rollouts, each followed by an update."""
+    seed: Seed | None = None
+    """Decides what this loop draws, prompts and responses; None: the seed of all."""
     batch_size: Count = 128
     """Responses in a rollout."""
     value: Literal["separate", "shared"] = "separate"
@@ -214,8 +216,8 @@ def train(ground: Ground, algorithm: OnPolicy):
     judge_fn = of_samples(networks.reward_model(ground.lm).fn)
     held_out = devices.compile(judge_fn, (P(), P(DATA)), P(DATA))
     scorer = judge.Judge(ground, of_samples(ground.reward_fn))
-    learner, root = algorithm.learner, jax.random.key(cfg.seed)
-    group = learner.group
+    learner, seed = algorithm.learner, cfg.seed if rl.seed is None else rl.seed
+    root, group = jax.random.key(seed), learner.group
     sample = memory.told("rollout", ground.answers.sample, "a smaller batch or --sample.slots 32")
     with_rewards = devices.compile(
         partial(rollout.with_rewards, cfg=cfg.rollout), (P(DATA), P(DATA)), P(DATA)
@@ -226,9 +228,7 @@ def train(ground: Ground, algorithm: OnPolicy):
 
     def draw(policy, drawn, key):
         """The rows of prompts after the first `drawn` batches, `group` responses to each, their scores."""
-        rows = np.repeat(
-            rows_at(len(world.prompts), rl.batch_size // group, cfg.seed, drawn), group
-        )
+        rows = np.repeat(rows_at(len(world.prompts), rl.batch_size // group, seed, drawn), group)
         batch = jax.tree.map(lambda x: x[rows], ground.prompts)
         batch = batch._replace(draw=np.arange(rl.batch_size, dtype=np.int32))  # a prompt may recur
         samples = sample(policy, devices.put_batch(batch), key)
