@@ -30,7 +30,8 @@ class Config(grounds.Config):
 
     ppo: PPOConfig = PPOConfig(kl_stop=0.02)
     """A rollout whose update has gone far ends there: where a fault has just become likely, one step unlearns
-    it, and Adam's momentum would go on after the ratio's clip has taken the gradient away."""
+    it, and Adam's momentum would go on after the ratio's clip has taken the gradient away. The largest
+    `ppo/approx_kl` of a run was 0.02 in two seeds; without a stop, at 1e-3, it was 0.17 and 0.66."""
     rl: RLConfig = field(default_factory=lambda: RLConfig(optimizer=OptimizerConfig(lr=5e-4)))
     """Half the rate of the methods that take one step a rollout, as PPO takes four."""
 
