@@ -36,19 +36,13 @@ from rich.table import Table
 
 from bench import measure, start, works
 from bench.measure import Side, compare
+from bench.peers import OURS, PEERS, interpreter
 from bench.targets import TARGETS, Target
 from rlhf_jax.bounds import Count, NonNegative, Settings
 
-APART = ("accelerator", "growth", "population", "reading", "trl_ppo")
-OURS = "bench.sides.ours"
-PEERS = {  # name -> its environment, and its side
-    "ours": ("", OURS),
-    "bare": ("", "bench.sides.bare"),
-    "transformers": ("transformers", "bench.sides.by_torch"),
-    "torch": ("transformers", "bench.sides.by_torch"),
-    "trl": ("trl", "bench.sides.by_trl"),
-    "trl112": ("trl112", "bench.sides.by_trl112"),
-    "tunix": ("tunix", "bench.sides.by_tunix"),
+APART = {
+    **{name: f"bench.{name}" for name in ("accelerator", "growth", "population", "reading")},
+    "trl_ppo": "bench.replication.trl_ppo",
 }
 
 
@@ -84,21 +78,6 @@ class Config(Settings):
                     raise ValueError(f"{name} = {x!r}: use {', '.join(known)}")
 
 
-def interpreter(peer: str, envs: pathlib.Path) -> str:
-    """The peer's Python. Raises ValueError, with the command that makes it, where there is none."""
-    name, _ = PEERS[peer]
-    if not name:
-        return sys.executable
-    folder = envs / name
-    if not (folder / "bin" / "python").exists():
-        raise ValueError(
-            f"{peer} has no environment: python -m venv {folder} && "
-            f"{folder}/bin/pip install -r bench/requirements-{name}.txt"
-            + (f" && {folder}/bin/pip install --no-deps trl==1.12.0" if name == "trl112" else "")
-        )
-    return str((folder / "bin" / "python").absolute())
-
-
 def measured(cfg: Config, name: str, model: str) -> Iterator[dict]:
     """A row for each number of cores and each peer."""
     from bench import models  # JAX is not needed to tell what is missing
@@ -107,7 +86,7 @@ def measured(cfg: Config, name: str, model: str) -> Iterator[dict]:
     folder = (cfg.out / "models" / model).absolute()
     models.make(shape, folder)
     if name == "start":
-        yield from start.measured(cfg, work, model, folder, interpreter)
+        yield from start.measured(cfg, work, model, folder)
         return
     asked = {"name": name, "folder": str(folder), "work": asdict(work)}
     for count in cfg.cores:
@@ -244,7 +223,7 @@ def cli(args: list[str]) -> int:
     """Runs `args`; 1 where the input is not as it has to be."""
     try:
         if args and args[0] in APART:
-            apart = importlib.import_module(f"bench.{args[0]}")
+            apart = importlib.import_module(APART[args[0]])
             prog = f"python -m bench {args[0]}"
             apart.main(tyro.cli(apart.Config, args=args[1:], prog=prog, description=apart.__doc__))
         else:

@@ -133,8 +133,8 @@ def training(cfg: Config, model: ModelConfig) -> tuple[float, float, int]:
     )
     batch = jax.device_put(Sequences(tokens, tokens >= 0, tokens[:, 1:] >= 0))
     step = jax.jit(sft.make_train_step(lm.policy_fn, tx), donate_argnums=0)
-    needs = memory.more(step, state, {}, batch, jax.random.key(0))
-    took = in_turn(lambda state: step(state, {}, batch, jax.random.key(0))[0], state, cfg.repeats)
+    needs = memory.more(step, state, {}, batch)
+    took = in_turn(lambda state: step(state, {}, batch)[0], state, cfg.repeats)
     count = cfg.rows * cfg.length
     seen = 4 * model.layers * model.d_model * count * (cfg.length + 1) / 2
     return took, 3 * (2 * weights(model) * count + seen), needs
@@ -169,8 +169,8 @@ def ppo_iteration(cfg: Config, model: ModelConfig) -> float:
     start = jax.tree.map(jnp.copy, critic.init(reference, judge_params))
     state = train_step.init_state(start, tx)
     sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(length=cfg.response)))
-    as_learned = rollout.RolloutConfig(recompute_logprobs=True)
-    annotate = jax.jit(rollout.make_annotate(lm.policy_fn, critic.fn, as_learned))
+    as_learned = rollout.RolloutConfig(missing_eos_penalty=0.0, recompute_logprobs=True)
+    annotate = jax.jit(rollout.make_annotate_with_values(lm.policy_fn, critic.fn, as_learned))
     score = jax.jit(lambda params, x: judge.fn(params, x.tokens, x.attention_mask))
     own = ppo.PPOConfig(microbatches=max(1, cfg.batch // cfg.rows))
     update = jax.jit(ppo.make_update(critic.fn, tx, own), donate_argnums=0)
@@ -179,7 +179,8 @@ def ppo_iteration(cfg: Config, model: ModelConfig) -> float:
     def iteration(state):
         key = jax.random.fold_in(jax.random.key(0), state.step)
         samples = sample(state.params["policy"], prompts, key)
-        batch = annotate(state.params, reference, samples, score(judge_params, samples))
+        seen, scores = annotate(state.params, reference, samples), score(judge_params, samples)
+        batch = rollout.with_rewards(seen, scores, as_learned)
         return update(state, {}, jnp.float32(0.04), batch, key)[0]
 
     return in_turn(iteration, state, cfg.repeats)

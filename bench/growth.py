@@ -78,7 +78,7 @@ def training(cfg: Config, rows: int, length: int, depth: int) -> Told:
     tokens = np.random.default_rng(0).integers(0, VOCAB, (rows, length), np.int32)
     whole = np.ones(tokens.shape, bool)
     state = train_step.init_state(params, tx)
-    args = state, {}, Sequences(tokens, whole, whole[:, 1:]), jax.random.key(0)
+    args = state, {}, Sequences(tokens, whole, whole[:, 1:])
     return measured(jax.jit(sft.make_train_step(lm.policy_fn, tx)), args, cfg.repeats)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench import measure
 from bench.measure import ROOT, Side, pinned
+from bench.peers import PEERS, interpreter
 
 
 def ours(folder: Path, cache: Path, cores: list[int], log: Path) -> float:
@@ -67,10 +68,8 @@ def theirs(command: list[str], asked: dict, cores: list[int], log: Path) -> floa
         return time.perf_counter() - began
 
 
-def measured(cfg, work, model: str, folder: Path, interpreter) -> Iterator[dict]:
+def measured(cfg, work, model: str, folder: Path) -> Iterator[dict]:
     """A row for each peer: ours cold, then warm, beside the peer as it is."""
-    from bench.__main__ import PEERS
-
     for count in cfg.cores:
         cores = measure.cores()[:count]
         logs, cache = cfg.out / "logs", Path(tempfile.mkdtemp())

@@ -35,7 +35,8 @@ value = {"in": embedding, "out": jnp.zeros(D)}
 lm, tx = networks.from_logits(net), optax.adam(1e-2)
 critic = networks.with_values(lm.policy_fn, net)
 sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(length=T, stop=(EOS,))))
-annotate = jax.jit(rollout.make_annotate(lm.policy_fn, critic, rollout.RolloutConfig(stop=(EOS,))))
+cfg = rollout.RolloutConfig()
+annotate = jax.jit(rollout.make_annotate_with_values(lm.policy_fn, critic, cfg))
 update = jax.jit(ppo.make_update(critic, tx, ppo.PPOConfig(minibatches=2)))
 state = train_step.init_state({"policy": policy, "value": value}, tx)
 
@@ -48,5 +49,5 @@ for i in range(41):
     scores = np.array([reward(text) for text in texts], np.float32)
     if i % 10 == 0:
         print(f"iteration {i:2}  score {scores.mean():5.2f}  {texts[0]}", flush=True)
-    batch = annotate(state.params, policy, samples, scores)
+    batch = rollout.with_rewards(annotate(state.params, policy, samples), scores, cfg)
     state, _ = update(state, {}, jnp.float32(0.05), batch, jax.random.fold_in(key, 2 * i + 1))

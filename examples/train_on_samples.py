@@ -90,7 +90,8 @@ def read_samples(path):
         tokens[i, start:end], real[i, start:end] = row["prompt"] + row["response"], True
         logprobs[i, : end - P] = row["logprobs"]
     scores = np.array([row["score"] for row in rows], np.float32)
-    return Samples(tokens, real, real[:, P:], logprobs), scores
+    ended = np.array([0 in row["response"] for row in rows])
+    return Samples(tokens, real, real[:, P:], logprobs, ended), scores
 
 
 def main(path):
@@ -106,25 +107,26 @@ def main(path):
     imitate = jax.jit(sft.make_train_step(lm.policy_fn, tx))
     said = Sequences(samples.tokens, samples.attention_mask, samples.mask)
     for _ in range(300):
-        state, metrics = imitate(state, {}, said, KEY)
+        state, metrics = imitate(state, {}, said)
     print(f"imitated {len(scores)} samples: {metrics['sft/loss']:.3f} nats a token")
 
     start = state.params
-    cfg = rollout.RolloutConfig(recompute_logprobs=True)  # the learner's own, beside the engine's
-    logprobs_of = jax.jit(rollout.make_logprobs(lm.policy_fn, cfg))
+    # the learner's own log-probabilities, beside the engine's
+    cfg = rollout.RolloutConfig(missing_eos_penalty=0.0, recompute_logprobs=True)
+    annotate = jax.jit(rollout.make_annotate(lm.policy_fn, cfg))
     pg = replace(policy_gradient.REINFORCE, importance_cap=2.0)
     update = jax.jit(policy_gradient.make_update(lm.policy_fn, tx, pg))
     state = train_step.init_state(start, tx)
 
     def expected(params):
         """The score under `params` by the weights of whole responses, and of how many it is a mean."""
-        logprobs, _ = logprobs_of(params, start, other)
-        w = np.exp(np.sum(np.array(logprobs) - other.logprobs, axis=1))
+        logprobs = np.array(annotate(params, start, other).logprobs)
+        w = np.exp(np.sum(logprobs - other.logprobs, axis=1))
         return np.sum(w * other_scores) / np.sum(w), np.sum(w) ** 2 / np.sum(w**2)
 
     for i in range(41):
-        logprobs = logprobs_of(state.params, start, samples)
-        batch = rollout.policy_rollout(samples, *logprobs, jnp.array(scores), cfg)
+        seen = annotate(state.params, start, samples)
+        batch = rollout.with_rewards(seen, jnp.array(scores), cfg)
         if i % 10 == 0:
             score, effective = expected(state.params)
             print(f"update {i:2}  score {score:5.2f} (as of {effective:.0f} samples)", end="  ")

@@ -43,30 +43,55 @@ Demonstrations = Sequences
 
 
 class Comparisons(NamedTuple):
-    """Two responses to one prompt in each row; a person preferred the first."""
+    """Two responses to one prompt in each row; a person preferred the first.
+
+    `weight` says how much each pair counts: 1, the confidence of a label, or 0 for a tie.
+    """
 
     chosen: Sequences
     rejected: Sequences
+    weight: Float[Array, " B"]
+
+    @property
+    def sides(self) -> tuple[Sequences, Sequences]:
+        """The chosen responses and the rejected ones."""
+        return self.chosen, self.rejected
 
 
 class Samples(NamedTuple):
     """What a policy said, wherever it was sampled.
 
     `mask` marks the policy's own tokens, EOS included; holes are where the environment spoke.
-    `logprobs` are those of the policy that sampled, at the temperature it sampled with.
+    `logprobs` are those of the policy that sampled, at the temperature it sampled with. `ended` is True
+    where a stop token ended the response, and False where its length did.
     """
 
     tokens: Int[Array, "B L"]
     attention_mask: Bool[Array, "B L"]
     mask: Bool[Array, "B T"]
     logprobs: Float[Array, "B T"]
+    ended: Bool[Array, " B"]
 
 
 class Rollout(NamedTuple):
-    """Samples, and what the reward, the reference and the critic thought of them."""
+    """Samples, and the numbers that reward, learner and reference give to their tokens.
+
+    `logprobs` are the learner's own at the time of the rollout: those of the samples, unless they are
+    recomputed because another engine drew them.
+    """
 
     samples: Samples
     rewards: Float[Array, "B T"]
+    logprobs: Float[Array, "B T"]
+    ref_logprobs: Float[Array, "B T"]
+
+
+class PPORollout(NamedTuple):
+    """A Rollout with the critic's values."""
+
+    samples: Samples
+    rewards: Float[Array, "B T"]
+    logprobs: Float[Array, "B T"]
     ref_logprobs: Float[Array, "B T"]
     values: Float[Array, "B T"]
 
@@ -75,23 +100,11 @@ class PPOBatch(NamedTuple):
     """What the PPO loss reads."""
 
     samples: Samples
+    logprobs: Float[Array, "B T"]
     ref_logprobs: Float[Array, "B T"]
     values: Float[Array, "B T"]
     advantages: Float[Array, "B T"]
     returns: Float[Array, "B T"]
-
-
-class PolicyRollout(NamedTuple):
-    """Samples, and what the reward and the reference thought of them: for methods without a critic.
-
-    `logprobs` are the learner's own at the time of the rollout: those of the samples, unless another
-    engine drew them.
-    """
-
-    samples: Samples
-    rewards: Float[Array, "B T"]
-    logprobs: Float[Array, "B T"]
-    ref_logprobs: Float[Array, "B T"]
 
 
 class PolicyBatch(NamedTuple):
@@ -105,15 +118,11 @@ class PolicyBatch(NamedTuple):
 
 
 class PreferenceBatch(NamedTuple):
-    """Comparisons, and the reference's log-probability of each whole response.
-
-    `weight` says how much each pair counts: 1, the confidence of a label, or 0 for a tie.
-    """
+    """Comparisons, and the reference's log-probability of each whole response."""
 
     comparisons: Comparisons
     ref_chosen: Float[Array, " B"]
     ref_rejected: Float[Array, " B"]
-    weight: Float[Array, " B"]
 
 
 class LabelledBatch(NamedTuple):

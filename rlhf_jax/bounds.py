@@ -188,14 +188,18 @@ def wanted(kind, value) -> str:
     return ""
 
 
-def metavar(kind) -> str | None:
-    """How `--help` shows the values of a field annotated with `kind`; None where it has no bound."""
+def metavar(kind) -> str:
+    """How `--help` shows the values of a field annotated with `kind`."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Annotated and isinstance(args[1], Bound):
-        return args[1].metavar(args[0])
+    if origin is Annotated:
+        return args[1].metavar(args[0]) if isinstance(args[1], Bound) else metavar(args[0])
     if origin in (typing.Union, types.UnionType):
-        shown = [m for x in args if (m := metavar(x))]
-        return f"None|{shown[0]}" if shown else None
-    if origin is tuple and (inner := metavar(args[0])):
-        return f"[{inner} ...]"
-    return None
+        last = [x for x in args if x is types.NoneType]
+        return "|".join(
+            ["None"] * len(last) + [metavar(x) for x in args if x is not types.NoneType]
+        )
+    if origin is tuple:
+        return f"[{metavar(args[0])} ...]"
+    if origin is Literal:
+        return "{" + ",".join(map(str, args)) + "}"
+    return {bool: "{True,False}"}.get(kind, getattr(kind, "__name__", "VALUE").upper())

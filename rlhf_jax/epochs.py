@@ -29,21 +29,20 @@ def make_epochs(
             )
 
         def epoch(carry, rng):
-            order_rng, step_rng = jax.random.split(rng)
+            order_rng, _ = jax.random.split(rng)
             order = jax.random.permutation(order_rng, rows).reshape(minibatches, -1)
 
-            def minibatch_step(carry, xs):
-                (state, going), (rows, rng) = carry, xs
+            def minibatch_step(carry, rows):
+                state, going = carry
                 minibatch = spread(jax.tree.map(lambda x: x[rows], batch))
-                new, metrics = step(state, frozen, minibatch, rng)
+                new, metrics = step(state, frozen, minibatch)
                 if not kl_stop:
                     return (new, going), (metrics, going)
                 state = jax.tree.map(lambda a, b: jnp.where(going, a, b), new, state)
                 still = going & (metrics[f"{area}/approx_kl"] <= kl_stop)
                 return (state, still), (metrics, going)
 
-            rngs = jax.random.split(step_rng, minibatches)
-            return jax.lax.scan(minibatch_step, carry, (share(order, axis_name), rngs))
+            return jax.lax.scan(minibatch_step, carry, share(order, axis_name))
 
         start = state, jnp.bool_(True)
         (state, _), (metrics, taken) = jax.lax.scan(epoch, start, jax.random.split(rng, epochs))
@@ -53,3 +52,35 @@ def make_epochs(
         return state, metrics | {f"{area}/steps": steps}
 
     return run
+
+
+def make_update(
+    step,
+    prepare,
+    *,
+    area: str,
+    epochs: int,
+    minibatches: int,
+    kl_stop: float = 0.0,
+    axis_name=None,
+):
+    """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one rollout.
+
+    `prepare(rollout, kl_coef) -> (batch, metrics)` makes the record that `step` reads and takes all
+    statistics of the whole rollout; the loss finds `kl_coef` in `frozen`. The rest is `make_epochs`.
+    """
+    run = make_epochs(
+        step,
+        area=area,
+        epochs=epochs,
+        minibatches=minibatches,
+        kl_stop=kl_stop,
+        axis_name=axis_name,
+    )
+
+    def update(state, frozen, kl_coef, rollout, rng):
+        batch, seen = prepare(rollout, kl_coef)
+        state, metrics = run(state, frozen | {"kl_coef": kl_coef}, batch, rng)
+        return state, seen | metrics
+
+    return update

@@ -14,6 +14,8 @@ from rlhf_jax.bounds import Decay, NonNegative, Positive, Settings, Whole
 class OptimizerConfig(Settings):
     """Adam with warm-up, decay and clipping."""
 
+    _main = ("lr",)
+
     lr: Positive = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"

@@ -1,23 +1,29 @@
 """Autoregressive sampling: one prefill, then a compiled loop over a cache until every row has ended.
 
-With `SampleConfig.slots`, of a large batch so many rows are in the cache at once, and one that ends gives its
-place to the next prompt: the samples are the same, and no row waits for the longest.
+With `SampleConfig.slots` a large batch goes through a cache of fewer rows (`slots.py`): the samples are the
+same, and no row waits for the longest.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
+from rlhf_jax import slots
 from rlhf_jax.batches import Prompts, Samples
 from rlhf_jax.bounds import Count, NonNegative, Settings, Share, Whole
 from rlhf_jax.ops.padding import is_stop
+from rlhf_jax.slots import Said
 
 
 @dataclass(frozen=True)
 class SampleConfig(Settings):
     """How responses are drawn."""
+
+    _main = ("length", "temperature")
 
     length: Whole = 24
     """Most tokens of a response, its end included (T). Experiments take 0: 24 in the generated world, and
@@ -34,8 +40,6 @@ class SampleConfig(Settings):
     """Tokens before a stop token may be drawn. Not for on-policy training."""
     stop: tuple[Whole, ...] = ()
     """Tokens that end a response; experiments add those of the tokenizer and of the model."""
-    stop_after: Whole = 0
-    """Columns in which a stop token does not yet end the response (Ziegler et al., 2019: 16 of 24)."""
     pad: Whole = 0
     """Token in the columns after the end, where it is masked; experiments take the tokenizer's."""
     slots: Whole = 0
@@ -46,12 +50,11 @@ class SampleConfig(Settings):
     A batch takes the least that holds its longest prompt, and samples the same; each is compiled apart."""
 
     def _conditions(self, at: str):
-        for name in ("min_length", "stop_after"):
-            if 0 < self.length < getattr(self, name):
-                raise ValueError(
-                    f"{at}{name} = {getattr(self, name)} is more than {at}length = {self.length}: "
-                    "it must be that or less"
-                )
+        if 0 < self.length < self.min_length:
+            raise ValueError(
+                f"{at}min_length = {self.min_length} is more than {at}length = {self.length}: "
+                "it must be that or less"
+            )
 
 
 def check_on_policy(cfg: SampleConfig, at: str = "sample."):
@@ -103,6 +106,16 @@ def likeliest(x):
     return jnp.min(at, axis=-1)
 
 
+class Rows(NamedTuple):
+    """The state of the loop over all rows side by side."""
+
+    t: Int[Array, ""]  # how many tokens every response has
+    alive: Bool[Array, " B"]  # rows that have not ended
+    logits: Float[Array, "B V"]
+    cache: Any
+    said: Said
+
+
 def make_sample(lm, cfg: SampleConfig):
     """`sample(params, prompts, rng) -> Samples` of T = cfg.length columns, from `lm`'s prefill and decode.
 
@@ -115,116 +128,64 @@ def make_sample(lm, cfg: SampleConfig):
         raise ValueError("sample.length = 0: it must be 1 or more")
 
     def sample(params, prompts: Prompts, rng) -> Samples:
-        B = len(prompts.tokens)
+        B, P = prompts.tokens.shape
         fold = jax.vmap(jax.random.fold_in)
         keys = fold(fold(jnp.broadcast_to(rng, (B,)), prompts.index), prompts.draw)
-        refilled = 0 < cfg.slots < B and getattr(lm, "insert_fn", None)
-        respond = refill if refilled else together
-        P, first = prompts.tokens.shape[1], jnp.min(jnp.argmax(prompts.attention_mask, axis=1))
+        first = jnp.min(jnp.argmax(prompts.attention_mask, axis=1))
         widths = sorted({-(-P // 2**i) for i in range(cfg.buckets)})
         least = jnp.searchsorted(jnp.array(widths), P - first)
-        tokens, mask, logprobs = jax.lax.switch(
-            least, [within(n, respond) for n in widths], params, prompts, keys
-        )
+        within = [partial(_respond, lm, cfg, n) for n in widths]
+        said = jax.lax.switch(least, within, params, prompts, keys)
         return Samples(
-            tokens=jnp.concatenate([prompts.tokens, tokens], axis=1),
-            attention_mask=jnp.concatenate([prompts.attention_mask, mask], axis=1),
-            mask=mask,
-            logprobs=logprobs,
+            tokens=jnp.concatenate([prompts.tokens, said.tokens], axis=1),
+            attention_mask=jnp.concatenate([prompts.attention_mask, said.mask], axis=1),
+            mask=said.mask,
+            logprobs=said.logprobs,
+            ended=said.ended,
         )
-
-    def within(n, respond):
-        """`respond` to the last `n` columns of prompts."""
-
-        def narrow(params, prompts: Prompts, keys):
-            tokens, mask = prompts.tokens[:, -n:], prompts.attention_mask[:, -n:]
-            return respond(params, prompts._replace(tokens=tokens, attention_mask=mask), keys)
-
-        return narrow
-
-    def nothing(prompts):
-        """What no row has said yet."""
-        shape = len(prompts.tokens), cfg.length
-        tokens = jnp.full(shape, cfg.pad, prompts.tokens.dtype)
-        return tokens, jnp.zeros(shape, bool), jnp.zeros(shape, jnp.float32)
-
-    def together(params, prompts: Prompts, keys):
-        """All rows side by side, column after column, until the last has ended."""
-
-        def more(carry):
-            t, alive, *_ = carry
-            return (t < cfg.length) & jnp.any(alive)
-
-        def say(carry):
-            t, alive, logits, cache, tokens, mask, logprobs = carry
-            token, logprob = choose(cfg, keys, logits, t)
-            token = jnp.where(alive, token, cfg.pad)
-            put = lambda x, column: jax.lax.dynamic_update_slice(x, column[:, None], (0, t))
-            tokens, mask = put(tokens, token), put(mask, alive)
-            logprobs = put(logprobs, jnp.where(alive, logprob, 0.0))
-            ends = is_stop(token, cfg.stop) & (t >= cfg.stop_after)
-            logits, cache = lm.decode_fn(ready, cache, token)
-            return t + 1, alive & ~ends, logits, cache, tokens, mask, logprobs
-
-        logits, cache = lm.prefill_fn(params, prompts.tokens, prompts.attention_mask, cfg.length)
-        ready, alive = lm.ready_fn(params), jnp.ones(len(keys), bool)
-        carry = jnp.int32(0), alive, logits, cache, *nothing(prompts)
-        return jax.lax.while_loop(more, say, carry)[-3:]
-
-    def refill(params, prompts: Prompts, keys):
-        """`cfg.slots` rows side by side; a quarter of them that ended makes room for the next prompts.
-
-        When none waits and a quarter is left, it goes on alone.
-        """
-        N, slots, new = len(keys), cfg.slots, -(-cfg.slots // 4)
-        ready, columns = lm.ready_fn(params), prompts.tokens.shape[1] + cfg.length
-
-        def enter(carry):
-            first, row, t, logits, cache, said = carry
-            rows = first + jnp.arange(new)
-            free = jnp.argsort(row < N, stable=True)[:new]  # a slot of row N is one of nobody
-            free = jnp.where(rows < N, free, slots)  # and beyond the last, where nothing is put
-            prompt = jax.tree.map(lambda x: x[jnp.minimum(rows, N - 1)], prompts)
-            fresh = lm.prefill_fn(ready, prompt.tokens, prompt.attention_mask, cfg.length)
-            put = lambda x, value: x.at[free].set(value, mode="drop")
-            cache, logits = lm.insert_fn(cache, fresh[1], free), put(logits, fresh[0])
-            return first + new, put(row, rows), put(t, 0), logits, cache, said
-
-        def more(carry):
-            first, row, *_ = carry
-            alive = jnp.sum(row < N)
-            return alive > jnp.where(first < N, slots - new, new)
-
-        def say(carry):
-            first, row, t, logits, cache, said = carry
-            token, logprob = choose(cfg, keys[jnp.minimum(row, N - 1)], logits, t)
-            values = token.astype(prompts.tokens.dtype), True, logprob
-            said = tuple(
-                x.at[row, t].set(y, mode="drop") for x, y in zip(said, values, strict=True)
-            )
-            ends = is_stop(token, cfg.stop) & (t >= cfg.stop_after) | (t + 1 >= cfg.length)
-            logits, cache = lm.decode_fn(ready, cache, token)
-            cache = cache._replace(column=cache.column % columns)
-            return first, jnp.where(ends, N, row), t + 1, logits, cache, said
-
-        like: Any = jax.eval_shape(
-            lambda p: lm.prefill_fn(params, p.tokens, p.attention_mask, cfg.length),
-            jax.tree.map(lambda x: jnp.zeros((slots, *x.shape[1:]), x.dtype), prompts),
-        )
-        logits, cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-        cache = cache._replace(column=jnp.int32(prompts.tokens.shape[1]))
-        nobody = jnp.full(slots, N, jnp.int32)
-        carry = jnp.int32(0), nobody, jnp.zeros_like(nobody), logits, cache, nothing(prompts)
-        carry = jax.lax.while_loop(
-            lambda carry: carry[0] < N,
-            lambda carry: jax.lax.while_loop(more, say, enter(carry)),
-            carry,
-        )
-        first, *rows, said = carry
-        left = jnp.argsort(rows[0] == N, stable=True)[:new]
-        rows = jax.tree.map(lambda x: x[left] if x.ndim else x, rows)
-        anyone = lambda carry: jnp.any(carry[1] < N)
-        *_, said = jax.lax.while_loop(anyone, say, (first, *rows, said))
-        return said
 
     return sample
+
+
+def _respond(lm, cfg: SampleConfig, columns: int, params, prompts: Prompts, keys) -> Said:
+    """The responses to the last `columns` of prompts."""
+    tokens, mask = prompts.tokens[:, -columns:], prompts.attention_mask[:, -columns:]
+    prompts = prompts._replace(tokens=tokens, attention_mask=mask)
+    shape = len(tokens), cfg.length
+    nothing = Said(
+        tokens=jnp.full(shape, cfg.pad, tokens.dtype),
+        mask=jnp.zeros(shape, bool),
+        logprobs=jnp.zeros(shape, jnp.float32),
+        ended=jnp.zeros(shape[:1], bool),
+    )
+    if 0 < cfg.slots < len(tokens) and getattr(lm, "insert_fn", None):
+        return slots.refill(lm, cfg, partial(choose, cfg), params, prompts, keys, nothing)
+    return _together(lm, cfg, params, prompts, keys, nothing)
+
+
+def _together(lm, cfg: SampleConfig, params, prompts: Prompts, keys, said: Said) -> Said:
+    """All rows side by side, column after column, until the last has ended."""
+    logits, cache = lm.prefill_fn(params, prompts.tokens, prompts.attention_mask, cfg.length)
+    ready = lm.ready_fn(params)
+    start = Rows(jnp.int32(0), jnp.ones(len(keys), bool), logits, cache, said)
+    rows = jax.lax.while_loop(
+        lambda rows: (rows.t < cfg.length) & jnp.any(rows.alive),
+        lambda rows: _advance(rows, lm, cfg, ready, keys),
+        start,
+    )
+    return rows.said._replace(ended=~rows.alive)
+
+
+def _advance(rows: Rows, lm, cfg: SampleConfig, ready, keys) -> Rows:
+    """One more token of every row that has not ended."""
+    t, alive, said = rows.t, rows.alive, rows.said
+    token, logprob = choose(cfg, keys, rows.logits, t)
+    token = jnp.where(alive, token, cfg.pad)
+    put = lambda x, column: jax.lax.dynamic_update_slice(x, column[:, None], (0, t))
+    said = said._replace(
+        tokens=put(said.tokens, token),
+        mask=put(said.mask, alive),
+        logprobs=put(said.logprobs, jnp.where(alive, logprob, 0.0)),
+    )
+    logits, cache = lm.decode_fn(ready, rows.cache, token)
+    return Rows(t + 1, alive & ~is_stop(token, cfg.stop), logits, cache, said)

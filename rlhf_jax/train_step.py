@@ -24,12 +24,13 @@ def init_state(params, tx: optax.GradientTransformation) -> TrainState:
 
 
 def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name=None):
-    """Turns a loss into `step(state, frozen, batch, rng) -> (state, {name: scalar})`.
+    """Turns a loss into `step(state, frozen, batch) -> (state, {name: scalar})`.
 
     `weights_fn(batch)` says how much each token, sequence or pair counts; every array it returns is
-    scaled to sum to one over the global batch. `loss_fn(params, frozen, batch, weights, rng)` returns
-    the inner product of its unreduced losses with them, and metrics made the same way. Microbatches
-    and devices are summed. `frozen` is read and not trained.
+    scaled to sum to one over the global batch. `loss_fn(params, frozen, batch, weights)` returns the
+    inner product of its unreduced losses with them, and metrics made the same way. Microbatches and
+    devices are summed. `frozen` is read and not trained. A loss that draws noise reads keys from its
+    batch, one a row.
 
     Gradients are summed, measured and handed to `tx` in float32, whatever the parameters are kept in.
     A step whose gradient is not finite, or whose weights are all zero, leaves params and opt_state as
@@ -45,16 +46,16 @@ def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name
             )
         return x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
 
-    def train_step(state: TrainState, frozen, batch, rng):
+    def train_step(state: TrainState, frozen, batch):
         weights = normalise(weights_fn(batch), axis_name)
 
         def accumulate(sums, xs):
             return jax.tree.map(jnp.add, sums, grad_fn(state.params, frozen, *xs)), None
 
         if microbatches == 1:
-            sums = grad_fn(state.params, frozen, batch, weights, rng)
+            sums = grad_fn(state.params, frozen, batch, weights)
         else:
-            xs = (*jax.tree.map(split, (batch, weights)), jax.random.split(rng, microbatches))
+            xs = jax.tree.map(split, (batch, weights))
             first = jax.tree.map(lambda x: x[0], xs)
             like = jax.eval_shape(grad_fn, state.params, frozen, *first)
             zeros = jax.tree.map(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import __main__ as entry
-from bench import measure, models, works
+from bench import measure, models, peers, works
 from bench.measure import Side, Told
 from bench.sides import protocol
 from bench.targets import TARGETS, Target
@@ -108,8 +108,8 @@ def test_a_peer_without_an_environment_is_told_with_the_command_that_makes_it(tm
     with pytest.raises(
         ValueError, match=r"python -m venv .*trl112.* && .*pip install -r bench/req"
     ):
-        entry.interpreter("trl112", tmp_path)
-    assert entry.interpreter("bare", tmp_path) == sys.executable
+        peers.interpreter("trl112", tmp_path)
+    assert peers.interpreter("bare", tmp_path) == sys.executable
 
 
 def test_names_that_are_not_known_are_refused(capsys):

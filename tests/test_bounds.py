@@ -203,7 +203,7 @@ def test_help_shows_every_bound(capsys):
     for metavar in ("rows INT >= 1", "share None|0 < FLOAT <= 1", "steps [INT >= 0 ...]", "{a,b}"):
         assert metavar in out
     with pytest.raises(SystemExit):
-        launch.main(["sentiment", "--help"])
+        launch.main(["sentiment", "--help-all"])
     out = capsys.readouterr().out
     assert "--ppo.gamma 0 <= FLOAT <= 1" in out and "--seed 0 <= INT < 4294967296" in out
 

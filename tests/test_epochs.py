@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.epochs import make_epochs
+from rlhf_jax.epochs import make_epochs, make_update
 
 ROWS = jnp.arange(6.0)
 
 
-def seen_step(state, frozen, batch, rng):
+def seen_step(state, frozen, batch):
     """A step that writes down the sum of its rows and how far it has come."""
     count, sums = state
     sums = sums.at[count].set(jnp.sum(batch["rows"]) * frozen["scale"])
@@ -44,3 +44,22 @@ def test_a_stop_ends_all_passes_and_the_means_are_over_what_was_taken():
 def test_minibatches_that_do_not_divide_are_refused_by_the_name_of_their_setting():
     with pytest.raises(ValueError, match=r"x.minibatches = 4 does not divide the 6 rows"):
         run(epochs=1, minibatches=4)
+
+
+def test_an_update_prepares_the_rollout_once_and_its_steps_read_the_coefficient():
+    def prepare(rollout, kl_coef):
+        mean = jnp.mean(rollout)  # of the whole rollout, and not of a minibatch
+        return {"rows": rollout - mean}, {"x/mean": mean, "x/kl_coef": kl_coef}
+
+    def step(state, frozen, batch):
+        metrics = {"x/coef": frozen["kl_coef"], "train/skipped": jnp.float32(0.0)}
+        return state + jnp.sum(jnp.square(batch["rows"])) * frozen["scale"], metrics
+
+    update = make_update(step, prepare, area="x", epochs=2, minibatches=3)
+    frozen = {"scale": jnp.float32(2.0)}
+    state, metrics = jax.jit(update)(
+        jnp.float32(0.0), frozen, jnp.float32(0.5), ROWS, jax.random.key(0)
+    )
+    np.testing.assert_allclose(state, 2 * 2 * np.sum(np.square(ROWS - np.mean(ROWS))), rtol=1e-6)
+    want = {"x/mean": 2.5, "x/kl_coef": 0.5, "x/coef": 0.5, "x/steps": 6.0, "train/skipped": 0.0}
+    assert {name: float(value) for name, value in metrics.items()} == want

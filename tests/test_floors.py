@@ -8,7 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-VOCABULARY = {"batches", "train_step", "epochs", "sampling", "optimizer"}
+VOCABULARY = {"batches", "train_step", "epochs", "sampling", "slots", "optimizer"}
 """The files at the top of the library beside `bounds`, which every file may import."""
 BELOW = {"ops", *VOCABULARY}
 WINGS = {"models", "data", "rewards", "tasks", "people", "devices", "runs", "evaluation"}
@@ -36,7 +36,7 @@ FILES = {"bounds", *VOCABULARY}
 MATHS = {"jax", "jaxtyping"}
 ON_HOST = {"best_of_n", "episodes"}  # algorithms that NumPy computes
 OUTSIDE = {
-    **{name: MATHS for name in ("ops", "algorithms", "sampling", "epochs")},
+    **{name: MATHS for name in ("ops", "algorithms", "sampling", "slots", "epochs")},
     "train_step": MATHS | {"optax"},
     "batches": MATHS | {"numpy"},
     "bounds": set(),
@@ -136,7 +136,7 @@ def test_imports_point_down():
 
 def test_the_files_of_today_are_seen():
     """Against a checker that looks in the wrong folder and finds nothing to complain of."""
-    names = {path.stem for path in (ROOT / "rlhf_jax").glob("*.py")}
+    names = {path.stem for path in (ROOT / "rlhf_jax").rglob("*.py")}
     assert {"ppo", "train_step", "parallel", "reduce"} <= names
     lines = list(
         imports((ROOT / "rlhf_jax/algorithms/ppo.py").read_text(), "rlhf_jax.algorithms.ppo", False)
@@ -180,6 +180,7 @@ PLANTED = {
     "a file without a folder": ("sharks.py", ""),
     "a folder without a floor": ("sharks/server.py", ""),
     "a wing's name as a file": ("models.py", ""),
+    "another launcher": ("runs/launcher.py", "import importlib\nimportlib.import_module(name)"),
     "a name that is not there": ("algorithms/ppo.py", "from rlhf_jax import sharks"),
     "the package imports": ("__init__.py", "from rlhf_jax import algorithms"),
     "data computes with jax": ("data/batching.py", "import jax.numpy as jnp"),
@@ -190,6 +191,7 @@ PLANTED = {
 PASSING = {
     "down": ("algorithms/ppo.py", "from rlhf_jax.ops import kl, losses\nimport rlhf_jax.batches"),
     "beside": ("ops/kl.py", "from rlhf_jax.ops.reduce import psum"),
+    "the launcher": ("launcher.py", "import importlib\nimportlib.import_module(name)"),
     "beside, among algorithms": ("algorithms/ppo.py", "from rlhf_jax.algorithms import rollout"),
     "a new algorithm": ("algorithms/sharks.py", "from rlhf_jax import train_step"),
     "a new experiment": ("../experiments/methods/sharks.py", "from rlhf_jax.pipeline import rl"),

@@ -12,6 +12,7 @@ from rlhf_jax import optimizer, sampling, train_step
 from rlhf_jax.algorithms import (
     ensemble,
     ilql,
+    kto,
     policy_gradient,
     ppo,
     preference,
@@ -90,7 +91,8 @@ def prompts(seed):
 def samples(seed):
     s = sequences(seed)
     noise = np.random.default_rng(seed).normal(size=s.mask.shape).astype(np.float32)
-    return Samples(s.tokens, s.attention_mask, s.mask, logprobs=np.where(s.mask, noise - 2, 0))
+    logprobs, ended = np.where(s.mask, noise - 2, 0), np.arange(B) % 2 > 0
+    return Samples(s.tokens, s.attention_mask, s.mask, logprobs, ended)
 
 
 LM = networks.language_model(
@@ -136,21 +138,18 @@ def steps():
     params = init(key)
     state = {name: train_step.init_state(tree, TX) for name, tree in params.items()}
     scores = np.linspace(-1, 1, B, dtype=np.float32)
-    annotate = rollout.make_annotate(
-        LM.policy_fn, AC.fn, rollout.RolloutConfig(stop=(1,), recompute_logprobs=True)
+    engine = rollout.RolloutConfig(recompute_logprobs=True)
+    with_critic = ppo.make_learner(LM.policy_fn, AC, TX, PPO, engine)
+    without = policy_gradient.make_learner(LM.policy_fn, TX, PG, engine)
+    args_of = {
+        "ac": lambda seed: (params["ac"], params["policy"], samples(seed)),
+        "policy": lambda seed: (params["policy"], params["policy"], samples(seed)),
+    }
+    rolled = lambda learner, name, seed: rollout.with_rewards(
+        jax.jit(learner.annotate)(*args_of[name](seed)), scores, engine
     )
-    annotate_args = lambda seed: (params["ac"], params["policy"], samples(seed), scores)
-    annotated = jax.jit(annotate)
-    engine = rollout.RolloutConfig(stop=(1,), recompute_logprobs=True)
-    logprobs_of = rollout.make_logprobs(LM.policy_fn, engine)
-    logprobs_args = lambda seed: (params["policy"], params["policy"], samples(seed))
-    policy_rollout = jax.jit(
-        lambda seen, scores: rollout.policy_rollout(
-            seen, *logprobs_of(params["policy"], params["policy"], seen), scores, engine
-        )
-    )
-    pairs = lambda seed: Comparisons(sequences(seed), sequences(seed + 100))
     ones = np.ones(B, np.float32)
+    pairs = lambda seed: Comparisons(sequences(seed), sequences(seed + 100), ones)
     of_members = lambda seed: jax.tree.map(lambda x: np.stack([x, x[::-1]], axis=1), pairs(seed))
     labels = lambda seed: LabelledBatch(
         sequences(seed), scores > 0, -ones, sequences(seed + 100), -2 * ones, ones
@@ -161,7 +160,7 @@ def steps():
         "members": ensemble.init_state(params["members"], TX),
         "adapters": train_step.init_state(lora.split(key, params["policy"], ADAPTERS)[1], TX),
     }
-    prefer = lambda kind: preference.make_train_step(
+    prefer = lambda kind: (kto if kind == "kto" else preference).make_train_step(
         LM.policy_fn, TX, preference.PreferenceConfig(kind=kind), microbatches=2
     )
     return {
@@ -170,20 +169,19 @@ def steps():
             lambda seed: (
                 state["policy"],
                 {},
-                PreferenceBatch(pairs(seed), -ones, -2 * ones, ones),
-                key,
+                PreferenceBatch(pairs(seed), -ones, -2 * ones),
             ),
         ),
-        "kto": (prefer("kto"), lambda seed: (state["policy"], {}, labels(seed), key)),
+        "kto": (prefer("kto"), lambda seed: (state["policy"], {}, labels(seed))),
         "ilql": (
             ilql.make_train_step(Q.q_fn, TX, ilql.ILQLConfig(), microbatches=2),
-            lambda seed: (ready["ilql"], {}, logged(seed), key),
+            lambda seed: (ready["ilql"], {}, logged(seed)),
         ),
         "ensemble": (
             ensemble.make_train_step(
                 REWARD.fn, TX, reward_model.RewardLossConfig(), microbatches=2
             ),
-            lambda seed: (ready["members"], {}, of_members(seed), key),
+            lambda seed: (ready["members"], {}, of_members(seed)),
         ),
         "ensemble score": (
             ensemble.make_score(REWARD.fn, MEMBERS),
@@ -195,46 +193,40 @@ def steps():
         ),
         "sft": (
             sft.make_train_step(LM.policy_fn, TX, microbatches=2),
-            lambda seed: (state["policy"], {}, sequences(seed), key),
+            lambda seed: (state["policy"], {}, sequences(seed)),
         ),
         "adapters": (
             lora.over_base(lambda fn: sft.make_train_step(fn, TX), LM.policy_fn, ADAPTERS),
-            lambda seed: (ready["adapters"], {"base": params["policy"]}, sequences(seed), key),
+            lambda seed: (ready["adapters"], {"base": params["policy"]}, sequences(seed)),
         ),
         "reward": (
             reward_model.make_train_step(REWARD.fn, TX, microbatches=2),
-            lambda seed: (state["reward"], {}, pairs(seed), key),
+            lambda seed: (state["reward"], {}, pairs(seed)),
         ),
         "ppo": (
-            ppo.make_update(AC.fn, TX, PPO),
-            lambda seed: (
-                state["ac"],
-                {},
-                np.float32(0.1),
-                annotated(*annotate_args(seed)),
-                key,
-            ),
+            with_critic.update,
+            lambda seed: (state["ac"], {}, np.float32(0.1), rolled(with_critic, "ac", seed), key),
         ),
         "pg": (
-            policy_gradient.make_update(LM.policy_fn, TX, PG),
+            without.update,
             lambda seed: (
                 state["policy"],
                 {},
                 np.float32(0.1),
-                policy_rollout(samples(seed), scores),
+                rolled(without, "policy", seed),
                 key,
             ),
         ),
-        "logprobs": (logprobs_of, logprobs_args),
+        "annotate": (without.annotate, args_of["policy"]),
+        "annotate with values": (with_critic.annotate, args_of["ac"]),
         "sample": (
             sampling.make_sample(LM, sampling.SampleConfig(length=T, stop=(1,), top_k=5)),
             lambda seed: (params["policy"], prompts(seed), key),
         ),
-        "annotate": (annotate, annotate_args),
     }
 
 
-NAMES = ["sft", "reward", "ppo", "pg", "sample", "annotate", "logprobs"]
+NAMES = ["sft", "reward", "ppo", "pg", "sample", "annotate", "annotate with values"]
 NAMES += ["adapters", "dpo", "kto", "ilql", "ensemble", "ensemble score"]
 
 
@@ -246,19 +238,21 @@ def test_steps_close_over_no_array(steps, name):
 
 
 def bits(tree):
-    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+    """The bytes of every array but keys, which have none."""
+    is_key = lambda x: jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree) if not is_key(x)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_inputs_give_equal_bits_whatever_came_between(steps, name):
     fn, args = steps[name]
-    before = bits(args(0)[:-1])  # all but the key, or the scores
+    before = bits(args(0))
     compiled = jax.jit(fn)
     first = bits(compiled(*args(0)))
     other = bits(compiled(*args(1)))
     assert other != first
     assert bits(compiled(*args(0))) == first
-    assert bits(args(0)[:-1]) == before
+    assert bits(args(0)) == before
 
 
 @pytest.mark.parametrize("name", ["sft", "sample"])
@@ -314,16 +308,16 @@ def test_an_array_that_is_closed_over_is_found(where):
 def test_a_step_whose_loss_closes_over_parameters_is_found(steps):
     """What the rule is there for: a reference policy that slipped in by closure."""
     _, args = steps["sft"]
-    state, _, batch, key = args(0)
+    state, _, batch = args(0)
     reference = state.params
 
-    def loss(params, frozen, batch, weights, rng):
-        total, metrics = sft.loss(params, frozen, batch, weights, rng, policy_fn=LM.policy_fn)
-        other, _ = sft.loss(reference, frozen, batch, weights, rng, policy_fn=LM.policy_fn)
+    def loss(params, frozen, batch, weights):
+        total, metrics = sft.loss(params, frozen, batch, weights, policy_fn=LM.policy_fn)
+        other, _ = sft.loss(reference, frozen, batch, weights, policy_fn=LM.policy_fn)
         return total - other, metrics
 
     step = train_step.make_train_step(loss, sft.weights_of, TX, microbatches=2)
-    found = large_constants(step, state, {}, batch, key)
+    found = large_constants(step, state, {}, batch)
     assert reference["embedding"]["embedding"].shape in found
 
 

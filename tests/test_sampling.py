@@ -55,14 +55,17 @@ def test_responses_end_with_their_first_stop_token_and_pad_follows():
     cfg = dataclasses.replace(CFG, stop=(1, 4))
     got = sample(cfg, prompts(rows=64))
     tokens, mask = np.asarray(got.tokens[:, -7:]), np.asarray(got.mask)
-    lengths = set()
+    lengths, ended = set(), []
     for row, real in zip(tokens, mask, strict=True):
         ends = np.flatnonzero(np.isin(row, (1, 4)) & real)
         n = int(ends[0]) + 1 if len(ends) else 7
         np.testing.assert_array_equal(real, np.arange(7) < n)
         assert (row[n:] == 0).all()
         lengths.add(n)
+        ended.append(len(ends) > 0)
     assert len(lengths) > 3
+    assert 0 < sum(ended) < 64
+    np.testing.assert_array_equal(got.ended, ended)
     np.testing.assert_array_equal(np.asarray(got.attention_mask[:, -7:]), mask)
     assert (np.asarray(got.logprobs)[~mask] == 0).all()
 
@@ -108,13 +111,13 @@ LOCAL = dataclasses.replace(MODEL, window=3, positions="rotary", layers=3, local
     ids=["learned positions, 1", "and 5", "rotary, local layers, 3", "and 8"],
 )
 def test_rows_that_make_room_for_others_sample_what_they_sample_together(slots, model):
-    lm, cfg = networks.language_model(model), dataclasses.replace(CFG, stop=(1, 4), stop_after=1)
+    lm, cfg = networks.language_model(model), dataclasses.replace(CFG, stop=(1, 4))
     params, batch = jax.jit(lm.init)(jax.random.key(0)), prompts(rows=13, draws=2)
     together = jax.jit(sampling.make_sample(lm, cfg))(params, batch, KEY)
     cfg = dataclasses.replace(cfg, slots=slots)
     refilled = jax.jit(sampling.make_sample(lm, cfg))(params, batch, KEY)
     assert len({*map(len, responses(together))}) > 3
-    for name in ("tokens", "attention_mask", "mask"):
+    for name in ("tokens", "attention_mask", "mask", "ended"):
         np.testing.assert_array_equal(getattr(refilled, name), getattr(together, name), name)
     np.testing.assert_allclose(refilled.logprobs, together.logprobs, atol=1e-5)
 
@@ -154,7 +157,7 @@ def test_short_prompts_are_cut_and_sample_the_same_in_one_compiled_program(slots
         mask = batch.attention_mask & (columns >= 9 - longest)
         short = batch._replace(attention_mask=mask)
         got, want = cut(PARAMS, short, KEY), sample(batch=short)
-        for name in ("tokens", "attention_mask", "mask"):
+        for name in ("tokens", "attention_mask", "mask", "ended"):
             np.testing.assert_array_equal(getattr(got, name), getattr(want, name), name)
         np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-5)
     assert cut._cache_size() == 1 and set(widths) == {3, 5, 9}
@@ -225,14 +228,6 @@ def test_temperature_zero_takes_the_likeliest():
     )
 
 
-def test_a_stop_token_before_stop_after_does_not_end_the_response():
-    got = sample(dataclasses.replace(CFG, stop=(1, 4), stop_after=3), prompts(rows=64))
-    tokens, mask = np.asarray(got.tokens[:, -7:]), np.asarray(got.mask)
-    assert mask[:, :4].all() and np.isin(tokens[:, :3], (1, 4)).any()
-    early = [n for n in mask.sum(1) if n < 7]
-    assert early and min(early) >= 4
-
-
 def test_the_loop_stops_when_every_row_has_ended():
     said = []
 
@@ -262,7 +257,6 @@ def test_settings_out_of_range_are_refused_by_name():
         (dict(length=-1), "length = -1"),
         (dict(top_p=0.0), "top_p = 0.0"),
         (dict(length=3, min_length=4), "min_length = 4 is more than SampleConfig.length = 3"),
-        (dict(length=3, stop_after=4), "stop_after = 4 is more than SampleConfig.length = 3"),
     ]:
         with pytest.raises(ValueError, match=words):
             SampleConfig(**settings)

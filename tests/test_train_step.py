@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_jax import optimizer, train_step
 from rlhf_jax.algorithms import ppo, reward_model, sft
-from rlhf_jax.batches import Comparisons, Rollout, Samples, Sequences
+from rlhf_jax.batches import Comparisons, PPORollout, Samples, Sequences
 from rlhf_jax.models import networks
 
 B, P, T, V, D = 8, 3, 5, 11, 6
@@ -52,8 +52,8 @@ def sequences(seed):
 def rollout(seed):
     rng, s = np.random.default_rng(seed), sequences(seed)
     noise = lambda: np.where(s.mask, rng.normal(size=(B, T)), 0.0).astype(np.float32)
-    samples = Samples(s.tokens, s.attention_mask, s.mask, logprobs=noise() - 2.0)
-    return Rollout(samples, rewards=noise(), ref_logprobs=noise() - 2.0, values=noise())
+    samples = Samples(s.tokens, s.attention_mask, s.mask, noise() - 2.0, np.ones(B, bool))
+    return PPORollout(samples, noise(), noise() - 2.0, noise() - 2.0, noise())
 
 
 PREPARE = jax.jit(partial(ppo.prepare, cfg=ppo.PPOConfig()))
@@ -63,9 +63,9 @@ def ppo_batch(seed):
     return PREPARE(rollout(seed), jnp.float32(0.1))[0]
 
 
-def tokens_and_rows(params, frozen, batch, weights, rng):
+def tokens_and_rows(params, frozen, batch, weights):
     """Two kinds of weights in one loss: an uneven token mean and a mean over rows that said anything."""
-    total, _ = sft.loss(params, frozen, batch, weights["tokens"], rng, policy_fn=policy_fn)
+    total, _ = sft.loss(params, frozen, batch, weights["tokens"], policy_fn=policy_fn)
     scores = reward_fn(params, batch.tokens, batch.attention_mask)
     total += jnp.vdot(weights["rows"], jnp.square(scores - 1.0))
     return total, {"both/loss": total}
@@ -96,7 +96,7 @@ CASES = {
         reward_model.weights_of,
         SCORER,
         {},
-        lambda seed: Comparisons(chosen=sequences(seed), rejected=sequences(seed + 100)),
+        lambda seed: Comparisons(sequences(seed), sequences(seed + 100), np.arange(1.0, B + 1)),
     ),
     "ppo": (
         partial(ppo.loss, actor_critic_fn=actor_critic_fn, cfg=ppo.PPOConfig()),
@@ -128,9 +128,7 @@ def same_bits(a, b):
 def test_microbatches_change_nothing(case):
     *_, params, frozen, batch_of = CASES[case]
     state, batch = train_step.init_state(params, ADAMW), batch_of(1)
-    (one, metrics), two, four = (
-        compiled(case, ADAMW, n)(state, frozen, batch, KEY) for n in (1, 2, 4)
-    )
+    (one, metrics), two, four = (compiled(case, ADAMW, n)(state, frozen, batch) for n in (1, 2, 4))
     assert not same_bits(one.params, params)
     assert metrics["train/skipped"] == 0
     assert_close(two, (one, metrics))
@@ -146,7 +144,7 @@ def test_the_trial_can_tell_a_mean_of_means():
     @jax.grad
     def grad_of(params, batch):
         weights = weights_of(batch)
-        return loss(params, frozen, batch, weights / jnp.sum(weights), KEY)[0]
+        return loss(params, frozen, batch, weights / jnp.sum(weights))[0]
 
     want = grad_of(params, batch)
     halves = [grad_of(params, jax.tree.map(lambda x, i=i: x[i::2], batch)) for i in range(2)]
@@ -162,7 +160,7 @@ def test_gradient_is_that_of_the_global_masked_mean(microbatches):
     bigram = networks.from_logits(lambda params, tokens, mask: params[tokens]).policy_fn
     step = sft.make_train_step(bigram, optax.sgd(1.0), microbatches=microbatches)
     state = train_step.init_state(jnp.array(table), optax.sgd(1.0))
-    new, metrics = jax.jit(step)(state, {}, batch, KEY)
+    new, metrics = jax.jit(step)(state, {}, batch)
 
     tokens, mask = np.array(batch.tokens), np.array(batch.mask)
     want, nats = np.zeros((V, V)), 0.0
@@ -189,11 +187,11 @@ def test_gradient_is_jax_grad_of_the_whole_loss(case, microbatches):
     @jax.grad
     def grad_of(params, batch):
         weights = jax.tree.map(lambda w: w / jnp.sum(w), weights_of(batch))
-        return loss(params, frozen, batch, weights, KEY)[0]
+        return loss(params, frozen, batch, weights)[0]
 
     grads = grad_of(params, batch)
     new, metrics = compiled(case, tx, microbatches)(
-        train_step.init_state(params, tx), frozen, batch, KEY
+        train_step.init_state(params, tx), frozen, batch
     )
     assert_close(new.params, jax.tree.map(jnp.subtract, params, grads))
     assert_close(metrics["train/grad_norm"], optax.tree.norm(grads), atol=1e-5)
@@ -214,9 +212,9 @@ def test_an_all_zero_mask_moves_nothing(case, microbatches):
     step = compiled(case, ADAMW, microbatches)
     state = train_step.init_state(params, ADAMW)
     for seed in range(2):  # momentum is warm, so an update with gradient zero would still move
-        state, metrics = step(state, frozen, batch_of(seed), KEY)
+        state, metrics = step(state, frozen, batch_of(seed))
         assert metrics["train/skipped"] == 0
-    new, metrics = step(state, frozen, silenced(case, batch_of(2)), KEY)
+    new, metrics = step(state, frozen, silenced(case, batch_of(2)))
     assert same_bits((new.params, new.opt_state), (state.params, state.opt_state))
     assert metrics["train/skipped"] == 1
     assert (state.step, new.step) == (2, 3)
@@ -229,9 +227,7 @@ def test_one_kind_of_weight_that_is_all_zero_drops_its_term_alone():
     only_rows = lambda b: {"tokens": jnp.zeros((len(b.mask), T)), "rows": jnp.ones(len(b.mask))}
     tx, batch = optax.sgd(1.0), batch_of(1)
     state = train_step.init_state(params, tx)
-    new, metrics = jax.jit(train_step.make_train_step(loss, only_rows, tx))(
-        state, frozen, batch, KEY
-    )
+    new, metrics = jax.jit(train_step.make_train_step(loss, only_rows, tx))(state, frozen, batch)
     scores = jax.jit(reward_fn)(params, batch.tokens, batch.attention_mask)
     np.testing.assert_allclose(metrics["both/loss"], jnp.mean((scores - 1) ** 2), rtol=1e-5)
     assert metrics["train/skipped"] == 0
@@ -250,51 +246,42 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(factor, microbatch
     step = train_step.make_train_step(poisoned, weights_of, ADAMW, microbatches=microbatches)
     step, batch = jax.jit(step), batch_of(1)
     good, bad = {"factor": jnp.float32(1.0)}, {"factor": jnp.float32(factor)}
-    state, metrics = step(train_step.init_state(params, ADAMW), good, batch, KEY)
+    state, metrics = step(train_step.init_state(params, ADAMW), good, batch)
     assert metrics["train/skipped"] == 0
-    skipped, metrics = step(state, bad, batch, KEY)
+    skipped, metrics = step(state, bad, batch)
     assert metrics["train/skipped"] == 1
     assert not np.isfinite(metrics["train/grad_norm"])
     assert same_bits((skipped.params, skipped.opt_state), (state.params, state.opt_state))
     assert skipped.step == 2
-    after, _ = step(skipped, good, batch, KEY)  # and goes on as if it had not been
-    want, _ = step(state, good, batch, KEY)
+    after, _ = step(skipped, good, batch)  # and goes on as if it had not been
+    want, _ = step(state, good, batch)
     assert same_bits((after.params, after.opt_state), (want.params, want.opt_state))
 
 
-@pytest.mark.parametrize("microbatches", [1, 4])
-def test_equal_seeds_give_equal_bits_and_others_do_not(microbatches):
-    """With a loss that draws noise: each microbatch has a key of its own."""
+def test_noise_whose_keys_are_in_the_batch_is_each_rows_own_however_it_is_cut():
+    def noisy(params, frozen, batch, weights):
+        noise = jax.vmap(jax.random.normal)(batch["keys"])
+        return jnp.vdot(weights, params * noise), {"noise": jnp.vdot(weights, jnp.square(noise))}
 
-    def noisy(params, frozen, batch, weights, rng):
-        noise = jax.random.normal(rng, batch.mask.shape)
-        return jnp.vdot(weights, params * noise), {}
-
-    tx = optax.sgd(1.0)
-    step = jax.jit(train_step.make_train_step(noisy, sft.weights_of, tx, microbatches=microbatches))
+    tx, ones = optax.sgd(1.0), lambda batch: jnp.ones(len(batch["keys"]))
     state = train_step.init_state(jnp.float32(0.0), tx)
-    run = lambda seed: step(state, {}, sequences(1), jax.random.key(seed))
-    assert same_bits(run(5), run(5))
-    assert not same_bits(run(5), run(6))
 
+    def run(seed, microbatches):
+        step = train_step.make_train_step(noisy, ones, tx, microbatches=microbatches)
+        return jax.jit(step)(state, {}, {"keys": jax.random.split(jax.random.key(seed), B)})
 
-def test_every_microbatch_draws_other_noise():
-    draws = lambda params, frozen, batch, weights, rng: (
-        params * jnp.sum(weights),
-        {"sum": jax.random.normal(rng), "squares": jnp.square(jax.random.normal(rng))},
-    )
-    tx = optax.sgd(1.0)
-    step = train_step.make_train_step(draws, sft.weights_of, tx, microbatches=4)
-    _, metrics = jax.jit(step)(train_step.init_state(jnp.float32(0), tx), {}, sequences(1), KEY)
-    # four equal draws x would give (4 x)^2 = 4 (4 x^2)
-    assert abs(metrics["sum"] ** 2 - 4 * metrics["squares"]) > 1e-3
+    assert same_bits(run(5, 4), run(5, 4))
+    assert not same_bits(run(5, 4), run(6, 4))
+    assert_close(run(5, 4), run(5, 1))
+    noise = jax.vmap(jax.random.normal)(jax.random.split(jax.random.key(5), B))
+    np.testing.assert_allclose(run(5, 4)[0].params, -np.mean(noise), rtol=1e-5)
 
 
 def test_microbatches_that_do_not_divide_are_refused():
     loss, weights_of, params, frozen, batch_of = CASES["sft"]
     step = jax.jit(train_step.make_train_step(loss, weights_of, ADAMW, microbatches=3))
     with pytest.raises(ValueError, match=r"microbatches = 3 does not divide the 8 rows.*divisor"):
-        step(train_step.init_state(params, ADAMW), frozen, batch_of(1), KEY)
+        step(train_step.init_state(params, ADAMW), frozen, batch_of(1))
 
 
 def test_a_new_state_is_step_zero():

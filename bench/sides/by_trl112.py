@@ -10,8 +10,8 @@ import transformers
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from bench import works
+from bench.replication.trl_side import PLAIN
 from bench.sides import protocol, words
-from bench.trl_side import PLAIN
 
 
 class Paced(transformers.TrainerCallback):

@@ -5,6 +5,7 @@ python -m bench.sides.ours '{"name": "sft", "folder": ..., "work": {...}}'
 
 import pathlib
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -23,6 +24,7 @@ from rlhf_jax.models import networks
 from rlhf_jax.models.hub import huggingface
 
 RATE_SIZE, RATE_TRIES = 1024, 8
+ROLLOUT = rollout.RolloutConfig(missing_eos_penalty=0.0)
 
 
 def rate() -> dict:
@@ -91,12 +93,12 @@ class Ours:
 
     def update(self, step, state, frozen, batch, metric: str):
         """The work that is one training step on a batch; what it says is the loss."""
-        step = self.devices.compile(step, (P(), P(), P(DATA), P()), (P(), P()), donate=0)
+        step = self.devices.compile(step, (P(), P(), P(DATA)), (P(), P()), donate=0)
         batch = self.devices.put_batch(batch)
         held = SimpleNamespace(state=state)
 
         def work():
-            held.state, metrics = step(held.state, frozen, batch, self.rng())
+            held.state, metrics = step(held.state, frozen, batch)
             jax.block_until_ready(held.state)
             return float(metrics[metric]), {}
 
@@ -124,8 +126,8 @@ def reward(ours: Ours):
         ours.read("reward"),
     )
     both = (ours.sequences(x, ours.work.length // 2) for x in ours.tokens)
-    step = reward_model.make_train_step(fn, ours.tx)
-    return ours.update(step, ours.state(params), {}, Comparisons(*both), "reward/loss")
+    step, weight = reward_model.make_train_step(fn, ours.tx), np.ones(ours.work.rows, np.float32)
+    return ours.update(step, ours.state(params), {}, Comparisons(*both, weight), "reward/loss")
 
 
 def supervised(ours: Ours):
@@ -141,21 +143,19 @@ def dpo(ours: Ours):
     reference = devices.compile(preference.make_reference_logprobs(fn), (P(), P(DATA)), P(DATA))
     cfg = preference.PreferenceConfig(beta=works.BETA)
     step = devices.compile(
-        preference.make_train_step(fn, ours.tx, cfg), (P(), P(), P(DATA), P()), (P(), P()), donate=0
+        preference.make_train_step(fn, ours.tx, cfg), (P(), P(), P(DATA)), (P(), P()), donate=0
     )
-    sides = devices.put_batch(
-        Comparisons(*(ours.sequences(x, ours.work.response) for x in ours.tokens))
-    )
+    both = (ours.sequences(x, ours.work.response) for x in ours.tokens)
+    pairs = devices.put_batch(Comparisons(*both, np.ones(ours.work.rows, np.float32)))
     ref_params, held = (
         devices.put(ours.read()),
         SimpleNamespace(state=ours.state(ours.read())),
     )
-    weight = jnp.ones(ours.work.rows)
 
     def work():
-        seen = (reference(ref_params, side) for side in sides)
-        batch = PreferenceBatch(sides, *seen, weight)
-        held.state, metrics = step(held.state, {}, batch, ours.rng())
+        seen = (reference(ref_params, side) for side in pairs.sides)
+        batch = PreferenceBatch(pairs, *seen)
+        held.state, metrics = step(held.state, {}, batch)
         jax.block_until_ready(held.state)
         return float(metrics["preference/loss"]), {}
 
@@ -168,15 +168,9 @@ def grpo(ours: Ours):
     sample, (prompts,) = ours.sampler(1.0)
     cfg = policy_gradient.GRPO
     cfg = type(cfg)(**vars(cfg) | {"group": ours.work.group})
-    see = devices.compile(
-        rollout.make_logprobs(fn, rollout.RolloutConfig()), (P(), P(), P(DATA)), P(DATA)
-    )
-    join = devices.compile(
-        lambda samples, seen, scores: rollout.policy_rollout(
-            samples, *seen, scores, rollout.RolloutConfig()
-        ),
-        (P(DATA), P(DATA), P(DATA)),
-        P(DATA),
+    annotate = devices.compile(rollout.make_annotate(fn, ROLLOUT), (P(), P(), P(DATA)), P(DATA))
+    with_rewards = devices.compile(
+        partial(rollout.with_rewards, cfg=ROLLOUT), (P(DATA), P(DATA)), P(DATA)
     )
     update = devices.compile(
         policy_gradient.make_update(fn, ours.tx, cfg),
@@ -190,9 +184,9 @@ def grpo(ours: Ours):
     def work():
         key = ours.rng()
         samples = sample(held.state.params, prompts, key)
-        seen = see(held.state.params, reference, samples)
+        seen = annotate(held.state.params, reference, samples)
         said = devices.fetch(samples.tokens)[:, -ours.work.response :]
-        batch = join(samples, seen, devices.put_batch(works.score(said)))
+        batch = with_rewards(seen, devices.put_batch(works.score(said)))
         held.state, _ = update(held.state, {}, coefficient, batch, jax.random.fold_in(key, 1))
         jax.block_until_ready(held.state)
         return None, {}
@@ -209,9 +203,12 @@ def with_ppo(ours: Ours):
     of_samples = lambda params, x: networks.reward_model(lm).fn(params, x.tokens, x.attention_mask)
     score = devices.compile(of_samples, (P(), P(DATA)), P(DATA))
     annotate = devices.compile(
-        rollout.make_annotate(lm.policy_fn, critic.fn, rollout.RolloutConfig()),
-        (P(), P(), P(DATA), P(DATA)),
+        rollout.make_annotate_with_values(lm.policy_fn, critic.fn, ROLLOUT),
+        (P(), P(), P(DATA)),
         P(DATA),
+    )
+    with_rewards = devices.compile(
+        partial(rollout.with_rewards, cfg=ROLLOUT), (P(DATA), P(DATA)), P(DATA)
     )
     update = devices.compile(
         ppo.make_update(critic.fn, ours.tx, ppo.PPOConfig(epochs=ours.work.epochs)),
@@ -227,7 +224,7 @@ def with_ppo(ours: Ours):
         key = ours.rng()
         samples = sample(held.state.params["policy"], prompts, key)
         scores = score(judge, samples)
-        batch = annotate(held.state.params, reference, samples, scores)
+        batch = with_rewards(annotate(held.state.params, reference, samples), scores)
         held.state, metrics = update(held.state, {}, coefficient, batch, jax.random.fold_in(key, 1))
         jax.block_until_ready((held.state, metrics))
         return None, {}

@@ -1,4 +1,4 @@
-"""A game of several turns: PPO or RLOO learns to guess a number, where the best return is known exactly.
+"""A game of several turns with a known optimum: PPO or RLOO guesses a number.
 
     python launch.py game
     python launch.py game --algorithm rloo
@@ -10,6 +10,7 @@ The return should rise from that of random play, which is exact, to within 5 % o
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Literal
 
 import jax
@@ -18,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import optimizer, sampling, train_step
 from rlhf_jax.algorithms import policy_gradient, ppo, rollout
+from rlhf_jax.algorithms.learner import Learner
 from rlhf_jax.algorithms.policy_gradient import PolicyGradientConfig
 from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.algorithms.rollout import RolloutConfig
@@ -28,7 +30,8 @@ from rlhf_jax.evaluation.evaluate import bootstrap_interval
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import playing, stages, verdict
+from rlhf_jax.pipeline import playing, stages
+from rlhf_jax.pipeline.results import show, stands, write
 from rlhf_jax.runs import loop, metrics, run
 from rlhf_jax.sampling import SampleConfig
 from rlhf_jax.tasks import guessing
@@ -46,6 +49,8 @@ SFT = stages.SFTConfig(
 @dataclass(frozen=True)
 class Config(Settings):
     """Settings of the game experiment."""
+
+    _main = ("seed", "run", "devices", "algorithm")
 
     seed: Seed = 0
     """Of all that is drawn."""
@@ -79,17 +84,11 @@ class Config(Settings):
     def _conditions(self, at: str):
         parallel.check_name(self.devices, f"{at}devices")
         area, learner = ("ppo", self.ppo) if self.algorithm == "ppo" else ("pg", self.pg)
-        if learner.temperature != 1:
-            raise ValueError(
-                f"{at}{area}.temperature = {learner.temperature}: games are sampled at 1, so leave it there"
-            )
         rows, whole = self.batch_size, f"{at}batch_size"
         check_divides(f"{at}{area}.minibatches", learner.minibatches, whole, rows)
         check_divides(f"{at}{area}.group", getattr(learner, "group", 1), whole, rows)
         whole, rows = f"{whole} / {at}{area}.minibatches", rows // learner.minibatches
         check_divides(f"{at}{area}.microbatches", learner.microbatches, whole, rows)
-        if self.algorithm == "rloo" and self.pg.mask_truncated:
-            raise ValueError(f"{at}pg.mask_truncated = True: no token ends a game, so leave it off")
         columns = 1 + self.game.turns * (guessing.TURN + 1)
         if columns > self.model.context:
             raise ValueError(
@@ -114,15 +113,15 @@ AGAIN = "python launch.py game --seed 1 (or any other setting, or --run NEW_FOLD
 
 def main(cfg: Config):
     """Runs what is not yet in the run directory, and prints what came of it."""
-    learner, group = (cfg.ppo, 1) if cfg.algorithm == "ppo" else (cfg.pg, cfg.pg.group)
+    own = cfg.ppo if cfg.algorithm == "ppo" else cfg.pg
     networks.check_backend(cfg.model)
     if cfg.wandb:
         metrics.load_wandb()
-    devices = parallel.choose(cfg.devices, batch_sizes(cfg, learner), cfg.model.cuts)
+    devices = parallel.choose(cfg.devices, batch_sizes(cfg, own), cfg.model.cuts)
     folder = run.open_run("game", cfg, cfg.run)
-    if verdict.stands(folder):
+    if stands(folder):
         print("this run is finished")
-        return verdict.show(folder, AGAIN)
+        return show(folder, AGAIN)
     root = jax.random.key(cfg.seed)
     vocab_size = len(guessing.vocabulary(cfg.game))
     lm = networks.language_model(replace(cfg.model, vocab_size=vocab_size))
@@ -137,30 +136,31 @@ def main(cfg: Config):
 
     # 1. a language model that knows the words, from games of random play
     games, held_out = playing.demonstrations(cfg), cfg.demonstrations // 8
-    reference, sft_loss = stages.train_sft(
-        folder, cfg.sft, devices, lm,
+    reference, sft_loss = stages.sft(
+        stages.Place(folder, devices, cfg.seed, cfg.wandb), cfg.sft, lm,
         jax.tree.map(lambda x: x[held_out:], games), jax.tree.map(lambda x: x[:held_out], games),
-        cfg.seed, wandb=cfg.wandb,
     )  # fmt: skip
     reference = devices.put(reference)
 
     # 2. it plays, and learns from what it earns
-    tx = optimizer.make(cfg.optimizer, cfg.iterations * learner.epochs * learner.minibatches)
-    make = with_ppo if cfg.algorithm == "ppo" else with_rloo
-    params, policy_of, annotate, update = make(cfg, lm, tx, reference, devices.axis_name)
-    annotate = devices.compile(annotate, (P(), P(), P(DATA), P(DATA)), P(DATA))
-    update = stages.compile_update(devices, update)
+    tx = optimizer.make(cfg.optimizer, cfg.iterations * own.epochs * own.minibatches)
+    learner = make_learner(cfg, lm, tx, devices.axis_name)
+    params, group = learner.init(jax.device_get(reference)), learner.group
+    annotate = devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA))
+    with_rewards = devices.compile(
+        partial(rollout.with_rewards, cfg=ROLLOUT), (P(DATA), P(DATA)), P(DATA)
+    )
+    update = stages.compile_update(devices, learner.update)
 
     def iteration(state, i):
         key = jax.random.fold_in(root, i)
         rows = np.arange(cfg.batch_size, dtype=np.int32)
         index = i * (cfg.batch_size // group) + rows // group
         samples, rewards = playing.play(
-            cfg, sample_turn, policy_of(state.params), index, rows % group, key
+            cfg, sample_turn, learner.policy_of(state.params), index, rows % group, key
         )
-        batch = annotate(
-            state.params, reference, devices.put_batch(samples), devices.put_batch(rewards)
-        )
+        seen = annotate(state.params, reference, devices.put_batch(samples))
+        batch = with_rewards(seen, devices.put_batch(rewards))
         kl_coef = devices.put(np.float32(cfg.kl_coef * (1 - i / cfg.iterations)))
         state, metrics = update(state, {}, kl_coef, batch, jax.random.fold_in(key, 2**16))
         won, turns = guessing.outcomes(*playing.words_of(samples))
@@ -171,12 +171,12 @@ def main(cfg: Config):
         iterations=cfg.iterations, save_every=cfg.save_every, wandb=cfg.wandb,
     )  # fmt: skip
 
-    # 3. the verdict: the same games before and after, beside what is known exactly
+    # 3. the results: the same games before and after, beside what is known exactly
     index = playing.EVALUATION_FROM + np.arange(cfg.eval_games, dtype=np.int32)
     key = jax.random.fold_in(root, 2**30)
     sides = {
         name: playing.evaluate_games(cfg, sample_turn, policy, index, key)
-        for name, policy in (("before", reference), ("after", policy_of(state.params)))
+        for name, policy in (("before", reference), ("after", learner.policy_of(state.params)))
     }
     returns = {name: rewards.sum(axis=1) for name, (_, rewards) in sides.items()}
     ends = {
@@ -194,10 +194,10 @@ def main(cfg: Config):
         "entropy of random play, nats a token": float(np.log(cfg.game.numbers) / guessing.TURN),
     }
     samples, tokens = playing.rows_of(cfg, index, sides, returns)
-    verdict.write(folder, results, samples=samples, tokens=tokens)
+    write(folder, results, samples=samples, tokens=tokens)
     for row in samples[:5]:
         print(f"{row['prompt']} {row['after']}")
-    return verdict.show(folder, AGAIN)
+    return show(folder, AGAIN)
 
 
 def batch_sizes(cfg: Config, learner) -> dict[str, int]:
@@ -210,24 +210,9 @@ def batch_sizes(cfg: Config, learner) -> dict[str, int]:
     }
 
 
-def with_ppo(cfg: Config, lm, tx, reference, axis_name):
-    """(params, the policy's part of them, annotate, update)."""
-    network = networks.actor_critic(lm)
-    return (
-        network.init(jax.device_get(reference)),
-        lambda params: params["policy"],
-        rollout.make_annotate(lm.policy_fn, network.fn, ROLLOUT),
-        ppo.make_update(network.fn, tx, cfg.ppo, axis_name=axis_name),
-    )
-
-
-def with_rloo(cfg: Config, lm, tx, reference, axis_name):
-    """The same, without a critic."""
-    logprobs_of = rollout.make_logprobs(lm.policy_fn, ROLLOUT)
-
-    def annotate(params, ref_params, samples, rewards):
-        both = logprobs_of(params, ref_params, samples)
-        return rollout.policy_rollout(samples, *both, rewards, ROLLOUT)
-
-    update = policy_gradient.make_update(lm.policy_fn, tx, cfg.pg, axis_name=axis_name)
-    return jax.device_get(reference), lambda params: params, annotate, update
+def make_learner(cfg: Config, lm, tx, axis_name) -> Learner:
+    """PPO or RLOO, as `algorithm` says."""
+    if cfg.algorithm == "ppo":
+        critic = networks.actor_critic(lm)
+        return ppo.make_learner(lm.policy_fn, critic, tx, cfg.ppo, ROLLOUT, axis_name=axis_name)
+    return policy_gradient.make_learner(lm.policy_fn, tx, cfg.pg, ROLLOUT, axis_name=axis_name)

@@ -1,4 +1,4 @@
-"""People's preferences to a better policy: SFT, a reward model, PPO, and proof on held-out prompts.
+"""From people's preferences to a better policy: SFT, a reward model and PPO.
 
     python launch.py sentiment
 
@@ -7,63 +7,55 @@ minutes on two CPU cores: gold rises from about 0 to above 1, in reference stand
 
     python launch.py sentiment --data.corpus FILES --data.comparisons FILES --data.prompts FILES
 
-does the same on your JSONL (.gz too); gold is then a second reward model, taught by other comparisons.
+does the same on your JSONL (.gz too). There nobody knows gold; a held-out reward model, taught by other
+comparisons, judges beside the one that is maximised.
 """
-
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.algorithms import ppo
-from rlhf_jax.algorithms.ppo import PPOConfig
-from rlhf_jax.models import networks
-from rlhf_jax.pipeline import ground as grounds
-from rlhf_jax.pipeline import inference, outcome, rl
-from rlhf_jax.pipeline.rl import RLConfig
+from rlhf_jax.algorithms import ppo, rollout
+from rlhf_jax.pipeline import generation, on_policy, people, results, scoring, stages
+from rlhf_jax.pipeline.on_policy import PPORun
+from rlhf_jax.pipeline.prepare import Prepared, prepare
+
+order = 1  # of the launcher's list
+config = PPORun()
 
 
-@dataclass(frozen=True)
-class Config(grounds.Config):
-    """Settings of the sentiment experiment."""
-
-    ppo: PPOConfig = PPOConfig()
-    rl: RLConfig = RLConfig()
-
-    def _conditions(self, at: str):
-        super()._conditions(at)
-        rl.check_update(self, at, "ppo", self.ppo)
-
-    def _unread(self) -> dict[str, str]:
-        return super()._unread() | rl.no_kl(self.ppo)
-
-
-config = Config()
-
-
-def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints what came of it."""
-    # 1. a language model, and two reward models from what people preferred: ground.py
-    ground = grounds.lay("sentiment", cfg, rl.batch_sizes(cfg, cfg.ppo))
-    if ground is None:
+def main(cfg: PPORun):
+    """Runs what is not yet in the run directory, and prints the results."""
+    # texts, tokenizer, network and folder of the run; None: it is finished, and was shown
+    run = prepare("sentiment", cfg, on_policy.batch_sizes(cfg, cfg.ppo))
+    if run is None:
         return
-    cfg = ground.cfg
 
-    # 2. PPO against the first of them: rl.py
-    algorithm = rl.with_ppo(ground, networks.actor_critic(ground.lm, value=cfg.rl.value))
-    params, kl_coef = rl.train(ground, algorithm)
+    # 1. a language model, from texts
+    reference, facts = stages.reference(run)
 
-    # 3. the verdict, on held-out prompts
-    said = outcome.after(ground, params["policy"])
-    scores = outcome.rewarded(ground, said)
-    both = ground.devices.share((params, ground.reference))
-    annotate = lambda batch: algorithm.join(*both, batch[0], None, batch[1])
-    annotated = inference.by_batches(ground.devices, annotate, (said.samples, scores))
-    batch, _ = ppo.prepare(jax.tree.map(jnp.asarray, annotated), kl_coef, cfg.ppo)
-    log_ratio = annotated.samples.logprobs - annotated.ref_logprobs
-    tokens = {
-        "value": annotated.values,
-        "advantage": batch.advantages,
-        "reward": annotated.rewards - kl_coef * log_ratio,
-    }
-    outcome.conclude(ground, "PPO", said, tokens=tokens)
+    # 2. people compare two of its responses to a prompt, and two reward models learn from them
+    pairs = people.compare(run, reference)
+    reward, held_out_reward = stages.reward_models(run, reference, pairs)
+
+    # 3. PPO against the first of them
+    method = on_policy.with_ppo(run, reference, reward)
+    params, kl_coef = on_policy.train(run, method, reference, reward, held_out_reward)
+
+    # 4. the results, on held-out prompts
+    said = results.respond(run, params["policy"])
+    judges = results.Judges(reward, held_out_reward)
+    facts = results.about_rewards(run, reward, pairs) | facts
+    tokens = by_token(run, method, params, reference, kl_coef, said, scoring.maximised(run, reward))
+    results.conclude(run, "PPO", reference, said, judges, tokens=tokens, facts=facts)
+
+
+def by_token(run: Prepared, method, params, reference, kl_coef, said, reward_of) -> dict:
+    """Value, advantage and reward of each token of the responses [N, T]: those that PPO would train on."""
+    both = run.devices.share((params, reference))
+    annotate = lambda samples: method.learner.annotate(*both, samples)
+    seen = generation.by_batches(run.devices, annotate, said.samples)
+    scores = reward_of(results.held_out_rows(run), said)
+    rolled = rollout.with_rewards(jax.tree.map(jnp.asarray, seen), scores, run.cfg.rollout)
+    batch, _ = ppo.prepare(rolled, kl_coef, run.cfg.ppo)
+    penalised = ppo.penalised_rewards(rolled, kl_coef, run.cfg.ppo)
+    return {"value": rolled.values, "advantage": batch.advantages, "reward": penalised}

@@ -14,63 +14,73 @@ import jax
 from rlhf_jax.algorithms import best_of_n
 from rlhf_jax.bounds import Bound, Settings
 from rlhf_jax.evaluation.evaluate import bootstrap_interval
-from rlhf_jax.pipeline import ground as grounds
-from rlhf_jax.pipeline import inference, outcome
-from rlhf_jax.pipeline.judge import PythonRewardConfig
+from rlhf_jax.pipeline import generation, people, results, scoring, settings, stages, texts
+from rlhf_jax.pipeline.prepare import prepare
+from rlhf_jax.pipeline.scoring import PythonRewardConfig
 
 
 @dataclass(frozen=True)
 class BestOfNConfig(Settings):
     """How many draws there are."""
 
+    _main = ("draws",)
+
     draws: Annotated[int, Bound(ge=2)] = 64
     """Draws for each response of the verdict (N)."""
 
 
 @dataclass(frozen=True)
-class Config(grounds.Config):
+class Config(settings.RunConfig):
     """Settings of the best_of_n experiment."""
 
     best: BestOfNConfig = BestOfNConfig()
     rl: PythonRewardConfig = PythonRewardConfig()
 
+    def needs(self) -> texts.Needs:
+        """The files that the method learns from."""
+        return scoring.needs(self)
+
     def _unread(self) -> dict[str, str]:
-        return super()._unread() | grounds.NO_ROLLOUT
+        return super()._unread() | scoring.unread(self) | settings.NO_ROLLOUT
 
 
 config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints what came of it."""
-    ground = grounds.lay("best_of_n", cfg, {})
-    if ground is None:
+    """Runs what is not yet in the run directory, and prints the results."""
+    run = prepare("best_of_n", cfg, {})
+    if run is None:
         return
-    N, prompts = cfg.best.draws, outcome.held_out_prompts(ground)
-    asked = [prompt for prompt in prompts for _ in range(N)]
-    key = jax.random.fold_in(ground.key, 3)
-    pool = ground.answers.respond(ground.reference, asked, key)
-    flat = outcome.rewarded(ground, pool)
-    by = {"gold": outcome.golds(ground, asked, pool)} if outcome.has_gold(ground) else {}
-    proxy, ns = flat.reshape(-1, N), [2**p for p in range(N.bit_length()) if 2**p < N] + [N]
-    means = {
-        name: best_of_n.estimates(proxy, values.reshape(-1, N), ns)
-        for name, values in (by | {"proxy": flat}).items()
-    }
+    reference, facts = stages.reference(run)
+    pairs = people.compare(run, reference)
+    reward, held_out_reward = stages.reward_models(run, reference, pairs)
+    judges = results.Judges(reward, held_out_reward)
+
+    # N draws for each response of the results, and estimates for every n below
+    N, rows = cfg.best.draws, results.held_out_rows(run)
+    asked, prompts = [row for row in rows for _ in range(N)], [row.prompt for row in rows]
+    key = jax.random.fold_in(run.key, 3)
+    pool = run.generator.generate(reference, [row.prompt for row in asked], key)
+    judged = judges.of(run)
+    scores = next(iter(judged.values()))(asked, pool)
+    by = next((x for x in (results.GOLD, results.HELD_OUT) if x in judged), None)
+    values = ({by: judged[by](asked, pool)} if by else {}) | {"proxy": scores}
+    proxy, ns = scores.reshape(-1, N), [2**p for p in range(N.bit_length()) if 2**p < N] + [N]
+    means = {name: best_of_n.estimates(proxy, x.reshape(-1, N), ns) for name, x in values.items()}
     mean = lambda values: bootstrap_interval(values, prompts)._asdict()
-    rows = [
+    table = [
         {"n": n, "kl": float(best_of_n.kl(n))} | {name: mean(x[:, i]) for name, x in means.items()}
         for i, n in enumerate(ns)
     ]
 
-    chosen = best_of_n.best_rows(flat, N)
+    chosen = best_of_n.best_rows(scores, N)
     samples = jax.tree.map(lambda x: x[chosen], pool.samples)
-    said = inference.Answers([pool.texts[row] for row in chosen], samples)
+    said = generation.Responses([pool.texts[row] for row in chosen], samples)
     bound = float(best_of_n.kl(N))  # of the policy: it has no log-probabilities that would tell
-    outcome.conclude(
-        ground,
-        f"the best of {N}",
-        said,
+    results.conclude(
+        run, f"the best of {N}", reference, said, judges,
         kl={"mean": bound, "low": bound, "high": bound},
-        extra={"the KL is its analytic bound": "log n - (n - 1) / n", "best of n": rows},
-    )
+        extra={"the KL is its analytic bound": "log n - (n - 1) / n", "best of n": table},
+        facts=results.about_rewards(run, reward, pairs) | facts,
+    )  # fmt: skip

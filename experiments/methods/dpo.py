@@ -7,8 +7,8 @@ a KL of 1.4 (seed 0). A second pass over the comparisons, or three times the lea
 overfits: gold falls below the start, in responses that leave the grammar. With the same settings: IPO 0.48,
 KTO 0.50, SimPO 0.30, ORPO 0.17 (KL 0.25).
 
-It learns from all training comparisons, those that teach the held-out judge too: gold alone is a fair judge
-of it.
+It learns from all training comparisons, and no reward model is trained. With --reference FOLDER and
+--data.comparisons FILES it needs nothing else, and tells its accuracy on held-out pairs and its KL.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from rich.progress import track
 
 from rlhf_jax import optimizer
-from rlhf_jax.algorithms import preference
+from rlhf_jax.algorithms import kto, preference
 from rlhf_jax.algorithms.preference import PreferenceConfig
 from rlhf_jax.batches import LabelledBatch, PreferenceBatch, Sequences
 from rlhf_jax.bounds import Count, Positive, Settings, check_divides
@@ -28,17 +28,16 @@ from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.evaluation import evaluate
-from rlhf_jax.models import lora
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import ground as grounds
-from rlhf_jax.pipeline import outcome, rl, stages
-from rlhf_jax.pipeline.ground import Ground
-from rlhf_jax.runs import loop
+from rlhf_jax.pipeline import people, results, settings, stages, texts
+from rlhf_jax.pipeline.prepare import Prepared, prepare
 
 
 @dataclass(frozen=True)
 class DPOConfig(Settings):
     """The loop round the loss."""
+
+    _main = ("epochs", "batch_size")
 
     epochs: Positive = 1.0
     """Passes over the comparisons (1: Rafailov et al., 2023)."""
@@ -55,64 +54,75 @@ class DPOConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Config(grounds.Config):
+class Config(settings.RunConfig):
     """Settings of the dpo experiment."""
 
     preference: PreferenceConfig = PreferenceConfig()
     dpo: DPOConfig = DPOConfig()
 
+    def needs(self) -> texts.Needs:
+        """The files that the method learns from; without a corpus SFT learns the chosen responses."""
+        return texts.Needs(
+            ("comparisons",), ("prompts",) if self.reference else ("corpus", "prompts")
+        )
+
     def _unread(self) -> dict[str, str]:
-        return super()._unread() | grounds.NO_ROLLOUT
+        no_reward = dict.fromkeys(("reward", "reward_model"), "no reward model is trained")
+        return super()._unread() | settings.NO_ROLLOUT | no_reward
 
 
+order = 5  # of the launcher's list
 config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints what came of it."""
-    ground = grounds.lay("dpo", cfg, stages.parts("dpo", cfg.dpo))
-    if ground is None:
+    """Runs what is not yet in the run directory, and prints the results."""
+    run = prepare("dpo", cfg, stages.parts("dpo", cfg.dpo))
+    if run is None:
         return
-    cfg, devices, kind = ground.cfg, ground.devices, ground.cfg.preference.kind
-    logprobs_of = make_logprobs_of(ground)
-    pairs = pairs_of(ground, ground.pairs, logprobs_of)
-    held_out = pairs_of(ground, ground.pairs_held_out, logprobs_of)
-    data = labelled(pairs, logprobs_of, ground) if kind == "kto" else pairs
-    steps = max(1, round(cfg.dpo.epochs * len(data.weight) / cfg.dpo.batch_size))
-    tx, root = optimizer.make(cfg.dpo.optimizer, steps), jax.random.key(cfg.seed)
-    make = lambda policy_fn: preference.make_train_step(
-        policy_fn, tx, cfg.preference,
-        microbatches=cfg.dpo.microbatches, axis_name=devices.axis_name,
-    )  # fmt: skip
-    step = stages.compile_step(devices, "dpo", lora.over_base(make, ground.lm.policy_fn, cfg.lora))
-    base, trained = rl.split(ground, ground.reference)
-    frozen = {"base": devices.share(base)}
-    whole = lambda trained: lora.join(base, trained, cfg.lora)
+    cfg, kind = run.cfg, run.cfg.preference.kind
+    reference, facts = stages.reference(run)
+    compared = people.compare(run, reference)
+    assert compared is not None
+    logprobs_of = make_logprobs_of(run)
+    pairs = pairs_of(run, reference, compared.train, logprobs_of)
+    held_out = pairs_of(run, reference, compared.held_out, logprobs_of)
+    prompts = [c.prompt for c in compared.train]
+    data = labelled(pairs, prompts, reference, logprobs_of) if kind == "kto" else pairs
 
-    def body(state, i):
-        batch = batch_at(data, cfg.dpo.batch_size, cfg.seed, i, devices.take)
-        state, metrics = step(state, frozen, batch, jax.random.fold_in(root, i))
-        if (i + 1) % cfg.dpo.eval_every == 0 or i + 1 == steps:
-            right = margins(whole(state.params), held_out, logprobs_of, kind) > 0
-            metrics |= {"preference/held_out_accuracy": right.mean()}
-        return state, metrics
-
-    state = loop.iterate(
-        ground.folder, "dpo", stages.begun(devices, trained, tx), body,
-        iterations=steps, save_every=cfg.dpo.eval_every, unit="steps", wandb=cfg.wandb,
+    steps = max(1, round(cfg.dpo.epochs * len(jax.tree.leaves(data)[0]) / cfg.dpo.batch_size))
+    tx = optimizer.make(cfg.dpo.optimizer, steps)
+    right = lambda params: margins(params, held_out, logprobs_of, kind) > 0
+    job = stages.Fit(
+        stage="dpo",
+        params=reference,
+        make=lambda policy_fn: (kto if kind == "kto" else preference).make_train_step(
+            policy_fn, tx, cfg.preference,
+            microbatches=cfg.dpo.microbatches, axis_name=run.devices.axis_name,
+        ),
+        fn=run.lm.policy_fn,
+        batch_at=lambda i: batch_at(data, cfg.dpo.batch_size, cfg.seed, i, run.devices.take),
+        tx=tx,
+        steps=steps,
+        save_every=cfg.dpo.eval_every,
+        key=jax.random.fold_in(run.key, 4),
+        measure=lambda params: {"preference/held_out_accuracy": right(params).mean()},
     )  # fmt: skip
-    params = whole(devices.host(state.params))
+    params, _ = stages.fit(stages.place(run), job, cfg.lora)
+    params = run.devices.host(params)
+
     found = margins(params, held_out, logprobs_of, kind)
-    own = evaluate.accuracy(found, [c.group for c in ground.pairs_held_out])
-    extra = {"accuracy of the policy's own reward, held-out pairs": own._asdict()}
-    outcome.conclude(ground, kind.upper(), outcome.after(ground, params), extra=extra)
+    own = evaluate.accuracy(found, [c.group for c in compared.held_out])
+    first = {"accuracy of the policy's own reward, held-out pairs": own._asdict()}
+    said = results.respond(run, params)
+    results.conclude(run, kind.upper(), reference, said, results.Judges(), first=first, facts=facts)
 
 
-def make_logprobs_of(ground: Ground) -> Callable:
+def make_logprobs_of(run: Prepared) -> Callable:
     """`logprobs_of(params, responses, bar="") -> [N]`: log pi(y | x) of each row, under a bar."""
-    devices, size = ground.devices, 4 * ground.cfg.sft.batch_size
+    devices, size = run.devices, 4 * run.cfg.sft.batch_size
     fn = devices.compile(
-        preference.make_reference_logprobs(ground.lm.policy_fn), (P(), P(DATA)), P(DATA)
+        preference.make_reference_logprobs(run.lm.policy_fn), (P(), P(DATA)), P(DATA)
     )
 
     def logprobs_of(params, responses: Sequences, bar: str = "") -> np.ndarray:
@@ -127,31 +137,31 @@ def make_logprobs_of(ground: Ground) -> Callable:
     return logprobs_of
 
 
-def pairs_of(ground: Ground, compared, logprobs_of) -> PreferenceBatch:
+def pairs_of(run: Prepared, reference, compared, logprobs_of) -> PreferenceBatch:
     """Comparisons as arrays, with what the SFT policy says of them: it is asked once, and never in a step."""
-    sides = encode_comparisons(ground.words, compared, *ground.lengths)
-    reference = (logprobs_of(ground.reference, side, "reference") for side in sides)
-    return PreferenceBatch(sides, *reference, weight=np.ones(len(compared), np.float32))
+    pairs = encode_comparisons(run.tokenizer, compared, *run.lengths)
+    both = (logprobs_of(reference, side, "reference") for side in pairs.sides)
+    return PreferenceBatch(pairs, *both)
 
 
-def labelled(pairs: PreferenceBatch, logprobs_of, ground: Ground) -> LabelledBatch:
+def labelled(pairs: PreferenceBatch, prompts, reference, logprobs_of) -> LabelledBatch:
     """Both sides of every pair as responses of their own, for KTO: chosen are desirable, rejected are not.
 
     Rows of one prompt stand together, so that a shift by half of all rows meets another prompt.
     """
     join = lambda chosen, rejected: np.concatenate([chosen, rejected])
-    responses = jax.tree.map(join, *pairs.comparisons)
-    order = np.argsort([c.prompt for c in ground.pairs] * 2, kind="stable")
-    desirable = np.arange(len(order)) < len(ground.pairs)
+    responses = jax.tree.map(join, *pairs.comparisons.sides)
+    order = np.argsort(prompts * 2, kind="stable")
+    desirable = np.arange(len(order)) < len(prompts)
     both = (responses, desirable, join(pairs.ref_chosen, pairs.ref_rejected))
-    responses, desirable, reference = jax.tree.map(lambda x: x[order], both)
-    mismatched = jax.device_get(preference.mismatch(responses, len(order) // 2))
+    responses, desirable, ref_logprobs = jax.tree.map(lambda x: x[order], both)
+    mismatched = jax.device_get(kto.mismatch(responses, len(order) // 2))
     return LabelledBatch(
         responses=responses,
         desirable=desirable,
-        ref_logprobs=reference,
+        ref_logprobs=ref_logprobs,
         mismatched=mismatched,
-        ref_mismatched=logprobs_of(ground.reference, mismatched, "reference"),
+        ref_mismatched=logprobs_of(reference, mismatched, "reference"),
         weight=np.ones(len(order), np.float32),
     )
 
@@ -161,8 +171,8 @@ def margins(params, pairs: PreferenceBatch, logprobs_of, kind: str) -> np.ndarra
 
     The reward is log pi / pi_ref, or for kinds without a reference the mean of a token's log-probability.
     """
-    chosen, rejected = (logprobs_of(params, side) for side in pairs.comparisons)
+    chosen, rejected = (logprobs_of(params, side) for side in pairs.comparisons.sides)
     if kind in ("simpo", "orpo"):
-        tokens = [side.mask.sum(axis=1) for side in pairs.comparisons]
+        tokens = [side.mask.sum(axis=1) for side in pairs.comparisons.sides]
         return chosen / tokens[0] - rejected / tokens[1]
     return (chosen - pairs.ref_chosen) - (rejected - pairs.ref_rejected)

@@ -1,4 +1,4 @@
-"""ILQL: Q-learning on logged responses with rewards, and decoding that its Q guides (Snell et al., 2023).
+"""ILQL: Q-learning on logged responses guides decoding (Snell et al., 2023).
 
     python launch.py ilql
 
@@ -20,18 +20,20 @@ from rlhf_jax.algorithms.ilql import ILQLConfig
 from rlhf_jax.batches import LoggedBatch
 from rlhf_jax.bounds import Count, NonNegative, Settings
 from rlhf_jax.data.batching import batch_at
-from rlhf_jax.data.comparisons import encode_comparisons
-from rlhf_jax.models import lora, networks
+from rlhf_jax.data.comparisons import Comparison, encode_comparisons
+from rlhf_jax.models import networks
 from rlhf_jax.ops import advantages
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import ground as grounds
-from rlhf_jax.pipeline import inference, outcome, rl, stages, verdict
-from rlhf_jax.runs import loop
+from rlhf_jax.pipeline import generation, people, results, settings, stages, texts
+from rlhf_jax.pipeline.prepare import Prepared, prepare
+from rlhf_jax.pipeline.scoring import Reward
 
 
 @dataclass(frozen=True)
 class QConfig(Settings):
     """The loop round the loss."""
+
+    _main = ("steps", "batch_size")
 
     steps: Count = 1000
     """Gradient steps."""
@@ -47,70 +49,87 @@ class QConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Config(grounds.Config):
+class Config(settings.RunConfig):
     """Settings of the ilql experiment."""
 
     ilql: ILQLConfig = ILQLConfig(gamma=1.0, beta=4.0)
     q: QConfig = QConfig()
 
+    def needs(self) -> texts.Needs:
+        """The files that the method learns from."""
+        corpus = () if self.reference else ("corpus",)
+        optional = ("corpus",) if self.reference else ()
+        return texts.Needs((*corpus, "comparisons"), (*optional, "prompts"), halves=True)
+
     def _unread(self) -> dict[str, str]:
-        return super()._unread() | grounds.NO_ROLLOUT
+        return super()._unread() | settings.NO_ROLLOUT
 
 
 config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints what came of it."""
-    ground = grounds.lay("ilql", cfg, {"q.batch_size": cfg.q.batch_size})
-    if ground is None:
+    """Runs what is not yet in the run directory, and prints the results."""
+    run = prepare("ilql", cfg, {"q.batch_size": cfg.q.batch_size})
+    if run is None:
         return
-    cfg, devices = ground.cfg, ground.devices
-    log, root = logged(ground), jax.random.key(cfg.seed)
-    q, tx = networks.q_network(ground.lm), optimizer.make(cfg.q.optimizer, cfg.q.steps)
-    make = lambda q_fn: ilql.make_train_step(q_fn, tx, cfg.ilql, axis_name=devices.axis_name)
-    step = stages.compile_step(devices, "ilql", lora.over_base(make, q.q_fn, cfg.lora))
-    base, trained = rl.split(ground, q.init(root, ground.reference))
-    frozen = {"base": devices.share(base)}
+    cfg, devices = run.cfg, run.devices
+    reference, facts = stages.reference(run)
+    pairs = people.compare(run, reference)
+    reward, held_out_reward = stages.reward_models(run, reference, pairs)
+    assert reward is not None and pairs is not None
 
-    def body(state, i):
-        batch = batch_at(log, cfg.q.batch_size, cfg.seed, i, devices.take)
-        return step(state, frozen, batch, jax.random.fold_in(root, i))
-
-    state = loop.iterate(
-        ground.folder, "ilql", stages.begun(devices, trained, tx, ilql.init_state), body,
-        iterations=cfg.q.steps, save_every=cfg.q.save_every, log_every=5, unit="steps",
-        wandb=cfg.wandb,
-    )  # fmt: skip
-
-    policy = networks.guided(ground.lm, q)
-    answers = inference.responder(
-        cfg.sample, devices, policy, ground.words, ground.lengths[0], 4 * cfg.sft.batch_size
+    # Q and V, from the log
+    log, root = logged(run, reward, pairs.train), jax.random.key(cfg.seed)
+    q, tx = networks.q_network(run.lm), optimizer.make(cfg.q.optimizer, cfg.q.steps)
+    job = stages.Fit(
+        stage="ilql",
+        params=q.init(root, reference),
+        make=lambda fn: ilql.make_train_step(fn, tx, cfg.ilql, axis_name=devices.axis_name),
+        fn=q.q_fn,
+        batch_at=lambda i: batch_at(log, cfg.q.batch_size, cfg.seed, i, devices.take),
+        tx=tx,
+        steps=cfg.q.steps,
+        save_every=cfg.q.save_every,
+        key=jax.random.fold_in(run.key, 4),
+        log_every=5,
+        init=ilql.init_state,
     )
-    state = devices.host(state)
-    whole = lora.join(base, state.train.params, cfg.lora)
-    state = state._replace(train=state.train._replace(params=whole))
-    answer = lambda beta: outcome.after(
-        ground, ilql.guided_params(ground.reference, state, replace(cfg.ilql, beta=beta)), answers
+    params, state = stages.fit(stages.place(run), job, cfg.lora)
+    state = state._replace(train=state.train._replace(params=devices.host(params)))
+
+    # a policy for every beta
+    policy = networks.guided(run.lm, q)
+    generator = generation.make_generator(
+        cfg.sample, devices, policy, run.tokenizer, run.lengths[0], 4 * cfg.sft.batch_size
     )
-    prompts, rows = outcome.held_out_prompts(ground), []
+    guided = lambda beta: ilql.guided_params(reference, state, replace(cfg.ilql, beta=beta))
+    answer = lambda beta: results.respond(run, guided(beta), generator)
+    judges, table = results.Judges(reward, held_out_reward), []
+    rows = results.held_out_rows(run)
+    prompts = [row.prompt for row in rows]
+    judged = judges.of(run)
+    by = next(x for x in (results.GOLD, results.HELD_OUT) if x in judged)
     for beta in sorted({0.0, cfg.ilql.beta, *cfg.q.betas}):
         said = answer(beta)
-        ratio = said.samples.logprobs - outcome.reference_logprobs(ground, said.samples)
-        rows.append({
+        ratio = results.log_ratios(run, reference, said.samples)
+        table.append({
             "beta": beta,
-            "kl": verdict.kl(prompts, ratio)["mean"],
-            "score": float(outcome.scores(ground, said).mean()),
-            "gold": float(outcome.golds(ground, prompts, said).mean()),
+            "kl": results.kl(prompts, ratio)["mean"],
+            "score": float(judged["score of the reward model"](rows, said).mean()),
+            by: float(judged[by](rows, said).mean()),
         })  # fmt: skip
-    outcome.conclude(ground, "ILQL", answer(cfg.ilql.beta), extra={"by beta": rows})
+    results.conclude(
+        run, "ILQL", reference, answer(cfg.ilql.beta), judges,
+        extra={"by beta": table}, facts=results.about_rewards(run, reward, pairs) | facts,
+    )  # fmt: skip
 
 
-def logged(ground: grounds.Ground) -> LoggedBatch:
+def logged(run: Prepared, reward: Reward, compared: list[Comparison]) -> LoggedBatch:
     """Both sides of every comparison, with the reward model's score on the last token, of deviation 1."""
-    sides = encode_comparisons(ground.words, ground.pairs, *ground.lengths)
-    responses = jax.tree.map(lambda *x: np.concatenate(x), *sides)
-    scores = inference.score(ground.devices, ground.reward_fn, ground.reward, responses)
+    pairs = encode_comparisons(run.tokenizer, compared, *run.lengths)
+    responses = jax.tree.map(lambda *x: np.concatenate(x), *pairs.sides)
+    scores = generation.score(run.devices, reward.fn, reward.params, responses)
     scores = jnp.asarray((scores - scores.mean()) / scores.std())
     rewards = advantages.on_last_token(scores, jnp.asarray(responses.mask))
     return LoggedBatch(responses=responses, rewards=np.asarray(rewards))

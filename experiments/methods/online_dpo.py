@@ -1,4 +1,4 @@
-"""Online DPO: the reward model picks the better of two fresh draws of each prompt (Guo et al., 2024).
+"""Online DPO: the reward model picks the better of two draws (Guo et al., 2024).
 
     python launch.py online_dpo
 
@@ -6,7 +6,6 @@ A minute beyond the shared stages; --start-from RUN takes those from a run. Gold
 a KL of 4.8 (seed 0).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
@@ -15,19 +14,21 @@ import jax.numpy as jnp
 
 from rlhf_jax import optimizer
 from rlhf_jax.algorithms import preference, rollout
+from rlhf_jax.algorithms.learner import Learner, policy_alone
 from rlhf_jax.algorithms.preference import PreferenceConfig
-from rlhf_jax.batches import PolicyRollout, PreferenceBatch
+from rlhf_jax.batches import PreferenceBatch, Rollout
 from rlhf_jax.bounds import Bound, Count, Settings, check_divides
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import ground as grounds
-from rlhf_jax.pipeline import outcome, rl
-from rlhf_jax.pipeline.ground import Ground
-from rlhf_jax.pipeline.rl import RLConfig
+from rlhf_jax.pipeline import on_policy, people, results, stages
+from rlhf_jax.pipeline.on_policy import OnPolicyConfig, RLConfig
+from rlhf_jax.pipeline.prepare import Prepared, prepare
 
 
 @dataclass(frozen=True)
 class OnlineConfig(Settings):
     """How pairs come about."""
+
+    _main = ("draws",)
 
     draws: Annotated[int, Bound(ge=2)] = 2
     """Draws of each prompt, whose best and worst by the reward make a pair (2: Guo et al., 2024)."""
@@ -36,7 +37,7 @@ class OnlineConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Config(grounds.Config):
+class Config(OnPolicyConfig):
     """Settings of the online_dpo experiment."""
 
     preference: PreferenceConfig = PreferenceConfig()
@@ -47,7 +48,7 @@ class Config(grounds.Config):
 
     def _conditions(self, at: str):
         super()._conditions(at)
-        rl.check_loop(self, at, "preference", "online.draws", self.online.draws)
+        on_policy.check_loop(self, at, "preference", "online.draws", self.online.draws)
         pairs = self.rl.batch_size // self.online.draws
         whole = f"{at}rl.batch_size / {at}online.draws"
         check_divides(f"{at}online.microbatches", self.online.microbatches, whole, pairs)
@@ -68,19 +69,26 @@ class Config(grounds.Config):
             )
 
     def _unread(self) -> dict[str, str]:
-        return super()._unread() | rl.NO_CRITIC
+        return super()._unread() | on_policy.NO_CRITIC
 
 
 config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints what came of it."""
-    ground = grounds.lay("online_dpo", cfg, batch_sizes(cfg))
-    if ground is None:
+    """Runs what is not yet in the run directory, and prints the results."""
+    run = prepare("online_dpo", cfg, batch_sizes(cfg))
+    if run is None:
         return
-    params, _ = rl.train(ground, with_pairs(ground))
-    outcome.conclude(ground, "online DPO", outcome.after(ground, params))
+    reference, facts = stages.reference(run)
+    pairs = people.compare(run, reference)
+    reward, held_out_reward = stages.reward_models(run, reference, pairs)
+    method = with_pairs(run, reference)
+    params, _ = on_policy.train(run, method, reference, reward, held_out_reward)
+    said = results.respond(run, params)
+    facts = results.about_rewards(run, reward, pairs) | facts
+    judges = results.Judges(reward, held_out_reward)
+    results.conclude(run, "online DPO", reference, said, judges, facts=facts)
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:
@@ -89,42 +97,37 @@ def batch_sizes(cfg: Config) -> dict[str, int]:
     return {name: rows, f"{name} / online.microbatches": rows // cfg.online.microbatches}
 
 
-def with_pairs(ground: Ground) -> rl.OnPolicy:
+def with_pairs(run: Prepared, reference) -> on_policy.OnPolicy:
     """Each rollout is one gradient step on the best against the worst of every prompt's draws."""
-    cfg, devices = ground.cfg, ground.devices
+    cfg, devices = run.cfg, run.devices
     tx, k = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations), cfg.online.draws
 
-    def make(policy_fn) -> Callable:
+    def make(policy_fn) -> Learner:
         step = preference.make_train_step(
             policy_fn, tx, cfg.preference,
             microbatches=cfg.online.microbatches, axis_name=devices.axis_name,
         )  # fmt: skip
-        return partial(update, step)
+        return Learner(
+            area="preference",
+            init=policy_alone,
+            policy_of=lambda params: params,
+            annotate=rollout.make_annotate(policy_fn, cfg.rollout),
+            update=partial(update, step),
+            group=k,
+        )
 
-    def update(step, state, frozen, kl_coef, rolled: PolicyRollout, rng):
+    def update(step, state, frozen, kl_coef, rolled: Rollout, rng):
         samples, of_row = rolled.samples, lambda x: jnp.sum(x, axis=1)  # zero after the end
         scores, reference = of_row(rolled.rewards), of_row(rolled.ref_logprobs).reshape(-1, k)
-        pairs, weight = preference.pick_pairs(samples, scores, k)
+        pairs = preference.pick_pairs(samples, scores, k)
         picked = lambda which: jnp.take_along_axis(
             reference, which(scores.reshape(-1, k), axis=1, keepdims=True), axis=1
         )[:, 0]
-        batch = PreferenceBatch(pairs, picked(jnp.argmax), picked(jnp.argmin), weight)
-        state, metrics = step(state, frozen, batch, rng)
+        batch = PreferenceBatch(pairs, picked(jnp.argmax), picked(jnp.argmin))
+        state, metrics = step(state, frozen, batch)
         return state, metrics | rollout.objective_metrics(
             samples, rolled.rewards, rolled.rewards, rolled.logprobs, rolled.ref_logprobs, kl_coef,
             axis_name=devices.axis_name,
         )  # fmt: skip
 
-    see, join = rl.without_critic(ground)
-    base, trained = rl.split(ground, ground.reference)
-    return rl.OnPolicy(
-        stage="online_dpo",
-        base=base,
-        trained=trained,
-        policy_of=lambda params: params,
-        see=see,
-        join=join,
-        update=rl.compile_update(ground, make, ground.lm.policy_fn),
-        tx=tx,
-        group=k,
-    )
+    return on_policy.on_devices(run, "online_dpo", make, run.lm.policy_fn, tx, reference)

@@ -26,18 +26,32 @@ signal.
 from dataclasses import replace
 
 from rlhf_jax.algorithms import policy_gradient
-from rlhf_jax.pipeline import rl
+from rlhf_jax.pipeline import on_policy, people, results, stages
+from rlhf_jax.pipeline.on_policy import PolicyGradientRun
+from rlhf_jax.pipeline.prepare import prepare
 
+order = 4  # of the launcher's list
 configs = {
-    "reinforce": rl.Config(pg=policy_gradient.REINFORCE),
-    "rloo": rl.Config(pg=policy_gradient.RLOO),
-    "grpo": rl.Config(pg=replace(policy_gradient.GRPO, group=8)),
-    "dr_grpo": rl.Config(pg=policy_gradient.DR_GRPO),
-    "dapo": rl.Config(pg=replace(policy_gradient.DAPO, group=8)),
-    "gspo": rl.Config(pg=replace(policy_gradient.GSPO, group=8)),
+    "reinforce": PolicyGradientRun(pg=policy_gradient.REINFORCE),
+    "rloo": PolicyGradientRun(pg=policy_gradient.RLOO),
+    "grpo": PolicyGradientRun(pg=replace(policy_gradient.GRPO, group=8)),
+    "dr_grpo": PolicyGradientRun(pg=policy_gradient.DR_GRPO),
+    "dapo": PolicyGradientRun(pg=replace(policy_gradient.DAPO, group=8)),
+    "gspo": PolicyGradientRun(pg=replace(policy_gradient.GSPO, group=8)),
 }
 
 
-def main(cfg: rl.Config, name: str):
-    """Runs what is not yet in the run directory, and prints what came of it."""
-    rl.main(name, cfg)
+def main(cfg: PolicyGradientRun, name: str):
+    """Runs what is not yet in the run directory, and prints the results."""
+    run = prepare(name, cfg, on_policy.batch_sizes(cfg, cfg.pg))
+    if run is None:
+        return
+    reference, facts = stages.reference(run)
+    pairs = people.compare(run, reference)
+    reward, held_out_reward = stages.reward_models(run, reference, pairs)
+    method = on_policy.with_policy_gradient(run, reference)
+    params, _ = on_policy.train(run, method, reference, reward, held_out_reward)
+    said = results.respond(run, params)
+    facts = results.about_rewards(run, reward, pairs) | facts
+    judges = results.Judges(reward, held_out_reward)
+    results.conclude(run, name.upper(), reference, said, judges, facts=facts)

@@ -13,27 +13,27 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import optimizer
 from rlhf_jax.algorithms import best_of_n, rollout, sft
-from rlhf_jax.batches import PolicyRollout
-from rlhf_jax.bounds import Count, Settings, Share, check_divides
+from rlhf_jax.algorithms.learner import Learner, policy_alone
+from rlhf_jax.batches import Rollout
+from rlhf_jax.bounds import Count, Settings, check_divides
 from rlhf_jax.data.batching import batch_at
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora
 from rlhf_jax.ops import kl
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import ground as grounds
-from rlhf_jax.pipeline import outcome, rl, stages
-from rlhf_jax.pipeline.ground import Ground
-from rlhf_jax.pipeline.rl import RLConfig
+from rlhf_jax.pipeline import on_policy, people, results, stages
+from rlhf_jax.pipeline.on_policy import OnPolicyConfig, RLConfig
+from rlhf_jax.pipeline.prepare import Prepared, prepare
 
 
 @dataclass(frozen=True)
 class RAFTConfig(Settings):
     """What a round makes of its draws."""
 
+    _main = ("draws", "epochs")
+
     draws: Count = 8
     """Draws of each prompt, of which the best is learned from (8 to 32: Dong et al., 2023)."""
-    share: Share = 1.0
-    """Share of these winners that is kept, those that score highest over all prompts."""
     epochs: Count = 1
     """Passes over the winners."""
     batch_size: Count = 32
@@ -46,7 +46,7 @@ class RAFTConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Config(grounds.Config):
+class Config(OnPolicyConfig):
     """Settings of the raft experiment."""
 
     raft: RAFTConfig = RAFTConfig()
@@ -58,22 +58,29 @@ class Config(grounds.Config):
 
     def _conditions(self, at: str):
         super()._conditions(at)
-        rl.check_loop(self, at, "sft", "raft.draws", self.raft.draws)
+        on_policy.check_loop(self, at, "sft", "raft.draws", self.raft.draws)
 
     def _unread(self) -> dict[str, str]:
-        return super()._unread() | rl.NO_CRITIC
+        return super()._unread() | on_policy.NO_CRITIC
 
 
 config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints what came of it."""
-    ground = grounds.lay("raft", cfg, batch_sizes(cfg))
-    if ground is None:
+    """Runs what is not yet in the run directory, and prints the results."""
+    run = prepare("raft", cfg, batch_sizes(cfg))
+    if run is None:
         return
-    params, _ = rl.train(ground, with_winners(ground))
-    outcome.conclude(ground, "RAFT", outcome.after(ground, params))
+    reference, facts = stages.reference(run)
+    pairs = people.compare(run, reference)
+    reward, held_out_reward = stages.reward_models(run, reference, pairs)
+    method = with_winners(run, reference)
+    params, _ = on_policy.train(run, method, reference, reward, held_out_reward)
+    said = results.respond(run, params)
+    facts = results.about_rewards(run, reward, pairs) | facts
+    judges = results.Judges(reward, held_out_reward)
+    results.conclude(run, "RAFT", reference, said, judges, facts=facts)
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:
@@ -83,25 +90,25 @@ def batch_sizes(cfg: Config) -> dict[str, int]:
 
 def steps_of(cfg: Config) -> int:
     """Gradient steps of a round; the last one of a pass may reach into the next."""
-    winners = max(1, round(cfg.raft.share * (cfg.rl.batch_size // cfg.raft.draws)))
+    winners = cfg.rl.batch_size // cfg.raft.draws
     return max(1, round(cfg.raft.epochs * winners / cfg.raft.batch_size))
 
 
-def with_winners(ground: Ground) -> rl.OnPolicy:
+def with_winners(run: Prepared, reference) -> on_policy.OnPolicy:
     """Each rollout is supervised fine-tuning on its winners by the reward, less `rl.kl_coef` times the KL."""
-    cfg, devices, steps = ground.cfg, ground.devices, steps_of(ground.cfg)
+    cfg, devices, steps = run.cfg, run.devices, steps_of(run.cfg)
     tx = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations * steps)
     make = lambda policy_fn: sft.make_train_step(
         policy_fn, tx, microbatches=cfg.raft.microbatches, axis_name=devices.axis_name
     )
     step = devices.compile(
-        lora.over_base(make, ground.lm.policy_fn, cfg.lora),
-        (P(), P(), P(DATA), P()),
+        lora.over_base(make, run.lm.policy_fn, cfg.lora),
+        (P(), P(), P(DATA)),
         (P(), P()),
         donate=0,
     )
 
-    def look(rolled: PolicyRollout, kl_coef):
+    def look(rolled: Rollout, kl_coef):
         """What the draws are ranked by [B], and metrics."""
         ratio = kl.k1(rolled.logprobs, rolled.ref_logprobs)
         penalised = rolled.rewards - kl_coef * ratio  # zero where nothing was said
@@ -112,26 +119,25 @@ def with_winners(ground: Ground) -> rl.OnPolicy:
 
     look = devices.compile(look, (P(DATA), P()), (P(DATA), P()))
 
-    def update(state, frozen, kl_coef, rolled: PolicyRollout, rng):
+    def update(state, frozen, kl_coef, rolled: Rollout, rng):
         ranked_by, metrics = look(rolled, kl_coef)
         samples, ranked_by = devices.fetch((rolled.samples, ranked_by))
-        winners = best_of_n.select(samples, ranked_by, cfg.raft.draws, share=cfg.raft.share)
+        winners = best_of_n.select(samples, ranked_by, cfg.raft.draws)
         first = int(jax.device_get(state.step))
         for i in range(first, first + steps):  # the order of a round goes on from the one before
             batch = batch_at(winners, cfg.raft.batch_size, cfg.seed, i, devices.take)
-            state, learned = step(state, frozen, batch, jax.random.fold_in(rng, i))
+            state, learned = step(state, frozen, batch)
         return state, metrics | learned
 
-    see, join = rl.without_critic(ground)
-    base, trained = rl.split(ground, ground.reference)
-    return rl.OnPolicy(
-        stage="raft",
-        base=base,
-        trained=trained,
+    learner = Learner(
+        area="sft",
+        init=policy_alone,
         policy_of=lambda params: params,
-        see=see,
-        join=join,
+        annotate=rollout.make_annotate(run.lm.at(cfg.sample.temperature).policy_fn, cfg.rollout),
         update=update,
-        tx=tx,
         group=cfg.raft.draws,
     )
+    annotate = devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA))
+    learner = learner._replace(annotate=annotate)
+    base, trained = lora.split(jax.random.fold_in(run.key, 4), reference, cfg.lora)
+    return on_policy.OnPolicy("raft", learner, base, trained, tx)

@@ -1,4 +1,4 @@
-"""PPO, RLOO, GRPO, DPO, best of n and SFT on the same preference data: gold at matched KL, over seeds.
+"""PPO, RLOO, GRPO, DPO, best of n and SFT on the same data: gold at equal KL.
 
     python launch.py compare
 
@@ -21,7 +21,7 @@ from rlhf_jax.devices import parallel
 from rlhf_jax.evaluation import overoptimization as maths
 from rlhf_jax.evaluation.nested_seeds import nested_bootstrap
 from rlhf_jax.models import networks
-from rlhf_jax.pipeline import verdict
+from rlhf_jax.pipeline.results import show, stands, write
 from rlhf_jax.runs import checkpoint, run
 from rlhf_jax.studies import figures
 from rlhf_jax.studies import lab as labs
@@ -46,6 +46,23 @@ TABLE = "at matched KL"
 @dataclass(frozen=True)
 class Config(Settings):
     """Settings of the study."""
+
+    _main = (
+        "run",
+        "seeds",
+        "tuning_seeds",
+        "population",
+        "devices",
+        "methods",
+        "pairs",
+        "lrs",
+        "kl_coefs",
+        "betas",
+        "passes",
+        "iterations",
+        "batch_size",
+        "matched",
+    )
 
     run: str = ""
     """Run directory; empty: runs/compare/HASH-OF-CONFIG."""
@@ -172,9 +189,9 @@ def main(cfg: Config):
     middle = sorted(cfg.matched)[len(cfg.matched) // 2]
     columns = [f"gold at KL {kl:g}" for kl in cfg.matched]
     shown = {TABLE: ("method", *columns, f"regret at KL {middle:g}", "gold at largest KL")}
-    if verdict.stands(folder):
+    if stands(folder):
         print("this run is finished")
-        return verdict.show(folder, again, shown)
+        return show(folder, again, shown)
     opening = folder, cfg.lab, (), False, layout  # neither other sizes nor a teacher
     lab = opened(opening)
     seeds, tuning = nested(cfg.seeds), nested(cfg.tuning_seeds, first=cfg.seeds)
@@ -246,6 +263,6 @@ def main(cfg: Config):
         for name, own in runs.items()
     }
     figures.comparison(folder / "compare.png", curves, dots, frontier, cfg.matched)
-    verdict.write(folder, results)
-    verdict.show(folder, again, shown)
+    write(folder, results)
+    show(folder, again, shown)
     print(f"picture: {folder / 'compare.png'}")

@@ -1,7 +1,7 @@
 """Over-optimization: what a policy gains in the eyes of its reward model, and what of it is true.
 
     overoptimization        Over-optimization: 3 seeds, reward models of 100k parameters (11 minutes)
-    overoptimization_full   Over-optimization: 10 seeds, reward models of 10k to 1M parameters (an hour)
+    overoptimization_full   Over-optimization: 10 seeds, reward models of 10k to 1M parameters (1 hour)
     overoptimization_gpu    Over-optimization on a GPU: 32 seeds as one program, 1M to 10M parameters
 
 After Gao et al. (2022). Reward models learn from few or many comparisons of the reference's responses,
@@ -23,7 +23,7 @@ from typing import Annotated
 from rlhf_jax.bounds import Bound, Count, Settings
 from rlhf_jax.devices import parallel
 from rlhf_jax.evaluation import overoptimization as maths
-from rlhf_jax.pipeline import verdict
+from rlhf_jax.pipeline.results import show, stands, write
 from rlhf_jax.runs import run
 from rlhf_jax.studies import curves, figures
 from rlhf_jax.studies import lab as labs
@@ -44,6 +44,19 @@ SHOWN = {  # of its columns, on the screen; the report has them all
 @dataclass(frozen=True)
 class Config(Settings):
     """Settings of the study."""
+
+    _main = (
+        "run",
+        "seeds",
+        "reward_seeds",
+        "policy_seeds",
+        "population",
+        "devices",
+        "golds",
+        "pairs",
+        "sizes",
+        "trained_against",
+    )
 
     run: str = ""
     """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""
@@ -140,9 +153,9 @@ def main(cfg: Config, name: str):
     how, layout = resolve(cfg.population, cfg.devices, cfg.lab)
     folder = run.open_run(name, cfg, cfg.run, ignore=(*run.UNTELLING, "population"))
     again = f"python launch.py {name} --seeds {cfg.seeds + 2} (or any other setting)"
-    if verdict.stands(folder):
+    if stands(folder):
         print("this run is finished")
-        return verdict.show(folder, again, SHOWN)
+        return show(folder, again, SHOWN)
     seeds = nested(cfg.seeds, cfg.reward_seeds, cfg.policy_seeds)
     width = lambda size: labs.SIZES[size].d_model
     cells = [
@@ -197,6 +210,6 @@ def main(cfg: Config, name: str):
     figures.overoptimization(folder / "overoptimization.png", panels, frontiers, grammar)
     if len(cfg.sizes) > 1:
         figures.by_size(folder / "sizes.png", table)
-    verdict.write(folder, results)
-    verdict.show(folder, again, SHOWN)
+    write(folder, results)
+    show(folder, again, SHOWN)
     print(f"pictures: {folder / 'overoptimization.png'}")

@@ -1,4 +1,4 @@
-"""What a run learned, in the Hugging Face format: config.json, safetensors, tokenizer and chat template.
+"""A run's model in the Hugging Face format: weights, tokenizer, template.
 
     python launch.py export --run runs/rloo/1f0c5a77b2 --to my-policy
     python launch.py export --run runs/rloo/1f0c5a77b2 --stage reward --to my-reward-model

@@ -6,8 +6,7 @@ or RAFT (Dong et al., 2023):
 
     demonstrations = select(samples, scores, k)  # for `sft.make_train_step`
 
-All is NumPy, on the host: pools are looked at once, and how many winners pass a threshold is no shape
-that a compiled function could know.
+All is NumPy, on the host, where pools are looked at once.
 """
 
 from collections.abc import Sequence
@@ -118,41 +117,24 @@ def _groups(probabilities, scores, n):
     return p, mass, best, group
 
 
-def best_rows(
-    scores: Num[np.ndarray, " B"], k: int, *, threshold: float | None = None, share: float = 1.0
-) -> Int[np.ndarray, " R"]:
-    """The row of the best of each `k` adjacent draws, in their order: B / k rows, or fewer.
+def best_rows(scores: Num[np.ndarray, " B"], k: int) -> Int[np.ndarray, " R"]:
+    """The row of the best of each `k` adjacent draws, in their order: B / k rows.
 
-    `share` keeps that share of the B / k winners, at least one, those that score highest: with k = 1 a
-    whole batch is ranked against itself. `threshold` leaves out those that score below it, which may be
-    all. Of equal scores the first is taken: draws of a prompt are exchangeable, so this favours none.
-    Raises ValueError where k does not divide B, for a share outside (0, 1], and for scores that are not
-    finite.
+    Of equal scores the first is taken: draws of a prompt are exchangeable, so this favours none. Raises
+    ValueError where k does not divide B, and for scores that are not finite.
     """
     scores = _finite(scores, "scores")
     if k < 1 or len(scores) % k:
         raise ValueError(f"k = {k} does not divide the {len(scores)} scores: choose a divisor")
-    if not 0 < share <= 1:
-        raise ValueError(f"share = {share}: it must be above 0 and at most 1")
-    winners = scores.reshape(-1, k).argmax(axis=1) + np.arange(0, len(scores), k)
-    kept = np.argsort(-scores[winners], kind="stable")[: max(1, round(share * len(winners)))]
-    winners = winners[np.sort(kept)]
-    return winners if threshold is None else winners[scores[winners] >= threshold]
+    return scores.reshape(-1, k).argmax(axis=1) + np.arange(0, len(scores), k)
 
 
-def select(
-    samples: Samples,
-    scores: Num[np.ndarray, " B"],
-    k: int,
-    *,
-    threshold: float | None = None,
-    share: float = 1.0,
-) -> Sequences:
+def select(samples: Samples, scores: Num[np.ndarray, " B"], k: int) -> Sequences:
     """The winners of `best_rows` as demonstrations: `mask` marks what the policy said, its EOS included.
 
     A response that was cut has no EOS to learn from. Where the environment spoke, `mask` stays False.
     """
-    rows = best_rows(scores, k, threshold=threshold, share=share)
+    rows = best_rows(scores, k)
     take = lambda x: np.asarray(x)[rows]
     return Sequences(take(samples.tokens), take(samples.attention_mask), take(samples.mask))
 

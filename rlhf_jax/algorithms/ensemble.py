@@ -23,12 +23,13 @@ from rlhf_jax.bounds import Bound, NonNegative, Settings
 class EnsembleConfig(Settings):
     """How many reward models there are, and how they speak with one voice."""
 
+    _main = ("members", "combine")
+
     members: Annotated[int, Bound(ge=2)] = 4
     """Reward models (4 or 5: Coste et al., 2024, who saw little gain beyond)."""
-    shared_head: bool = False
-    """All start from one head, as "warm" wants; they then differ by the order of their data alone."""
     combine: Literal["mean", "min", "uwo", "warm"] = "uwo"
-    """The mean score, the least, mean - uncertainty_coef std, or one model of the averaged weights."""
+    """The mean score, the least, mean - uncertainty_coef std, or one model of the averaged weights, whose
+    members start from one head and differ by the order of their data alone."""
     uncertainty_coef: NonNegative = 0.5
     """Standard deviations that "uwo" takes off the mean (ours; Coste et al. take off variances)."""
 
@@ -36,9 +37,9 @@ class EnsembleConfig(Settings):
 def init(reward_init, key, trunk, cfg: EnsembleConfig):
     """The first parameters of all members, [M, ...]: `reward_init(key_m, trunk)`, stacked.
 
-    key_m is `key` folded with m, or with 0 for all where they share a head.
+    key_m is `key` folded with m, or with 0 for all where "warm" averages their weights.
     """
-    names = jnp.arange(cfg.members) * (not cfg.shared_head)
+    names = jnp.arange(cfg.members) * (cfg.combine != "warm")
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, names)
     return jax.vmap(reward_init, in_axes=(0, None))(keys, trunk)
 
@@ -49,7 +50,7 @@ def init_state(params, tx) -> train_step.TrainState:
 
 
 def make_train_step(reward_fn, tx, cfg: RewardLossConfig, *, microbatches=1, axis_name=None):
-    """`step(state, frozen, batch, rng) -> (state, metrics)`: the reward step of every member at once.
+    """`step(state, frozen, batch) -> (state, metrics)`: the reward step of every member at once.
 
     `state` is `init_state`'s, `batch` Comparisons of arrays [B, M, ...]. Members are clipped, skipped and
     counted each on its own; the metrics are means over them.
@@ -58,9 +59,8 @@ def make_train_step(reward_fn, tx, cfg: RewardLossConfig, *, microbatches=1, axi
         reward_fn, tx, cfg, microbatches=microbatches, axis_name=axis_name
     )
 
-    def ensemble_step(state, frozen, batch, rng):
-        rngs = jax.random.split(rng, len(state.step))
-        state, metrics = jax.vmap(step, in_axes=(0, None, 1, 0))(state, frozen, batch, rngs)
+    def ensemble_step(state, frozen, batch):
+        state, metrics = jax.vmap(step, in_axes=(0, None, 1))(state, frozen, batch)
         return state, jax.tree.map(jnp.mean, metrics)
 
     return ensemble_step

@@ -53,8 +53,8 @@ def play(
     The prompts of every turn are all that was said before, left-padded to one width, P + T less one
     turn and reply: a compiled `sample_turn` compiles once. The noise of a token depends on `rng`, the
     prompt's index, its draw, the turn and the place in it. A row that is done says no more: its later
-    `mask`s are all False, and what `respond` makes of them is dropped. Raises TypeError for integer
-    rewards and ValueError for columns that are not the config's.
+    `mask`s are all False, and what `respond` makes of them is dropped. `ended` says which rows are done.
+    Raises TypeError for integer rewards and ValueError for columns that are not the config's.
     """
     B, n = len(prompts.tokens), cfg.turn_length
     shape = B, cfg.turns, n + cfg.reply_length
@@ -62,7 +62,7 @@ def play(
     real, mask = np.zeros(shape, bool), np.zeros(shape, bool)
     logprobs, rewards = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     flat = lambda x: x.reshape(B, -1)
-    alive = np.ones(B, bool)
+    alive, ended = np.ones(B, bool), np.zeros(B, bool)
     for turn in range(cfg.turns):
         before = _so_far(prompts, flat(tokens), flat(real), shape[2])
         said = sample_turn(params, before, jax.random.fold_in(rng, turn))
@@ -83,6 +83,7 @@ def play(
         logprobs[:, turn, :n] = np.where(spoken, said.logprobs, 0.0)
         last = n - 1 - np.argmax(spoken[:, ::-1], axis=1)
         rewards[np.arange(B), turn, last] = np.where(alive, earned, 0.0)
+        ended |= alive & done
         alive = alive & ~done
         if not alive.any():
             break
@@ -94,6 +95,7 @@ def play(
         attention_mask=np.concatenate([prompts.attention_mask, packed(real)], axis=1),
         mask=packed(mask),
         logprobs=packed(logprobs),
+        ended=ended,
     )
     return samples, packed(rewards)
 

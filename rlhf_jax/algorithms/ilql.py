@@ -38,6 +38,8 @@ from rlhf_jax.ops.advantages import gae
 class ILQLConfig(Settings):
     """The settings of the equations above, each with its published default."""
 
+    _main = ("beta",)
+
     gamma: Unit = 0.99
     """Discount (0.99: Snell et al., 2023, in code)."""
     lam: Unit = 0.0
@@ -86,12 +88,11 @@ def weights_of(batch: LoggedBatch):
     return batch.responses.mask
 
 
-def loss(params, frozen, batch: LoggedBatch, weights, rng, *, q_fn, cfg: ILQLConfig):
+def loss(params, frozen, batch: LoggedBatch, weights, *, q_fn, cfg: ILQLConfig):
     """Mean over response tokens of the q, the value and the conservative loss at the top of this file.
 
     `frozen["target"]` are the target heads. `ilql/q` is the mean of min_k Q'_k of the log's tokens.
     """
-    del rng
     responses, mask = batch.responses, batch.responses.mask
     q, target_q, logprobs, values = q_fn(
         params,
@@ -118,7 +119,7 @@ def loss(params, frozen, batch: LoggedBatch, weights, rng, *, q_fn, cfg: ILQLCon
 
 
 def make_train_step(q_fn, tx, cfg: ILQLConfig, *, microbatches=1, axis_name=None):
-    """`step(state: ILQLState, frozen, LoggedBatch, rng) -> (state, metrics)`; `frozen` may be empty."""
+    """`step(state: ILQLState, frozen, LoggedBatch) -> (state, metrics)`; `frozen` may be empty."""
     descend = train_step.make_train_step(
         partial(loss, q_fn=q_fn, cfg=cfg),
         weights_of,
@@ -127,8 +128,8 @@ def make_train_step(q_fn, tx, cfg: ILQLConfig, *, microbatches=1, axis_name=None
         axis_name=axis_name,
     )
 
-    def step(state: ILQLState, frozen, batch: LoggedBatch, rng):
-        train, metrics = descend(state.train, frozen | {"target": state.target}, batch, rng)
+    def step(state: ILQLState, frozen, batch: LoggedBatch):
+        train, metrics = descend(state.train, frozen | {"target": state.target}, batch)
         return ILQLState(train, move_target(state.target, train.params["q"], cfg)), metrics
 
     return step

@@ -33,9 +33,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlhf_jax import epochs, train_step
-from rlhf_jax.algorithms.rollout import has_ended, objective_metrics
-from rlhf_jax.batches import PolicyBatch, PolicyRollout
-from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit, Whole
+from rlhf_jax.algorithms.learner import Learner, policy_alone
+from rlhf_jax.algorithms.rollout import RolloutConfig, make_annotate, objective_metrics
+from rlhf_jax.batches import PolicyBatch, Rollout
+from rlhf_jax.bounds import Count, NonNegative, Settings, Unit
 from rlhf_jax.ops import kl, losses
 from rlhf_jax.ops.advantages import on_last_token
 from rlhf_jax.ops.logprobs import ratio_of
@@ -49,16 +50,14 @@ EPSILON = 1e-6
 class PolicyGradientConfig(Settings):
     """What the methods differ in; the defaults are RLOO's."""
 
+    _main = ("group",)
+
     epochs: Count = 1
     """Passes over one rollout, each in a fresh order (1: all of them, as published)."""
     minibatches: Count = 1
     """Gradient steps a pass, on equal parts of the global batch (1: on-policy; DAPO 16, GSPO 4)."""
     microbatches: Count = 1
     """Parts that a minibatch is cut into, on each device, to save memory; changes no result."""
-    temperature: Positive = 1.0
-    """What the samples were drawn at; experiments take it from the sampling settings."""
-    stop: tuple[Whole, ...] = ()
-    """Tokens that end a response, for `mask_truncated`; experiments take `sample.stop`."""
     group: Count = 4
     """Draws of one prompt, in adjacent rows as `data.prompts.repeat_draws` makes them (RLOO: 2 or 4)."""
     baseline: Literal["none", "batch", "group", "leave_one_out"] = "leave_one_out"
@@ -214,7 +213,7 @@ def advantages_of(returns: Float[Array, " B"], cfg: PolicyGradientConfig) -> Flo
     return advantages.reshape(-1)
 
 
-def prepare(rollout: PolicyRollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=None):
+def prepare(rollout: Rollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=None):
     """(PolicyBatch, metrics): one advantage a response, on each of its tokens.
 
     A return is the sum of a row's rewards, less kl_coef log(policy / reference) of the whole response and
@@ -267,9 +266,7 @@ def prepare(rollout: PolicyRollout, kl_coef, cfg: PolicyGradientConfig, *, axis_
         if cfg.mask_flat_groups:
             learned = learned & ~jnp.repeat(flat, cfg.group)[mine, None]
     if cfg.mask_truncated:
-        if not cfg.stop:
-            raise ValueError("pg.mask_truncated needs to know what ends a response: set pg.stop")
-        learned = learned & has_ended(samples, cfg.stop)[:, None]
+        learned = learned & samples.ended[:, None]
     batch = PolicyBatch(
         samples=samples._replace(mask=learned),
         logprobs=rollout.logprobs,
@@ -288,16 +285,13 @@ def weights_of(batch: PolicyBatch, cfg: PolicyGradientConfig):
     return {"tokens": tokens, "rows": jnp.any(mask, axis=1)}
 
 
-def loss(params, frozen, batch: PolicyBatch, weights, rng, *, policy_fn, cfg: PolicyGradientConfig):
+def loss(params, frozen, batch: PolicyBatch, weights, *, policy_fn, cfg: PolicyGradientConfig):
     """The clipped surrogate times its importance, and kl_coef times the penalty in the loss.
 
     `frozen["kl_coef"]` is read by `kl_in_loss` alone. What a response has once lies on all its tokens.
     """
-    del rng
     samples, mask, T = batch.samples, batch.samples.mask, batch.samples.mask.shape[1]
-    new_logprobs, entropy = policy_fn(
-        params, samples.tokens, samples.attention_mask, last=T, temperature=cfg.temperature
-    )
+    new_logprobs, entropy = policy_fn(params, samples.tokens, samples.attention_mask, last=T)
     lengths = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
     of_response = lambda x: jnp.where(mask, jnp.sum(x, axis=1, keepdims=True), 0.0)
     d = jnp.where(mask, new_logprobs - batch.logprobs, 0.0)  # ratio 1 where nothing was said
@@ -340,7 +334,7 @@ def loss(params, frozen, batch: PolicyBatch, weights, rng, *, policy_fn, cfg: Po
 
 
 def make_update(policy_fn, tx, cfg: PolicyGradientConfig, *, axis_name=None):
-    """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one PolicyRollout.
+    """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one Rollout.
 
     Metrics are means over the steps that were taken (`pg/steps` of them); `train/skipped` is a count.
     Raises ValueError when the groups or the minibatches do not divide the rollout.
@@ -352,8 +346,9 @@ def make_update(policy_fn, tx, cfg: PolicyGradientConfig, *, axis_name=None):
         microbatches=cfg.microbatches,
         axis_name=axis_name,
     )
-    run = epochs.make_epochs(
+    return epochs.make_update(
         step,
+        partial(prepare, cfg=cfg, axis_name=axis_name),
         area="pg",
         epochs=cfg.epochs,
         minibatches=cfg.minibatches,
@@ -361,9 +356,16 @@ def make_update(policy_fn, tx, cfg: PolicyGradientConfig, *, axis_name=None):
         axis_name=axis_name,
     )
 
-    def update(state, frozen, kl_coef, rollout: PolicyRollout, rng):
-        batch, seen = prepare(rollout, kl_coef, cfg, axis_name=axis_name)
-        state, metrics = run(state, frozen | {"kl_coef": kl_coef}, batch, rng)
-        return state, seen | metrics
 
-    return update
+def make_learner(
+    policy_fn, tx, cfg: PolicyGradientConfig, rollout_cfg: RolloutConfig, *, axis_name=None
+) -> Learner:
+    """A policy gradient as a Learner, whose parameters are the policy's."""
+    return Learner(
+        area="pg",
+        init=policy_alone,
+        policy_of=lambda params: params,
+        annotate=make_annotate(policy_fn, rollout_cfg),
+        update=make_update(policy_fn, tx, cfg, axis_name=axis_name),
+        group=cfg.group,
+    )

@@ -7,8 +7,13 @@ from typing import Literal
 import jax.numpy as jnp
 
 from rlhf_jax import epochs, train_step
-from rlhf_jax.algorithms.rollout import objective_metrics
-from rlhf_jax.batches import PPOBatch, Rollout
+from rlhf_jax.algorithms.learner import Learner
+from rlhf_jax.algorithms.rollout import (
+    RolloutConfig,
+    make_annotate_with_values,
+    objective_metrics,
+)
+from rlhf_jax.batches import PPOBatch, PPORollout
 from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit
 from rlhf_jax.ops import kl, losses
 from rlhf_jax.ops.advantages import gae
@@ -20,14 +25,14 @@ from rlhf_jax.ops.reduce import normalise, psum, whiten
 class PPOConfig(Settings):
     """The details that matter, each with its published default."""
 
+    _main = ("epochs",)
+
     epochs: Count = 4
     """Passes over one rollout, each in a fresh order (Ziegler et al., 2019)."""
     minibatches: Count = 1
     """Gradient steps a pass, on equal parts of the global batch (1: Ziegler et al., 2019)."""
     microbatches: Count = 1
     """Parts that a minibatch is cut into, on each device, to save memory; changes no result."""
-    temperature: Positive = 1.0
-    """What the samples were drawn at; experiments take it from the sampling settings."""
     gamma: Unit = 1.0
     """Discount (1: Ziegler et al., 2019)."""
     lam: Unit = 0.95
@@ -64,15 +69,20 @@ def weights_of(batch: PPOBatch):
     return batch.samples.mask
 
 
-def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
+def penalised_rewards(rollout: PPORollout, kl_coef, cfg: PPOConfig):
+    """The rewards that are maximised [B, T]: r_t - kl_coef times the estimate of `kl_in_reward`."""
+    if cfg.kl_in_reward == "none":
+        return rollout.rewards
+    estimate = kl.ESTIMATORS[cfg.kl_in_reward](rollout.logprobs, rollout.ref_logprobs)
+    return rollout.rewards - kl_coef * jnp.where(rollout.samples.mask, estimate, 0.0)
+
+
+def prepare(rollout: PPORollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
     """(PPOBatch, metrics): r_t - kl_coef k1_t through GAE, whitened over the global batch."""
     samples, mask = rollout.samples, rollout.samples.mask
     tokens = normalise(mask, axis_name)
-    penalty = jnp.zeros_like(rollout.rewards)
-    if cfg.kl_in_reward != "none":
-        estimate = kl.ESTIMATORS[cfg.kl_in_reward]
-        penalty = kl_coef * jnp.where(mask, estimate(samples.logprobs, rollout.ref_logprobs), 0.0)
-    rewards = rollout.rewards - penalty  # [B, T]
+    penalised = penalised_rewards(rollout, kl_coef, cfg)
+    rewards = penalised
     if cfg.whiten_rewards:
         rewards = whiten(rewards, tokens, shift_mean=False, axis_name=axis_name)
     advantages, returns = gae(rewards, rollout.values, mask, gamma=cfg.gamma, lam=cfg.lam)
@@ -82,8 +92,8 @@ def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
     metrics = objective_metrics(
         samples,
         rollout.rewards,
-        rollout.rewards - penalty,
-        samples.logprobs,
+        penalised,
+        rollout.logprobs,
         rollout.ref_logprobs,
         kl_coef,
         axis_name=axis_name,
@@ -96,6 +106,7 @@ def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
         advantages = whiten(advantages, tokens, axis_name=axis_name)
     batch = PPOBatch(
         samples=samples,
+        logprobs=rollout.logprobs,
         ref_logprobs=rollout.ref_logprobs,
         values=rollout.values,
         advantages=advantages,
@@ -104,23 +115,21 @@ def prepare(rollout: Rollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
     return batch, metrics
 
 
-def loss(params, frozen, batch: PPOBatch, weights, rng, *, actor_critic_fn, cfg: PPOConfig):
+def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOConfig):
     """Mean over response tokens of the clipped surrogate and value_coef times the clipped value loss.
 
     `frozen["kl_coef"]` is read by `kl_in_loss` alone.
     """
-    del rng
     samples, mask = batch.samples, batch.samples.mask
     new_logprobs, entropy, new_values = actor_critic_fn(
         params,
         samples.tokens,
         samples.attention_mask,
         last=mask.shape[1],
-        temperature=cfg.temperature,
     )
-    new_logprobs = jnp.where(mask, new_logprobs, samples.logprobs)  # ratio 1 where nothing was said
+    new_logprobs = jnp.where(mask, new_logprobs, batch.logprobs)  # ratio 1 where nothing was said
     policy_loss, policy_clipped = losses.clipped_surrogate(
-        new_logprobs, samples.logprobs, batch.advantages, clip=cfg.policy_clip
+        new_logprobs, batch.logprobs, batch.advantages, clip=cfg.policy_clip
     )
     value_loss, value_clipped = losses.clipped_value_loss(
         new_values, batch.values, batch.returns, clip=cfg.value_clip
@@ -130,7 +139,7 @@ def loss(params, frozen, batch: PPOBatch, weights, rng, *, actor_critic_fn, cfg:
     if cfg.kl_in_loss != "none":
         penalty = kl.ESTIMATORS[cfg.kl_in_loss](new_logprobs, batch.ref_logprobs)
         total += frozen["kl_coef"] * mean(jnp.where(mask, penalty, 0.0))
-    d = new_logprobs - samples.logprobs
+    d = new_logprobs - batch.logprobs
     return total, {
         "ppo/loss": total,
         "ppo/policy_loss": mean(policy_loss),
@@ -156,8 +165,9 @@ def make_update(actor_critic_fn, tx, cfg: PPOConfig, *, axis_name=None):
         microbatches=cfg.microbatches,
         axis_name=axis_name,
     )
-    run = epochs.make_epochs(
+    return epochs.make_update(
         step,
+        partial(prepare, cfg=cfg, axis_name=axis_name),
         area="ppo",
         epochs=cfg.epochs,
         minibatches=cfg.minibatches,
@@ -165,9 +175,19 @@ def make_update(actor_critic_fn, tx, cfg: PPOConfig, *, axis_name=None):
         axis_name=axis_name,
     )
 
-    def update(state, frozen, kl_coef, rollout: Rollout, rng):
-        batch, seen = prepare(rollout, kl_coef, cfg, axis_name=axis_name)
-        state, metrics = run(state, frozen | {"kl_coef": kl_coef}, batch, rng)
-        return state, seen | metrics
 
-    return update
+def make_learner(
+    policy_fn, actor_critic, tx, cfg: PPOConfig, rollout_cfg: RolloutConfig, *, axis_name=None
+) -> Learner:
+    """PPO as a Learner; `actor_critic` has a function `fn` and `init(policy_params, reward_params=None)`.
+
+    `policy_fn` reads the reference, and `actor_critic.fn` the parameters {"policy", "value"}.
+    """
+    return Learner(
+        area="ppo",
+        init=actor_critic.init,
+        policy_of=lambda params: params["policy"],
+        annotate=make_annotate_with_values(policy_fn, actor_critic.fn, rollout_cfg),
+        update=make_update(actor_critic.fn, tx, cfg, axis_name=axis_name),
+        group=1,
+    )

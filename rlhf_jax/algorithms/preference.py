@@ -6,7 +6,7 @@ response, and |y| their number:
 
     dpo     beta log pi(y|x) / pi_ref(y|x)   Rafailov et al., 2023 (with label smoothing: Mitchell, 2023)
     ipo     the same                         Azar et al., 2023
-    kto     the same                         Ethayarajh et al., 2024; single responses, labelled
+    kto     the same                         Ethayarajh et al., 2024; single responses, labelled (kto.py)
     simpo   beta log pi(y|x) / |y|           Meng et al., 2024
     orpo    log odds of p, log p = log pi(y|x) / |y|   Hong et al., 2024
 
@@ -20,13 +20,12 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from rlhf_jax import train_step
-from rlhf_jax.batches import Comparisons, LabelledBatch, PreferenceBatch, Samples, Sequences
+from rlhf_jax.batches import Comparisons, PreferenceBatch, Samples, Sequences
 from rlhf_jax.bounds import Bound, NonNegative, Positive, Settings
 from rlhf_jax.ops.losses import pairwise_loss
-from rlhf_jax.ops.reduce import normalise, psum
 
 DEFAULTS: dict[str, dict[str, float]] = {  # the settings that each kind reads
     "dpo": {"beta": 0.1, "label_smoothing": 0.0},
@@ -40,6 +39,8 @@ DEFAULTS: dict[str, dict[str, float]] = {  # the settings that each kind reads
 @dataclass(frozen=True)
 class PreferenceConfig(Settings):
     """Which loss, and its settings; one that is not set takes its paper's value (`DEFAULTS`)."""
+
+    _main = ("kind", "beta")
 
     kind: Literal["dpo", "ipo", "simpo", "orpo", "kto"] = "dpo"
     """The loss; "kto" learns from labelled responses, the others from pairs."""
@@ -158,31 +159,7 @@ def per_token(logprobs: Float[Array, "*n"], lengths: Int[Array, "*n"]) -> Float[
     return logprobs / jnp.maximum(lengths, 1)
 
 
-# --- the loss of single responses
-
-
-def kto_loss(
-    logprobs: Float[Array, "*n"],
-    ref_logprobs: Float[Array, "*n"],
-    desirable: Bool[Array, "*n"],
-    z_ref: Float[Array, ""],
-    *,
-    beta: float,
-    desirable_weight: float,
-    undesirable_weight: float,
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """lambda (1 - sigmoid(m)), and m: by how much the reward lies on its label's side of the reference point.
-
-    m = beta (r - z_ref) for a desirable response and beta (z_ref - r) for another, r = log pi(y) / pi_ref(y)
-    from sums of log-probabilities, and lambda is the label's weight (Ethayarajh et al., 2024).
-    """
-    above = beta * (logprobs - ref_logprobs - z_ref)
-    margin = jnp.where(desirable, above, -above)
-    scale = jnp.where(desirable, desirable_weight, undesirable_weight)
-    return scale * jax.nn.sigmoid(-margin), margin
-
-
-# --- what comes before: the reference's log-probabilities, other prompts' responses, pairs of samples
+# --- what comes before: the reference's log-probabilities, and pairs of samples
 
 
 def response_logprobs(params, responses: Sequences, *, policy_fn):
@@ -192,7 +169,6 @@ def response_logprobs(params, responses: Sequences, *, policy_fn):
         responses.tokens,
         responses.attention_mask,
         last=responses.mask.shape[1],
-        temperature=1.0,
     )
     return jnp.sum(jnp.where(responses.mask, logprobs, 0.0), axis=1)
 
@@ -205,27 +181,11 @@ def make_reference_logprobs(policy_fn):
     return partial(response_logprobs, policy_fn=policy_fn)
 
 
-def mismatch(responses: Sequences, shift: int = 1) -> Sequences:
-    """Each prompt with the response that stands `shift` rows further down, in a circle.
-
-    Pairs (x_i, y_j) that do not belong together, for `LabelledBatch` (Ethayarajh et al., 2024).
-    Where rows of one prompt stand together, `shift` must step over them.
-    """
-    T = responses.mask.shape[1]
-    roll = lambda x: jnp.roll(x, -shift, axis=0)
-    join = lambda x: jnp.concatenate([x[:, :-T], roll(x[:, -T:])], axis=1)
-    return Sequences(
-        tokens=join(responses.tokens),
-        attention_mask=join(responses.attention_mask),
-        mask=roll(responses.mask),
-    )
-
-
-def pick_pairs(samples: Samples, scores, k: int) -> tuple[Comparisons, Float[Array, " G"]]:
-    """The best against the worst of every `k` rows, [B / k] pairs, and the weight of each: online DPO.
+def pick_pairs(samples: Samples, scores, k: int) -> Comparisons:
+    """The best against the worst of every `k` rows, [B / k] pairs: online DPO.
 
     Rows k i to k i + k - 1 are draws of one prompt, `scores` [B] a judge's (Guo et al., 2024, with k = 2).
-    The weight, for `PreferenceBatch`, is 1, and 0 where all k scores are equal: nothing is preferred.
+    A pair weighs 1, and 0 where all k scores are equal: nothing is preferred.
     Raises ValueError where k is below 2, or does not divide the rows.
     """
     if k < 2 or len(scores) % k:
@@ -241,8 +201,11 @@ def pick_pairs(samples: Samples, scores, k: int) -> tuple[Comparisons, Float[Arr
         return jax.tree.map(lambda x: one_each(group(x), choice), rows)
 
     groups = group(scores)
-    pairs = Comparisons(pick(jnp.argmax(groups, axis=1)), pick(jnp.argmin(groups, axis=1)))
-    return pairs, (jnp.max(groups, axis=1) > jnp.min(groups, axis=1)).astype(jnp.float32)
+    return Comparisons(
+        chosen=pick(jnp.argmax(groups, axis=1)),
+        rejected=pick(jnp.argmin(groups, axis=1)),
+        weight=(jnp.max(groups, axis=1) > jnp.min(groups, axis=1)).astype(jnp.float32),
+    )
 
 
 # --- the step on pairs
@@ -250,15 +213,15 @@ def pick_pairs(samples: Samples, scores, k: int) -> tuple[Comparisons, Float[Arr
 
 def weights_of(batch: PreferenceBatch):
     """Every pair counts what its record says."""
-    return batch.weight
+    return batch.comparisons.weight
 
 
-def loss(params, frozen, batch: PreferenceBatch, weights, rng, *, policy_fn, cfg: PreferenceConfig):
+def loss(params, frozen, batch: PreferenceBatch, weights, *, policy_fn, cfg: PreferenceConfig):
     """Mean over pairs of the loss of `cfg.kind`; the margin is its reward of the chosen less the rejected."""
-    del frozen, rng
+    del frozen
     # One pass for both sides, pair by pair and not side by side: a sharded B stays where it is
     both = jax.tree.map(
-        lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *batch.comparisons
+        lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *batch.comparisons.sides
     )
     sides = lambda x: x.reshape(-1, 2).T  # [2 B] -> chosen [B], rejected [B]
     chosen, rejected = sides(response_logprobs(params, both, policy_fn=policy_fn))
@@ -278,71 +241,19 @@ def loss(params, frozen, batch: PreferenceBatch, weights, rng, *, policy_fn, cfg
     return metrics["preference/loss"], metrics
 
 
-# --- the step on labelled responses
-
-
-def labelled_weights_of(batch: LabelledBatch):
-    """Every response counts what its record says; also among those of its label alone, for the metrics."""
-    return {
-        "all": batch.weight,
-        "desirable": jnp.where(batch.desirable, batch.weight, 0.0),
-        "undesirable": jnp.where(batch.desirable, 0.0, batch.weight),
-    }
-
-
-def reference_point(params, batch: LabelledBatch, *, policy_fn, axis_name=None) -> Float[Array, ""]:
-    """KTO's z_ref: max(0, mean of log pi(y_j | x_i) / pi_ref(y_j | x_i)) over the global batch of mismatched
-    pairs, with the parameters of the moment (Ethayarajh et al., 2024)."""
-    weights = normalise(batch.weight, axis_name)
-    logprobs = response_logprobs(params, batch.mismatched, policy_fn=policy_fn)
-    kl = psum(jnp.vdot(weights, logprobs - batch.ref_mismatched), axis_name)
-    return jnp.maximum(kl, 0.0)
-
-
-def labelled_loss(
-    params, frozen, batch: LabelledBatch, weights, rng, *, policy_fn, cfg: PreferenceConfig
-):
-    """Mean over responses of KTO's loss; `frozen["z_ref"]` is its reference point, a constant to it.
-
-    `preference/accuracy` is the share of responses whose reward lies on its label's side of it.
-    """
-    del rng
-    logprobs = response_logprobs(params, batch.responses, policy_fn=policy_fn)
-    unreduced, margin = kto_loss(
-        logprobs, batch.ref_logprobs, batch.desirable, frozen["z_ref"], **settings(cfg)
-    )
-    total = jnp.vdot(weights["all"], unreduced)
-    rewards = settings(cfg)["beta"] * (logprobs - batch.ref_logprobs)
-    sides = weights["desirable"], weights["undesirable"]
-    return total, {
-        "preference/loss": total,
-        "preference/accuracy": jnp.vdot(weights["all"], (margin > 0).astype(jnp.float32)),
-        "preference/margin": jnp.vdot(sides[0] - sides[1], rewards),
-        "preference/chosen_logprob": jnp.vdot(sides[0], logprobs),
-        "preference/rejected_logprob": jnp.vdot(sides[1], logprobs),
-    }
-
-
-# --- both
-
-
 def make_train_step(policy_fn, tx, cfg: PreferenceConfig, *, microbatches=1, axis_name=None):
-    """`step(state, frozen, batch, rng) -> (state, metrics)`: on a LabelledBatch for "kto", which first
-    estimates its reference point; on a PreferenceBatch for the others. `frozen` may be empty."""
-    labelled = cfg.kind == "kto"
-    step = train_step.make_train_step(
-        partial(labelled_loss if labelled else loss, policy_fn=policy_fn, cfg=cfg),
-        labelled_weights_of if labelled else weights_of,
+    """`step(state, frozen, PreferenceBatch) -> (state, metrics)`; `frozen` may be empty.
+
+    Raises ValueError for "kto", whose step is `kto.make_train_step`.
+    """
+    if cfg.kind == "kto":
+        raise ValueError(
+            'kind = "kto" learns from labelled responses and not from pairs: use kto.make_train_step'
+        )
+    return train_step.make_train_step(
+        partial(loss, policy_fn=policy_fn, cfg=cfg),
+        weights_of,
         tx,
         microbatches=microbatches,
         axis_name=axis_name,
     )
-    if not labelled:
-        return step
-
-    def kto_step(state, frozen, batch: LabelledBatch, rng):
-        z_ref = reference_point(state.params, batch, policy_fn=policy_fn, axis_name=axis_name)
-        state, metrics = step(state, frozen | {"z_ref": z_ref}, batch, rng)
-        return state, metrics | {"preference/z_ref": z_ref}
-
-    return kto_step

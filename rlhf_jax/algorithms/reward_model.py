@@ -16,8 +16,6 @@ from rlhf_jax.ops import losses
 class RewardLossConfig(Settings):
     """What is added to the likelihood of the comparisons; nothing, by default."""
 
-    margin: NonNegative = 0.0
-    """By how much the chosen score must lead (1, 2/3 or 1/3 by strength: Llama 2, 2023; here for all)."""
     label_smoothing: Annotated[float, Bound(ge=0, lt=0.5)] = 0.0
     """How often a label is taken to be wrong: bounds what is learned of a pair (0.1: Wang et al., 2024)."""
     centring: NonNegative = 0.0
@@ -25,24 +23,21 @@ class RewardLossConfig(Settings):
 
 
 def weights_of(batch: Comparisons):
-    """Every pair counts the same."""
-    return jnp.ones(len(batch.chosen.tokens))
+    """Every pair counts what its record says."""
+    return batch.weight
 
 
-def loss(params, frozen, batch: Comparisons, weights, rng, *, reward_fn, cfg=RewardLossConfig()):
+def loss(params, frozen, batch: Comparisons, weights, *, reward_fn, cfg=RewardLossConfig()):
     """Mean over pairs of f(d) + centring (r_chosen + r_rejected)^2, d = r_chosen - r_rejected.
 
     By default f(d) = -log sigmoid(d), the negative log-likelihood that the chosen response is preferred,
-    in nats; with a margin m and label smoothing e, `losses.pairwise_loss`. `reward/margin` is the mean of d.
+    in nats; with label smoothing e, `losses.pairwise_loss`. `reward/margin` is the mean of d.
     """
-    del frozen, rng
+    del frozen
     chosen, rejected = (
-        reward_fn(params, side.tokens, side.attention_mask)
-        for side in (batch.chosen, batch.rejected)
+        reward_fn(params, side.tokens, side.attention_mask) for side in batch.sides
     )  # [B]
-    unreduced = losses.pairwise_loss(
-        chosen, rejected, margin=cfg.margin, label_smoothing=cfg.label_smoothing
-    )
+    unreduced = losses.pairwise_loss(chosen, rejected, label_smoothing=cfg.label_smoothing)
     if cfg.centring:
         unreduced += cfg.centring * jnp.square(chosen + rejected)
     total = jnp.vdot(weights, unreduced)
@@ -54,7 +49,7 @@ def loss(params, frozen, batch: Comparisons, weights, rng, *, reward_fn, cfg=Rew
 
 
 def make_train_step(reward_fn, tx, cfg=RewardLossConfig(), *, microbatches=1, axis_name=None):
-    """`step(state, frozen, Comparisons, rng) -> (state, metrics)`."""
+    """`step(state, frozen, Comparisons) -> (state, metrics)`."""
     return train_step.make_train_step(
         partial(loss, reward_fn=reward_fn, cfg=cfg),
         weights_of,

@@ -14,19 +14,17 @@ def weights_of(batch: Sequences):
     return batch.mask
 
 
-def loss(params, frozen, batch: Sequences, weights, rng, *, policy_fn):
+def loss(params, frozen, batch: Sequences, weights, *, policy_fn):
     """Mean negative log-likelihood of the response tokens, in nats per token."""
-    del frozen, rng
+    del frozen
     last = batch.mask.shape[1]
-    logprobs, _ = policy_fn(
-        params, batch.tokens, batch.attention_mask, last=last, temperature=1.0
-    )  # [B, T]
+    logprobs, _ = policy_fn(params, batch.tokens, batch.attention_mask, last=last)  # [B, T]
     total = -jnp.vdot(weights, logprobs)
     return total, {"sft/loss": total}
 
 
 def make_train_step(policy_fn, tx, *, microbatches=1, axis_name=None):
-    """`step(state, frozen, Demonstrations, rng) -> (state, metrics)`."""
+    """`step(state, frozen, Demonstrations) -> (state, metrics)`."""
     return train_step.make_train_step(
         partial(loss, policy_fn=policy_fn),
         weights_of,
@@ -42,9 +40,7 @@ def make_held_out_loss(policy_fn, *, axis_name=None):
     def held_out(params, batch: Sequences, real):
         mask = batch.mask & real[:, None]
         last = batch.mask.shape[1]
-        logprobs, _ = policy_fn(
-            params, batch.tokens, batch.attention_mask, last=last, temperature=1.0
-        )
+        logprobs, _ = policy_fn(params, batch.tokens, batch.attention_mask, last=last)
         return psum((-jnp.sum(jnp.where(mask, logprobs, 0.0)), jnp.sum(mask)), axis_name)
 
     return held_out

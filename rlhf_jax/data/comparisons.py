@@ -111,19 +111,20 @@ def encode_comparisons(
 ) -> Comparisons:
     """Both sides as `encode_demonstrations` makes them: with an end, unless a response was cut.
 
-    Pairs that differ only beyond `length` become identical: count them with `identical`.
+    Every pair weighs 1. Pairs that differ only beyond `length` become identical: count them with `identical`.
     """
     prompts = [c.prompt for c in comparisons]
     chosen, rejected = [c.chosen for c in comparisons], [c.rejected for c in comparisons]
     return Comparisons(
         chosen=encode_demonstrations(tokenizer, prompts, chosen, prompt_length, length),
         rejected=encode_demonstrations(tokenizer, prompts, rejected, prompt_length, length),
+        weight=np.ones(len(comparisons), np.float32),
     )
 
 
 def identical(comparisons: Comparisons) -> Bool[np.ndarray, " N"]:
     """Which pairs have equal tokens on both sides: nothing can be learnt from them, or measured."""
-    a, b = comparisons
+    a, b = comparisons.sides
     same_mask = np.all(a.attention_mask == b.attention_mask, axis=1)
     return same_mask & np.all((a.tokens == b.tokens) | ~a.attention_mask, axis=1)
 

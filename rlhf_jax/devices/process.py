@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -30,6 +31,13 @@ REMEDIES = {
     errno.ENFILE: f"close other programs, and {AGAIN}",
 }
 """What helps, by the number of an error."""
+
+
+def command() -> str:
+    """How this package's launcher is called here: in a checkout, or where it is installed."""
+    checkout = (pathlib.Path(__file__).parents[2] / "launch.py").is_file()
+    called = pathlib.Path(sys.argv[0]).stem if sys.argv else ""
+    return "python launch.py" if checkout and called != "rlhf-jax" else "rlhf-jax"
 
 
 def exit_on_sigterm() -> None:

@@ -56,6 +56,8 @@ COMPUTED = ("param_dtype", "dtype", "attention", "remat", "logprob_chunk")
 class ModelConfig(Settings):
     """Shape and style of a decoder-only transformer. The defaults are a small GPT-2."""
 
+    _main = ("layers", "d_model", "dtype")
+
     vocab_size: Count = 512
     """Tokens in the vocabulary (V); experiments take it from the tokenizer."""
     context: Count = 512

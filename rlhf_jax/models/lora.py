@@ -23,6 +23,8 @@ from rlhf_jax.bounds import Positive, Settings, Whole
 class LoraConfig(Settings):
     """What is trained of a transformer; heads on it (of a reward, of values) are trained whole."""
 
+    _main = ("rank",)
+
     rank: Whole = 0
     """Of each adapter (r); 0: there are none, and everything is trained."""
     alpha: Positive = 16.0

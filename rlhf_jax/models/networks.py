@@ -1,7 +1,7 @@
 """The pure functions that algorithms are handed: they ask for log-probabilities, not for logits.
 
-    policy_fn(params, tokens, attention_mask, *, last, temperature)  -> logprobs, entropy   [B, last]
-    actor_critic_fn(... the same ...)                    -> logprobs, entropy, values       [B, last]
+    policy_fn(params, tokens, attention_mask, *, last)       -> logprobs, entropy           [B, last]
+    actor_critic_fn(params, tokens, attention_mask, *, last) -> logprobs, entropy, values   [B, last]
     reward_fn(params, tokens, attention_mask)            -> scores                          [B]
     prefill_fn(params, tokens, attention_mask, room)     -> logits [B, V], cache
     ready_fn(params)         -> the same in the form that decode_fn reads fastest, for many tokens
@@ -10,7 +10,9 @@
     q_fn(params, target, tokens, attention_mask, *, last)
         -> q, target_q, logprobs [K, B, last], values [B, last]
 
-`last` counts the columns at the right end whose tokens are judged; logits are divided by `temperature`.
+`last` counts the columns at the right end whose tokens are judged. The policies made here also take a
+`temperature` that divides their logits, 1 by default; `LanguageModel.at` and `at_temperature` bind it, and
+no algorithm passes one.
 """
 
 from collections.abc import Callable
@@ -46,13 +48,26 @@ class LanguageModel(NamedTuple):
     prefill_fn: Callable
     decode_fn: Callable
     hidden_fn: Callable  # hidden_fn(params, tokens, attention_mask) -> [B, L, D]
-    read_fn: Callable  # read_fn(params, hidden, tokens, *, last, temperature) -> as policy_fn
+    read_fn: Callable  # read_fn(params, hidden, tokens, *, last) -> as policy_fn
     d_model: int
     logits_fn: Callable
     ready_fn: Callable = lambda params: params
     insert_fn: Callable | None = (
         None  # insert_fn(cache, prefilled cache, rows) -> cache; see SampleConfig
     )
+
+    def at(self, temperature: float) -> "LanguageModel":
+        """The model whose policy divides its logits by `temperature`; its sampler has a setting for that."""
+        bound = {
+            name: at_temperature(getattr(self, name), temperature)
+            for name in ("policy_fn", "read_fn")
+        }
+        return self._replace(**bound)
+
+
+def at_temperature(fn: Callable, temperature: float) -> Callable:
+    """A policy_fn or an actor_critic_fn of this file whose logits are divided by `temperature`."""
+    return partial(fn, temperature=temperature)
 
 
 class Network(NamedTuple):
@@ -159,10 +174,8 @@ def with_values(policy_fn: Callable, values_fn: Callable) -> Callable:
     token in column t + 1 is said.
     """
 
-    def actor_critic_fn(params, tokens, attention_mask, *, last, temperature=1.0):
-        logprobs, entropy = policy_fn(
-            params["policy"], tokens, attention_mask, last=last, temperature=temperature
-        )
+    def actor_critic_fn(params, tokens, attention_mask, *, last, **kinds):
+        logprobs, entropy = policy_fn(params["policy"], tokens, attention_mask, last=last, **kinds)
         values = values_fn(params["value"], tokens, attention_mask)
         return logprobs, entropy, values[:, -last - 1 : -1].astype(jnp.float32)
 
@@ -185,6 +198,7 @@ def actor_critic(lm: LanguageModel, value: str = "separate") -> Network:
     "separate": a trunk of its own, `init(policy_params, reward_params=None)` starts it from the policy's, or
     from a reward model's with its head. "shared": a head on the policy's trunk, one pass for both. A head
     that is not given starts at zero (Ziegler et al., 2019). No array is copied: copy before you donate.
+    The policy is read at the temperature of `lm.at`.
     """
     zero = lambda: jnp.zeros((lm.d_model,), jnp.float32)
 
@@ -200,11 +214,9 @@ def actor_critic(lm: LanguageModel, value: str = "separate") -> Network:
         }
         return {"policy": policy_params, "value": start}
 
-    def shared_fn(params, tokens, attention_mask, *, last, temperature=1.0):
+    def shared_fn(params, tokens, attention_mask, *, last, **kinds):
         hidden = lm.hidden_fn(params["policy"], tokens, attention_mask)
-        logprobs, entropy = lm.read_fn(
-            params["policy"], hidden, tokens, last=last, temperature=temperature
-        )
+        logprobs, entropy = lm.read_fn(params["policy"], hidden, tokens, last=last, **kinds)
         values = (
             scalar_head(hidden[:, -last - 1 : -1], params["value"]["head"])
             + params["value"]["bias"]

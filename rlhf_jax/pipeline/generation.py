@@ -85,4 +85,4 @@ def by_batches(devices: Devices, run: Callable, records):
 
 def both_scores(devices: Devices, fn, params, comparisons: Comparisons) -> np.ndarray:
     """The reward of both sides of every pair [N, 2], the chosen one first."""
-    return np.stack([score(devices, fn, params, side) for side in comparisons], axis=1)
+    return np.stack([score(devices, fn, params, side) for side in comparisons.sides], axis=1)

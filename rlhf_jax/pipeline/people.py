@@ -1,17 +1,13 @@
-"""Comparisons that teach reward models: of files, or of simulated people who judge the SFT policy's responses."""
-
-from collections.abc import Sequence
+"""Comparisons that teach reward models: of files, or by simulated people of the SFT policy's responses."""
 
 import jax
-import numpy as np
 
 from rlhf_jax.data.comparisons import read_comparisons
 from rlhf_jax.people import annotators
 from rlhf_jax.pipeline import texts
 from rlhf_jax.pipeline.prepare import Prepared
-from rlhf_jax.pipeline.texts import Pairs, Row
+from rlhf_jax.pipeline.texts import Pairs
 from rlhf_jax.runs import run as runs
-from rlhf_jax.tasks.task import Task
 
 FILE = "comparisons.jsonl"
 
@@ -37,28 +33,8 @@ def _compare(run: Prepared, reference) -> list[dict]:
     prompts = [row.prompt for row in rows for _ in range(2)]
     said = run.generator.generate(reference, prompts, jax.random.fold_in(run.key, 1)).texts
     a, b = said[::2], said[1::2]
-    preferred = annotators.annotate(_judged(task, rows, a, b), cfg.annotators, cfg.seed)
+    preferred = annotators.annotate(texts.judged(task, rows, a, b), cfg.annotators, cfg.seed)
     return [
         {"prompt": row.prompt, "responses": [x, y], "preference": best, "annotator": "simulated"}
         for row, x, y, best in zip(rows, a, b, preferred.tolist(), strict=True)
     ]
-
-
-def _judged(task: Task, rows: Sequence[Row], a: list[str], b: list[str]) -> annotators.Pairs:
-    """Gold and length of both responses to each row."""
-    plain = [texts.plain_row(row) for row in rows]
-    words = [np.array([len(x.split()) for x in side], float) for side in (a, b)]
-    return annotators.Pairs(task.gold(plain, a), task.gold(plain, b), *words)
-
-
-def accuracy_ceiling(run: Prepared, pairs: Pairs) -> dict[str, float]:
-    """The accuracy that a perfect reward model can expect of simulated people, where they are simulated."""
-    task = run.texts.task
-    if task is None:
-        return {}
-    held_out = pairs.held_out
-    by_prompt = {row.prompt: row for row in run.texts.compared}
-    rows = [by_prompt[c.prompt] for c in held_out]
-    sides = [c.chosen for c in held_out], [c.rejected for c in held_out]
-    p = annotators.preference_probability(*_judged(task, rows, *sides), run.cfg.annotators)
-    return {"reward accuracy ceiling (annotator noise)": annotators.accuracy_ceiling(p)}

@@ -40,6 +40,7 @@ def demonstrations(cfg) -> Demonstrations:
             attention_mask=grow(prompts.attention_mask, mask),
             mask=mask,
             logprobs=np.zeros(mask.shape, np.float32),
+            ended=np.zeros(rows, bool),
         )
 
     index = SFT_FROM + np.arange(rows, dtype=np.int32)

@@ -16,10 +16,10 @@ from rlhf_jax.pipeline import (
     lengths,
     pretrained,
     results,
+    reuse,
     scoring,
     settings,
     stages,
-    start_from,
     texts,
 )
 from rlhf_jax.rewards.scorer import Scorer
@@ -87,10 +87,10 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
 
 
 def opened(name: str, cfg: Any) -> pathlib.Path | None:
-    """The folder of the run, with the stages that it starts from; None where it is finished, and was shown."""
+    """The folder of the run, with the stages that it starts from; None where it is finished."""
     start = pathlib.Path(cfg.start_from) if cfg.start_from else None
     if start:
-        start_from.check(start, cfg, settings.RunConfig())
+        reuse.check(start, cfg, settings.RunConfig())
     folder = runs.open_run(
         name,
         cfg,
@@ -100,16 +100,11 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
     )
     if results.stands(folder):
         print("this run is finished")
-        results.show(folder, again(name))
+        results.show(folder, results.again(name))
         return None
     if start:
-        hosts.once(lambda: False, lambda: start_from.copy(start, folder))
+        hosts.once(lambda: False, lambda: reuse.copy(start, folder))
     return folder
-
-
-def again(name: str) -> str:
-    """How to start another run."""
-    return f"python launch.py {name} --seed 1 (or any other setting, or --run NEW_FOLDER)"
 
 
 def texts_of(read: texts.Texts) -> list[lengths.Texts]:

@@ -19,6 +19,8 @@ from rlhf_jax.models.lora import LoraConfig
 class Config(Settings):
     """Where a language model comes from."""
 
+    _main = ("pretrained", "reference")
+
     pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
     """Folder or hub name (NAME@REVISION) of a decoder in the Hugging Face format, which SFT starts from, with
     its tokenizer; of the settings of `model`, dtype, param_dtype, attention, remat and logprob_chunk still

@@ -1,18 +1,32 @@
-"""What came of a run, as numbers, as texts side by side, and token by token."""
+"""Results of a run, on prompts that no stage has seen: numbers, texts side by side, and tokens."""
 
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import numpy as np
 import rich
 from rich.table import Table
 
-from rlhf_jax.devices import hosts
+from rlhf_jax.batches import Samples
+from rlhf_jax.data.comparisons import encode_comparisons
+from rlhf_jax.devices import hosts, process
 from rlhf_jax.evaluation import evaluate
 from rlhf_jax.evaluation.evaluate import bootstrap_interval
-from rlhf_jax.runs import report, run
+from rlhf_jax.pipeline import generation, scoring, texts
+from rlhf_jax.pipeline.scoring import Reward
+from rlhf_jax.pipeline.texts import Pairs, ceiling
+from rlhf_jax.runs import report
+from rlhf_jax.runs import run as runs
+
+if TYPE_CHECKING:
+    from rlhf_jax.pipeline.prepare import Prepared
 
 CALIBRATION = "the model is this sure, from", "to", "pairs", "mean probability", "was right"
 """How the table of calibration names its columns; other tables name their own."""
+
+GOLD, HELD_OUT = "gold", "score of the held-out reward model"
 
 SHOWN = {
     "gold": "gold",
@@ -25,16 +39,18 @@ SHOWN = {
 def before_and_after(method, prompts, measured: dict) -> dict:
     """Means with intervals over prompts (95 %), and how often `method` beats SFT.
 
-    `measured` are values [N] before and after by name; the first name says what a win is.
+    `measured` are values [N] before and after by name, what is maximised first. A win is by gold where
+    gold is known, else by the held-out reward model, else by what is maximised.
     """
     interval = lambda x: bootstrap_interval(x, prompts)._asdict()
     results = {
         name: dict(zip(("before", "after"), map(interval, both), strict=True))
         for name, both in measured.items()
     }
-    first, (before, after) = next(iter(measured.items()))
+    by = next((x for x in (GOLD, HELD_OUT) if x in measured), next(iter(measured)))
+    before, after = measured[by]
     wins = evaluate.win_rate(after, before, prompts)._asdict()
-    return {first: results.pop(first), f"win rate of {method} over SFT, by {first}": wins} | results
+    return results | {f"win rate of {method} over SFT, by {by}": wins}
 
 
 def kl(prompts, log_ratio) -> dict:
@@ -42,7 +58,7 @@ def kl(prompts, log_ratio) -> dict:
     return bootstrap_interval(log_ratio.sum(axis=1), prompts)._asdict()
 
 
-def of_rewards(scores, train, held_out, gold=None) -> dict:
+def about_scores(scores, train, held_out, gold=None) -> dict:
     """Held-out accuracy of a reward model beside what length alone says, and how far to trust it.
 
     `scores` [N, 2] of the held-out pairs, chosen and rejected; `gold` [N, 2] where it is known.
@@ -100,10 +116,10 @@ def write(folder, results: dict, **rows):
     """results.json (with the time of each stage), NAME.jsonl for each of `rows`, and report.html last."""
     if not hosts.is_first():
         return
-    results = results | {"seconds": run.seconds(folder), "peak memory, GiB": run.peak_memory()}
+    results = results | {"seconds": runs.seconds(folder), "peak memory, GiB": runs.peak_memory()}
     for name, lines in rows.items():
-        run.write_json(folder / f"{name}.jsonl", lines)
-    run.write_json(folder / "results.json", results)
+        runs.write_json(folder / f"{name}.jsonl", lines)
+    runs.write_json(folder / "results.json", results)
     report.write(folder)
 
 
@@ -113,7 +129,7 @@ def stands(folder) -> bool:
     if not page.exists():
         return False
     try:
-        if not isinstance(run.read_json(results), dict):
+        if not isinstance(runs.read_json(results), dict):
             raise ValueError(f"{results} holds no results")
         if not page.read_bytes().rstrip().endswith(b"</html>"):
             raise ValueError(f"{page} is torn")
@@ -138,7 +154,7 @@ def show(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None):
         elif not isinstance(value, list):
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value), "")
 
-    results = run.read_json(folder / "results.json")
+    results = runs.read_json(folder / "results.json")
     for name, value in results.items():
         add(name, value)
     rich.print(table)
@@ -169,3 +185,110 @@ def _ends(interval, digits) -> str:
     if interval["low"] is None or interval["high"] is None:
         return "unknown"
     return f"{interval['low']:.{digits}f} to {interval['high']:.{digits}f}"
+
+
+# --- the conclusion of a method
+
+
+def held_out_rows(run: "Prepared") -> list[texts.Row]:
+    """The rows of the held-out prompts, each as often as it is answered."""
+    return [row for row in run.texts.rows_held_out for _ in range(run.cfg.eval_draws)]
+
+
+def respond(run: "Prepared", params, generator: generation.Generator | None = None, rows=None):
+    """Responses of a policy to the held-out prompts, or to `rows`, with one noise for all policies.
+
+    `generator` is given where the policy is another network than the run's.
+    """
+    prompts = [row.prompt for row in (held_out_rows(run) if rows is None else rows)]
+    generate = (generator or run.generator).generate
+    return generate(params, prompts, jax.random.fold_in(run.key, 2))
+
+
+def golds(run: "Prepared", rows, said: generation.Responses) -> np.ndarray:
+    """The true scores of responses [N], in a generated task."""
+    return run.texts.task.gold([texts.plain_row(row) for row in rows], said.texts)
+
+
+def log_ratios(run: "Prepared", reference, samples: Samples) -> np.ndarray:
+    """The log-ratio of each sampled token to the reference [N, T], zero where nothing was said."""
+    T, lm = samples.mask.shape[1], run.lm.at(run.cfg.sample.temperature)
+    fn = lambda params, tokens, mask: lm.policy_fn(params, tokens, mask, last=T)[0]
+    logprobs = generation.score(run.devices, fn, reference, samples)
+    return np.asarray(samples.logprobs) - np.where(samples.mask, logprobs, 0.0)
+
+
+def about_rewards(run: "Prepared", reward: Reward | None, pairs: Pairs | None) -> dict:
+    """Accuracy and calibration of a reward model on held-out pairs, beside length alone and the ceiling.
+
+    Nothing where there is no reward model, or there are no pairs.
+    """
+    if reward is None or pairs is None:
+        return {}
+    judged = encode_comparisons(run.tokenizer, pairs.held_out, *run.lengths)
+    scored = generation.both_scores(run.devices, reward.fn, reward.params, judged)
+    return about_scored(run, scored, pairs, pairs.train)
+
+
+def about_scored(run: "Prepared", scored: np.ndarray, pairs: Pairs, taught: list) -> dict:
+    """`about_rewards`, from scores [N, 2] of the held-out pairs, chosen and rejected."""
+    gold = None
+    if run.texts.task:
+        by_prompt = {row.prompt: row for row in run.texts.compared}
+        plain = [texts.plain_row(by_prompt[c.prompt]) for c in pairs.held_out]
+        sides = ([c.chosen for c in pairs.held_out], [c.rejected for c in pairs.held_out])
+        gold = np.stack([run.texts.task.gold(plain, side) for side in sides], axis=1)
+    return about_scores(scored, taught, pairs.held_out, gold) | ceiling(run, pairs)
+
+
+def conclude(
+    run: "Prepared", method: str, reference, said: generation.Responses, judges: "Judges", **more
+):
+    """Writes and shows the results of `method`, whose policy gave the responses `said`.
+
+    `judges` give the rewards of responses. Of `more`, `first` are results that stand first, `kl` replaces the
+    KL where the sampler's own log-probabilities do not tell it (nats a response, an interval), `extra` are
+    further results, `facts` stand last, and `tokens` are quantities [N, T] by name, which the report shows
+    token by token.
+    """
+    rows = held_out_rows(run)
+    prompts, sides = [row.prompt for row in rows], (respond(run, reference), said)
+    measured = {name: [fn(rows, x) for x in sides] for name, fn in judges.of(run).items()}
+    log_ratio = log_ratios(run, reference, said.samples)
+    results = (more.get("first") or {}) | before_and_after(method, prompts, measured)
+    results |= {"kl": more.get("kl") or kl(prompts, log_ratio)}
+    results |= (more.get("extra") or {}) | (more.get("facts") or {})
+    quantities = {"kl": log_ratio} | (more.get("tokens") or {})
+    write(
+        run.folder,
+        results,
+        samples=sample_rows(method, prompts, sides, measured),
+        tokens=token_rows(run.tokenizer, prompts, said.samples, quantities),
+    )
+    show(run.folder, again(run.name))
+
+
+class Judges(NamedTuple):
+    """The reward models that judge responses; None where there is none."""
+
+    reward: Reward | None = None
+    held_out: Reward | None = None
+
+    def of(self, run: "Prepared") -> dict[str, Callable]:
+        """Functions of (rows, responses), by name: what is maximised, gold, the held-out reward model."""
+        found = scoring.measures(run, self.reward)
+        if run.texts.task:
+            found["gold"] = lambda rows, said: golds(run, rows, said)
+            for name, fn in run.texts.task.metrics.items():
+                found[name] = lambda rows, said, fn=fn: fn(
+                    [texts.plain_row(row) for row in rows], said.texts
+                )
+        if self.held_out is not None:
+            model = self.held_out
+            found[HELD_OUT] = lambda rows, said: scoring.model_scores(run, model, said)
+        return found
+
+
+def again(name: str) -> str:
+    """How to start another run."""
+    return f"{process.command()} {name} --seed 1 (or any other setting, or --run NEW_FOLDER)"

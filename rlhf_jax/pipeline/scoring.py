@@ -17,6 +17,8 @@ from rlhf_jax.rewards import scorer as rewards
 class PythonRewardConfig(Settings):
     """A Python reward, and its place beside the reward model."""
 
+    _main = ("reward",)
+
     reward: str = ""
     """A Python reward, FILE.py:FUNCTION of (prompts, responses) that gives a number for each; its other
     parameters name fields of the prompts' rows. It takes the place of the reward model, or is added to it

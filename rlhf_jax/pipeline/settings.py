@@ -1,4 +1,4 @@
-"""Settings that all methods share, and `resolve`, which refuses what cannot work and fills in what follows."""
+"""Settings that all methods share, and `resolve`, which refuses those that cannot work."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -27,16 +27,18 @@ OF_FILES = ("data.prompt_words", "data.fields", "data.corpus_fields", "data.prom
 class RunConfig(pretrained.Config):
     """Settings of a run, and of the stages that methods share."""
 
+    _main = ("seed", "run", "start_from", "devices", "task", "reward_model", "eval_draws")
+
     seed: Seed = 0
     """Seed of every random draw."""
     run: str = ""
     """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""
     start_from: str = ""
-    """Run directory of any method with the same settings of the shared stages, whose SFT and reward models are
+    """Run directory of any method with the same settings of the shared stages; its SFT and reward models are
     copied instead of trained."""
     devices: str = "auto"
-    """Layout of devices: auto, device (the first one), pmap, or mesh, as mesh:data=-1,fsdp=2,tensor=2 (-1: all
-    devices that are left)."""
+    """Layout of devices: auto, device (the first one), pmap, or mesh, as mesh:data=-1,fsdp=2,tensor=2
+    (-1: the devices that are left)."""
     wandb: bool = False
     """Log to Weights & Biases too."""
     task: str = ""

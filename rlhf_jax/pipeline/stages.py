@@ -59,6 +59,8 @@ class Place(NamedTuple):
 class SFTConfig(Settings):
     """Supervised fine-tuning."""
 
+    _main = ("steps", "batch_size")
+
     steps: Count = 1500
     """Most gradient steps; the learning rate reaches zero there."""
     batch_size: Count = 32
@@ -80,6 +82,8 @@ class SFTConfig(Settings):
 @dataclass(frozen=True)
 class RewardConfig(Settings):
     """Reward modelling."""
+
+    _main = ("epochs",)
 
     epochs: Positive = 2.0
     """Passes over the comparisons (1: Stiennon et al., 2020, on models that know more to begin with)."""
@@ -119,7 +123,9 @@ class Fit(NamedTuple):
     log_every: int = 1
     init: Callable = train_step.init_state
     measure: Callable = lambda params: {}  # of whole parameters, at each save: metrics
-    patience: int = 0  # measures without a new lowest one that end it, its best parameters kept; 0: none
+    patience: int = (
+        0  # measures without a new lowest one that end it, its best parameters kept; 0: none
+    )
 
 
 def fit(run: Place, job: Fit, adapters: LoraConfig = NONE):
@@ -152,7 +158,8 @@ def fit(run: Place, job: Fit, adapters: LoraConfig = NONE):
 
     carry = loop.iterate(
         run.folder, job.stage, carry, body,
-        iterations=job.steps, save_every=job.save_every, log_every=job.log_every, unit="steps", wandb=run.wandb,
+        iterations=job.steps, save_every=job.save_every, log_every=job.log_every, unit="steps",
+        wandb=run.wandb,
         until=(lambda carry: carry["since"] >= job.patience) if job.patience else None,
     )  # fmt: skip
     carry = devices.host(carry)
@@ -165,7 +172,16 @@ def params_of(state):
     return getattr(state, "train", state).params
 
 
-def sft(run: Place, cfg: SFTConfig, lm, train: Sequences, held_out: Sequences, *, start=None, adapters=NONE):
+def sft(
+    run: Place,
+    cfg: SFTConfig,
+    lm,
+    train: Sequences,
+    held_out: Sequences,
+    *,
+    start=None,
+    adapters=NONE,
+):
     """The language model's parameters of the lowest held-out loss, on the host, and that loss (nats a token).
 
     `start` are the parameters it begins with, `adapters` the part of them that is trained; without `start`
@@ -206,7 +222,9 @@ def reference(run: "Prepared"):
     else:
         encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths)
         train = runs.mapped(run.folder / "data" / "demonstrations", encode, held_out)
-        params, nats = sft(place(run), cfg.sft, run.lm, train, held_out, start=start, adapters=cfg.lora)
+        params, nats = sft(
+            place(run), cfg.sft, run.lm, train, held_out, start=start, adapters=cfg.lora
+        )
     if not texts.corpus_held_out:
         return params, {}
     facts = {
@@ -222,8 +240,8 @@ def place(run: "Prepared") -> "Place":
 
 
 def compile_step(devices: Devices, stage: str, step: Callable) -> Callable:
-    """A pure `step(state, frozen, batch, rng)` on the devices; it says what memory it needs."""
-    compiled = devices.compile(step, (P(), P(), P(DATA), P()), (P(), P()))
+    """A pure `step(state, frozen, batch)` on the devices, which prints the memory it needs."""
+    compiled = devices.compile(step, (P(), P(), P(DATA)), (P(), P()))
     return memory.told(stage, compiled, f"a smaller batch, more microbatches, {SMALLER}")
 
 
@@ -242,7 +260,7 @@ def init_state_on(devices: Devices, trained, tx, init: Callable = train_step.ini
 def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
     """`loss_of(params on the devices)`: mean negative log-likelihood, nats a token."""
     nats = devices.compile(
-        sft.make_held_out_loss(lm.policy_fn, axis_name=devices.axis_name),
+        sft_step.make_held_out_loss(lm.policy_fn, axis_name=devices.axis_name),
         (P(), P(DATA), P(DATA)),
         P(),
     )
@@ -283,7 +301,9 @@ def reward_model_of(run: "Prepared", stage: str, pairs: list[Comparison], trunk)
     return centred(run, scoring.Reward(network.fn, params), run.folder / "stages" / stage / CENTRE)
 
 
-def centred(run: "Prepared", reward: scoring.Reward, kept: pathlib.Path | None = None) -> scoring.Reward:
+def centred(
+    run: "Prepared", reward: scoring.Reward, kept: pathlib.Path | None = None
+) -> scoring.Reward:
     """A reward whose mean score of held-out demonstrations is zero; unchanged where there are none."""
     if not run.texts.corpus_held_out:
         return reward

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
+
 from rlhf_jax import tasks
 from rlhf_jax.bounds import Bound, Count, Inside, Settings, Whole
 from rlhf_jax.data.batching import rows_at
@@ -18,6 +20,7 @@ from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import field, read_jsonl
 from rlhf_jax.data.sources import texts as joined
 from rlhf_jax.data.splits import group_of, make_teaches, split, words
+from rlhf_jax.people import annotators
 from rlhf_jax.tasks.task import Task
 
 FILES = ("corpus", "comparisons", "prompts")
@@ -37,6 +40,8 @@ class PromptFields(Settings):
 @dataclass(frozen=True)
 class DataConfig(Settings):
     """Texts to learn from: JSONL files, or without any a generated task."""
+
+    _main = ("corpus", "comparisons", "prompts", "prompt_length")
 
     corpus: str = ""
     """JSONL files that the language model learns (commas and globs allowed): rows with "text", with
@@ -106,6 +111,10 @@ class Needs(NamedTuple):
     halves: bool = False  # half of the comparisons teach a held-out reward model
 
 
+ALL = Needs(FILES, halves=True)
+"""The needs of a method that maximises a reward model."""
+
+
 # --- a generated task
 
 
@@ -135,7 +144,7 @@ def load_task(name: str) -> Task:
     return module.TASK
 
 
-def generated(cfg: DataConfig, task: Task, seed: int, needs: Needs = Needs(FILES)) -> Texts:
+def generated(cfg: DataConfig, task: Task, seed: int, needs: Needs) -> Texts:
     """The texts of a generated task. Held-out prompts appear in no stage."""
     train, held_out = task.prompts(cfg.held_out, seed)
     asked = [train[row] for row in rows_at(len(train), cfg.pairs, seed, 0)]
@@ -173,9 +182,7 @@ def of_group(row) -> str:
     return row.group
 
 
-def divided(
-    items: Sequence, cfg: DataConfig, seed: int, name: str, halves: bool = True
-) -> Pairs:
+def divided(items: Sequence, cfg: DataConfig, seed: int, name: str, halves: bool = True) -> Pairs:
     """Comparisons, or the rows that they answer, to train on and held out.
 
     Raises ValueError, with `name` in it, where one of the parts would be empty.
@@ -275,9 +282,7 @@ def read_prompts(cfg: DataConfig, chat: Chat) -> list[Row]:
     return list(rows.values())
 
 
-def from_files(
-    cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Needs = Needs(FILES)
-) -> Texts:
+def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Needs = ALL) -> Texts:
     """The texts of JSONL files, split by hash. Every file is read, and refused, before any training.
 
     Prompts and comparisons are held out by one hash of one key, so that a prompt is on the same side of both.
@@ -346,3 +351,23 @@ def read(cfg: DataConfig, task: Task | None, seed: int, chat: Chat, needs: Needs
     if task is None:
         return from_files(cfg, seed, chat, needs)
     return generated(cfg, task, seed, needs)
+
+
+def judged(task: Task, rows: Sequence[Row], a: list[str], b: list[str]) -> annotators.Pairs:
+    """Gold and length of both responses to each row."""
+    plain = [plain_row(row) for row in rows]
+    words = [np.array([len(x.split()) for x in side], float) for side in (a, b)]
+    return annotators.Pairs(task.gold(plain, a), task.gold(plain, b), *words)
+
+
+def ceiling(run, pairs: Pairs) -> dict[str, float]:
+    """The accuracy that a perfect reward model can expect of simulated people, where they are simulated."""
+    task = run.texts.task
+    if task is None:
+        return {}
+    held_out = pairs.held_out
+    by_prompt = {row.prompt: row for row in run.texts.compared}
+    rows = [by_prompt[c.prompt] for c in held_out]
+    sides = [c.chosen for c in held_out], [c.rejected for c in held_out]
+    p = annotators.preference_probability(*judged(task, rows, *sides), run.cfg.annotators)
+    return {"reward accuracy ceiling (annotator noise)": annotators.accuracy_ceiling(p)}

@@ -19,9 +19,9 @@ import jax
 from rich import progress
 from rich.console import Console
 
-from rlhf_jax.runs import checkpoint, metrics
 from rlhf_jax.devices import hosts
 from rlhf_jax.devices.process import PREEMPTED
+from rlhf_jax.runs import checkpoint, metrics
 from rlhf_jax.runs.run import read_json, write_json
 
 NO_STEP = 20  # iterations in a row whose steps were all skipped, after which a stage stops
@@ -66,7 +66,8 @@ def iterate(
     fetched and written after every `log_every` iterations and at the last. `until(carry)`, asked after
     each `save_every` iterations, ends the stage early.
 
-    A finished stage is restored, and `body` is not called. On SIGTERM the iteration is ended, the
+    A finished stage is restored, and `body` is not called; where more `iterations` are asked for than it was
+    finished with, and no `until`, it goes on. On SIGTERM the iteration is ended, the
     carry saved, and SystemExit(75) raised. Raises ValueError if `body` changes the kind of an array, or
     gives no metric `best`, and where all steps were skipped, for their gradients were not finite, in
     `NO_STEP` iterations or to the stage's end; what was saved before stays.
@@ -82,12 +83,13 @@ def iterate(
     spent = _number_of(clock, "seconds") or 0.0
     seconds = lambda: round(spent + time.perf_counter() - began, 3)
     if done.exists():
-        if _number_of(done, "iterations") == first:
+        whole = _number_of(done, "iterations") == first
+        if whole and (until is not None or first >= iterations):
             print(f"{stage}: finished before, {first} {unit} in {_duration(spent)}", flush=True)
             return carry
-        # its last checkpoint is gone or damaged: what came after the one before is done again
         if hosts.is_first():
-            print(f"{stage} was finished, and its last checkpoint is gone", file=sys.stderr)
+            if not whole:  # what came after the checkpoint before is done again
+                print(f"{stage} was finished, and its last checkpoint is gone", file=sys.stderr)
             done.unlink()
     if first:
         print(f"{stage}: goes on after {first} {unit}", flush=True)

@@ -31,8 +31,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax.runs import checkpoint, manifest
 from rlhf_jax.devices import hosts
+from rlhf_jax.runs import checkpoint, manifest
 
 PACKAGES = (
     "rlhf_jax",
@@ -56,6 +56,13 @@ UNTELLING = (
     "rl.scorer.samples_per_call",
     "rl.scorer.timeout",
 )  # settings that change no result
+LENGTHS = {
+    "rl.iterations": "rl.optimizer.schedule",
+    "q.steps": "q.optimizer.schedule",
+    "dpo.epochs": "dpo.optimizer.schedule",
+}
+"""Settings that a run may go on with at a larger value, where this schedule of its learning rate is constant:
+no step before the old end depends on them then."""
 CONFIG = "config.json"
 REMEDY = "delete it, and the same command makes it again"
 _locks = {}  # folder to its open lock file: a lock lasts until this process ends
@@ -74,15 +81,24 @@ def open_run(
 ) -> pathlib.Path:
     """The folder of this run, `runs/EXPERIMENT/HASH-OF-CONFIG` or `directory`, locked to this process.
 
-    `ignore` names (dotted) the settings that change no result: they neither enter the hash nor
-    keep a run from going on. `content()` gives, by setting and file, the sha256 of what the run learns from;
-    the first process asks for it. Raises ValueError if the folder holds something else, was begun with
-    another config or with other content of those files, or is in use.
+    A run goes on where every setting is equal; one that it is older than stood at its default in the class of
+    `cfg`. `ignore` names (dotted) the settings that change no result: they neither enter the hash, which is
+    of settings that differ from their defaults, nor keep a run from going on. A larger value of one of
+    `LENGTHS` is written into config.json, and the report is made again. `content()` gives, by setting and
+    file, the sha256 of what the run learns from; the first process asks for it.
+
+    Raises ValueError if the folder holds something else, was begun with another config or with other content
+    of those files, or is in use.
     """
-    settings = _flat(plain(cfg))
-    telling = {name: x for name, x in settings.items() if name not in ignore}
-    digest = hashlib.sha256(json.dumps([experiment, telling], sort_keys=True).encode()).hexdigest()
-    run = pathlib.Path(directory or pathlib.Path("runs", experiment, digest[:10]))
+    begun = {"experiment": experiment, "settings": plain(cfg)}
+    defaults = flat(plain(type(cfg)()))
+
+    def compared(config):
+        known = {n: x for n, x in (defaults | flat(config["settings"])).items() if n not in ignore}
+        return {"experiment": config["experiment"]} | known
+
+    here = compared(begun)
+    run = pathlib.Path(directory or _folder_of(experiment, here, defaults, compared))
     check_folder("run", directory or str(run))
     checkpoint.check_path(run)
     config = run / CONFIG
@@ -95,27 +111,47 @@ def open_run(
                 f"run {run} holds {strangers[0]} and no config.json, so it is no run: "
                 "give another folder or an empty one"
             )
-    if jax.process_index() > 0:
-        return run
-    _lock(run)
-    if not config.exists():
-        begun = {"experiment": experiment, "settings": plain(cfg), "content": content()}
-        write_json(config, begun | _surroundings())
-        return run
+    if hosts.is_first():
+        _lock(run)
+        if config.exists():
+            _take_up(run, begun, compared, content)
+        else:
+            write_json(config, begun | {"content": content()} | _surroundings())
+    hosts.wait("opened")  # a run that is lengthened has no report from here on, for any process
+    return run
+
+
+def _folder_of(experiment: str, here: dict, defaults: dict, compared: Callable) -> pathlib.Path:
+    """Where a run that is given no folder stands: one from before that is equal, or by its hash."""
+    telling = {n: x for n, x in here.items() if n not in defaults or x != defaults[n]}
+    text = json.dumps([experiment, telling], sort_keys=True)
+    place = pathlib.Path("runs", experiment, hashlib.sha256(text.encode()).hexdigest()[:10])
+    if not (place / CONFIG).exists():
+        for config in sorted(place.parent.glob(f"{'[0-9a-f]' * 10}/{CONFIG}")):
+            with contextlib.suppress(OSError, ValueError):  # it is damaged, or another's
+                if compared(read_config(config.parent)) == here:
+                    return config.parent
+    return place
+
+
+def _take_up(run: pathlib.Path, begun: dict, compared: Callable, content: Callable):
+    """Raises ValueError where `run` is not what it was `begun` as, but for a larger one of `LENGTHS`."""
     old = read_config(run)
-    before = {n: x for n, x in _flat(old["settings"]).items() if n not in ignore}
-    before, telling = (
-        {"experiment": old["experiment"]} | before,
-        {"experiment": experiment} | telling,
-    )
-    names = [n for n in (before | telling) if before.get(n, "absent") != telling.get(n, "absent")]
-    if names:
-        changes = ", ".join(
-            f"{n} is {before.get(n, 'absent')!r} there and {telling.get(n, 'absent')!r} here"
-            for n in names
-        )
+    there, here = compared(old), compared(begun)
+    changes = differences(there, here)
+    longer = [n for n in changes if n in LENGTHS and there.get(n, 0) < here.get(n, 0)]
+    if changes and set(changes) == {*longer}:
+        for name in longer:
+            if (schedule := here[LENGTHS[name]]) != "constant":
+                raise ValueError(
+                    f"run {run} cannot be lengthened from {name} = {there[name]} to {here[name]}, for its "
+                    f"learning rate falls to zero at its end ({LENGTHS[name]} is {schedule}): begin another "
+                    "run with --run NEW_FOLDER, and with "
+                    f"--{LENGTHS[name]} constant if it is to be lengthened later"
+                )
+    elif changes:
         raise ValueError(
-            f"run {run} was begun with another config ({changes}): "
+            f"run {run} was begun with another config ({in_words(changes)}): "
             "give another folder, or the settings it was begun with"
         )
     now = content()
@@ -136,7 +172,24 @@ def open_run(
         print(
             f"note: {run} was begun with other versions of {', '.join(versions)}", file=sys.stderr
         )
-    return run
+    if longer:
+        print(f"{run} is lengthened: {in_words(changes)}", flush=True)
+        before = {"command": old.get("command"), "settings": {n: there[n] for n in longer}}
+        after = {"settings": begun["settings"], "command": _command()}
+        # first, so that a run which is stopped in between is not taken for finished
+        (run / "report.html").unlink(missing_ok=True)
+        write_json(run / CONFIG, old | after | {"lengthened": [*old.get("lengthened", []), before]})
+
+
+def differences(there: dict, here: dict) -> dict[str, tuple]:
+    """The settings that differ, each with both values."""
+    names = (n for n in there | here if there.get(n, "absent") != here.get(n, "absent"))
+    return {n: (there.get(n, "absent"), here.get(n, "absent")) for n in names}
+
+
+def in_words(changes: dict[str, tuple]) -> str:
+    """`differences` as clauses."""
+    return ", ".join(f"{n} is {old!r} there and {new!r} here" for n, (old, new) in changes.items())
 
 
 def check_folder(setting: str, value: str) -> None:
@@ -175,7 +228,7 @@ def changes_of(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]
 
 
 def read_config(run: pathlib.Path) -> dict:
-    """The config.json of a run: "experiment", "settings", "versions".
+    """The config.json of a run: "experiment", "settings", "versions", and "lengthened" where it was.
 
     Raises ValueError where it is damaged.
     """
@@ -190,6 +243,14 @@ def read_config(run: pathlib.Path) -> dict:
 def opened() -> str:
     """The folders that this process has opened, as words."""
     return ", ".join(map(str, _locks)) or "the disk"
+
+
+def record(run: pathlib.Path, name: str, value: Any) -> None:
+    """Puts `value` into the config.json of a run, under `name`."""
+    if hosts.is_first():
+        config = read_config(run)
+        if config.get(name) != plain(value):
+            write_json(run / CONFIG, config | {name: plain(value)})
 
 
 def finished(run: pathlib.Path, stage: str) -> bool:
@@ -348,11 +409,11 @@ def plain(x) -> Any:
     raise ValueError(f"{x!r} is a {type(x).__name__}: settings and results hold plain values")
 
 
-def _flat(tree, prefix="") -> dict[str, Any]:
+def flat(tree, prefix="") -> dict[str, Any]:
     """Dotted names to values, lists whole."""
     if not isinstance(tree, dict):
         return {prefix.removesuffix("."): tree}
-    return {k: v for name, x in tree.items() for k, v in _flat(x, f"{prefix}{name}.").items()}
+    return {k: v for name, x in tree.items() for k, v in flat(x, f"{prefix}{name}.").items()}
 
 
 def _lock(run):
@@ -393,10 +454,14 @@ def _versions():
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
+def _command() -> list[str]:
+    return [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
 def _surroundings():
     devices = jax.devices()
     return {
-        "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": _command(),
         "versions": _versions(),
         "platform": platform.platform(),
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind}

@@ -113,21 +113,21 @@ def open_lab(folder: pathlib.Path, cfg: LabConfig, sizes: Sequence[str], devices
     for size in dict.fromkeys([cfg.policy, *sizes]):
         lms[size] = network(size, tokenizer.size(words))
         lr = cfg.sft.optimizer.lr * (64 / max(64, SIZES[size].d_model)) ** 0.5
-        trunks[size], _ = stages.train_sft(
-            folder / size,
-            replace(cfg.sft, optimizer=replace(cfg.sft.optimizer, lr=lr)),
-            devices, lms[size], demos[0], demos[1], cfg.seed,
-        )  # fmt: skip
-    stop: Any = (words.eos_token_id,)
+        sft = replace(cfg.sft, optimizer=replace(cfg.sft.optimizer, lr=lr))
+        place = stages.Place(folder / size, devices, cfg.seed)
+        trunks[size], _ = stages.sft(place, sft, lms[size], demos[0], demos[1])
+    eos: Any = words.eos_token_id
     pad: Any = words.pad_token_id
-    say = sampling.SampleConfig(length=LENGTH, stop=stop, pad=pad)
+    say = sampling.SampleConfig(length=LENGTH, stop=(eos,), pad=pad)
     asked = [held_out[row] for row in rows_at(len(held_out), cfg.pool_prompts, cfg.seed, 0)]
     shape = lambda x: np.zeros((len(asked) * cfg.pool_draws, x), np.int32)
+    underived: Any = None
     like = Samples(  # what the pool is restored as
         tokens=shape(PROMPT + LENGTH),
         attention_mask=shape(PROMPT + LENGTH) > 0,
         mask=shape(LENGTH) > 0,
         logprobs=shape(LENGTH).astype(np.float32),
+        ended=underived,
     )
     lab = Lab(
         cfg=cfg, folder=folder, devices=devices, words=words, lms=lms, trunks=trunks,
@@ -137,8 +137,14 @@ def open_lab(folder: pathlib.Path, cfg: LabConfig, sizes: Sequence[str], devices
         asked_encoded=repeat_draws(encode_prompts(words, asked, PROMPT), cfg.pool_draws),
         pool=like, teacher=None,
     )  # fmt: skip
-    answer = lambda: one(respond(lab, one_more(trunks[cfg.policy]), lab.asked_encoded, [cfg.seed]))
-    return lab._replace(pool=kept(folder / "pool", like, answer))
+
+    def answer():
+        said = respond(lab, one_more(trunks[cfg.policy]), lab.asked_encoded, [cfg.seed])
+        return one(said)._replace(ended=underived)
+
+    pool = kept(folder / "pool", like, answer)
+    ended = np.any(pool.mask & (pool.tokens[:, -LENGTH:] == eos), axis=1)
+    return lab._replace(pool=pool._replace(ended=ended))
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import optimizer, train_step
 from rlhf_jax.algorithms import policy_gradient, ppo, preference, rollout, sft
+from rlhf_jax.algorithms.learner import Learner
 from rlhf_jax.algorithms.preference import PreferenceConfig
 from rlhf_jax.batches import PreferenceBatch, Samples
 from rlhf_jax.bounds import Count, NonNegative, Positive, Settings
@@ -79,9 +80,7 @@ def on_policy(
     seeds = labs.filled(devices, [*seeds])
     start, policy_of, learn = _compiled(
         devices.each, method.name, lab.lms[lab.cfg.policy], method.lr, method.iterations,
-        rollout.RolloutConfig(
-            stop=(lab.words.eos_token_id,), missing_eos_penalty=0.0 if rewards is None else 1.0
-        ),
+        rollout.RolloutConfig(missing_eos_penalty=0.0 if rewards is None else 1.0),
     )  # fmt: skip
     reference, strength = devices.share((lab.trunks[lab.cfg.policy], np.float32(method.strength)))
     root = labs.keys(devices, [seed.policy for seed in seeds], stage=3)
@@ -135,37 +134,26 @@ def _folding(each):
 def _compiled(each: Callable, name, policy, lr, iterations, cfg):
     """The states that a reference starts in, the policy's part of parameters, and one update of each seed."""
     tx = optimizer.make(OptimizerConfig(lr=lr), iterations * EPOCHS[name])
-    start, policy_of, learn = _algorithm(name, policy, tx, cfg, EPOCHS[name], GROUP[name])
-    begin = lambda _, reference: train_step.init_state(start(reference), tx)
-    specs = P(DATA), P(), P(), P(DATA), P(DATA), P(DATA)
-    return each(begin, (P(DATA), P())), policy_of, each(learn, specs, 0)
-
-
-def _algorithm(name, policy, tx, cfg, epochs, group):
-    """What params start from, which of them are the policy's, and one update from samples and scores."""
-    if name == "ppo":
-        critic = networks.actor_critic(policy)
-        annotate = rollout.make_annotate(policy.policy_fn, critic.fn, cfg)
-        update = ppo.make_update(critic.fn, tx, ppo.PPOConfig(epochs=epochs))
-
-        def learn_ppo(state, reference, kl_coef, samples, scores, rng):
-            seen = annotate(state.params, reference, samples, scores)
-            return update(state, {}, kl_coef, seen, rng)
-
-        return critic.init, lambda params: params["policy"], learn_ppo
-
-    preset = {"rloo": policy_gradient.RLOO, "grpo": policy_gradient.GRPO}[name]
-    update = policy_gradient.make_update(
-        policy.policy_fn, tx, replace(preset, group=group, epochs=epochs)
-    )
-    logprobs = rollout.make_logprobs(policy.policy_fn, cfg)
+    learner = _learner(name, policy, tx, cfg)
+    begin = lambda _, reference: train_step.init_state(learner.init(reference), tx)
 
     def learn(state, reference, kl_coef, samples, scores, rng):
-        own, ref = logprobs(state.params, reference, samples)
-        seen = rollout.policy_rollout(samples, own, ref, scores, cfg)
-        return update(state, {}, kl_coef, seen, rng)
+        seen = learner.annotate(state.params, reference, samples)
+        return learner.update(state, {}, kl_coef, rollout.with_rewards(seen, scores, cfg), rng)
 
-    return lambda reference: reference, lambda params: params, learn
+    specs = P(DATA), P(), P(), P(DATA), P(DATA), P(DATA)
+    return each(begin, (P(DATA), P())), learner.policy_of, each(learn, specs, 0)
+
+
+def _learner(name, policy, tx, cfg) -> Learner:
+    """The method `name` on a language model."""
+    epochs = EPOCHS[name]
+    if name == "ppo":
+        critic = networks.actor_critic(policy)
+        return ppo.make_learner(policy.policy_fn, critic, tx, ppo.PPOConfig(epochs=epochs), cfg)
+    preset = {"rloo": policy_gradient.RLOO, "grpo": policy_gradient.GRPO}[name]
+    preset = replace(preset, group=GROUP[name], epochs=epochs)
+    return policy_gradient.make_learner(policy.policy_fn, tx, preset, cfg)
 
 
 def gold(lab: Lab, kind: str, rows: np.ndarray, samples: Samples) -> np.ndarray:
@@ -189,21 +177,21 @@ def from_comparisons(
     tx = optimizer.make(OptimizerConfig(lr=method.lr, warmup=min(20, steps // 5)), steps)
     if method.name == "dpo":
         ref = devices.each(preference.make_reference_logprobs(policy.policy_fn), (P(), P(DATA)))
-        sides = [devices.fetch(ref(reference, devices.put_batch(side))) for side in data]
-        data = PreferenceBatch(data, *sides, weight=np.ones(sides[0].shape, np.float32))
+        sides = [devices.fetch(ref(reference, devices.put_batch(side))) for side in data.sides]
+        data = PreferenceBatch(data, *sides)
         cfg = PreferenceConfig(beta=method.strength)
         step = preference.make_train_step(policy.policy_fn, tx, cfg)
     else:
         data = data.chosen
         step = sft.make_train_step(policy.policy_fn, tx)
-    step = devices.each(step, (P(DATA), P(), P(DATA), P(DATA)), 0)
+    step = devices.each(step, (P(DATA), P(), P(DATA)), 0)
     rng = labs.keys(devices, [seed.policy for seed in seeds], stage=3)
     start = devices.each(lambda _, params: train_step.init_state(params, tx), (P(DATA), P()))
     state = start(rng, reference)
     losses = []
     for i in range(steps):
         rows = np.stack([rows_at(pairs, batch_size, seed.policy, i) for seed in seeds])
-        state, metrics = step(state, {}, devices.put_batch(labs.batch_of(data, rows)), rng)
+        state, metrics = step(state, {}, devices.put_batch(labs.batch_of(data, rows)))
         losses.append(metrics["preference/loss" if method.name == "dpo" else "sft/loss"])
     curves = {"loss": np.stack([devices.fetch(loss) for loss in losses], axis=1)[:S]}
     return Trained(_first(S, devices.fetch(state.params)), curves)
@@ -213,7 +201,7 @@ def from_comparisons(
 def _logprobs(each: Callable, policy_fn):
     """(params, tokens [S, N, L], attention_mask) -> log-probabilities [S, N, T], on the devices."""
     last = labs.LENGTH
-    fn = lambda params, tokens, mask: policy_fn(params, tokens, mask, last=last, temperature=1.0)[0]
+    fn = lambda params, tokens, mask: policy_fn(params, tokens, mask, last=last)[0]
     return each(fn, (P(), P(DATA), P(DATA)))
 
 

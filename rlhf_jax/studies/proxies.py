@@ -74,7 +74,8 @@ def draw_pairs(lab: Lab, kind: str, pairs: int, seeds: Sequence[Seed]) -> list[C
         side = lambda rows, x=samples: Sequences(
             x.tokens[rows], x.attention_mask[rows], x.mask[rows]
         )
-        both.append(Comparisons(chosen=side(first + best), rejected=side(first + 1 - best)))
+        weight = np.ones(pairs, np.float32)
+        both.append(Comparisons(side(first + best), side(first + 1 - best), weight))
     return both
 
 
@@ -84,8 +85,8 @@ def load(place: pathlib.Path, pairs: int) -> Comparisons | None:
         return None
     with np.load(place) as file:
         sides = [Sequences(*(file[f"{side}_{x}"] for x in Sequences._fields)) for side in (0, 1)]
-    both = Comparisons(*sides)
-    enough = len(both.chosen.tokens) >= pairs
+    both = Comparisons(*sides, weight=np.ones(len(sides[0].tokens), np.float32))
+    enough = len(both.weight) >= pairs
     return jax.tree.map(lambda x: x[:pairs], both) if enough else None
 
 
@@ -106,7 +107,7 @@ def _learning(each: Callable, lm: networks.LanguageModel, lr: float, steps: int)
     tx = optimizer.make(cfg, steps)
     start = lambda rng, trunk: train_step.init_state(rm.init(rng, trunk), tx)
     step = reward_model.make_train_step(rm.fn, tx)
-    return each(start, (P(DATA), P())), each(step, (P(DATA), P(), P(DATA), P(DATA)), 0)
+    return each(start, (P(DATA), P())), each(step, (P(DATA), P(), P(DATA)), 0)
 
 
 def learn_rewards(lab: Lab, size: str, kind: str, pairs: int, seeds: Sequence[Seed]):
@@ -125,7 +126,7 @@ def learn_rewards(lab: Lab, size: str, kind: str, pairs: int, seeds: Sequence[Se
     state = start(rngs, devices.share(lab.trunks[size]))
     for i in range(steps):
         rows = np.stack([rows_at(pairs, batch_size, seed.reward, i) for seed in seeds])
-        state, _ = step(state, {}, devices.put_batch(labs.batch_of(data, rows)), rngs)
+        state, _ = step(state, {}, devices.put_batch(labs.batch_of(data, rows)))
     params = jax.tree.map(lambda x: x[:S], devices.fetch(state.params))
     scores = labs.score(lab, size, params, labs.one_more(lab.pool, S))
     mean, deviation = scores.mean(axis=1), scores.std(axis=1)

@@ -21,7 +21,7 @@ class Task(NamedTuple):
     """A generated task.
 
     `prompts(share, seed)` splits all rows into those to train on and those held out. `corpus(seed, n, rows)`
-    writes n pairs of prompt and response. `gold(rows, responses)` is the true score of each response, float32.
+    writes n pairs of prompt and response. `gold(rows, responses)` is the true score of each response.
     `metrics` are further functions of rows and responses, reported by name. `facts(corpus)` are known numbers
     about held-out demonstrations, such as the entropy of the law that wrote them. `defaults` are settings by
     dotted name that fit the task, such as "sample.length".

@@ -21,7 +21,7 @@ from rlhf_jax.models.config import ModelConfig
 KEY = jax.random.key(0)
 M, B, V, L = 3, 16, 13, 7
 LM = networks.language_model(ModelConfig(vocab_size=V, context=L, layers=1, d_model=8, heads=2))
-LOSS = RewardLossConfig(margin=0.2, label_smoothing=0.1, centring=0.01)
+LOSS = RewardLossConfig(label_smoothing=0.1, centring=0.01)
 SCORES = jnp.array([[1.0, -2.0, 0.5], [3.0, 4.0, 0.5]])  # two members, three rows
 
 
@@ -32,7 +32,7 @@ def sequences(seed):
 
 
 def pairs(seed):
-    return Comparisons(sequences(seed), sequences(seed + 100))
+    return Comparisons(sequences(seed), sequences(seed + 100), np.ones(B, np.float32))
 
 
 def stacked(batches):
@@ -73,7 +73,7 @@ def test_members_start_as_single_models_do_each_with_its_own_head_or_with_one(tr
         alone = BAG.init(jax.random.fold_in(KEY, m), trunk)
         jax.tree.map(np.testing.assert_array_equal, member(params, m), alone)
     assert len(np.unique(params["head"][:, 0])) == M
-    shared = ensemble.init(BAG.init, KEY, trunk, EnsembleConfig(members=M, shared_head=True))
+    shared = ensemble.init(BAG.init, KEY, trunk, EnsembleConfig(members=M, combine="warm"))
     assert len(np.unique(shared["head"][:, 0])) == 1
     np.testing.assert_array_equal(shared["head"][M - 1], params["head"][0])
 
@@ -89,20 +89,20 @@ def compare_with_single_models(network, params, devices, microbatches=1):
         ensemble.make_train_step(
             network.fn, tx, LOSS, microbatches=microbatches, axis_name=devices.axis_name
         ),
-        (P(), P(), P(DATA), P()),
+        (P(), P(), P(DATA)),
         (P(), P()),
     )
     batches = [[pairs(10 * i + m) for m in range(M)] for i in range(2)]
     state = devices.put(ensemble.init_state(params, tx))
     for batch in batches:
-        state, metrics = step(state, {}, devices.put_batch(stacked(batch)), KEY)
+        state, metrics = step(state, {}, devices.put_batch(stacked(batch)))
 
     single = jax.jit(reward_model.make_train_step(network.fn, tx, LOSS))
     measured = []
     for m in range(M):
         alone = train_step.init_state(member(params, m), tx)
         for batch in batches:
-            alone, seen = single(alone, {}, batch[m], KEY)
+            alone, seen = single(alone, {}, batch[m])
         assert_close(member(jax.device_get(state), m), alone)
         measured.append(seen)
     assert_close(jax.device_get(metrics), jax.tree.map(lambda *x: np.mean(x), *measured))
@@ -138,7 +138,7 @@ def test_a_member_that_diverged_is_skipped_and_the_others_learn(params):
     broken = params | {"head": params["head"].at[1].set(jnp.nan)}
     step = jax.jit(ensemble.make_train_step(BAG.fn, tx, LOSS))
     batch = stacked([pairs(m) for m in range(M)])
-    state, metrics = step(ensemble.init_state(broken, tx), {}, batch, KEY)
+    state, metrics = step(ensemble.init_state(broken, tx), {}, batch)
     moved = np.any(np.asarray(state.params["head"] != params["head"]), axis=1)
     assert np.isnan(state.params["head"][1]).all() and moved[0] and moved[2]
     np.testing.assert_array_equal(
@@ -149,7 +149,7 @@ def test_a_member_that_diverged_is_skipped_and_the_others_learn(params):
 
 
 def test_the_combinations_by_hand():
-    combine = lambda how, k=0.0: ensemble.combine(SCORES, EnsembleConfig(2, False, how, k))
+    combine = lambda how, k=0.0: ensemble.combine(SCORES, EnsembleConfig(2, how, k))
     np.testing.assert_allclose(ensemble.disagreement(SCORES), [1.0, 3.0, 0.0])
     np.testing.assert_allclose(combine("mean"), [2.0, 1.0, 0.5])
     np.testing.assert_allclose(combine("min"), [1.0, -2.0, 0.5])

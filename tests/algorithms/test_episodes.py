@@ -15,7 +15,7 @@ from rlhf_jax.algorithms.episodes import EpisodeConfig
 from rlhf_jax.algorithms.policy_gradient import DAPO, DR_GRPO, GRPO, GSPO, RLOO
 from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.algorithms.rollout import RolloutConfig
-from rlhf_jax.batches import Demonstrations, PolicyRollout, Prompts, Samples
+from rlhf_jax.batches import Demonstrations, Prompts, Rollout, Samples
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.ops.advantages import gae
@@ -111,7 +111,7 @@ def test_episodes_are_what_a_row_plays_alone():
             words, said = speak(text, before.index[i], before.draw[i], key)
             tokens[i, W : W + len(words)], mask[i, : len(words)] = words, True
             logprobs[i, : len(words)] = said
-        return Samples(tokens, None, mask, logprobs)  # pyright: ignore[reportArgumentType]
+        return Samples(tokens, None, mask, logprobs, None)  # pyright: ignore[reportArgumentType]
 
     samples, rewards = episodes.play(
         sample_turn, respond, "params", given, np.zeros(B, int), KEY, CFG
@@ -248,24 +248,25 @@ class Noise(NamedTuple):
 def ppo_gradient(params, samples, rewards, loud: Noise):
     """Of PPO's loss on a rollout."""
     cfg = PPOConfig(entropy_coef=0.01)
-    annotate = rollout.make_annotate(LM.policy_fn, AC.fn, ROLLOUT)
-    seen = annotate(params, params["policy"], samples, rewards)
+    annotate = rollout.make_annotate_with_values(LM.policy_fn, AC.fn, ROLLOUT)
+    seen = rollout.with_rewards(annotate(params, params["policy"], samples), rewards, ROLLOUT)
     seen = seen._replace(
         samples=samples._replace(logprobs=loud.record(samples.logprobs, 0)),
         rewards=loud.record(seen.rewards, 1),
+        logprobs=loud.record(seen.logprobs, 4),
         ref_logprobs=loud.record(seen.ref_logprobs + noise(samples.mask, 9), 2),
         values=loud.record(seen.values, 3),
     )
     batch, _ = ppo.prepare(seen, jnp.float32(0.1), cfg)
     weights = normalise(ppo.weights_of(batch))
     loss = partial(ppo.loss, actor_critic_fn=loud.recompute(AC.fn), cfg=cfg)
-    return jax.grad(loss, has_aux=True)(params, {}, batch, weights, KEY)[0]
+    return jax.grad(loss, has_aux=True)(params, {}, batch, weights)[0]
 
 
 def policy_gradient_of(cfg, params, samples, rewards, loud: Noise):
     """Of the loss of a method without a critic."""
     cfg = replace(cfg, group=2)
-    seen = PolicyRollout(
+    seen = Rollout(
         samples=samples._replace(logprobs=loud.record(samples.logprobs, 0)),
         rewards=loud.record(rewards, 1),
         logprobs=loud.record(samples.logprobs, 2),
@@ -275,7 +276,7 @@ def policy_gradient_of(cfg, params, samples, rewards, loud: Noise):
     weights = normalise(policy_gradient.weights_of(batch, cfg))
     loss = partial(policy_gradient.loss, policy_fn=loud.recompute(LM.policy_fn), cfg=cfg)
     frozen = {"kl_coef": jnp.float32(0.1)}
-    return jax.grad(loss, has_aux=True)(params["policy"], frozen, batch, weights, KEY)[0]
+    return jax.grad(loss, has_aux=True)(params["policy"], frozen, batch, weights)[0]
 
 
 def sft_gradient(params, samples, rewards, loud: Noise):
@@ -283,7 +284,7 @@ def sft_gradient(params, samples, rewards, loud: Noise):
     batch = Demonstrations(samples.tokens, samples.attention_mask, samples.mask)
     weights = normalise(sft.weights_of(batch))
     loss = partial(sft.loss, policy_fn=loud.recompute(LM.policy_fn))
-    return jax.grad(loss, has_aux=True)(params["policy"], {}, batch, weights, KEY)[0]
+    return jax.grad(loss, has_aux=True)(params["policy"], {}, batch, weights)[0]
 
 
 ALGORITHMS = {"sft": sft_gradient, "ppo": ppo_gradient} | {

@@ -112,7 +112,7 @@ def learn(cfg, rewards, *, dtype=jnp.float64, steps=12_000):
 
         def step(carry, _):
             (params, opt_state), target = carry
-            grads, _ = slope(params, {"target": target}, batch, weights, None)
+            grads, _ = slope(params, {"target": target}, batch, weights)
             updates, opt_state = tx.update(grads, opt_state, params)
             params: Any = optax.apply_updates(params, updates)
             return ((params, opt_state), ilql.move_target(target, params["q"], cfg)), None
@@ -254,7 +254,7 @@ def test_the_shipped_step_reaches_the_fixed_point():
 
     @jax.jit
     def run(state, batch):
-        return jax.lax.scan(lambda state, _: step(state, {}, batch, KEY), state, length=steps)
+        return jax.lax.scan(lambda state, _: step(state, {}, batch), state, length=steps)
 
     state, metrics = run(ilql.init_state(tables(jnp.float32), tx), uniform_log())
     q, v = fixed_point(np.full((PREFIXES, VOCABULARY), 0.25), rewards_of(world()[2]), cfg)
@@ -294,7 +294,7 @@ def test_the_loss_by_hand():
         partial(ilql.loss, q_fn=column_q_fn, cfg=cfg), argnums=(0, 1), has_aux=True
     )
     (total, metrics), (slope, through) = loss(
-        params, {"target": target}, batch, jnp.array([[0.5, 0.5, 0.0]]), None
+        params, {"target": target}, batch, jnp.array([[0.5, 0.5, 0.0]])
     )
     # y = .5 + .5 * 2 = 1.5, and 1: q - y = -.5 and 1, 2 and 3
     q = 0.5 * (0.5 * (0.25 + 1) + 0.5 * (4 + 9))
@@ -332,7 +332,7 @@ def test_the_conservative_term_by_hand():
     cfg = ILQLConfig(cql_coef=0.25)
     loss = jax.value_and_grad(partial(ilql.loss, q_fn=q_fn, cfg=cfg), has_aux=True)
     weights = jnp.ones((1, 1))
-    (total, metrics), slope = loss(params, {"target": heads}, batch, weights, None)
+    (total, metrics), slope = loss(params, {"target": heads}, batch, weights)
     np.testing.assert_allclose(metrics["ilql/conservative_loss"], np.log(4) + np.log(3), rtol=1e-6)
     np.testing.assert_allclose(
         total,
@@ -340,7 +340,7 @@ def test_the_conservative_term_by_hand():
         rtol=1e-6,
     )
     without = partial(ilql.loss, q_fn=q_fn, cfg=ILQLConfig(cql_coef=0.0))
-    plain = jax.grad(without, has_aux=True)(params, {"target": heads}, batch, weights, None)[0]
+    plain = jax.grad(without, has_aux=True)(params, {"target": heads}, batch, weights)[0]
     np.testing.assert_allclose(
         (slope["q"]["head"] - plain["q"]["head"])[:, 0],
         0.25 * np.array([[1 / 8, 2 / 8 - 1, 5 / 8], [1 / 3, 1 / 3 - 1, 1 / 3]]),
@@ -369,7 +369,7 @@ def test_what_the_environment_says_between_is_no_step():
         loss = partial(ilql.loss, q_fn=column_q_fn, cfg=ILQLConfig(gamma=0.9, lam=0.5, tau=0.8))
         weights = normalise(ilql.weights_of(batch))
         both = jax.value_and_grad(loss, has_aux=True)
-        return both(params, {"target": target}, batch, weights, None)
+        return both(params, {"target": target}, batch, weights)
 
     want, slope = value_and_slope(params, target, rewards, mask)
     got, slope_with = value_and_slope(
@@ -389,12 +389,12 @@ def test_the_target_moves_by_its_rate_towards_what_was_just_learned():
     state = ilql.init_state(tables(jnp.float32), tx)
     np.testing.assert_array_equal(state.target, state.train.params["q"])
     step = jax.jit(ilql.make_train_step(table_q_fn, tx, cfg))
-    after, _ = step(state, {}, uniform_log(), KEY)
+    after, _ = step(state, {}, uniform_log())
     learned = after.train.params["q"]
     assert np.abs(learned - state.target).max() > 1e-2
     np.testing.assert_allclose(after.target, 0.75 * state.target + 0.25 * learned, atol=1e-6)
     # and it is the target, not Q, that V is drawn to
-    other, _ = step(state._replace(target=state.target + 1.0), {}, uniform_log(), KEY)
+    other, _ = step(state._replace(target=state.target + 1.0), {}, uniform_log())
     np.testing.assert_array_equal(other.train.params["q"], learned)
     assert np.abs(other.train.params["value"] - after.train.params["value"]).max() > 1e-3
 
@@ -619,7 +619,7 @@ def test_the_decoder_reads_the_target_and_the_frozen_behaviour_policy(params):
 def mean_loss(params, batch, cfg=CFG):
     weights = normalise(ilql.weights_of(batch))
     target = {"target": jax.tree.map(lambda x: 0.5 * x, params["q"])}
-    return ilql.loss(params, target, batch, weights, KEY, q_fn=Q.q_fn, cfg=cfg)
+    return ilql.loss(params, target, batch, weights, q_fn=Q.q_fn, cfg=cfg)
 
 
 def test_padding_changes_neither_loss_nor_gradient(params):
@@ -657,7 +657,7 @@ def test_a_transformer_taught_and_decoded_by_the_shipped_stages_says_what_the_fi
     @jax.jit
     def run(batch, responses):
         state = ilql.init_state(q_net.init(KEY, lm.init(KEY)), tx)
-        state, _ = jax.lax.scan(lambda state, _: step(state, {}, batch, KEY), state, length=steps)
+        state, _ = jax.lax.scan(lambda state, _: step(state, {}, batch), state, length=steps)
         params = ilql.guided_params(uniform, state, cfg)
         logprobs, _ = policy.policy_fn(params, *responses[:2], last=LENGTH)
         return jnp.exp(jnp.sum(jnp.where(responses.mask, logprobs, 0.0), axis=1))
@@ -686,10 +686,10 @@ def test_a_step_does_not_depend_on_the_layout(params, names):
             microbatches=1 if devices.count == 1 else 2,
             axis_name=devices.axis_name,
         )
-        step = devices.compile(step, (P(), P(), rows, P()), (P(), P()), donate=(0,))
+        step = devices.compile(step, (P(), P(), rows), (P(), P()), donate=(0,))
         state = devices.put(jax.device_get(ilql.init_state(params["q"], TX)))
         for seed in range(2):
-            state, metrics = step(state, {}, devices.put_batch(logged(seed)), KEY)
+            state, metrics = step(state, {}, devices.put_batch(logged(seed)))
         return jax.device_get((state, metrics))
 
     state, metrics = layouts.compare(run, names, atol=3e-5)
@@ -705,7 +705,7 @@ def test_a_step_does_not_depend_on_the_layout(params, names):
 def test_microbatches_change_nothing(params, microbatches):
     def run(n):
         step = jax.jit(ilql.make_train_step(Q.q_fn, TX, CFG, microbatches=n))
-        return step(ilql.init_state(params["q"], TX), {}, logged(0), KEY)
+        return step(ilql.init_state(params["q"], TX), {}, logged(0))
 
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-5, atol=3e-5), run(microbatches), run(1)
@@ -717,7 +717,7 @@ def test_step_and_decoder_close_over_no_array(params):
     state = ilql.init_state(params["q"], TX)
     sample = sampling.make_sample(GUIDED, sampling.SampleConfig(length=T, stop=(1,)))
     for fn, args in [
-        (step, (state, {}, logged(0), KEY)),
+        (step, (state, {}, logged(0))),
         (sample, (params, prompts(), KEY)),
         (partial(ilql.guided_params, cfg=CFG), (params["policy"], state)),
     ]:

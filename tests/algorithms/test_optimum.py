@@ -23,12 +23,12 @@ TABLE = networks.from_logits(enumerable.apply)
 GATE = 1e-3
 SAMPLE = SampleConfig(length=LENGTH, stop=(EOS,), pad=PAD)
 # four content tokens are a whole response here, so that no EOS costs nothing
-ROLLOUT = RolloutConfig(stop=(EOS,), missing_eos_penalty=0.0)
+ROLLOUT = RolloutConfig(missing_eos_penalty=0.0)
 
 
-def shifted(params, tokens, attention_mask, *, last, temperature):
+def shifted(params, tokens, attention_mask, *, last):
     """A policy_fn that reads the logits one column late: after the token that they should predict."""
-    logits = enumerable.apply(params, tokens, attention_mask)[:, -last:] / temperature
+    logits = enumerable.apply(params, tokens, attention_mask)[:, -last:]
     logprobs = jax.nn.log_softmax(logits)
     taken = jnp.take_along_axis(logprobs, tokens[:, -last:, None], axis=-1)[..., 0]
     return taken, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
@@ -47,6 +47,7 @@ def train(
     *,
     lm=TABLE,
     policy_fn=TABLE.policy_fn,
+    reference_fn=None,
     critic=lambda policy_fn: networks.with_values(policy_fn, enumerable.apply),
     sample_cfg=SAMPLE,
     rollout_cfg=ROLLOUT,
@@ -61,14 +62,17 @@ def train(
     tx = optimizer.make(opt, steps=iterations * cfg.epochs * cfg.minibatches)
     actor_critic_fn = critic(policy_fn)
     sample = sampling.make_sample(lm, sample_cfg)
-    annotate = rollout.make_annotate(policy_fn, actor_critic_fn, rollout_cfg)
+    annotate = rollout.make_annotate_with_values(
+        reference_fn or policy_fn, actor_critic_fn, rollout_cfg
+    )
     update = ppo.make_update(actor_critic_fn, tx, cfg)
 
     def iteration(state, i):
         rng = jax.random.fold_in(key, i)
         samples = sample(state.params["policy"], enumerable.prompts(rows), rng)
         rewards = place(scores[enumerable.response_of(samples)], samples.mask)
-        batch = annotate(state.params, ref_params, samples, rewards)
+        seen = annotate(state.params, ref_params, samples)
+        batch = rollout.with_rewards(seen, rewards, rollout_cfg)
         state, _ = update(state, {}, jnp.float32(BETA), batch, jax.random.fold_in(rng, 1))
         return state, None
 
@@ -94,11 +98,10 @@ def tabular_distances(seeds, **changes):
 
 
 def at(temperature):
-    """The same sampling temperature wherever one is read."""
+    """One temperature for sampling and for learning."""
     return dict(
         sample_cfg=replace(SAMPLE, temperature=temperature),
-        rollout_cfg=replace(ROLLOUT, temperature=temperature),
-        cfg=PPOConfig(temperature=temperature),
+        policy_fn=networks.at_temperature(TABLE.policy_fn, temperature),
     )
 
 
@@ -112,8 +115,8 @@ CONTROLS = {
     "k3 in the reward": dict(cfg=PPOConfig(kl_in_reward="k3")),
     "k1 in the loss": dict(cfg=PPOConfig(kl_in_reward="none", kl_in_loss="k1")),
     # Left out of the loss alone it would hardly show: at pi* the advantages vanish, whatever the ratio
-    "temperature left out": at(0.7) | dict(rollout_cfg=ROLLOUT, cfg=PPOConfig()),
-    "temperature left out of the reference": at(0.7) | dict(rollout_cfg=ROLLOUT),
+    "temperature left out": at(0.7) | dict(policy_fn=TABLE.policy_fn),
+    "temperature left out of the reference": at(0.7) | dict(reference_fn=TABLE.policy_fn),
     "logits off by one": dict(policy_fn=shifted),
     "score on padding": dict(place=on_padding),
 }
@@ -135,7 +138,9 @@ def table_of(cfg: ModelConfig, params):
 
 def every_response(table):
     """All responses as if sampled once each, and their log-probabilities [121] under a table."""
-    seen = Samples(*map(jnp.asarray, enumerable.responses()), logprobs=jnp.zeros(()))
+    seen = Samples(
+        *map(jnp.asarray, enumerable.responses()), logprobs=jnp.zeros(()), ended=jnp.zeros(())
+    )
     logprobs, _ = TABLE.policy_fn(table, seen.tokens, seen.attention_mask, last=LENGTH)
     logprobs = jnp.where(seen.mask, logprobs, 0.0)
     return seen._replace(logprobs=logprobs), jnp.sum(logprobs, axis=1)
@@ -151,8 +156,9 @@ def test_at_the_optimum_the_advantage_of_every_token_is_zero():
     np.testing.assert_allclose(jnp.exp(logprobs), pi_star, rtol=1e-4)
 
     actor_critic_fn = networks.with_values(TABLE.policy_fn, enumerable.apply)
-    annotate = rollout.make_annotate(TABLE.policy_fn, actor_critic_fn, ROLLOUT)
-    batch = annotate(params, world.ref_logits, samples, world.scores)
+    annotate = rollout.make_annotate_with_values(TABLE.policy_fn, actor_critic_fn, ROLLOUT)
+    seen = annotate(params, world.ref_logits, samples)
+    batch = rollout.with_rewards(seen, world.scores, ROLLOUT)
     prepared, _ = ppo.prepare(batch, jnp.float32(BETA), PPOConfig(whiten_advantages=False))
     np.testing.assert_allclose(prepared.advantages, 0.0, atol=2e-5)
     other, _ = ppo.prepare(batch, jnp.float32(0.6), PPOConfig(whiten_advantages=False))
@@ -188,14 +194,15 @@ def test_the_expected_gradient_is_that_of_the_regularised_return_for_k1_in_the_r
 
     cfg = PPOConfig(lam=1.0, whiten_advantages=False, **kinds)
     actor_critic_fn = networks.with_values(TABLE.policy_fn, enumerable.apply)
-    annotate = rollout.make_annotate(TABLE.policy_fn, actor_critic_fn, ROLLOUT)
-    batch = annotate(params, world.ref_logits, samples, world.scores)
+    annotate = rollout.make_annotate_with_values(TABLE.policy_fn, actor_critic_fn, ROLLOUT)
+    seen = annotate(params, world.ref_logits, samples)
+    batch = rollout.with_rewards(seen, world.scores, ROLLOUT)
     batch, _ = ppo.prepare(batch, jnp.float32(BETA), cfg)
 
     def loss(params):
         frozen = {"kl_coef": jnp.float32(BETA)}
         loss_of = partial(ppo.loss, actor_critic_fn=actor_critic_fn, cfg=cfg)
-        return loss_of(params, frozen, batch, weights / length, jax.random.key(0))[0]
+        return loss_of(params, frozen, batch, weights / length)[0]
 
     error = jnp.max(jnp.abs(-jax.grad(loss)(params)["policy"] - want)) / jnp.max(jnp.abs(want))
     assert (error < 1e-5) if exact else (error > 0.05), error

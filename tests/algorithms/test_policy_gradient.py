@@ -25,7 +25,7 @@ from rlhf_jax.algorithms.policy_gradient import (
     PolicyGradientConfig,
 )
 from rlhf_jax.algorithms.rollout import RolloutConfig
-from rlhf_jax.batches import PolicyBatch, PolicyRollout, Samples
+from rlhf_jax.batches import PolicyBatch, Rollout, Samples
 from rlhf_jax.models import networks, transformer
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.ops import reduce
@@ -57,11 +57,12 @@ def ragged_rollout(seed=0):
         attention_mask=np.ones((B, 2 + T), bool),
         mask=mask,
         logprobs=logprobs + 0.5 * noise(rng, B, T),
+        ended=np.arange(B) % 3 > 0,
     )
-    return PolicyRollout(samples, rewards, logprobs, ref_logprobs=noise(rng, B, T) - 2)
+    return Rollout(samples, rewards, logprobs, ref_logprobs=noise(rng, B, T) - 2)
 
 
-def table_fn(params, *inputs, last, temperature):
+def table_fn(params, *inputs, last):
     """A policy whose log-probabilities are its parameters, [B, T]."""
     return params, jnp.zeros_like(params)
 
@@ -72,16 +73,14 @@ def prepared(r, cfg):
 
 def loss_of(params, batch, cfg, frozen=None):
     weights = reduce.normalise(policy_gradient.weights_of(batch, cfg))
-    return policy_gradient.loss(
-        params, frozen or {}, batch, weights, KEY, policy_fn=table_fn, cfg=cfg
-    )
+    return policy_gradient.loss(params, frozen or {}, batch, weights, policy_fn=table_fn, cfg=cfg)
 
 
 def batch_of(advantages, mask=None, importance=1.0):
     """Old log-probabilities -1 everywhere; one advantage a row."""
     mask = np.ones((len(advantages), 2), bool) if mask is None else np.array(mask, bool)
     full = lambda x: jnp.full(mask.shape, x, jnp.float32)
-    samples = Samples(np.zeros_like(mask, np.int32), mask, jnp.array(mask), full(-1.0))
+    samples = Samples(np.zeros_like(mask, np.int32), mask, jnp.array(mask), full(-1.0), mask[:, 0])
     on_tokens = full(0) + jnp.array(advantages, jnp.float32)[:, None]
     return PolicyBatch(samples, full(-1.0), full(-1.3), on_tokens, full(importance))
 
@@ -176,8 +175,7 @@ def slow_prepare(r, cfg):
         weight = {(b, t): np.exp(sum(mismatch[b, u] for u in said[b])) for b, t in every}
     learned = s.mask.copy()
     for b in range(B):
-        ended = any(s.tokens[b, 2 + t] == STOP for t in said[b])
-        if (cfg.mask_flat_groups and flat[b]) or (cfg.mask_truncated and not ended):
+        if (cfg.mask_flat_groups and flat[b]) or (cfg.mask_truncated and not s.ended[b]):
             learned[b] = False
     metrics = {
         "objective/score": np.mean(score),
@@ -210,7 +208,7 @@ def slow_prepare(r, cfg):
         replace(DR_GRPO, group=12),
         replace(DAPO, group=3, overlong=0.6),
         replace(GSPO, group=2, scale="batch_std", kl_in_reward="k1"),
-        replace(RLOO, group=3, mask_flat_groups=True, mask_truncated=True, stop=(STOP,)),
+        replace(RLOO, group=3, mask_flat_groups=True, mask_truncated=True),
         replace(GRPO, group=3, kl_in_reward="k1", kl_in_loss="none", importance_cap=1.3),
         replace(REINFORCE, importance_cap=2.0, importance_level="sequence", baseline="none"),
     ],
@@ -429,7 +427,7 @@ def test_importance_by_hand_weighs_the_policy_term_alone():
 
 def updated(cfg, lr=0.1, r=None, start=0.0):
     """An update of a policy whose log-probabilities are a parameter of each token's id."""
-    fn = lambda params, tokens, mask, *, last, temperature: (
+    fn = lambda params, tokens, mask, *, last: (
         params[tokens[:, -last:]],
         jnp.zeros(tokens[:, -last:].shape),
     )
@@ -514,8 +512,6 @@ def test_what_does_not_fit_the_rollout_is_refused():
         updated(replace(RLOO, group=5))
     with pytest.raises(ValueError, match=r"pg.minibatches = 5 does not divide the 12 rows"):
         updated(replace(RLOO, minibatches=5))
-    with pytest.raises(ValueError, match=r"pg.mask_truncated .* set pg.stop"):
-        updated(replace(RLOO, mask_truncated=True))
 
 
 # --- expected gradients, on the world that can be enumerated
@@ -524,13 +520,15 @@ def test_what_does_not_fit_the_rollout_is_refused():
 TABLE = networks.from_logits(enumerable.apply)
 SAMPLE = SampleConfig(length=LENGTH, stop=(EOS,), pad=PAD)
 # four content tokens are a whole response here, so that no EOS costs nothing
-ROLLOUT = RolloutConfig(stop=(EOS,), missing_eos_penalty=0.0)
+ROLLOUT = RolloutConfig(missing_eos_penalty=0.0)
 ANOTHER_ENGINE = replace(ROLLOUT, recompute_logprobs=True)
 
 
 def every_response(table):
     """All responses as if sampled once each from a table, and their log-probabilities [121]."""
-    seen = Samples(*map(jnp.asarray, enumerable.responses()), logprobs=jnp.zeros(()))
+    seen = Samples(
+        *map(jnp.asarray, enumerable.responses()), logprobs=jnp.zeros(()), ended=jnp.zeros(())
+    )
     logprobs, _ = TABLE.policy_fn(table, seen.tokens, seen.attention_mask, last=LENGTH)
     logprobs = jnp.where(seen.mask, logprobs, 0.0)
     return seen._replace(logprobs=logprobs), jnp.sum(logprobs, axis=1)
@@ -541,15 +539,14 @@ def expected_gradient(table, ref_table, scores, cfg, engine=None):
     cfg = replace(cfg, group=1, baseline="none", scale="none", mask_flat_groups=False)
     samples, logprobs = every_response(table if engine is None else engine)
     probs = jnp.exp(logprobs)
-    logprobs_of = rollout.make_logprobs(TABLE.policy_fn, ANOTHER_ENGINE)
-    seen = logprobs_of(table, ref_table, samples)
-    batch = rollout.policy_rollout(samples, *seen, scores, ROLLOUT)
+    annotate = rollout.make_annotate(TABLE.policy_fn, ANOTHER_ENGINE)
+    batch = rollout.with_rewards(annotate(table, ref_table, samples), scores, ROLLOUT)
     batch, _ = policy_gradient.prepare(batch, jnp.float32(BETA), cfg)
     weights = policy_gradient.weights_of(batch, cfg)
     weights = {"tokens": weights["tokens"] * probs[:, None], "rows": weights["rows"] * probs}
     frozen = {"kl_coef": jnp.float32(BETA)}
     loss = partial(policy_gradient.loss, policy_fn=TABLE.policy_fn, cfg=cfg)
-    grad_fn = jax.grad(lambda p: loss(p, frozen, batch, reduce.normalise(weights), KEY)[0])
+    grad_fn = jax.grad(lambda p: loss(p, frozen, batch, reduce.normalise(weights))[0])
     return -grad_fn(table)
 
 
@@ -636,7 +633,7 @@ def bandit_ascent(cfg, ref_logits, scores, steps=3000):
     actions = jnp.arange(len(scores))[:, None]
     full = jnp.ones(actions.shape, bool)
 
-    def policy_fn(logits, tokens, attention_mask, *, last, temperature):
+    def policy_fn(logits, tokens, attention_mask, *, last):
         return jax.nn.log_softmax(logits)[tokens], jnp.zeros(tokens.shape)
 
     tx = optax.adam(optax.linear_schedule(0.05, 0.0, steps))
@@ -645,13 +642,13 @@ def bandit_ascent(cfg, ref_logits, scores, steps=3000):
     def step(carry, _):
         logits, opt_state = carry
         logprobs = jax.nn.log_softmax(logits)[:, None]
-        samples = Samples(actions, full, full, logprobs)
+        samples = Samples(actions, full, full, logprobs, full[:, 0])
         ref_logprobs = jax.nn.log_softmax(ref_logits)[:, None]
-        batch = PolicyRollout(samples, scores[:, None], logprobs, ref_logprobs)
+        batch = Rollout(samples, scores[:, None], logprobs, ref_logprobs)
         batch, _ = policy_gradient.prepare(batch, jnp.float32(BETA), cfg)
         weights = {"tokens": jnp.exp(logprobs), "rows": jnp.exp(logprobs[:, 0])}
         frozen = {"kl_coef": jnp.float32(BETA)}
-        grads, _ = jax.grad(loss, has_aux=True)(logits, frozen, batch, weights, KEY)
+        grads, _ = jax.grad(loss, has_aux=True)(logits, frozen, batch, weights)
         updates, opt_state = tx.update(grads, opt_state)
         return (optax.apply_updates(logits, updates), opt_state), None
 
@@ -746,6 +743,7 @@ def train(
     order=adjacent,
     engine=lambda params: params,
     sample_cfg=SAMPLE,
+    learns_at=1.0,
     rollout_cfg=ROLLOUT,
     rows=512,
     iterations=1000,
@@ -758,8 +756,8 @@ def train(
     opt = optimizer.OptimizerConfig(lr=lr, schedule="linear", clip=0.0)
     tx = optimizer.make(opt, steps=iterations * cfg.epochs * cfg.minibatches)
     sample = sampling.make_sample(lm, sample_cfg)
-    logprobs_of = rollout.make_logprobs(lm.policy_fn, rollout_cfg)
-    update = policy_gradient.make_update(lm.policy_fn, tx, cfg)
+    policy_fn = networks.at_temperature(lm.policy_fn, learns_at)
+    learner = policy_gradient.make_learner(policy_fn, tx, cfg, rollout_cfg)
     which = order(rows, cfg.group, len(scores))
     prompts = enumerable.prompts(rows)
     if len(scores) > 1:
@@ -768,10 +766,10 @@ def train(
     def iteration(state, i):
         rng = jax.random.fold_in(key, i)
         samples = sample(engine(state.params), prompts, rng)
-        logprobs = logprobs_of(state.params, ref_params, samples)
+        seen = learner.annotate(state.params, ref_params, samples)
         got = scores[which, enumerable.response_of(samples)]
-        batch = rollout.policy_rollout(samples, *logprobs, got, rollout_cfg)
-        state, _ = update(state, {}, jnp.float32(BETA), batch, jax.random.fold_in(rng, 1))
+        batch = rollout.with_rewards(seen, got, rollout_cfg)
+        state, _ = learner.update(state, {}, jnp.float32(BETA), batch, jax.random.fold_in(rng, 1))
         return state, None
 
     state, _ = jax.lax.scan(iteration, train_step.init_state(params, tx), jnp.arange(iterations))
@@ -796,10 +794,7 @@ def distance(cfg, prompts=2, **changes):
 
 
 def at(temperature):
-    return dict(
-        sample_cfg=replace(SAMPLE, temperature=temperature),
-        rollout_cfg=replace(ROLLOUT, temperature=temperature),
-    )
+    return dict(sample_cfg=replace(SAMPLE, temperature=temperature), learns_at=temperature)
 
 
 SEVERAL = dict(epochs=2, minibatches=2)
@@ -810,7 +805,7 @@ SOFTER = dict(engine=lambda params: params / 1.3)
 REACH = {
     "REINFORCE": dict(cfg=REINFORCE, prompts=1),
     "RLOO": dict(cfg=RLOO),
-    "RLOO at temperature 0.7": dict(cfg=replace(RLOO, temperature=0.7), **at(0.7)),
+    "RLOO at temperature 0.7": dict(cfg=RLOO, **at(0.7)),
     "RLOO, four updates a rollout": dict(cfg=replace(RLOO, **SEVERAL)),
     "GRPO": dict(cfg=GROUPED),
     "GRPO, four updates a rollout": dict(cfg=replace(GROUPED, **SEVERAL), lr=0.03),
@@ -824,7 +819,7 @@ REACH_TOO = {
 MISS = {  # by thirty times or more
     "k3 of tokens in the loss": dict(cfg=replace(GRPO, group=16)),
     "draws not adjacent": dict(cfg=GROUPED, order=lambda rows, k, n: jnp.arange(rows) % n),
-    "temperature left out": dict(cfg=RLOO, **at(0.7) | dict(rollout_cfg=ROLLOUT)),
+    "temperature left out": dict(cfg=RLOO, **at(0.7) | dict(learns_at=1.0)),
 }
 MISS_TOO = {
     "draws not adjacent, RLOO": dict(cfg=RLOO, order=MISS["draws not adjacent"]["order"]),

@@ -13,7 +13,7 @@ import pytest
 from rlhf_jax import sampling, train_step
 from rlhf_jax.algorithms import ppo, rollout
 from rlhf_jax.algorithms.ppo import PPOConfig
-from rlhf_jax.batches import PPOBatch, Prompts, Rollout, Samples
+from rlhf_jax.batches import PPOBatch, PPORollout, Prompts, Samples
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 
@@ -36,10 +36,13 @@ def ragged_rollout(seed=0):
         attention_mask=np.ones((B, 2 + T), bool),
         mask=mask,
         logprobs=noise(rng, B, T) - 2,
+        ended=np.ones(B, bool),
     )
-    return Rollout(
+    own = samples.logprobs + 0.3 * noise(np.random.default_rng(seed + 1), B, T)
+    return PPORollout(
         samples,
         rewards=np.where(mask, noise(rng, B, T), 0),
+        logprobs=own,
         ref_logprobs=noise(rng, B, T) - 2,
         values=noise(rng, B, T),
     )
@@ -49,7 +52,7 @@ def prepared(rollout, cfg):
     return jax.jit(partial(ppo.prepare, cfg=cfg))(rollout, KL_COEF)
 
 
-def table_fn(params, *inputs, last, temperature):
+def table_fn(params, *inputs, last):
     """An actor-critic whose log-probabilities and values are its parameters, [B, T] each."""
     return params["logprobs"], jnp.zeros_like(params["logprobs"]), params["values"]
 
@@ -61,7 +64,6 @@ def loss_of(params, batch, cfg, frozen=None):
         frozen or {},
         batch,
         jnp.asarray(weights, jnp.float32),
-        KEY,
         actor_critic_fn=table_fn,
         cfg=cfg,
     )
@@ -74,7 +76,7 @@ def slow_prepare(rollout, cfg):
     """(advantages, returns, metrics) by loops in float64 that visit the said tokens alone."""
     s, mask = rollout.samples, rollout.samples.mask
     said = [tuple(where) for where in np.argwhere(mask)]
-    d = {w: float(s.logprobs[w]) - float(rollout.ref_logprobs[w]) for w in said}
+    d = {w: float(rollout.logprobs[w]) - float(rollout.ref_logprobs[w]) for w in said}
     k3 = {w: np.exp(-d[w]) - 1 + d[w] for w in said}
     kinds = {"k1": d, "k2": {w: x * x / 2 for w, x in d.items()}, "k3": k3}
     kinds["none"] = dict.fromkeys(said, 0.0)
@@ -162,9 +164,11 @@ def batch_at(logprobs, advantages, *, values=None, returns=None, mask=None):
         attention_mask=jnp.ones((1, len(logprobs) + 1), bool),
         mask=mask,
         logprobs=row(logprobs),
+        ended=jnp.ones(1, bool),
     )
     return PPOBatch(
         samples=samples,
+        logprobs=samples.logprobs,
         ref_logprobs=row(zeros),
         values=row(values or zeros),
         advantages=row(advantages),
@@ -184,13 +188,11 @@ def test_at_ratio_one_the_gradient_is_that_of_the_plain_policy_gradient():
 
     @jax.jit
     def both(params, batch, inputs):
-        logprobs, *_ = fn(params, *inputs, last=T, temperature=1.0)
-        batch = batch._replace(samples=batch.samples._replace(logprobs=logprobs))
+        logprobs, *_ = fn(params, *inputs, last=T)
+        batch = batch._replace(logprobs=logprobs)
         cfg = PPOConfig(value_coef=0.0)
-        clipped = lambda p: ppo.loss(p, {}, batch, weights, KEY, actor_critic_fn=fn, cfg=cfg)[0]
-        plain = lambda p: (
-            -jnp.sum(weights * batch.advantages * fn(p, *inputs, last=T, temperature=1.0)[0])
-        )
+        clipped = lambda p: ppo.loss(p, {}, batch, weights, actor_critic_fn=fn, cfg=cfg)[0]
+        plain = lambda p: -jnp.sum(weights * batch.advantages * fn(p, *inputs, last=T)[0])
         return jax.grad(clipped)(params)["policy"], jax.grad(plain)(params)["policy"]
 
     got, want = both(params, batch, inputs)
@@ -263,9 +265,9 @@ def test_log_ratios_of_any_size_leave_batch_loss_gradient_and_metrics_finite():
     slope = jax.value_and_grad(partial(loss_of, cfg=in_loss), has_aux=True)
 
     def everything(moved):
-        far = rollout._replace(ref_logprobs=rollout.samples.logprobs - moved)
+        far = rollout._replace(ref_logprobs=rollout.logprobs - moved)
         batch, seen = ppo.prepare(far, KL_COEF, cfg)
-        params = {"logprobs": rollout.samples.logprobs + moved, "values": rollout.values}
+        params = {"logprobs": rollout.logprobs + moved, "values": rollout.values}
         return batch, seen, slope(params, batch, frozen={"kl_coef": KL_COEF})
 
     moves = np.array([20, -20, 89, -89, 1000, -1000], np.float32)
@@ -309,7 +311,7 @@ def logging_sgd(steps, lr=0.1):
     return optax.GradientTransformation(init, update)
 
 
-def row_table_fn(params, tokens, *inputs, last, temperature):
+def row_table_fn(params, tokens, *inputs, last):
     """As `table_fn`, for any part of the rows: the first token of a row is its number."""
     logprobs, values = (params[name][tokens[:, 0]] for name in ("logprobs", "values"))
     return logprobs, jnp.zeros_like(logprobs), values
@@ -323,9 +325,10 @@ def numbered_rollout():
         attention_mask=np.ones((B, T + 1), bool),
         mask=np.ones((B, T), bool),
         logprobs=np.full((B, T), -1.0, np.float32),
+        ended=np.ones(B, bool),
     )
     zeros = np.zeros((B, T), np.float32)
-    return Rollout(samples, noise(rng, B, T), ref_logprobs=samples.logprobs, values=zeros)
+    return PPORollout(samples, noise(rng, B, T), samples.logprobs, samples.logprobs, zeros)
 
 
 def updated(cfg, key=KEY, rollout=None, start=-1.0, lr=0.1):
@@ -420,7 +423,7 @@ LM = networks.language_model(ModelConfig(vocab_size=V, context=9, layers=1, d_mo
 @pytest.fixture(scope="module")
 def fresh():
     """A sampled batch at temperature 0.7, and the actor-critic it came from."""
-    ac = networks.actor_critic(LM)
+    ac = networks.actor_critic(LM.at(0.7))
     params = jax.jit(lambda key: ac.init(LM.init(key)))(KEY)
     rng = np.random.default_rng(0)
     prompts = Prompts(
@@ -440,14 +443,13 @@ def first_minibatch(fresh):
     """`first_minibatch(recompute_logprobs) -> (rollout, metrics)` of one step on the fresh samples."""
     ac, params, samples = fresh
     tx = optax.sgd(0.1)
-    update = jax.jit(ppo.make_update(ac.fn, tx, PPOConfig(epochs=1, temperature=0.7)))
+    update = jax.jit(ppo.make_update(ac.fn, tx, PPOConfig(epochs=1)))
 
     def run(recompute_logprobs):
-        cfg = rollout.RolloutConfig(
-            temperature=0.7, stop=(1,), recompute_logprobs=recompute_logprobs
-        )
-        annotate = jax.jit(rollout.make_annotate(LM.policy_fn, ac.fn, cfg))
-        batch = annotate(params, params["policy"], samples, np.arange(B, dtype=np.float32))
+        cfg = rollout.RolloutConfig(recompute_logprobs=recompute_logprobs)
+        annotate = jax.jit(rollout.make_annotate_with_values(LM.at(0.7).policy_fn, ac.fn, cfg))
+        seen = annotate(params, params["policy"], samples)
+        batch = rollout.with_rewards(seen, np.arange(B, dtype=np.float32), cfg)
         _, metrics = update(train_step.init_state(params, tx), {}, KL_COEF, batch, KEY)
         return batch, {name: float(value) for name, value in metrics.items()}
 
@@ -460,7 +462,7 @@ def test_a_fresh_policy_is_its_own_rollout_policy(fresh, first_minibatch):
     assert metrics["ppo/approx_kl"] < 1e-8  # half the square of 1e-4
     assert metrics["ppo/policy_clipfrac"] == metrics["ppo/value_clipfrac"] == 0.0
     assert metrics["objective/kl"] == pytest.approx(0.0, abs=1e-4)  # the reference is the policy
-    np.testing.assert_array_equal(batch.samples.logprobs, fresh[2].logprobs)
+    np.testing.assert_array_equal(batch.logprobs, fresh[2].logprobs)
 
 
 def test_recomputed_logprobs_are_the_learners(fresh, first_minibatch):
@@ -470,7 +472,9 @@ def test_recomputed_logprobs_are_the_learners(fresh, first_minibatch):
     assert metrics["ppo/ratio"] == pytest.approx(1.0, abs=1e-6)
     assert metrics["ppo/policy_clipfrac"] == metrics["ppo/value_clipfrac"] == 0.0
     assert metrics["objective/kl"] == 0.0
-    np.testing.assert_allclose(batch.samples.logprobs, fresh[2].logprobs, atol=1e-4)
+    np.testing.assert_allclose(batch.logprobs, fresh[2].logprobs, atol=1e-4)
+    assert np.any(batch.logprobs != fresh[2].logprobs)
+    np.testing.assert_array_equal(batch.samples.logprobs, fresh[2].logprobs)
 
 
 def test_a_forgotten_temperature_would_show(fresh):

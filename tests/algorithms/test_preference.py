@@ -14,13 +14,12 @@ from jax.sharding import PartitionSpec as P
 from scipy.special import expit
 
 from rlhf_jax import train_step
-from rlhf_jax.algorithms import preference
+from rlhf_jax.algorithms import kto, preference
 from rlhf_jax.algorithms.preference import PreferenceConfig
 from rlhf_jax.batches import Comparisons, LabelledBatch, PreferenceBatch, Samples, Sequences
 from rlhf_jax.models import networks
 from rlhf_jax.ops.reduce import DATA, normalise
 
-KEY = jax.random.key(0)
 KINDS = ["dpo", "ipo", "simpo", "orpo", "kto"]
 
 
@@ -116,7 +115,7 @@ def test_losses_and_slopes_at_extreme_log_ratios(kind):
     if kind == "kto":
         x, sign = np.repeat(x, 2), np.tile([1, -1], len(x))
         scale = dict(beta=1.0, desirable_weight=1.0, undesirable_weight=1.0)
-        got = slopes_of(preference.kto_loss, np.float32(x), zero, sign > 0, zero, **scale)
+        got = slopes_of(kto.kto_loss, np.float32(x), zero, sign > 0, zero, **scale)
         want = expit(-sign * x), -sign * expit(x) * expit(-x)
     for found, exact in zip(got, want, strict=True):
         np.testing.assert_allclose(found, exact, rtol=3e-6, atol=1e-8)
@@ -171,11 +170,11 @@ def test_orpo_stays_finite_at_certainty_and_on_empty_responses():
             assert np.all(np.isfinite(jax.tree.leaves(got)))
 
 
-def kto(r, desirable, z, **settings):
+def kto_of(r, desirable, z, **settings):
     """KTO's loss, margin and slope of a response whose log-probability rose by `r`."""
     weights = dict(desirable_weight=2.0, undesirable_weight=3.0) | settings
     value, margin, (slope,) = value_and_slopes(
-        preference.kto_loss, r - 5.0, -5.0, desirable, z, wrt=(0,), beta=0.5, **weights
+        kto.kto_loss, r - 5.0, -5.0, desirable, z, wrt=(0,), beta=0.5, **weights
     )
     return np.array([value, margin, slope])
 
@@ -184,20 +183,20 @@ def test_kto_by_hand():
     # 0.5 (1.5 - 0.3) = 0.6 above the reference point
     s = sigmoid(0.6)
     np.testing.assert_allclose(
-        kto(1.5, True, 0.3), [2 * (1 - s), 0.6, -2 * 0.5 * s * (1 - s)], rtol=1e-5
+        kto_of(1.5, True, 0.3), [2 * (1 - s), 0.6, -2 * 0.5 * s * (1 - s)], rtol=1e-5
     )
     np.testing.assert_allclose(
-        kto(1.5, False, 0.3), [3 * s, -0.6, 3 * 0.5 * s * (1 - s)], rtol=1e-5
+        kto_of(1.5, False, 0.3), [3 * s, -0.6, 3 * 0.5 * s * (1 - s)], rtol=1e-5
     )
 
 
 @pytest.mark.parametrize("desirable", [True, False])
 def test_kto_saturates_on_both_sides_of_its_reference_point(desirable):
-    slope = lambda r, z=2.0: abs(kto(r, desirable, z)[2])
+    slope = lambda r, z=2.0: abs(kto_of(r, desirable, z)[2])
     np.testing.assert_allclose(slope(2.0), (2 if desirable else 3) * 0.5 / 4, rtol=1e-6)
     assert slope(2.0) > slope(6.0) > 50 * slope(30.0)
     assert slope(2.0) > slope(-2.0) > 50 * slope(-26.0)
-    np.testing.assert_allclose(kto(1.0, desirable, 2.0), kto(4.0, desirable, 5.0), rtol=1e-5)
+    np.testing.assert_allclose(kto_of(1.0, desirable, 2.0), kto_of(4.0, desirable, 5.0), rtol=1e-5)
 
 
 def test_kto_takes_the_side_of_the_majority_by_weight():
@@ -210,7 +209,9 @@ def test_kto_takes_the_side_of_the_majority_by_weight():
             (0.7, (1.0, 3.0)),
         ]:
             kinds = dict(zip(("desirable_weight", "undesirable_weight"), weights, strict=True))
-            slope = q * kto(r, True, 1.0, **kinds)[2] + (1 - q) * kto(r, False, 1.0, **kinds)[2]
+            slope = (
+                q * kto_of(r, True, 1.0, **kinds)[2] + (1 - q) * kto_of(r, False, 1.0, **kinds)[2]
+            )
             assert (slope < 0) == (q * weights[0] > (1 - q) * weights[1])
 
 
@@ -257,9 +258,9 @@ def test_an_unknown_kind_is_refused():
 BETA = enumerable.BETA
 
 
-def table_policy(table, tokens, attention_mask, *, last, temperature):
+def table_policy(table, tokens, attention_mask, *, last):
     """The tabular policy_fn in the precision of its table: the library's would make float32 of it."""
-    logits = enumerable.apply(table, tokens, attention_mask)[:, -last - 1 : -1] / temperature
+    logits = enumerable.apply(table, tokens, attention_mask)[:, -last - 1 : -1]
     logprobs = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, -last:, None], axis=-1)
     return logprobs[..., 0], jnp.zeros(tokens[:, -last:].shape)
 
@@ -300,11 +301,13 @@ def star(world):
 def pairs_of(world, first, second, often):
     ref = jnp.log(distribution(world.ref_logits))
     weight = jnp.asarray(often * wins(world)[first, second])
-    return PreferenceBatch(Comparisons(rows(first), rows(second)), ref[first], ref[second], weight)
+    return PreferenceBatch(Comparisons(rows(first), rows(second), weight), ref[first], ref[second])
 
 
 def loss_of(table, batch, cfg, policy_fn=table_policy):
-    return preference.loss(table, {}, batch, batch.weight, KEY, policy_fn=policy_fn, cfg=cfg)[0]
+    return preference.loss(
+        table, {}, batch, preference.weights_of(batch), policy_fn=policy_fn, cfg=cfg
+    )[0]
 
 
 def fit(world, batch, cfg, policy_fn=table_policy, iterations=160):
@@ -378,7 +381,8 @@ def with_mean_reference(batch):
 
 
 def swapped(batch):
-    return batch._replace(comparisons=Comparisons(*batch.comparisons[::-1]))
+    pairs = batch.comparisons
+    return batch._replace(comparisons=Comparisons(*pairs.sides[::-1], pairs.weight))
 
 
 CONTROLS = {
@@ -441,13 +445,13 @@ def test_the_expected_gradient_of_kto_is_that_of_its_labels():
             ref_mismatched=jnp.asarray(ref[twice]),
             weight=jnp.asarray(weight),
         )
-        weights = preference.labelled_weights_of(batch)
+        weights = kto.weights_of(batch)
         cfg = PreferenceConfig(kind="kto", beta=BETA, undesirable_weight=1.5)
 
         def loss(table):
             frozen = {"z_ref": jnp.asarray(z)}
-            measure = partial(preference.labelled_loss, policy_fn=table_policy, cfg=cfg)
-            return measure(table, frozen, batch, weights, KEY)
+            measure = partial(kto.loss, policy_fn=table_policy, cfg=cfg)
+            return measure(table, frozen, batch, weights)
 
         got, metrics = jax.jit(jax.grad(loss, has_aux=True))(table)
         m = BETA * (np.log(distribution(table)) - ref - z)
@@ -476,7 +480,7 @@ def bag_of_words(params, tokens, attention_mask):
 
 POLICY_FN = networks.from_logits(bag_of_words).policy_fn
 REFERENCE = jax.jit(preference.make_reference_logprobs(POLICY_FN))
-REFERENCE_POINT = jax.jit(partial(preference.reference_point, policy_fn=POLICY_FN))
+REFERENCE_POINT = jax.jit(partial(kto.reference_point, policy_fn=POLICY_FN))
 LR = dict.fromkeys(KINDS, 0.02) | {"ipo": 1e-3}  # its loss is the steepest
 CFG = {kind: PreferenceConfig(kind=kind, beta=0.5) for kind in KINDS}
 
@@ -506,22 +510,36 @@ def batches(models):
     ref = lambda side: np.asarray(REFERENCE(models[0], side))
     chosen, rejected = sequences(1), sequences(2)
     weight = np.arange(B, dtype=np.float32) / B
-    others = jax.device_get(preference.mismatch(chosen))
-    pairs = PreferenceBatch(Comparisons(chosen, rejected), ref(chosen), ref(rejected), weight)
+    others = jax.device_get(kto.mismatch(chosen))
+    pairs = PreferenceBatch(Comparisons(chosen, rejected, weight), ref(chosen), ref(rejected))
     desirable = np.arange(B) % 3 > 0
     labelled = LabelledBatch(chosen, desirable, ref(chosen), others, ref(others), weight)
     return {kind: labelled if kind == "kto" else pairs for kind in KINDS}
 
 
+def weight_of(batch):
+    return batch.weight if isinstance(batch, LabelledBatch) else batch.comparisons.weight
+
+
+def reweighed(batch, weight):
+    if isinstance(batch, LabelledBatch):
+        return batch._replace(weight=weight)
+    return batch._replace(comparisons=batch.comparisons._replace(weight=weight))
+
+
+def make_train_step(kind, *args, **kinds):
+    return (kto if kind == "kto" else preference).make_train_step(*args, **kinds)
+
+
 @cache
 def step_of(kind, microbatches):
     tx = optax.sgd(LR[kind])
-    return jax.jit(preference.make_train_step(POLICY_FN, tx, CFG[kind], microbatches=microbatches))
+    return jax.jit(make_train_step(kind, POLICY_FN, tx, CFG[kind], microbatches=microbatches))
 
 
 def take_step(params, batch, kind, microbatches=1):
     return step_of(kind, microbatches)(
-        train_step.init_state(params, optax.sgd(LR[kind])), {}, batch, KEY
+        train_step.init_state(params, optax.sgd(LR[kind])), {}, batch
     )
 
 
@@ -548,11 +566,11 @@ def test_a_response_is_the_sum_of_its_own_tokens_and_none_of_its_prompts(models)
 def test_log_probabilities_of_the_reference_kept_from_once_are_those_of_the_loop(models):
     """Over the whole data set in one batch, then rows of it; at the start the loss is log 2."""
     ref = models[0]
-    data = Comparisons(sequences(3, rows=48), sequences(4, rows=48))
-    kept = [np.asarray(REFERENCE(ref, side)) for side in data]
+    data = Comparisons(sequences(3, rows=48), sequences(4, rows=48), np.ones(48, np.float32))
+    kept = [np.asarray(REFERENCE(ref, side)) for side in data.sides]
     some = np.random.default_rng(0).permutation(48)[:B]
-    batch = jax.tree.map(lambda x: x[some], PreferenceBatch(data, *kept, weight=np.ones(48)))
-    in_the_loop = [REFERENCE(ref, side) for side in batch.comparisons]
+    batch = jax.tree.map(lambda x: x[some], PreferenceBatch(data, *kept))
+    in_the_loop = [REFERENCE(ref, side) for side in batch.comparisons.sides]
     np.testing.assert_allclose(batch[1:3], in_the_loop, rtol=1e-5)
     _, metrics = take_step(ref, batch, "dpo")
     np.testing.assert_allclose(metrics["preference/loss"], np.log(2), rtol=1e-6)
@@ -606,12 +624,12 @@ def test_a_row_counts_by_its_weight(models, batches, kind):
     """What has none may be anything; two rows of half the weight are one."""
     params, batch = models[1], batches[kind]
     want = take_step(params, batch, kind)
-    assert batch.weight[0] == 0
+    assert weight_of(batch)[0] == 0
     copied = jax.tree.map(lambda x: np.concatenate([x[-1:], x[1:]]), batch)
-    half = batch.weight.copy()
+    half = weight_of(batch).copy()
     half[0] = half[-1] = half[-1] / 2
-    assert_close(take_step(params, copied._replace(weight=half), kind), want)
-    assert_close(take_step(params, copied._replace(weight=batch.weight), kind), want)
+    assert_close(take_step(params, reweighed(copied, half), kind), want)
+    assert_close(take_step(params, reweighed(copied, weight_of(batch)), kind), want)
     whole, _ = take_step(params, copied, kind)
     assert moved(whole.params, want[0].params) > 1e-4
 
@@ -631,8 +649,8 @@ def test_the_reference_free_kinds_do_not_read_the_reference(models, batches, kin
 @pytest.mark.parametrize("kind", ["dpo", "ipo", "simpo", "orpo"])
 def test_the_metrics_of_pairs_are_weighted_means(models, batches, kind):
     ref, params = models
-    batch, mean = batches[kind], partial(np.average, weights=batches[kind].weight)
-    sides = batch.comparisons
+    batch, mean = batches[kind], partial(np.average, weights=weight_of(batches[kind]))
+    sides = batch.comparisons.sides
     logprobs = np.array([REFERENCE(params, side) for side in sides])
     ratios = logprobs - [REFERENCE(ref, side) for side in sides]
     by_token = logprobs / [side.mask.sum(axis=1) for side in sides]
@@ -659,7 +677,7 @@ def test_the_metrics_of_pairs_are_weighted_means(models, batches, kind):
 def test_mismatched_rows_are_each_prompt_with_a_later_response():
     batch = sequences(1)
     for shift in (1, 3):
-        got = preference.mismatch(batch, shift)
+        got = kto.mismatch(batch, shift)
         for i in range(B):
             j = (i + shift) % B
             for x, y in ((got.tokens, batch.tokens), (got.attention_mask, batch.attention_mask)):
@@ -690,9 +708,9 @@ def test_a_kto_step_takes_its_reference_point_from_the_parameters_of_the_moment_
 
     @jax.jit
     def slope(params, z_ref, batch):
-        weights = normalise(preference.labelled_weights_of(batch))
-        measure = partial(preference.labelled_loss, policy_fn=POLICY_FN, cfg=CFG["kto"])
-        return jax.grad(lambda p: measure(p, {"z_ref": z_ref}, batch, weights, KEY)[0])(params)
+        weights = normalise(kto.weights_of(batch))
+        measure = partial(kto.loss, policy_fn=POLICY_FN, cfg=CFG["kto"])
+        return jax.grad(lambda p: measure(p, {"z_ref": z_ref}, batch, weights)[0])(params)
 
     state, metrics = take_step(params, batch, "kto")
     np.testing.assert_allclose(metrics["preference/z_ref"], z_ref, rtol=1e-5)
@@ -735,17 +753,18 @@ def test_a_step_does_not_depend_on_the_layout(models, batches, kind, names):
         batch = batch._replace(ref_mismatched=ref_mismatched)
 
     def run(devices):
-        step = preference.make_train_step(
+        step = make_train_step(
+            kind,
             POLICY_FN,
             tx,
             CFG[kind],
             microbatches=1 if devices.count == 1 else 2,
             axis_name=devices.axis_name,
         )
-        step = devices.compile(step, (P(), P(), P(DATA), P()), (P(), P()), donate=(0,))
+        step = devices.compile(step, (P(), P(), P(DATA)), (P(), P()), donate=(0,))
         state = devices.put(jax.device_get(train_step.init_state(params, tx)))
         for _ in range(2):
-            state, metrics = step(state, {}, devices.put_batch(batch), KEY)
+            state, metrics = step(state, {}, devices.put_batch(batch))
         return jax.device_get((state, metrics))
 
     want = layouts.compare(run, names, atol=3e-5)
@@ -757,7 +776,8 @@ def test_a_step_does_not_depend_on_the_layout(models, batches, kind, names):
 
 
 def samples(seed):
-    return Samples(*sequences(seed), logprobs=np.zeros((B, T), np.float32))
+    zeros = np.zeros((B, T), np.float32)
+    return Samples(*sequences(seed), logprobs=zeros, ended=zeros[:, 0] > 0)
 
 
 @pytest.mark.parametrize("k", [2, 4])
@@ -765,11 +785,12 @@ def test_the_best_of_each_group_meets_the_worst(k):
     seen, rng = samples(5), np.random.default_rng(5)
     scores = rng.integers(0, 3, B).astype(np.float32)
     scores[:k] = 1.0  # the first group ties
-    pairs, weight = jax.jit(preference.pick_pairs, static_argnums=2)(seen, scores, k)
+    pairs = jax.jit(preference.pick_pairs, static_argnums=2)(seen, scores, k)
+    weight = pairs.weight
     for i in range(B // k):
         group = list(range(k * i, k * i + k))
         best, worst = max(group, key=lambda n: scores[n]), min(group, key=lambda n: scores[n])
-        for side, n in zip(pairs, (best, worst), strict=True):
+        for side, n in zip(pairs.sides, (best, worst), strict=True):
             jax.tree.map(
                 lambda got, want, i=i, n=n: np.testing.assert_array_equal(got[i], want[n]),
                 side,
@@ -787,7 +808,7 @@ def test_groups_that_do_not_fill_the_batch_are_refused(k):
 
 def test_a_batch_of_ties_teaches_nothing(models):
     ref, params = models
-    pairs, weight = preference.pick_pairs(samples(6), np.ones(B, np.float32), 2)
-    batch = PreferenceBatch(pairs, *(REFERENCE(ref, side) for side in pairs), weight)
+    pairs = preference.pick_pairs(samples(6), np.ones(B, np.float32), 2)
+    batch = PreferenceBatch(pairs, *(REFERENCE(ref, side) for side in pairs.sides))
     state, metrics = take_step(params, batch, "dpo")
     assert metrics["train/skipped"] == 1 and moved(state.params, params) == 0

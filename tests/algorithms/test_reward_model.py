@@ -27,6 +27,11 @@ def strength_of(params, tokens, attention_mask):
     return params[tokens[:, 0]]
 
 
+def pairs_of(chosen, rejected):
+    """Comparisons that weigh the same."""
+    return Comparisons(chosen, rejected, np.ones(len(chosen.tokens), np.float32))
+
+
 def test_training_recovers_known_strengths_up_to_a_constant():
     # item i wins against j in a share worth_i / (worth_i + worth_j) of their 840 meetings
     worth = np.array([1, 2, 3, 5, 8])
@@ -38,13 +43,13 @@ def test_training_recovers_known_strengths_up_to_a_constant():
         for _ in range(worth[i] * 840 // (worth[i] + worth[j]))
     ]
     chosen, rejected = np.array(rows).T
-    batch = Comparisons(chosen=side(chosen[:, None]), rejected=side(rejected[:, None]))
+    batch = pairs_of(side(chosen[:, None]), side(rejected[:, None]))
     tx = optax.adam(optax.cosine_decay_schedule(0.1, 600))
     step = reward_model.make_train_step(strength_of, tx)
 
     @jax.jit
     def train(state):
-        return jax.lax.scan(lambda s, _: (step(s, {}, batch, KEY)[0], None), state, None, 600)[0]
+        return jax.lax.scan(lambda s, _: (step(s, {}, batch)[0], None), state, None, 600)[0]
 
     got = train(train_step.init_state(jnp.zeros(5), tx)).params
     np.testing.assert_allclose(got - got.mean(), np.log(worth) - np.log(worth).mean(), atol=5e-3)
@@ -70,11 +75,11 @@ def ragged(seed, rows=6, columns=9):
 
 def test_swapping_chosen_and_rejected_negates_the_margin_and_mirrors_the_accuracy(model):
     reward_fn, params = model
-    batch = Comparisons(chosen=ragged(0), rejected=ragged(1))
+    batch = pairs_of(ragged(0), ragged(1))
     weights = jnp.full(6, 1 / 6)
-    measure = partial(reward_model.loss, params, {}, weights=weights, rng=KEY, reward_fn=reward_fn)
+    measure = partial(reward_model.loss, params, {}, weights=weights, reward_fn=reward_fn)
     _, there = measure(batch)
-    _, back = measure(Comparisons(chosen=batch.rejected, rejected=batch.chosen))
+    _, back = measure(pairs_of(batch.rejected, batch.chosen))
     assert there["reward/margin"] == -back["reward/margin"] != 0
     np.testing.assert_allclose(there["reward/accuracy"] + back["reward/accuracy"], 1.0, rtol=1e-6)
     np.testing.assert_allclose(  # -log s(x) + log s(-x) = -x
@@ -89,9 +94,9 @@ def test_the_loss_is_the_mean_of_bradley_terrys_and_padding_changes_nothing(mode
     want = np.mean(np.log1p(np.exp(scores[1] - scores[0])))
 
     def loss(a, b):
-        batch = Comparisons(chosen=a, rejected=b)
+        batch = pairs_of(a, b)
         weights = jnp.full(6, 1 / 6)
-        return reward_model.loss(params, {}, batch, weights, KEY, reward_fn=reward_fn)[0]
+        return reward_model.loss(params, {}, batch, weights, reward_fn=reward_fn)[0]
 
     np.testing.assert_allclose(loss(a, b), want, rtol=1e-5)
     wider = lambda x: side(
@@ -113,7 +118,7 @@ def test_centring_sets_the_mean_of_demonstrations_to_zero_and_training_leaves_th
     step = jax.jit(reward_model.make_train_step(reward_fn, tx))
     state = train_step.init_state(centred, tx)
     for _ in range(3):
-        state, _ = step(state, {}, Comparisons(chosen=ragged(0), rejected=ragged(1)), KEY)
+        state, _ = step(state, {}, pairs_of(ragged(0), ragged(1)))
     assert state.params["bias"] == centred["bias"] != 0
     assert not np.array_equal(state.params["head"], centred["head"])
 
@@ -122,10 +127,9 @@ def item(n):
     return side(np.full((1, 1), n))
 
 
-PAIR = Comparisons(chosen=item(0), rejected=item(1))
-MIXED = Comparisons(  # item 0 wins four meetings of five
-    chosen=side(np.array([[0], [0], [0], [0], [1]])),
-    rejected=side(np.array([[1], [1], [1], [1], [0]])),
+PAIR = pairs_of(item(0), item(1))
+MIXED = pairs_of(  # item 0 wins four meetings of five
+    side(np.array([[0], [0], [0], [0], [1]])), side(np.array([[1], [1], [1], [1], [0]]))
 )
 
 
@@ -133,45 +137,33 @@ MIXED = Comparisons(  # item 0 wins four meetings of five
     ("cfg", "want"),
     [
         (RewardLossConfig(), 0.0485873516),  # log(1 + e^-3)
-        (RewardLossConfig(margin=2.0), 0.3132616875),  # log(1 + e^-1)
         (
             RewardLossConfig(label_smoothing=0.1),
             0.3485873516,
         ),  # and a tenth of log(1 + e^3), 3 more
-        (
-            RewardLossConfig(margin=2.0, label_smoothing=0.1),
-            0.3132616875 * 0.9 + 0.1 * 5.0067153485,
-        ),
         (RewardLossConfig(centring=0.01), 0.0485873516 + 0.01 * 49),
     ],
 )
 def test_the_loss_by_hand(cfg, want):
     """Scores 5 and 2."""
     total, metrics = reward_model.loss(
-        jnp.array([5.0, 2.0]), {}, PAIR, jnp.ones(1), KEY, reward_fn=strength_of, cfg=cfg
+        jnp.array([5.0, 2.0]), {}, PAIR, jnp.ones(1), reward_fn=strength_of, cfg=cfg
     )
     np.testing.assert_allclose(total, want, rtol=1e-5)
     assert metrics["reward/loss"] == total
     assert (metrics["reward/margin"], metrics["reward/accuracy"]) == (3.0, 1.0)
 
 
-def trained(cfg):
-    """Two strengths that begin at 5 and 3, after training on MIXED."""
+def trained(cfg, batch=MIXED):
+    """Two strengths that begin at 5 and 3, after training on `batch`."""
     tx = optax.sgd(optax.cosine_decay_schedule(2.0, 2000))
     step = reward_model.make_train_step(strength_of, tx, cfg)
 
     @jax.jit
     def train(state):
-        return jax.lax.scan(lambda s, _: (step(s, {}, MIXED, KEY)[0], None), state, None, 2000)[0]
+        return jax.lax.scan(lambda s, _: (step(s, {}, batch)[0], None), state, None, 2000)[0]
 
     return train(train_step.init_state(jnp.array([5.0, 3.0]), tx)).params
-
-
-def with_margin(p, margin):
-    """Where p f(d) + (1 - p) f(-d) is least, f(d) = -log sigmoid(d - margin): a quadratic in e^d."""
-    a = np.exp(-margin)
-    root = np.sqrt((2 * p - 1) ** 2 + 4 * p * (1 - p) * a**2)
-    return np.log((2 * p - 1 + root) / (2 * (1 - p) * a))
 
 
 @pytest.mark.parametrize(
@@ -179,8 +171,6 @@ def with_margin(p, margin):
     [
         (RewardLossConfig(), np.log(4), 8.0),
         (RewardLossConfig(label_smoothing=0.1), 1.0459686, 8.0),  # logit(0.9 0.8 + 0.1 0.2)
-        (RewardLossConfig(margin=1.0), with_margin(0.8, 1.0), 8.0),
-        (RewardLossConfig(margin=1.0, label_smoothing=0.1), with_margin(0.74, 1.0), 8.0),
         (RewardLossConfig(centring=0.01), np.log(4), 0.0),
     ],
 )
@@ -191,12 +181,20 @@ def test_training_ends_at_the_optimum_of_each_setting(cfg, difference, total):
     np.testing.assert_allclose(first + second, total, atol=2e-3)
 
 
+def test_a_pair_counts_by_its_weight():
+    """Two pairs of weights 4 and 1 are the five of MIXED, and one that weighs nothing may be anything."""
+    sides = np.array([[0], [1], [1]]), np.array([[1], [0], [0]])
+    uneven = Comparisons(*map(side, sides), weight=np.array([4.0, 1.0, 0.0], np.float32))
+    np.testing.assert_allclose(
+        trained(RewardLossConfig(), uneven), trained(RewardLossConfig()), atol=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("margin", -1.0),
-        ("margin", float("nan")),
         ("centring", -0.01),
+        ("centring", float("nan")),
         ("label_smoothing", 0.5),
         ("label_smoothing", -0.1),
     ],

@@ -6,8 +6,8 @@ from rlhf_jax.algorithms import rollout
 from rlhf_jax.algorithms.rollout import RolloutConfig
 from rlhf_jax.batches import Samples
 
-EOS, T = 1, 4
-# ends with EOS; never ends; EOS stands on padding alone; a hole where the environment spoke, EOS in it
+T = 4
+# ended; did not; did not, early; did not, with a hole where the environment spoke
 TOKENS = np.array([[5, 3, 1, 0], [5, 3, 4, 6], [5, 3, 1, 1], [5, 1, 3, 4]])
 MASK = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 1, 1]], bool)
 
@@ -19,25 +19,24 @@ def samples():
         attention_mask=jnp.array(np.concatenate([prompt > 0, MASK], axis=1)),
         mask=jnp.array(MASK),
         logprobs=jnp.where(MASK, -1.0, 0.0),
+        ended=jnp.array([True, False, False, False]),
     )
 
 
-def policy_fn(params, tokens, attention_mask, *, last, temperature):
-    logprobs = jnp.full((len(tokens), last), params / temperature)
+def policy_fn(params, tokens, attention_mask, *, last):
+    logprobs = jnp.full((len(tokens), last), params)
     return logprobs, -logprobs
 
 
-def actor_critic_fn(params, tokens, attention_mask, *, last, temperature):
-    logprobs, entropy = policy_fn(
-        params, tokens, attention_mask, last=last, temperature=temperature
-    )
+def actor_critic_fn(params, tokens, attention_mask, *, last):
+    logprobs, entropy = policy_fn(params, tokens, attention_mask, last=last)
     return logprobs, entropy, logprobs + 10.0
 
 
 def annotate(scores, **settings):
-    cfg = RolloutConfig(stop=(EOS,), **settings)
-    run = rollout.make_annotate(policy_fn, actor_critic_fn, cfg)
-    return run(jnp.float32(-3.0), jnp.float32(-2.0), samples(), scores)
+    cfg = RolloutConfig(**settings)
+    run = rollout.make_annotate_with_values(policy_fn, actor_critic_fn, cfg)
+    return rollout.with_rewards(run(jnp.float32(-3.0), jnp.float32(-2.0), samples()), scores, cfg)
 
 
 def test_scores_fall_whole_on_the_last_token_said_less_the_penalty_where_nothing_ended():
@@ -53,18 +52,19 @@ def test_rewards_of_several_tokens_are_kept_where_the_policy_spoke():
     np.testing.assert_array_equal(got.rewards, np.where(MASK, rewards, 0))
 
 
-def test_reference_and_values_are_read_at_the_sampling_temperature_and_masked():
-    got = annotate(jnp.zeros(4), temperature=0.5)
-    np.testing.assert_allclose(got.ref_logprobs, np.where(MASK, -4.0, 0))
-    np.testing.assert_allclose(got.values, np.where(MASK, 4.0, 0))
+def test_reference_and_values_are_read_and_masked():
+    got = annotate(jnp.zeros(4))
+    np.testing.assert_allclose(got.ref_logprobs, np.where(MASK, -2.0, 0))
+    np.testing.assert_allclose(got.values, np.where(MASK, 7.0, 0))
     np.testing.assert_array_equal(
         got.samples.logprobs, samples().logprobs
     )  # the sampler's are kept
 
 
-def test_recomputed_log_probabilities_replace_the_samplers():
+def test_recomputed_log_probabilities_stand_beside_the_samplers():
     got = annotate(jnp.zeros(4), recompute_logprobs=True)
-    np.testing.assert_allclose(got.samples.logprobs, np.where(MASK, -3.0, 0))
+    np.testing.assert_allclose(got.logprobs, np.where(MASK, -3.0, 0))
+    np.testing.assert_array_equal(got.samples.logprobs, samples().logprobs)
 
 
 def test_integer_scores_are_refused():
@@ -75,21 +75,20 @@ def test_integer_scores_are_refused():
 
 
 def policy_rollout(scores, **settings):
-    cfg = RolloutConfig(stop=(EOS,), **settings)
-    logprobs_of = rollout.make_logprobs(policy_fn, cfg)
-    seen = logprobs_of(jnp.float32(-3.0), jnp.float32(-2.0), samples())
-    return rollout.policy_rollout(samples(), *seen, scores, cfg)
+    cfg = RolloutConfig(**settings)
+    run = rollout.make_annotate(policy_fn, cfg)
+    return rollout.with_rewards(run(jnp.float32(-3.0), jnp.float32(-2.0), samples()), scores, cfg)
 
 
 def test_without_a_critic_the_samplers_log_probabilities_are_the_learners():
-    got = policy_rollout(jnp.zeros(4), temperature=0.5)
+    got = policy_rollout(jnp.zeros(4))
     np.testing.assert_array_equal(got.logprobs, samples().logprobs)
-    np.testing.assert_allclose(got.ref_logprobs, np.where(MASK, -4.0, 0))
+    np.testing.assert_allclose(got.ref_logprobs, np.where(MASK, -2.0, 0))
 
 
 def test_recomputed_they_stand_beside_those_of_the_engine_that_sampled():
-    got = policy_rollout(jnp.zeros(4), temperature=0.5, recompute_logprobs=True)
-    np.testing.assert_allclose(got.logprobs, np.where(MASK, -6.0, 0))
+    got = policy_rollout(jnp.zeros(4), recompute_logprobs=True)
+    np.testing.assert_allclose(got.logprobs, np.where(MASK, -3.0, 0))
     np.testing.assert_array_equal(got.samples.logprobs, samples().logprobs)
 
 

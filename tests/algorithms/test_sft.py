@@ -36,7 +36,7 @@ def test_the_loss_is_the_mean_over_response_tokens_alone():
     batch, table = demonstrations(), RNG.normal(size=(V, V))
     step = sft.make_train_step(LM.policy_fn, optax.sgd(0.1))
     state = train_step.init_state(jnp.array(table, jnp.float32), optax.sgd(0.1))
-    _, metrics = step(state, {}, batch, jax.random.key(0))
+    _, metrics = step(state, {}, batch)
     np.testing.assert_allclose(metrics["sft/loss"], np.mean(nats(table, batch)), rtol=1e-5)
 
 
@@ -60,5 +60,5 @@ def test_a_table_of_bigrams_learns_the_frequencies():
     step = jax.jit(sft.make_train_step(LM.policy_fn, tx))
     state = train_step.init_state(jnp.zeros((3, 3)), tx)
     for _ in range(300):
-        state, _ = step(state, {}, batch, jax.random.key(0))
+        state, _ = step(state, {}, batch)
     np.testing.assert_allclose(jax.nn.softmax(state.params[0]), [0, 0.75, 0.25], atol=2e-2)

@@ -117,7 +117,9 @@ def test_a_template_without_a_token_at_the_end_leaves_eos_and_both_sides_of_a_pa
     words.save_pretrained(tmp_path)
     path = rows(tmp_path, {"prompt": ASK, "chosen": END("a"), "rejected": END("b")})
     pairs, _ = comparisons.read_comparisons(path, chat=dialogues.template(str(tmp_path)))
-    for side, text in zip(comparisons.encode_comparisons(words, pairs, 30, 20), "ab", strict=True):
+    for side, text in zip(
+        comparisons.encode_comparisons(words, pairs, 30, 20).sides, "ab", strict=True
+    ):
         ids = side.tokens[0][side.attention_mask[0]]
         assert (
             words.decode(ids) == f"user: hello\n\nassistant: {text}<eos>"
@@ -134,7 +136,7 @@ def test_comparisons_of_dialogues_end_as_the_template_ends_an_answer(closing, tm
         rows(tmp_path, *shapes), chat=dialogues.template(closing)
     )
     (end,) = dialogues.ends(words)
-    for side in comparisons.encode_comparisons(words, pairs, 40, 20):
+    for side in comparisons.encode_comparisons(words, pairs, 40, 20).sides:
         last = side.tokens[np.arange(2), 39 + side.mask.sum(1)]
         np.testing.assert_array_equal(last, end)
         assert np.all(side.attention_mask[:, 39])

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import epochs, optimizer, sampling, train_step
 from rlhf_jax.algorithms import policy_gradient, ppo, reward_model, rollout, sft
-from rlhf_jax.batches import Comparisons, PolicyRollout, Prompts, Rollout, Samples, Sequences
+from rlhf_jax.batches import Comparisons, PPORollout, Prompts, Rollout, Samples, Sequences
 from rlhf_jax.devices import parallel
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
@@ -57,8 +57,10 @@ def prompts():
 def rollout_of(seed):
     s, rng = sequences(seed), np.random.default_rng(seed)
     noise = lambda: np.where(s.mask, rng.normal(size=(B, T)), 0).astype(np.float32)
-    samples = Samples(s.tokens, s.attention_mask, s.mask, logprobs=0.3 * noise() - 3 * s.mask)
-    return Rollout(samples, noise(), ref_logprobs=0.3 * noise() - 3 * s.mask, values=noise())
+    logprobs = 0.3 * noise() - 3 * s.mask
+    samples = Samples(s.tokens, s.attention_mask, s.mask, logprobs, ended=np.arange(B) % 5 > 0)
+    rewards, ref_logprobs = noise(), 0.3 * noise() - 3 * s.mask
+    return PPORollout(samples, rewards, samples.logprobs, ref_logprobs, values=noise())
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,8 @@ def start(devices, params):
 @layouts.some
 def test_a_reward_step_does_not_depend_on_the_layout(params, names):
     """And on microbatches no more: several devices take two, one device takes one."""
-    batch = Comparisons(chosen=sequences(1), rejected=sequences(2))
+    weight = np.linspace(0, 2, B, dtype=np.float32)
+    batch = Comparisons(sequences(1), sequences(2), weight)
 
     def run(devices):
         step = reward_model.make_train_step(
@@ -89,10 +92,10 @@ def test_a_reward_step_does_not_depend_on_the_layout(params, names):
             microbatches=1 if devices.count == 1 else 2,
             axis_name=devices.axis_name,
         )
-        step = devices.compile(step, (P(), P(), ROWS, P()), (P(), P()), donate=(0,))
+        step = devices.compile(step, (P(), P(), ROWS), (P(), P()), donate=(0,))
         state = start(devices, params["reward"])
         for _ in range(2):
-            state, metrics = step(state, {}, devices.put_batch(batch), KEY)
+            state, metrics = step(state, {}, devices.put_batch(batch))
         return jax.device_get((state, metrics))
 
     (state, _) = layouts.compare(run, names, atol=3e-5)
@@ -114,7 +117,7 @@ def test_an_sft_step_does_not_depend_on_the_layout(params, names, rank):
         )
         step = devices.compile(
             lora.over_base(make, LM.policy_fn, adapters),
-            (P(), P(), ROWS, P()),
+            (P(), P(), ROWS),
             (P(), P()),
             donate=(0,),
         )
@@ -125,7 +128,7 @@ def test_an_sft_step_does_not_depend_on_the_layout(params, names, rank):
         )
         state, frozen, rows = start(devices, trained), {"base": devices.put(base)}, batch
         for _ in range(3):
-            state, metrics = step(state, frozen, devices.put_batch(rows), KEY)
+            state, metrics = step(state, frozen, devices.put_batch(rows))
         whole = lora.join(frozen["base"], state.params, adapters)
         nats = loss_of(whole, *devices.put_batch((batch, real)))
         return jax.device_get((state, metrics, nats))
@@ -168,13 +171,12 @@ def test_a_policy_gradient_update_does_not_depend_on_the_layout(params, names):
         importance_cap=1.5,
         mask_flat_groups=True,
         mask_truncated=True,
-        stop=STOP,
         overlong=0.5,
     )
     full = rollout_of(3)
     own = full.samples.logprobs + 0.3 * np.where(full.samples.mask, full.values, 0)
     rewards = np.where(np.arange(B)[:, None] < 8, full.rewards, 0)
-    batch = PolicyRollout(full.samples, rewards, own, full.ref_logprobs)
+    batch = Rollout(full.samples, rewards, own, full.ref_logprobs)
 
     def run(devices):
         update = devices.compile(
@@ -207,6 +209,7 @@ def test_rows_that_make_room_for_others_do_not_depend_on_the_layout(params, name
 @layouts.some
 def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params, names):
     """Sampled, scored in Python, annotated, updated, and sampled again from what was learned."""
+    cfg = rollout.RolloutConfig()
 
     def run(devices):
         sample = devices.compile(
@@ -215,10 +218,9 @@ def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params, nam
             ROWS,
         )
         annotate = devices.compile(
-            rollout.make_annotate(LM.policy_fn, AC.fn, rollout.RolloutConfig(stop=STOP)),
-            (P(), P(), ROWS, ROWS),
-            ROWS,
+            rollout.make_annotate_with_values(LM.policy_fn, AC.fn, cfg), (P(), P(), ROWS), ROWS
         )
+        with_rewards = devices.compile(partial(rollout.with_rewards, cfg=cfg), (ROWS, ROWS), ROWS)
         state, reference = start(devices, params["ac"]), devices.put(params["policy"])
         rows = devices.put_batch(prompts())
         samples = sample(state.params["policy"], rows, KEY)
@@ -227,7 +229,8 @@ def test_a_ppo_iteration_with_sampling_does_not_depend_on_the_layout(params, nam
             [np.sum(row[m] % 3) for row, m in zip(seen.tokens[:, -T:], seen.mask, strict=True)]
         )
         scores = scores.astype(np.float32)
-        batch = annotate(state.params, reference, samples, devices.put_batch(scores))
+        seen_by = annotate(state.params, reference, samples)
+        batch = with_rewards(seen_by, devices.put_batch(scores))
         state, metrics = ppo_update(devices)(state, {}, KL_COEF, batch, KEY)
         later = devices.fetch(sample(state.params["policy"], rows, jax.random.fold_in(KEY, 1)))
         exact = [seen.tokens, seen.mask, scores, later.tokens, later.mask]

@@ -3,7 +3,6 @@
 import errno
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -54,15 +53,12 @@ def main(cfg):
 @pytest.fixture
 def begin(tmp_path):
     """`begin(what, script, **environment)`: exit code, output and errors of the launcher of a toy."""
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "toy.py").write_text(TOY)
-    (tmp_path / "experiments" / "__init__.py").touch()
-    shutil.copy(ROOT / "launch.py", tmp_path)
+    (tmp_path / "toy.py").write_text(TOY)
 
     def begin(what, script="{}", **environment):
         environment = os.environ | {"PYTHONPATH": str(ROOT), "WHAT": what} | environment
         done = subprocess.run(
-            ["sh", "-c", script.format(f"{sys.executable} launch.py toy")],
+            ["sh", "-c", script.format(f"{sys.executable} {ROOT / 'launch.py'} ./toy.py")],
             cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50,
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr
@@ -139,7 +135,7 @@ def test_errors_have_a_remedy(monkeypatch, error, said):
 def test_a_platform_that_is_not_there_is_named():
     program = """
 import jax
-from rlhf_jax import process
+from rlhf_jax.devices import process
 try:
     jax.devices()
 except Exception as error:
@@ -174,7 +170,7 @@ def test_the_children_of_a_stopped_process_go_with_it(tmp_path):
     program = """
 import multiprocessing, os, signal, sys, time
 sys.path.insert(0, ROOT)
-from rlhf_jax import process
+from rlhf_jax.devices import process
 if __name__ == "__main__":
     process.exit_on_sigterm()
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import optimizer, train_step
 from rlhf_jax.algorithms import ppo
-from rlhf_jax.batches import Rollout, Samples
+from rlhf_jax.batches import PPORollout, Samples
 from rlhf_jax.devices import parallel, sharding
 from rlhf_jax.models import lora, networks, transformer
 from rlhf_jax.models.config import ModelConfig
@@ -98,8 +98,9 @@ def update_on(*sizes):
     devices, ac = parallel.on_mesh(*sizes), networks.actor_critic(model())
     params = jax.device_get(jax.jit(lambda key: ac.init(model().init(key)))(jax.random.key(0)))
     full = np.ones((B, PROMPT + T), bool)
-    samples = Samples(full.astype(np.int32), full, full[:, PROMPT:], np.zeros((B, T), np.float32))
-    rollout = Rollout(samples, *[np.ones((B, T), np.float32)] * 3)
+    zeros = np.zeros((B, T), np.float32)
+    samples = Samples(full.astype(np.int32), full, full[:, PROMPT:], zeros, full[:, 0])
+    rollout = PPORollout(samples, *[np.ones((B, T), np.float32)] * 4)
     update = devices.compile(
         ppo.make_update(ac.fn, TX, ppo.PPOConfig(epochs=1, minibatches=2)),
         (P(), P(), P(), P(DATA), P()),

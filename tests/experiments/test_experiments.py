@@ -457,12 +457,10 @@ def test_what_is_not_installed_is_refused_before_the_run_has_a_folder(
         (["--rl.kl-target", "6", "--rl.kl-horizon", "1"], "rl.kl_horizon = 1.0 .* must be above 1.6"),
         (["--rl.kl-target", "6", "--rl.kl-coef", "0"], "rl.kl_target = 6.0 multiplies rl.kl_coef = 0"),
         (["--rl.refill", "1"], "rl.refill = 1 compares the draws of a prompt"),
-        (["--rollout.stop", "7"], r"rollout.stop = \(7,\) .* set sample.stop"),
         (["--sample.pad", "9"], "sample.pad = 9 has no effect because the tokenizer decides it"),
         (["--model", "GPT2", "--model.d-model", "8"], "model.d_model = 8 has no effect because"),
         (["--model", "GPT2", "--sample.stop", "999"], "sample.stop = .*: the tokenizer's last token is"),
         (["--reference", "GPT2", "--sft.steps", "9"], "sft.steps = 9 has no effect because a reference"),
-        (["--ppo.temperature", "0.5"], "ppo.temperature = 0.5 .* set sample.temperature"),
         (["--devices", "moon"], 'devices = "moon"'),
     ],
 )  # fmt: skip

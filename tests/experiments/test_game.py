@@ -114,7 +114,6 @@ def test_draws_of_a_group_share_their_secret_and_nothing_else_does(whole):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["--ppo.temperature", "0.5"], "ppo.temperature = 0.5: games are sampled at 1"),
         (["--ppo.minibatches", "3"], "ppo.minibatches = 3 does not divide batch_size = 16"),
         (["--algorithm", "rloo", "--pg.group", "5"], "pg.group = 5 does not divide batch_size = 16"),
         (["--batch-size", "12", "--devices", "mesh"], "batch_size = 12 does not divide over 8"),

@@ -1,6 +1,5 @@
 """Experiments that compare methods, tiny, on one SFT policy and one reward model: what each leaves."""
 
-import dataclasses
 import json
 import re
 from types import SimpleNamespace
@@ -14,9 +13,7 @@ import launch
 from experiments.methods import dpo
 from rlhf_jax.algorithms import best_of_n
 from rlhf_jax.batches import Comparisons, PreferenceBatch, Sequences
-from rlhf_jax.pipeline import ground as grounds
-from rlhf_jax.pipeline import start_from
-from rlhf_jax.runs import checkpoint, metrics, run
+from rlhf_jax.runs import checkpoint, metrics
 
 parts = str.split  # of a command line
 SHARED = parts(
@@ -108,22 +105,6 @@ def test_a_method_starts_from_the_stages_of_another_and_leaves_its_own(finished,
         assert "Python reward" not in results and "after_python_reward" not in rewarded[0]
 
 
-def test_a_setting_that_a_run_is_older_than_stood_at_its_default(tmp_path):
-    cfg = grounds.Config()
-    settings = json.loads(json.dumps(run.plain(cfg)))
-    del settings["model"]["window"], settings["model"]["rope_scaling"]
-    begun = {"experiment": "rloo", "settings": settings, "versions": {}}
-    (tmp_path / "config.json").write_text(json.dumps(begun))
-    with pytest.raises(ValueError, match="has finished none of the shared stages"):
-        start_from.check(tmp_path, cfg, grounds.Config())
-    (tmp_path / "stages" / "sft").mkdir(parents=True)
-    (tmp_path / "stages" / "sft" / "done.json").write_text("{}")
-    start_from.check(tmp_path, cfg, grounds.Config())
-    other = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, window=8))
-    with pytest.raises(ValueError, match="other settings of model"):
-        start_from.check(tmp_path, other, grounds.Config())
-
-
 def test_dpo_does_not_lose_the_pairs_that_it_was_taught(finished):
     _, rows = read(finished("dpo"))
     losses = [row["preference/loss"] for row in rows if row["stage"] == "dpo"]
@@ -150,7 +131,7 @@ def pairs(rng, prompts, T=3):
         attended = np.concatenate([np.ones((n, 1), bool), mask], axis=1)
         sides.append(Sequences(tokens, attended, mask))
     refs = rng.normal(size=(2, n)).astype(np.float32)
-    return PreferenceBatch(Comparisons(*sides), *refs, weight=np.ones(n, np.float32))
+    return PreferenceBatch(Comparisons(*sides, weight=np.ones(n, np.float32)), *refs)
 
 
 def test_mismatched_responses_are_to_another_prompt_and_labels_stay_with_their_response():
@@ -184,7 +165,7 @@ def test_margins_are_of_the_reward_that_the_kind_believes_in(kind):
         if kind == "dpo":
             want = (sums[100][n] - made.ref_chosen[n]) - (sums[200][n] - made.ref_rejected[n])
         else:
-            lengths = [side.mask[n].sum() for side in made.comparisons]
+            lengths = [side.mask[n].sum() for side in made.comparisons.sides]
             want = sums[100][n] / lengths[0] - sums[200][n] / lengths[1]
         assert found[n] == pytest.approx(want, rel=1e-6)
 
@@ -244,11 +225,35 @@ def test_a_killed_run_ends_with_the_same_bits(finished, base, tmp_path):
     assert (folder / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
 
 
+def test_a_lengthened_run_ends_with_the_bits_of_one_of_that_length(base, tmp_path, capsys):
+    constant = "--rl.optimizer.schedule constant --rl.optimizer.warmup 1 --rl.batch-size 16 "
+    settings = [*SHARED, *parts(constant + "--rl.save-every 2"), "--start-from", str(base)]
+    go = lambda name, n, *more: launch.main(
+        ["rloo", *settings, "--rl.iterations", str(n), "--run", str(tmp_path / name), *more]
+    )
+    assert [go("whole", 5), go("run", 3)] == [0, 0]
+    short = read(tmp_path / "run")[0]
+    assert go("run", 5) == 0
+    assert "rl.iterations is 3 there and 5 here" in capsys.readouterr().out
+    got, want = (runs.arrays(tmp_path / name, "rloo") for name in ("run", "whole"))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert len(want) > 20
+    assert runs.untimed(tmp_path / "run") == runs.untimed(tmp_path / "whole")
+    results = [read(tmp_path / name)[0]["kl"] for name in ("run", "whole")]
+    assert results[0] == results[1] != short["kl"]
+    assert (tmp_path / "run" / "report.html").exists()
+    # another seed of RL alone has the shared stages of this run, and an end of its own
+    assert go("other", 3, "--rl.seed", "1", "--sample.slots", "8", "--model.remat") == 0
+    other = read(tmp_path / "other")[0]
+    assert other["kl"] != short["kl"]
+    assert other["reward accuracy"] == short["reward accuracy"]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ("dpo --seed 7", "start_from = .* trained with other settings of seed: give the same"),
-        ("dpo --reward.loss.margin 1", "start_from = .* trained with other settings of reward:"),
+        ("dpo --seed 7", r"start_from = .* trained with other settings \(seed is 0 there and 7 here\)"),
+        ("dpo --reward.loss.centring 1", r"start_from = .* \(reward.loss.centring is .* and 1.0 here\)"),
         ("raft --start-from nowhere", 'start_from = "nowhere" holds no config.json'),
         ("online_dpo --online.draws 3", "online.draws = 3 .* divide rl.batch_size = 16"),
         ("online_dpo --devices mesh --rl.batch-size 8",

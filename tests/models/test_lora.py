@@ -10,7 +10,7 @@ import pytest
 from rlhf_jax import optimizer, train_step
 from rlhf_jax.algorithms import ppo, sft
 from rlhf_jax.algorithms.ppo import PPOConfig
-from rlhf_jax.batches import Rollout, Samples, Sequences
+from rlhf_jax.batches import PPORollout, Samples, Sequences
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.lora import LoraConfig
@@ -95,10 +95,14 @@ def test_what_is_added_is_alpha_over_rank_times_a_b_and_merging_it_changes_nothi
 
 def rollout():
     samples = Samples(
-        TOKENS, REAL, REAL[:, P:], np.where(REAL[:, P:], -2.0, 0.0).astype(np.float32)
+        TOKENS,
+        REAL,
+        REAL[:, P:],
+        np.where(REAL[:, P:], -2.0, 0.0).astype(np.float32),
+        np.ones(B, bool),
     )
     noise = lambda: RNG.normal(size=(B, T)).astype(np.float32) * REAL[:, P:]
-    return Rollout(samples, noise(), samples.logprobs - 0.1, noise())
+    return PPORollout(samples, noise(), samples.logprobs, samples.logprobs - 0.1, noise())
 
 
 def test_ppo_moves_adapters_and_heads_alone_by_the_gradient_that_the_whole_tree_has(params):
@@ -138,7 +142,7 @@ def test_without_a_rank_all_is_trained_and_the_step_is_the_plain_one(params):
     assert base == {} and trained is params
     assert all(jax.tree.leaves(jax.tree.map(lambda x, y: x is y, joined, params)))
     make = lambda fn: sft.make_train_step(fn, TX)
-    args = train_step.init_state(params, TX), {"base": base}, BATCH, jax.random.key(0)
+    args = train_step.init_state(params, TX), {"base": base}, BATCH
     got = jax.make_jaxpr(lora.over_base(make, LM.policy_fn, LoraConfig()))(*args)
     assert str(got) == str(jax.make_jaxpr(make(LM.policy_fn))(*args))
 
@@ -155,7 +159,7 @@ def test_the_compiled_step_holds_no_gradient_and_no_moment_of_the_base():
         )
         step = lora.over_base(lambda fn: sft.make_train_step(fn, TX), lm.policy_fn, cfg)
         state = jax.eval_shape(lambda p: train_step.init_state(p, TX), trained)
-        args = state, {"base": base}, BATCH, jax.random.key(0)
+        args = state, {"base": base}, BATCH
         found = jax.jit(step, donate_argnums=0).lower(*args).compile().memory_analysis()
         return found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
 

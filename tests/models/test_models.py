@@ -397,12 +397,14 @@ def test_policy_and_values_are_read_where_the_last_tokens_are_predicted():
     logits = logits_of(TINY, params, tokens, mask) / 0.7
     want = jnp.take_along_axis(jax.nn.log_softmax(logits[:, 4:8]), tokens[:, 5:, None], 2)[..., 0]
     for value in ("separate", "shared"):
-        ac = networks.actor_critic(lm, value=value)
+        ac = networks.actor_critic(lm.at(0.7), value=value)
         both = ac.init(params)
         both["value"]["head"] += 1.0
         both["value"]["bias"] += 0.5
-        logprobs, _, values = ac.fn(both, tokens, mask, last=4, temperature=0.7)
+        logprobs, _, values = ac.fn(both, tokens, mask, last=4)
         np.testing.assert_allclose(logprobs, want, atol=1e-5)
+        bound = networks.at_temperature(networks.actor_critic(lm, value=value).fn, 0.7)
+        np.testing.assert_array_equal(bound(both, tokens, mask, last=4)[0], logprobs)
         hidden = lm.hidden_fn(params, tokens, mask)[:, 4:8]
         np.testing.assert_allclose(values, hidden.sum(-1) + 0.5, rtol=1e-4, atol=1e-4)
 

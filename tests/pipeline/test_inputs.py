@@ -9,7 +9,7 @@ import pytest
 
 import launch
 from experiments.methods import reward
-from rlhf_jax.pipeline import ground, inputs, start_from, verdict, worlds
+from rlhf_jax.pipeline import ground, inputs, reuse, verdict, worlds
 from rlhf_jax.runs import run
 
 NO_INPUT = {"run", "start_from", "devices", "rl.best", "to", "stage", "base"}
@@ -114,10 +114,10 @@ def test_stages_are_not_taken_from_a_run_of_other_content(tmp_path):
     cfg = ground.Config(data=worlds.DataConfig(corpus=path))
     run.open_run("toy", cfg, str(tmp_path / "run"), content=lambda: inputs.content(cfg))
     run.write_json(tmp_path / "run" / "stages" / "sft" / "done.json", {"iterations": 1})
-    start_from.check(tmp_path / "run", cfg, ground.Config())
+    reuse.check(tmp_path / "run", cfg, ground.Config())
     rows(tmp_path / "a.jsonl", {"text": "b"})
     with pytest.raises(ValueError, match=r"other content: .*a.jsonl of data.corpus has changed"):
-        start_from.check(tmp_path / "run", cfg, ground.Config())
+        reuse.check(tmp_path / "run", cfg, ground.Config())
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,29 @@
 """What the loop of on-policy methods asks of a method, on every layout: to annotate, and to update."""
 
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import jax
 import layouts
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
+from rlhf_jax.pipeline.ground import Ground
 
 from experiments.applications import sentiment
 from experiments.methods import online_dpo, raft
-from rlhf_jax.algorithms import policy_gradient
+from rlhf_jax.algorithms import policy_gradient, rollout
 from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.algorithms.rollout import RolloutConfig
 from rlhf_jax.batches import Samples
+from rlhf_jax.devices import parallel
+from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import rl, stages
+from rlhf_jax.sampling import SampleConfig
 
 B, WIDTH, T, V, K = 16, 4, 6, 20, 2  # rows, prompt columns, response columns, vocabulary, draws
 LM = networks.language_model(
@@ -26,16 +33,15 @@ LOOP = rl.RLConfig(iterations=2, batch_size=B, optimizer=OptimizerConfig(lr=1e-2
 PPO = PPOConfig(epochs=2, minibatches=2)
 GROUPS = policy_gradient.PolicyGradientConfig(epochs=2, minibatches=2, group=K)
 METHODS = {
-    "ppo": (lambda ground: rl.with_ppo(ground, networks.actor_critic(LM)), sentiment.Config(ppo=PPO)),
+    "ppo": (rl.with_ppo, sentiment.Config(ppo=PPO, rl=LOOP)),
     "ppo, shared trunk": (
-        lambda ground: rl.with_ppo(ground, networks.actor_critic(LM, value="shared")),
-        sentiment.Config(ppo=PPO),
+        rl.with_ppo, sentiment.Config(ppo=PPO, rl=replace(LOOP, value="shared"))
     ),
     "policy gradient": (
-        lambda ground: rl.with_policy_gradient(ground, "rloo"), rl.Config(pg=GROUPS)
+        lambda ground: rl.with_policy_gradient(ground, "rloo"), rl.Config(pg=GROUPS, rl=LOOP)
     ),
-    "online dpo": (online_dpo.with_pairs, online_dpo.Config()),
-    "raft": (raft.with_winners, raft.Config(raft=raft.RAFTConfig(draws=K, batch_size=8))),
+    "online dpo": (online_dpo.with_pairs, online_dpo.Config(rl=replace(LOOP, kl_coef=0.0))),
+    "raft": (raft.with_winners, raft.Config(raft=raft.RAFTConfig(draws=K, batch_size=8), rl=LOOP)),
 }  # fmt: skip
 
 
@@ -46,7 +52,20 @@ def samples(seed):
     prompt = np.arange(WIDTH) >= rng.integers(0, WIDTH, (B, 1))
     tokens = rng.integers(1, V, (B, WIDTH + T), np.int32)
     logprobs = np.where(mask, 0.3 * rng.normal(size=(B, T)) - 3, 0).astype(np.float32)
-    return Samples(tokens, np.concatenate([prompt, mask], axis=1), mask, logprobs)
+    ended = np.arange(B) % 2 > 0
+    return Samples(tokens, np.concatenate([prompt, mask], axis=1), mask, logprobs, ended)
+
+
+def ground_of(settings, devices, params) -> Ground:
+    """What a method asks of the shared stages."""
+    nothing = Ground(*[None] * len(Ground._fields))  # pyright: ignore[reportArgumentType]
+    return nothing._replace(
+        cfg=SimpleNamespace(**settings),
+        devices=devices,
+        lm=LM,
+        key=jax.random.key(1),
+        reference=params,
+    )
 
 
 @layouts.marked
@@ -64,24 +83,25 @@ def test_what_a_method_makes_of_samples_does_not_depend_on_the_layout(name, rank
     """All of two iterations but the sampling: of all parameters, or of adapters over a base."""
     with_method, cfg = METHODS[name]
     adapters = lora.LoraConfig(rank, matrices=("query", "value", "attention_out", "up", "down"))
-    settings = vars(cfg) | {"rl": LOOP, "lora": adapters, "rollout": RolloutConfig()}
+    settings = vars(cfg) | {"lora": adapters}
     params = jax.device_get(jax.jit(LM.init)(jax.random.key(0)))
     scores = np.random.default_rng(1).normal(size=(2, B)).astype(np.float32)
     scores[:, : 3 * K] = 0.0  # three prompts' draws tie, and those pairs weigh nothing
 
     def run(devices):
-        ground = SimpleNamespace(
-            cfg=SimpleNamespace(**settings), devices=devices, lm=LM, key=jax.random.key(1),
-            reference=params, reward=None,
-        )  # fmt: skip
+        ground = ground_of(settings, devices, params)
         method, reference, seen = with_method(ground), devices.share(params), []
         base, state = devices.share(method.base), stages.begun(devices, method.trained, method.tx)
+        with_rewards = devices.compile(
+            partial(rollout.with_rewards, cfg=RolloutConfig()), (P(DATA), P(DATA)), P(DATA)
+        )
         for i in range(2):
             whole, rows = lora.join(base, state.params, adapters), devices.put_batch(samples(i))
-            early = method.see(whole, reference, rows)
-            rolled = method.join(whole, reference, rows, early, devices.put_batch(scores[i]))
+            rolled = with_rewards(
+                method.learner.annotate(whole, reference, rows), devices.put_batch(scores[i])
+            )
             seen.append(devices.fetch(rolled))
-            state, metrics = method.update(
+            state, metrics = method.learner.update(
                 state, {"base": base}, np.float32(0.1), rolled, jax.random.key(2 + i)
             )
         return seen, devices.host((state, metrics))
@@ -91,3 +111,28 @@ def test_what_a_method_makes_of_samples_does_not_depend_on_the_layout(name, rank
     assert metrics["objective/kl"] != 0 and metrics["train/grad_norm"] > 0
     blocks = state.params.get("policy", state.params)["blocks"]
     assert all(np.abs(x["lora_b"]).max() > 1e-3 for x in blocks.values() if rank)
+
+
+@pytest.mark.parametrize("name", ["ppo", "ppo, shared trunk", "policy gradient", "raft"])
+def test_a_learner_reads_policy_and_reference_at_the_temperature_of_the_samples(name):
+    with_method, cfg = METHODS[name]
+    once = {
+        "ppo": replace(PPO, epochs=1, minibatches=1),
+        "pg": replace(GROUPS, epochs=1, minibatches=1),
+    }
+    engine = RolloutConfig(recompute_logprobs=True)
+    settings = vars(cfg) | once | {"rollout": engine, "sample": SampleConfig(temperature=0.5)}
+    devices, params = parallel.on_device(), jax.jit(LM.init)(jax.random.key(0))
+    method, seen = with_method(ground_of(settings, devices, params)), samples(0)
+    state = stages.begun(devices, method.trained, method.tx)
+    rolled = method.learner.annotate(state.params, params, seen)
+    at_half = networks.at_temperature(LM.policy_fn, 0.5)
+    want, _ = jax.jit(partial(at_half, last=T))(params, seen.tokens, seen.attention_mask)
+    for got in (rolled.logprobs, rolled.ref_logprobs):
+        np.testing.assert_allclose(got, np.where(seen.mask, want, 0.0), atol=1e-5)
+    if name != "raft":
+        rolled = rollout.with_rewards(rolled, np.arange(B, dtype=np.float32), engine)
+        _, metrics = method.learner.update(
+            state, {"base": method.base}, np.float32(0.1), rolled, jax.random.key(2)
+        )
+        assert metrics[f"{method.learner.area}/approx_kl"] < 1e-8  # half the square of 1e-4

@@ -92,6 +92,22 @@ def test_a_killed_stage_ends_with_the_bits_of_an_uninterrupted_one(tmp_path):
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
+def test_a_lengthened_stage_ends_with_the_bits_of_one_of_that_length(tmp_path):
+    whole = lambda name, body, n: loop.iterate(
+        tmp_path / name, "toy", start(), body, iterations=n, save_every=4
+    )
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    want = whole("a", body, 15)
+    whole("b", body, 6)
+    with pytest.raises(KeyboardInterrupt):
+        whole("b", dying_at(9), 15)
+    assert not run.finished(tmp_path / "b", "toy")
+    assert_same_bits(whole("b", body, 15), want)
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    assert run.read_json(tmp_path / "b" / "stages" / "toy" / "done.json")["iterations"] == 15
+    assert_same_bits(whole("b", never, 15), want)
+
+
 def test_two_stages_keep_their_own_rows_and_checkpoints(tmp_path):
     for stage in ("one", "two"):
         loop.iterate(tmp_path, stage, start(), body, iterations=3, save_every=1, log_every=2)
@@ -152,6 +168,7 @@ def test_until_stops_at_the_same_place_after_a_kill(tmp_path):
     dies = None
     assert whole() == {"i": 6} and asked == [2, 4, 4, 6]
     assert whole() == {"i": 6} and run.finished(tmp_path, "toy")
+    assert asked == [2, 4, 4, 6]  # it had ended early, and is not asked again
     assert checkpoint.latest(tmp_path / "stages" / "toy") == 6
 
 
@@ -245,9 +262,10 @@ def test_sigterm_ends_the_iteration_saves_and_exits_75(tmp_path):
 def test_sigkill_in_another_process(tmp_path):
     program = textwrap.dedent(f"""
         import os, pathlib, signal, sys, time
-        sys.path[:0] = [{str(pathlib.Path(__file__).parent.parent)!r}, {str(pathlib.Path.cwd())!r}]
+        here = pathlib.Path({__file__!r}).parent
+        sys.path[:0] = [str(here), str(here.parent), {str(pathlib.Path.cwd())!r}]
         import conftest, test_loop
-        from rlhf_jax import checkpoint, loop, run
+        from rlhf_jax.runs import checkpoint, loop, run
 
         def body(carry, i):
             if i == 5:

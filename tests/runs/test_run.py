@@ -61,6 +61,110 @@ def test_another_config_is_refused_by_name_and_nothing_is_overwritten(tmp_path):
     assert (tmp_path / "here" / "config.json").read_bytes() == before
 
 
+def older(place, *without):
+    """The run at `place`, as one from before the settings `without`."""
+    config = run.read_config(place)
+    settings = {n: x for n, x in config["settings"].items() if n not in without}
+    run.write_json(place / "config.json", config | {"settings": settings})
+
+
+def test_a_run_goes_on_where_a_setting_is_new_and_stands_at_its_default(tmp_path):
+    place = tmp_path / "here"
+    run.open_run("toy", Config(seed=1), str(place))
+    older(place, "inner", "wandb")
+    assert run.open_run("toy", Config(seed=1), str(place)) == place
+    with pytest.raises(ValueError, match=r"config \(inner.lr is 0.001 there and 0.1 here\)"):
+        run.open_run("toy", Config(seed=1, inner=Inner(lr=0.1)), str(place))
+    # a default that has changed since is a difference, and so is a setting that is gone
+
+    @dataclasses.dataclass(frozen=True)
+    class Later(Config):
+        seed: int = 5
+
+    with pytest.raises(ValueError, match=r"\(seed is 1 there and 5 here\)"):
+        run.open_run("toy", Later(), str(place))
+    config = run.read_config(place)
+    gone = config | {"settings": config["settings"] | {"dropout": 0.1}}
+    run.write_json(place / "config.json", gone)
+    with pytest.raises(ValueError, match=r"\(dropout is 0.1 there and 'absent' here\)"):
+        run.open_run("toy", Config(seed=1), str(place))
+
+
+def test_a_new_setting_does_not_change_the_folder_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    @dataclasses.dataclass(frozen=True)
+    class Later(Config):
+        dropout: float = 0.0
+
+    here = run.open_run("toy", Config(seed=1))
+    assert run.open_run("toy", Later(seed=1)) == here
+    assert run.open_run("toy", Later(seed=1, dropout=0.1)) != here
+    # runs from before hashes were of what differs from defaults, beside others that are damaged
+    (here.parent / "0000000000").mkdir()
+    (here.parent / "0000000000" / "config.json").write_text("{")
+    before = here.rename(here.parent / "fedcba9876")
+    older(before, "inner")
+    assert run.open_run("toy", Later(seed=1)) == before
+    assert run.open_run("toy", Later(seed=2)) != before
+    # and not one that was given a folder of its own there
+    mine = before.rename(here.parent / "mine")
+    assert run.open_run("toy", Later(seed=1)) not in (before, mine)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    schedule: str = "linear"
+
+
+@dataclasses.dataclass(frozen=True)
+class RL:
+    iterations: int = 100
+    optimizer: Optimizer = Optimizer()
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    seed: int = 0
+    rl: RL = RL()
+
+
+def test_a_run_is_lengthened_where_its_schedule_is_constant(tmp_path):
+    constant = lambda n, **more: Trained(rl=RL(n, Optimizer("constant")), **more)
+    begin = lambda cfg: run.open_run("toy", cfg, str(tmp_path))
+    page = tmp_path / "report.html"
+    begin(constant(100)), page.touch()
+    begin(constant(100))
+    assert page.exists()
+    begin(constant(200))
+    assert not page.exists()
+    begin(constant(300))
+    config = run.read_config(tmp_path)
+    assert config["settings"]["rl"]["iterations"] == 300
+    before = [entry["settings"] for entry in config["lengthened"]]
+    assert before == [{"rl.iterations": 100}, {"rl.iterations": 200}]
+    with pytest.raises(ValueError, match=r"config \(rl.iterations is 300 there and 200 here\)"):
+        begin(constant(200))
+    with pytest.raises(ValueError, match=r"config \(seed is 0 there and 1 here, rl.iterations is"):
+        begin(constant(400, seed=1))
+    with pytest.raises(ValueError, match=r"rl.optimizer.schedule is 'constant'"):
+        begin(Trained(rl=RL(400)))
+    assert run.read_config(tmp_path) == config
+
+
+def test_a_run_whose_learning_rate_falls_to_zero_is_not_lengthened(tmp_path):
+    run.open_run("toy", Trained(), str(tmp_path))
+    (tmp_path / "report.html").touch()
+    with pytest.raises(ValueError) as told:
+        run.open_run("toy", Trained(rl=RL(200)), str(tmp_path))
+    assert re.search(
+        r"cannot be lengthened from rl.iterations = 100 to 200, for its learning rate falls to zero .*"
+        r"schedule is linear.* --run NEW_FOLDER, and with --rl.optimizer.schedule constant",
+        str(told.value),
+    )
+    assert (tmp_path / "report.html").exists()
+
+
 def test_a_folder_that_is_no_run_is_refused_untouched(tmp_path):
     (tmp_path / "thesis.tex").write_text("!")
     with pytest.raises(ValueError, match=r"holds thesis.tex and no config.json"):

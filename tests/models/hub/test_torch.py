@@ -176,7 +176,7 @@ def test_gradients_of_demonstrations_are_those_of_torch(both, name, tmp_path):
     tx = optax.trace(decay=0.0)  # its state is the gradient
     policy_fn = networks.language_model(ours.cfg).policy_fn
     step = jax.jit(sft.make_train_step(policy_fn, tx, microbatches=2))
-    state, metrics = step(train_step.init_state(ours.params, tx), {}, batch, jax.random.key(0))
+    state, metrics = step(train_step.init_state(ours.params, tx), {}, batch)
     np.testing.assert_allclose(metrics["sft/loss"], loss.item(), rtol=1e-5)
     found = differences(state.opt_state.trace, want)
     assert max(jax.tree.leaves(found)) < 1e-4, found

@@ -49,7 +49,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy import stats
 
-from bench.trl_side import PROMPT, VOCABULARY, reward
+from bench.replication.trl_side import PROMPT, VOCABULARY, reward
 from rlhf_jax import optimizer, sampling, train_step
 from rlhf_jax.algorithms import ppo, rollout
 from rlhf_jax.batches import Prompts, Samples
@@ -101,7 +101,7 @@ class Config(Settings):
 
 
 def torch_side(cfg: Config, **settings):
-    """Runs bench/trl_side.py with the settings of `cfg` and those named here; raises where it fails."""
+    """Runs trl_side.py with the settings of `cfg` and those named here; raises where it fails."""
     file = cfg.out / "settings.json"
     settings = asdict(cfg) | {"checkpoint": cfg.out / "checkpoint", "ppo": PPO} | settings
     file.write_text(json.dumps(settings, default=str))
@@ -119,15 +119,16 @@ def learner(cfg: Config, eos: int | None):
     # TRL's PPO never clips a gradient, whatever max_grad_norm says
     adam = optimizer.OptimizerConfig(lr=cfg.lr, schedule="constant", eps=cfg.adam_eps, clip=0.0)
     tx = optimizer.make(adam, cfg.iterations * PPO["epochs"])
-    judged = rollout.RolloutConfig(stop=stop, missing_eos_penalty=0.0, recompute_logprobs=True)
+    judged = rollout.RolloutConfig(missing_eos_penalty=0.0, recompute_logprobs=True)
     sample = jax.jit(sampling.make_sample(lm, sampling.SampleConfig(cfg.length, stop=stop)))
-    annotate = jax.jit(rollout.make_annotate(lm.policy_fn, critic.fn, judged))
+    annotate = jax.jit(rollout.make_annotate_with_values(lm.policy_fn, critic.fn, judged))
     update = jax.jit(ppo.make_update(critic.fn, tx, ppo.PPOConfig(**PPO)))
 
     def replayed(tokens) -> Samples:
         real = tokens >= 0
         mask, unknown = real[:, PROMPT:], np.zeros((cfg.batch, cfg.length), np.float32)
-        return Samples(np.where(real, tokens, 0).astype(np.int32), real, mask, unknown)
+        ended = np.any(mask & (tokens[:, PROMPT:] == eos), axis=1)
+        return Samples(np.where(real, tokens, 0).astype(np.int32), real, mask, unknown, ended)
 
     def run(seed, prompts, tokens=None):
         key, rng = jax.random.key(seed), np.random.default_rng(seed)
@@ -146,7 +147,8 @@ def learner(cfg: Config, eos: int | None):
             said = zip(np.array(samples.tokens), np.array(samples.attention_mask), strict=True)
             texts = [row[mask][PROMPT - 1 :].tolist() for row, mask in said]
             scores = np.array([reward(text, eos) for text in texts], np.float32)
-            batch = annotate(state.params, model.params, samples, scores)
+            seen = annotate(state.params, model.params, samples)
+            batch = rollout.with_rewards(seen, scores, judged)
             state, metrics = update(state, {}, jnp.float32(cfg.kl_coef), batch, update_rng)
             log.append(metrics)
         log = jax.device_get(log)

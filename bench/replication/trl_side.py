@@ -1,6 +1,6 @@
 """The side of `bench trl_ppo` that needs PyTorch and TRL, and the reward, which both sides call.
 
-    python bench/trl_side.py SETTINGS.json
+    python bench/replication/trl_side.py SETTINGS.json
 
 Writes the checkpoint that SETTINGS names where there is none; with a `result` among the settings it then
 trains by TRL's PPOTrainer, and writes its metrics to that file and the samples of every iteration beside it.

@@ -1,0 +1,61 @@
+"""Supervised fine-tuning alone: a language model of the corpus.
+
+    python launch.py sft --data.corpus FILES
+
+prints its held-out loss, and its responses to held-out prompts beside the demonstrations. The policy is
+exported by `export`, and starts any other method with --reference.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf_jax.pipeline import results, settings, stages, texts
+from rlhf_jax.pipeline.prepare import prepare
+
+
+@dataclass(frozen=True)
+class Config(settings.RunConfig):
+    """Settings of supervised fine-tuning."""
+
+    def needs(self) -> texts.Needs:
+        """The files that the method learns from."""
+        return texts.Needs(("corpus",))
+
+    def _conditions(self, at: str):
+        super()._conditions(at)
+        if self.reference:
+            raise ValueError(
+                f'{at}reference = "{self.reference}" would skip SFT: give it as model, to start from it'
+            )
+
+    def _unread(self) -> dict[str, str]:
+        return super()._unread() | settings.NO_ROLLOUT | {"reward_model": "nothing is maximised"}
+
+
+order = 1  # of the launcher's list
+config = Config()
+
+
+def main(cfg: Config):
+    """Runs what is not yet in the run directory, and prints the results."""
+    run = prepare("sft", cfg, {})
+    if run is None:
+        return
+    params, facts = stages.reference(run)
+    written = run.texts.corpus_held_out
+    asked = [texts.Row(prompt, {}, "") for prompt, _ in written][: 8 * run.cfg.sft.batch_size]
+    said = results.respond(run, params, rows=asked)
+    if run.texts.task:
+        gold = results.golds(run, asked, said)
+        own = run.texts.task.gold(
+            [texts.plain_row(x) for x in asked], [x for _, x in written][: len(asked)]
+        )
+        facts["gold of responses"] = float(np.mean(gold))
+        facts["gold of demonstrations"] = float(np.mean(own))
+    rows = [
+        {"method": "SFT", "prompt": row.prompt, "before": theirs, "after": ours}
+        for row, (_, theirs), ours in zip(asked, written, said.texts, strict=False)
+    ]
+    results.write(run.folder, facts, samples=rows)
+    results.show(run.folder, results.again(run.name))

@@ -1,0 +1,318 @@
+"""The launcher: `python launch.py` in a checkout, and the command `rlhf-jax` where the package is installed.
+
+Without arguments it lists the experiments; EXPERIMENT --help explains the settings that people change. The
+same command on an unfinished run goes on where it was. `new NAME --from EXPERIMENT` writes NAME.py, a copy
+of an experiment's file, which ./NAME.py starts as any other.
+"""
+
+import ast
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import keyword
+import logging
+import os
+import pathlib
+import re
+import signal
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import rlhf_jax
+from rlhf_jax.devices import process
+
+HERE = pathlib.Path(__file__).resolve().parent
+INSTALLED = HERE / "experiments"  # where a wheel puts them; a checkout has them beside the package
+EXPERIMENTS = INSTALLED if INSTALLED.is_dir() else HERE.parent / "experiments"
+HEADINGS = ("applications", "methods", "studies", "tools")
+COLUMNS = 100
+LAST = sys.maxsize
+
+
+def start() -> None:
+    """Runs the command line of this process, and ends it."""
+    # a batch system stops a run whenever it likes, and is to hear 75 from the first line on
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        # glibc, which reads it as a process starts, then takes large arrays from huge pages: a step on the
+        # CPU faults its memory in anew each time, and otherwise spends a fifth of its time in that
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until it is heard again
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    process.make_streams_patient()
+    process.exit_on_sigterm()
+    process.check_columns()
+    code = main(sys.argv[1:])
+    if code == 1:  # what a failed save has left to do would only fail again, at length
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+class Place(NamedTuple):
+    """The file of an experiment, the line about it, and its place in the list."""
+
+    path: pathlib.Path
+    line: str
+    order: int
+
+
+def experiments(folder: pathlib.Path) -> dict[str, Place]:
+    """The file, the line and the place of each experiment in the folders of `folder`, by name, as listed.
+
+    A folder is a heading. In it files stand by the number `order` that they set, those without one last.
+    Files are read and not imported: listing them is quick, and works where one of them would not.
+    """
+    at = {name: i for i, name in enumerate(HEADINGS)}
+    heading = lambda path: (at.get(path.parent.name, LAST), path.parent.name)
+    found = [
+        (path, name, place) for path in folder.glob("*/*.py") for name, place in read(path).items()
+    ]
+    found.sort(
+        key=lambda x: (*heading(x[0]), x[2].order, x[0].stem)
+    )  # keys of one file as it has them
+    return {name: place for _, name, place in found}
+
+
+def read(path: pathlib.Path) -> dict[str, Place]:
+    """The experiments of one file, by name.
+
+    A file that sets `config` is one experiment, of its own name and its docstring's first line. One that sets
+    `configs`, a dictionary, is one for each key, and its docstring has a line `    KEY   description` for it.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    said = ast.get_docstring(tree) or ""
+    values = {}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        values |= {x.id: node.value for x in targets if isinstance(x, ast.Name)}  # type: ignore
+    order = values.get("order")
+    order = ast.literal_eval(order) if isinstance(order, ast.Constant) else LAST
+    names = {path.stem: said.partition("\n")[0]} if "config" in values else {}
+    if isinstance(several := values.get("configs"), ast.Dict):
+        lines = dict(re.findall(r"^    (\w+)  +(.*)$", said, flags=re.MULTILINE)[::-1])
+        keys = [ast.literal_eval(key) for key in several.keys if isinstance(key, ast.Constant)]
+        names |= {key: lines.get(key, "") for key in keys}
+    return {name: Place(path, line, order) for name, line in names.items()}
+
+
+class Experiment(NamedTuple):
+    """The default settings of an experiment, its `main(cfg)`, and the docstring of its file."""
+
+    config: Any
+    main: Callable
+    description: str
+
+
+def load(name: str, folder: pathlib.Path = EXPERIMENTS) -> Experiment:
+    """The experiment of that name; its file is imported."""
+    path = experiments(folder)[name].path
+    package = "rlhf_jax.experiments" if folder == INSTALLED else folder.name
+    return _of(importlib.import_module(f"{package}.{path.parent.name}.{path.stem}"), name)
+
+
+def load_file(path: pathlib.Path, name: str) -> Experiment:
+    """The experiment of that name in a file of the user's, which worker processes can import as well.
+
+    Raises ValueError where something else has the name of the file.
+    """
+    sys.path.append(str(path.resolve().parent))
+    module = importlib.import_module(path.stem)
+    if not path.samefile(module.__file__ or ""):
+        raise ValueError(f"{path} has the name of a Python module ({path.stem}): rename the file")
+    return _of(module, name)
+
+
+def _of(module, name: str) -> Experiment:
+    if hasattr(module, "configs"):
+        main = lambda cfg: module.main(cfg, name)
+        return Experiment(module.configs[name], main, module.__doc__ or "")
+    return Experiment(module.config, module.main, module.__doc__ or "")
+
+
+def cut_at(settings: list[str], option: str) -> tuple[list[str], str | None, list[str]]:
+    """(what stands before `option`, its value, what follows), of `option VALUE` or `option=VALUE`.
+
+    The value is None where it is not given, and empty where nothing, or another option, follows.
+    """
+    for at, word in enumerate(settings):
+        if word == option:
+            value = "".join(settings[at + 1 : at + 2])
+            value = "" if value.startswith("--") else value
+            return settings[:at], value, settings[at + 1 + bool(value) :]
+        if word.startswith(f"{option}="):
+            return settings[:at], word.partition("=")[2], settings[at + 1 :]
+    return settings, None, []
+
+
+def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
+    """Runs `args`, an experiment and its settings, and returns the exit code.
+
+    0: done; 1: the input is not as it has to be; 2: no such experiment or setting; 75: preempted and
+    saved, or another process was lost; 130: interrupted.
+    """
+    known = experiments(folder)
+    settings, on, theirs = cut_at(args, "--on")
+    settings, hosts_at, more = cut_at(settings, "--distributed")  # JAX wants it before all else
+    settings += more
+    if not args or args[0] in ("-h", "--help"):
+        print(listing(known))
+        return 0
+    if args[0] == "--version":
+        print(f"rlhf_jax {rlhf_jax.__version__}")
+        return 0
+    if args[0] == "new":
+        return new(args[1:], known)
+    if not settings and (on is None or not {"-h", "--help"} & {*theirs}):
+        return _refused(f"no experiment is named: {process.command()} lists them", 2)
+    command, *settings = settings or ["EXPERIMENT"]
+    name, file = command, None if command in known else _file(command)
+    if file:
+        if not file.is_file():
+            return _refused(f"there is no file {file}", 2)
+        names, command = [*read(file)], str(file)
+        if len(names) != 1:
+            return _refused(
+                f"{file} must set config, or configs with one key: it has {len(names)}", 2
+            )
+        name = names[0]
+    elif name not in known and not (on and {"-h", "--help"} & {*theirs}):
+        return _refused(_unknown(name, known), 2)
+
+    # JAX reads these as it is imported, which the experiment does. What was compiled once is then
+    # read by the next run; never share this folder, for JAX trusts what it finds there.
+    with contextlib.suppress(RuntimeError):  # who has no home has no cache
+        cache = pathlib.Path.home() / ".cache" / "rlhf_jax" / "jax"
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    from rlhf_jax.runs import command_line, submit
+
+    if on is not None and on not in submit.KINDS:
+        return _refused(f"on = {on!r}: use {', '.join(submit.KINDS)}", 2)
+    if hosts_at is not None:
+        from rlhf_jax.devices import hosts
+    try:
+        if on is not None and hosts_at is not None:
+            raise ValueError(
+                f'distributed = "{hosts_at}" beside on = "{on}", whose processes join by themselves: '
+                "leave it out"
+            )
+        prog = f"{process.command()} {command}"
+        way = on and command_line.parse(submit.KINDS[on], theirs, prog=f"{prog} --on {on}")
+        if hosts_at is not None:
+            hosts.meet(hosts_at)
+            # which JAX has taken for itself
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+            if not hosts.is_first():
+                sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        exp = load_file(file, name) if file else load(name, folder)
+        if not os.environ.get("RLHF_JAX_TRACEBACK"):  # Orbax logs there what it raises too
+            logging.getLogger("absl").setLevel(logging.CRITICAL)
+        cfg = command_line.parse(
+            type(exp.config), settings, prog=prog, default=exp.config, description=exp.description
+        )
+        if way:  # only with settings that are not refused here
+            here, program = HERE.parent, ["launch.py"]
+            if not (here / "launch.py").is_file():
+                here, program = pathlib.Path.cwd(), ["-m", "rlhf_jax.launcher"]
+            what = str(file.resolve()) if file else name
+            return submit.send(way, name, ["python", *program, what, *settings], here)
+        exp.main(cfg)
+    except Exception as error:
+        if hosts_at is not None and hosts.is_loss(error):
+            why = str(error).strip().splitlines()[0]
+            print(f"error: another process of this run was lost ({why})", file=sys.stderr)
+            print(
+                "start the same command on all hosts again: it goes on", file=sys.stderr, flush=True
+            )
+            os._exit(hosts.LOST_CODE)  # and do not wait for it, as JAX would
+        run = sys.modules.get("rlhf_jax.runs.run")
+        said = process.sentence(error, run.opened() if run else "the disk")
+        if said is None and isinstance(error, ValueError):
+            said = str(error)
+        if said is None or os.environ.get("RLHF_JAX_TRACEBACK"):
+            raise
+        return _refused(said, 1)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def listing(known: dict[str, Place]) -> str:
+    """The experiments under the headings of their folders, a line each, and how to go on."""
+    width, lines, heading = max(map(len, known), default=0), [], ""
+    for name, (path, line, _) in known.items():
+        if path.parent.name != heading:
+            heading = path.parent.name
+            lines += ["", heading.capitalize()]
+        line = re.sub(r" \([^()]+, \d{4}\)\.?$", "", line)  # what is cited stands in the file
+        room = COLUMNS - width - 4
+        lines.append(f"  {name:{width}}  {textwrap.shorten(line, room, placeholder=' ...')}")
+    command = process.command()
+    return "\n".join([
+        f"{command} EXPERIMENT [--setting value ...]",
+        *lines,
+        "",
+        f"{command} EXPERIMENT --help explains the settings that people change, --help-all all of them.",
+        f"{command} new NAME --from EXPERIMENT writes NAME.py, a copy to change; ./NAME.py starts it.",
+        "--on slurm, tpu-vm or k8s sends the command there; --on slurm --help explains.",
+        "--distributed auto (or HOST:PORT,PROCESSES,THIS-ONE) joins the processes of several hosts.",
+    ])  # fmt: skip
+
+
+def new(args: list[str], known: dict[str, Place]) -> int:
+    """Writes NAME.py, a copy of an experiment's file, for `args`, NAME --from EXPERIMENT; the exit code."""
+    from rlhf_jax.runs import copying
+
+    command = process.command()
+    rest, source, more = cut_at(args, "--from")
+    names = [*rest, *more]
+    if not source or len(names) != 1 or names[0].startswith("-"):
+        return _refused(f"new takes a name and an experiment: {command} new NAME --from rloo", 2)
+    name = names[0].removesuffix(".py")
+    if source not in known:
+        return _refused(_unknown(source, known), 2)
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        return _refused(f"NAME = {name!r}: write small letters, digits and _, a letter first", 2)
+    file = pathlib.Path(f"{name}.py")
+    if os.path.lexists(file):
+        return _refused(f"{file} is there already: choose another name", 1)
+    if name in known or name == "new" or importlib.util.find_spec(name):
+        return _refused(f"NAME = {name!r} is taken here or by a Python module: choose another", 2)
+    try:
+        text = copying.copy(known[source].path.read_text(encoding="utf-8"), source, name, command)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        return _refused(process.sentence(error, ".") or str(error), 1)
+    print(f"{file} is a copy of {source}: {command} ./{file} --help")
+    return 0
+
+
+def _file(name: str) -> pathlib.Path | None:
+    """The user's file that a name on the command line means, if it means one."""
+    if name.endswith(".py") or os.sep in name:
+        return pathlib.Path(name)
+    file = pathlib.Path(f"{name}.py")
+    return file if file.is_file() else None
+
+
+def _unknown(name: str, known: dict[str, Place]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+    return f"there is no experiment {name!r}: {hint}"
+
+
+def _refused(why: str, code: int) -> int:
+    print(f"error: {why}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    start()

@@ -1,0 +1,122 @@
+"""The shared stages of another run, in the place of training them again."""
+
+import pathlib
+import shutil
+from typing import Any
+
+from rlhf_jax.devices import hosts
+from rlhf_jax.pipeline import inputs, texts
+from rlhf_jax.runs import manifest, run
+
+STAGES = ("sft", "reward", "judge")
+"""The shared stages."""
+PARTS = (
+    *("seed", "pretrained", "reference", "reward_model", "lora", "tokenizer", "bos", "data"),
+    *("task", "annotators", "model", "sft", "reward", "sample"),
+)
+"""The settings that shared stages read, and the parts that hold them."""
+COMPUTED = (
+    *("model.attention", "model.remat", "model.logprob_chunk", "sft.microbatches"),
+    *("reward.microbatches", "reward.save_every", "sample.slots", "sample.buckets"),
+)
+"""Those that decide how results are computed, in which order, memory and time, and not what they are."""
+DECIDED = "model.vocab_size", "sample.pad"
+"""Those that the tokenizer decides."""
+OF_FILES = "prompt_words", "fields", "corpus_fields", "prompts_fields"
+LENGTHS = "data.prompt_length", "sample.length"
+
+
+def shared(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, as `run.flat` gives them, that decide what the shared stages end with."""
+    files = [settings[f"data.{name}"] for name in ("corpus", "comparisons", "prompts")]
+    free = [*COMPUTED, *DECIDED]
+    if any(files):
+        free += ["annotators", "data.reviews", "data.pairs"]
+        free += [f"sample.{name}" for name in ("temperature", "stop")]
+    else:
+        free += [f"data.{name}" for name in OF_FILES]
+    learns_rewards = not any(files) or files[1]
+    if not learns_rewards:
+        free += ["reward"]
+    adapted = settings["pretrained"] or learns_rewards  # what has adapters of these stages
+    if not adapted or not settings["lora.rank"]:
+        free += ["lora.alpha", "lora.matrices"] + ["lora.rank"] * (not adapted)
+    if settings["reference"]:
+        free += ["sft"]
+    if settings["tokenizer"]:
+        free += ["data.vocab_size"]
+    if not any(files) or all(settings[name] for name in LENGTHS):
+        # no positions bound lengths that the data ask for
+        free += ["reward_model"] + ["model.context"] * (settings["model.positions"] == "rotary")
+    reads = lambda name, parts: any(name == x or name.startswith(f"{x}.") for x in parts)
+    return {n: x for n, x in settings.items() if reads(n, PARTS) and not reads(n, free)}
+
+
+def check(start: pathlib.Path, cfg, default):
+    """Raises ValueError where `start` is no run, or its shared stages were trained with other settings or
+    none of them to its end.
+
+    A setting that `start` is older than stood at what is its default now: `default` is a config of defaults.
+    """
+    if not (start / run.CONFIG).exists():
+        raise ValueError(f'start_from = "{start}" holds no config.json: name the folder of a run')
+    begun = run.read_config(start)
+    theirs = run.flat(run.plain(default)) | run.flat(begun["settings"])
+    ours = run.flat(run.plain(cfg))
+    whole = _whole(start) if texts.has_files(cfg.data) else ()
+    if whole and all(ours[name] >= least for name, least in zip(LENGTHS, whole, strict=True)):
+        theirs |= {name: ours[name] for name in LENGTHS}  # which adds columns that are masked
+    names = {**shared(theirs), **shared(ours)}
+    there, here = ({n: x[n] for n in names if n in x} for x in (theirs, ours))
+    if changes := run.differences(there, here):
+        raise ValueError(
+            f'start_from = "{start}" was trained with other settings ({run.in_words(changes)}): '
+            "give the same, or train from the start"
+        )
+    if not any(run.finished(start, stage) for stage in STAGES):
+        raise ValueError(
+            f'start_from = "{start}" has finished none of the shared stages ({", ".join(STAGES)}): start its '
+            "command again until it has, or train from the start"
+        )
+    if "content" in begun and hosts.is_first():
+        known = lambda content: {name: x for name, x in content.items() if name in names}
+        changed = run.changes_of(known(begun["content"]), known(inputs.content(cfg)))
+        if changed:
+            raise ValueError(
+                f'start_from = "{start}" was trained on other content: {changed}. '
+                "Put back what it was trained on, or train from the start"
+            )
+
+
+def _whole(start: pathlib.Path) -> tuple[int, ...]:
+    """The lengths of a prompt and of an answer in a run from files, where they cut none of these."""
+    place = start / "lengths.json"
+    if not place.exists():
+        return ()
+    told = run.read_json(place)
+    lines = [line for line in told["lines"] if not line.startswith("lengths")]
+    return tuple(told["lengths"]) if all(": none of " in line for line in lines) else ()
+
+
+def copy(start: pathlib.Path, folder: pathlib.Path):
+    """The finished shared stages of run `start`, in `folder`; what stands there already is left."""
+    (folder / "stages").mkdir(exist_ok=True)
+    finished = [stage for stage in STAGES if run.finished(start, stage)]
+    print(f"taken from {start}: {', '.join(finished)}", flush=True)
+    both = [run.flat(run.read_config(place)["settings"]) for place in (start, folder)]
+    lengths = [[settings.get(name) for name in LENGTHS] for settings in both]
+    names = [
+        name + end
+        for name in ("tokenizer", "lengths.json", "comparisons.jsonl")
+        for end in (manifest.SUFFIX, "")
+        if name != "lengths.json" or lengths[0] == lengths[1]
+    ]
+    names += [f"stages/{stage}" for stage in finished]
+    for name in names:
+        source, place = start / name, folder / name
+        if source.exists() and not place.exists():
+            partial = place.with_name(f".{place.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            copy = shutil.copytree if source.is_dir() else shutil.copyfile
+            copy(source, partial)
+            partial.replace(place)
