@@ -11,8 +11,8 @@ DATA = "data.corpus", "data.comparisons", "data.prompts"
 """The settings that name JSONL files."""
 MODELS = "pretrained", "reference", "reward_model", "tokenizer"
 """The settings that name the folder of a model or of a tokenizer, or one of a hub."""
-CODE = ("rl.reward",)
-"""The settings that name FILE.py:FUNCTION."""
+CODE = "rl.reward", "task"
+"""The settings that name FILE.py:FUNCTION, or FILE.py."""
 LARGE = 2 * 10**9  # bytes, beyond which a line says why nothing happens
 
 
@@ -28,7 +28,9 @@ def content(cfg) -> dict[str, dict[str, str]]:
             found[setting] = _hashes(map(pathlib.Path, sources.paths(value)))
     for setting in CODE:
         if value := _setting(cfg, setting):
-            found[setting] = _hashes([pathlib.Path(value.rpartition(":")[0]).expanduser()])
+            file = value.rpartition(":")[0] or value
+            if file.endswith(".py"):  # a name is a task of the library
+                found[setting] = _hashes([pathlib.Path(file).expanduser()])
     for setting in MODELS:
         if value := _setting(cfg, setting):
             folder = huggingface.resolve(value)

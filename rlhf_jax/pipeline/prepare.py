@@ -103,7 +103,7 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
         results.show(folder, results.again(name))
         return None
     if start:
-        hosts.once(lambda: False, lambda: reuse.copy(start, folder))
+        hosts.once(lambda: False, lambda: reuse.copy(start, folder, cfg))
     return folder
 
 

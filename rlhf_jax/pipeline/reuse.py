@@ -26,8 +26,8 @@ OF_FILES = "prompt_words", "fields", "corpus_fields", "prompts_fields"
 LENGTHS = "data.prompt_length", "sample.length"
 
 
-def shared(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, as `run.flat` gives them, that decide what the shared stages end with."""
+def shared(settings: dict[str, Any], stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
+    """The settings, as `run.flat` gives them, that decide what these stages end with."""
     files = [settings[f"data.{name}"] for name in ("corpus", "comparisons", "prompts")]
     free = [*COMPUTED, *DECIDED]
     if any(files):
@@ -35,7 +35,7 @@ def shared(settings: dict[str, Any]) -> dict[str, Any]:
         free += [f"sample.{name}" for name in ("temperature", "stop")]
     else:
         free += [f"data.{name}" for name in OF_FILES]
-    learns_rewards = not any(files) or files[1]
+    learns_rewards = (not any(files) or files[1]) and stages != ("sft",)
     if not learns_rewards:
         free += ["reward"]
     adapted = settings["pretrained"] or learns_rewards  # what has adapters of these stages
@@ -66,7 +66,8 @@ def check(start: pathlib.Path, cfg, default):
     whole = _whole(start) if texts.has_files(cfg.data) else ()
     if whole and all(ours[name] >= least for name, least in zip(LENGTHS, whole, strict=True)):
         theirs |= {name: ours[name] for name in LENGTHS}  # which adds columns that are masked
-    names = {**shared(theirs), **shared(ours)}
+    stages = stages_of(start, cfg)
+    names = {**shared(theirs, stages), **shared(ours, stages)}
     there, here = ({n: x[n] for n in names if n in x} for x in (theirs, ours))
     if changes := run.differences(there, here):
         raise ValueError(
@@ -98,10 +99,16 @@ def _whole(start: pathlib.Path) -> tuple[int, ...]:
     return tuple(told["lengths"]) if all(": none of " in line for line in lines) else ()
 
 
-def copy(start: pathlib.Path, folder: pathlib.Path):
+def stages_of(start: pathlib.Path, cfg) -> tuple[str, ...]:
+    """The shared stages that run `start` has finished and that `cfg` trains."""
+    own = STAGES if cfg.needs().halves else STAGES[:1]
+    return tuple(stage for stage in own if run.finished(start, stage))
+
+
+def copy(start: pathlib.Path, folder: pathlib.Path, cfg):
     """The finished shared stages of run `start`, in `folder`; what stands there already is left."""
     (folder / "stages").mkdir(exist_ok=True)
-    finished = [stage for stage in STAGES if run.finished(start, stage)]
+    finished = stages_of(start, cfg)
     print(f"taken from {start}: {', '.join(finished)}", flush=True)
     both = [run.flat(run.read_config(place)["settings"]) for place in (start, folder)]
     lengths = [[settings.get(name) for name in LENGTHS] for settings in both]

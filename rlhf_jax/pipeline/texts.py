@@ -243,8 +243,8 @@ def check_files(cfg: DataConfig, needs: Needs):
             )
     if not has_files(cfg):
         return
-    for name in needs.needed:
-        if not getattr(cfg, name):
+    for name in FILES:
+        if name in needs.needed and not getattr(cfg, name):
             raise ValueError(
                 f"data.{name} is empty while other files are given: name its JSONL files, or give none "
                 "for a generated task (a reference needs no corpus, a reward_model or a Python reward "

@@ -11,7 +11,7 @@ import pytest
 from experiments.methods import reward
 from rlhf_jax.data import comparisons, demonstrations, dialogues, prompts, sources, tokenizer
 from rlhf_jax.data.comparisons import Comparison
-from rlhf_jax.pipeline import pretrained, worlds
+from rlhf_jax.pipeline import pretrained, texts
 
 TEMPLATE = """{{ bos_token }}{% for m in messages %}{% if m.role == "system" and not loop.first %}{{
 raise_exception("a system message comes first") }}{% endif %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}
@@ -280,19 +280,19 @@ def test_prompts_of_a_world_are_dialogues_and_what_answers_a_held_out_one_is_lef
         tmp_path / "b.jsonl",
         [{"prompt": ask(i), "chosen": "x", "rejected": "y"} for i in range(40)],
     )
-    cfg = worlds.DataConfig(
+    cfg = texts.DataConfig(
         corpus=asked, comparisons=str(tmp_path / "b.jsonl"), prompts=asked, held_out=0.25
     )
-    world = worlds.from_files(cfg, 0, chat)
+    read = texts.from_files(cfg, 0, chat)
     held_out, learned = (
-        set(world.prompts_held_out),
-        {p for p, _ in world.corpus + world.corpus_held_out},
+        {row.prompt for row in read.rows_held_out},
+        {p for p, _ in read.corpus + read.corpus_held_out},
     )
     assert held_out and all(p.startswith("<|user|>question") for p in held_out | learned)
-    assert not held_out & learned and learned == set(world.prompts)
-    pairs = world.comparisons(None, None)
+    assert not held_out & learned and learned == {row.prompt for row in read.rows}
+    pairs = read.pairs
     assert {c.prompt for c in pairs.held_out} == held_out
-    assert {c.prompt for c in pairs.train} == set(world.prompts)
+    assert {c.prompt for c in pairs.train} == {row.prompt for row in read.rows}
     assert f"left out: {len(held_out)} of 40 rows of data.corpus" in capsys.readouterr().out
 
 
@@ -354,22 +354,26 @@ def seen(tmp_path, chat):
 
 
 def of_reward(corpus, pairs, chat):
-    cfg = reward.RewardDataConfig(comparisons=pairs, corpus=corpus, held_out=0.3)
-    corpus, validation, train, held_out, _ = reward.read(cfg, 0, chat)
-    learned = [text for row in corpus + validation for text in row]
-    learned += [text for c in train for text in c[:3]]
-    return learned, [text for c in held_out for text in c[:3]]
+    cfg = texts.DataConfig(comparisons=pairs, corpus=corpus, held_out=0.3)
+    read = texts.from_files(cfg, 0, chat, reward.config.needs())
+    assert read.pairs is not None and read.pairs.halves == (read.pairs.train, [])
+    learned = [text for row in read.corpus + read.corpus_held_out for text in row]
+    learned += [text for c in read.pairs.train for text in c[:3]]
+    return learned, [text for c in read.pairs.held_out for text in c[:3]]
 
 
 def of_world(corpus, pairs, chat):
     prompts = str(pathlib.Path(pairs).parent / "prompts")
-    cfg = worlds.DataConfig(corpus=corpus, comparisons=pairs, prompts=prompts, held_out=0.3)
-    world = worlds.from_files(cfg, 0, chat)
-    compared = world.comparisons(None, None)
+    cfg = texts.DataConfig(corpus=corpus, comparisons=pairs, prompts=prompts, held_out=0.3)
+    read = texts.from_files(cfg, 0, chat)
+    compared = read.pairs
     assert sorted(compared.train) == sorted([*compared.halves[0], *compared.halves[1]])
-    learned = [text for row in world.corpus + world.corpus_held_out for text in row]
+    learned = [text for row in read.corpus + read.corpus_held_out for text in row]
     learned += [text for c in compared.train for text in c[:3]]
-    return learned, [*world.prompts_held_out, *(text for c in compared.held_out for text in c[:3])]
+    return learned, [
+        *(row.prompt for row in read.rows_held_out),
+        *(text for c in compared.held_out for text in c[:3]),
+    ]
 
 
 @pytest.mark.parametrize("read", [of_reward, of_world])
@@ -429,10 +433,10 @@ def test_a_dialogue_without_an_answer_is_no_text_to_learn(tmp_path, chat, row, w
 
 def test_prompts_have_a_field_map_and_keep_their_columns(tmp_path, chat):
     def read(*them, **fields):
-        cfg = worlds.DataConfig(
-            prompts=rows(tmp_path, *them), prompts_fields=worlds.PromptFields(**fields)
+        cfg = texts.DataConfig(
+            prompts=rows(tmp_path, *them), prompts_fields=texts.PromptFields(**fields)
         )
-        return [tuple(asked) for asked in worlds.read_prompts(cfg, chat)]
+        return [tuple(asked) for asked in texts.read_prompts(cfg, chat)]
 
     gsm8k = {"question": "1 + 1?", "answer": "2"}
     assert read(gsm8k, gsm8k, prompt="question") == [("1 + 1?", {"answer": "2"}, "1 + 1?")]

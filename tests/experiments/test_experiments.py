@@ -14,13 +14,13 @@ import pytest
 import runs
 
 import launch
-from experiments.applications import sentiment
 from rlhf_jax.data import dialogues, tokenizer
 from rlhf_jax.evaluation import evaluate
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.hub import huggingface
-from rlhf_jax.pipeline import verdict, worlds
+from rlhf_jax.pipeline import results as results_of_runs
+from rlhf_jax.pipeline import texts
 from rlhf_jax.pipeline.pretrained import stops
 from rlhf_jax.runs import checkpoint, metrics, run
 from rlhf_jax.tasks import reviews
@@ -84,7 +84,7 @@ def test_held_out_prompts_were_used_in_no_stage(whole):
 def test_an_interval_that_one_value_leaves_open_is_printed_as_unknown(tmp_path, capsys):
     gold = evaluate.bootstrap_interval(np.ones(3), ["one prompt"] * 3)._asdict()
     run.write_json(tmp_path / "results.json", {"gold": gold, "rows": [{"gold": gold}]})
-    verdict.show(tmp_path, "the same")
+    results_of_runs.show(tmp_path, "the same")
     assert capsys.readouterr().out.count("unknown") == 2
 
 
@@ -285,7 +285,11 @@ def test_sentiment_on_files_takes_a_held_out_reward_model_for_gold(files, capsys
     ]
     assert launch.main([*WITH_FILES, *settings, "--run", str(folder)]) == 0
     results = json.loads((folder / "results.json").read_text())
-    assert results["gold"] == results["score of the held-out judge"]
+    assert results.keys() >= {"score of the reward model", "score of the held-out reward model"}
+    assert (
+        "gold" not in results
+        and "win rate of PPO over SFT, by score of the held-out reward model" in results
+    )
     assert "ceiling" not in (folder / "results.json").read_text()
     assert capsys.readouterr().out.splitlines()[-1] == str(folder)
 
@@ -367,10 +371,10 @@ def test_with_a_reference_and_a_python_reward_prompts_are_enough(folders, asked,
         ("ensemble", "nowhere.py:f --rl.reward-model-weight 1", "there is no file 'nowhere.py'"),
         ("ensemble", "REWARDS:short", "rl.reward_model_weight = 0.0 leaves the ensemble out"),
         ("online_dpo", "REWARDS:letters --data.prompts ASKED --reference GPT2 --rl.reward-model-weight 1",
-         "data.corpus is empty while other files are given"),
+         "data.comparisons is empty while other files are given"),
         ("rloo", "REWARDS:letters --data.prompts ASKED", "data.corpus is empty while other files"),
         ("rloo", "REWARDS:short --data.prompts ASKED --reference GPT2 --reward-model REWARD",
-         "is not read where a Python reward judges alone"),
+         "has no effect because a Python reward alone is maximised"),
         ("sentiment", "REWARDS:short --data.prompts ASKED --reference GPT2 --rl.value-from reward",
          'rl.value_from = "reward" needs a reward model'),
     ],
@@ -391,12 +395,13 @@ def test_a_python_reward_that_cannot_be_is_refused_before_the_run_has_a_folder(
 
 def test_no_text_that_is_learned_from_begins_with_a_held_out_prompt(files):
     same = str(files / "a.jsonl")
-    cfg = worlds.DataConfig(corpus=same, comparisons=same, prompts=same, held_out=0.2)
-    world = worlds.from_files(cfg, 0)
-    learned = [text for _, text in world.corpus + world.corpus_held_out]
-    pairs = world.comparisons(None, None)
+    cfg = texts.DataConfig(corpus=same, comparisons=same, prompts=same, held_out=0.2)
+    read = texts.from_files(cfg, 0)
+    learned = [text for _, text in read.corpus + read.corpus_held_out]
+    pairs = read.pairs
+    assert pairs is not None
     learned += [text for c in pairs.train for text in (c.chosen, c.rejected)]
-    begins = tuple(f"{prompt} " for prompt in world.prompts_held_out)
+    begins = tuple(f"{row.prompt} " for row in read.rows_held_out)
     every = [json.loads(line)["text"] for line in (files / "a.jsonl").read_text().splitlines()]
     assert any(text.startswith(begins) for text in every)  # so there was something to leave out
     assert learned and not any(text.startswith(begins) for text in learned)
@@ -404,7 +409,7 @@ def test_no_text_that_is_learned_from_begins_with_a_held_out_prompt(files):
 
 
 def test_reward_prints_accuracy_beside_length_and_a_calibration_table(files, capsys):
-    settings = ["--data.comparisons", str(files / "a.jsonl"), "--data.length", "32"]
+    settings = ["--data.comparisons", str(files / "a.jsonl"), "--sample.length", "32"]
     settings += ["--data.prompt-length", "4"]
     assert launch.main(["reward", *SMALL, *settings, "--run", str(files / "run")]) == 0
     said = capsys.readouterr().out
@@ -490,7 +495,7 @@ PAIR = lambda i: {"prompt": f"p{i}", "chosen": f"{i} a", "rejected": "b"}
         ({"comparisons": [PAIR(0), PAIR(1)] * 3},
          "data.comparisons by data.held_out: all 6 rows, of 2 different prompts, fall on one side"),
         ({"comparisons": [PAIR(0), PAIR(2)]},  # the second is held out
-         "the halves of data.comparisons, for the reward model and for the judge: all 1 rows"),
+         "the halves of data.comparisons, for the reward model and for the held-out one: all 1 rows"),
         ({"comparisons": [PAIR(0) | {"preference": "tie", "responses": ["a", "b"]}]},
          "all 1 preferences are ties"),
         ({"prompts": [{"prompt": "p", "n": 1}, {"prompt": "p", "n": 2}]},
@@ -511,9 +516,10 @@ def test_files_of_too_little_are_refused_as_they_are_read(tmp_path, given, words
     for name, lines in (files | given).items() if "pairs" not in given else ():
         names[name] = str(tmp_path / f"{name}.jsonl")
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    cfg = worlds.DataConfig(**(names or given), reviews=10)
+    cfg = texts.DataConfig(**(names or given), reviews=10)
+    task = None if names else reviews.TASK
     with pytest.raises(ValueError, match=words) as caught:
-        worlds.read(cfg, sentiment.config.annotators, 0, dialogues.NO_TEMPLATE)
+        texts.read(cfg, task, 0, dialogues.NO_TEMPLATE, texts.ALL)
     assert "\n" not in str(caught.value)
 
 
@@ -523,9 +529,9 @@ def test_fields_of_files_that_are_not_given_are_refused():
         ("comparisons", "fields"),
         ("prompts", "prompts_fields"),
     ):
-        named = dataclasses.replace(getattr(worlds.DataConfig(), fields), prompt="question")
-        cfg = worlds.DataConfig(**{fields: named})
+        named = dataclasses.replace(getattr(texts.DataConfig(), fields), prompt="question")
+        cfg = texts.DataConfig(**{fields: named})
         with pytest.raises(
             ValueError, match=f"data.{fields} names fields of files, and data.{kind} is empty"
         ):
-            worlds.read(cfg, sentiment.config.annotators, 0, dialogues.NO_TEMPLATE)
+            texts.read(cfg, reviews.TASK, 0, dialogues.NO_TEMPLATE, texts.ALL)

@@ -9,19 +9,20 @@ import pytest
 
 import launch
 from experiments.methods import reward
-from rlhf_jax.pipeline import ground, inputs, reuse, verdict, worlds
+from rlhf_jax.pipeline import inputs, reuse, settings, texts
+from rlhf_jax.pipeline import results as results_of_runs
 from rlhf_jax.runs import run
 
 NO_INPUT = {"run", "start_from", "devices", "rl.best", "to", "stage", "base"}
 """Texts that may be left empty and name nothing that is learned from, or that `export` reads."""
 
 
-def texts(cfg, prefix=""):
+def named_texts(cfg, prefix=""):
     """Dotted names of the settings that are texts, and empty by default."""
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
         if dataclasses.is_dataclass(value):
-            yield from texts(value, f"{prefix}{field.name}.")
+            yield from named_texts(value, f"{prefix}{field.name}.")
         elif value == "" and not prefix.startswith(("lab.", "export.")):
             yield prefix + field.name
 
@@ -30,7 +31,7 @@ def texts(cfg, prefix=""):
 def test_every_setting_that_names_a_file_is_known(name):
     cfg = launch.load(name).config
     known = {*inputs.DATA, *inputs.MODELS, *inputs.CODE}
-    assert {x for x in texts(cfg) if "fields" not in x} - NO_INPUT <= known
+    assert {x for x in named_texts(cfg) if "fields" not in x} - NO_INPUT <= known
 
 
 def rows(path: pathlib.Path, *found):
@@ -49,7 +50,7 @@ def named(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs.huggingface, "chain", chain)
     (tmp_path / "reward.py").write_text("def score(prompts, responses): ...")
     rows(tmp_path / "a.jsonl", {"text": "a"}), rows(tmp_path / "b.jsonl", {"text": "b"})
-    data = worlds.DataConfig(corpus=f"{tmp_path}/[ab].jsonl", prompts=f"{tmp_path}/b.jsonl")
+    data = texts.DataConfig(corpus=f"{tmp_path}/[ab].jsonl", prompts=f"{tmp_path}/b.jsonl")
     rl = SimpleNamespace(reward=f"{tmp_path}/reward.py:score")
     return SimpleNamespace(
         data=data, rl=rl, pretrained=str(tmp_path / "model"), tokenizer=str(tmp_path / "words")
@@ -94,7 +95,7 @@ def test_labels_that_were_turned_round_are_refused_before_anything_is_done(
 ):
     """The same command said "this run is finished", with the old number."""
     path = rows(tmp_path / "pairs.jsonl", *pairs("good", "bad"))
-    cfg = reward.Config(run=str(tmp_path / "run"), data=reward.RewardDataConfig(comparisons=path))
+    cfg = reward.Config(run=str(tmp_path / "run"), data=texts.DataConfig(comparisons=path))
     monkeypatch.setattr(reward.stages, "read_tokenizer", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         reward.main(cfg)
@@ -111,13 +112,13 @@ def test_labels_that_were_turned_round_are_refused_before_anything_is_done(
 
 def test_stages_are_not_taken_from_a_run_of_other_content(tmp_path):
     path = rows(tmp_path / "a.jsonl", {"text": "a"})
-    cfg = ground.Config(data=worlds.DataConfig(corpus=path))
+    cfg = settings.RunConfig(data=texts.DataConfig(corpus=path))
     run.open_run("toy", cfg, str(tmp_path / "run"), content=lambda: inputs.content(cfg))
     run.write_json(tmp_path / "run" / "stages" / "sft" / "done.json", {"iterations": 1})
-    reuse.check(tmp_path / "run", cfg, ground.Config())
+    reuse.check(tmp_path / "run", cfg, settings.RunConfig())
     rows(tmp_path / "a.jsonl", {"text": "b"})
     with pytest.raises(ValueError, match=r"other content: .*a.jsonl of data.corpus has changed"):
-        reuse.check(tmp_path / "run", cfg, ground.Config())
+        reuse.check(tmp_path / "run", cfg, settings.RunConfig())
 
 
 @pytest.mark.parametrize(
@@ -138,4 +139,4 @@ def test_a_run_is_finished_where_its_report_and_results_are_whole(
     for name, text in (("report.html", report), ("results.json", results)):
         if text is not None:
             (tmp_path / name).write_text(text)
-    assert verdict.stands(tmp_path) == stands
+    assert results_of_runs.stands(tmp_path) == stands

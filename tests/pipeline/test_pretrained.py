@@ -86,7 +86,9 @@ def test_training_begins_with_no_array_whole_on_a_device_or_on_the_host(
     with monkeypatch.context() as patch:
         patch.setattr(parallel, "np", SimpleNamespace(array=array))
         shared = devices.share(base)
-        state = stages.begun(devices, trained, optimizer.make(optimizer.OptimizerConfig(), 10))
+        state = stages.init_state_on(
+            devices, trained, optimizer.make(optimizer.OptimizerConfig(), 10)
+        )
     assert all(size < LARGE for size in fetched)
     check_cut(read)
     if adapters:

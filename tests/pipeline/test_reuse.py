@@ -6,8 +6,8 @@ import json
 import pytest
 
 import launch
-from experiments.applications import sentiment
-from rlhf_jax.pipeline import ground, reuse
+from rlhf_jax.pipeline import on_policy, reuse
+from rlhf_jax.pipeline.settings import RunConfig
 from rlhf_jax.runs import command_line, run
 
 FILES = "--data.corpus c.jsonl --data.comparisons p.jsonl --data.prompts q.jsonl "
@@ -22,7 +22,8 @@ def begun(tmp_path, monkeypatch):
 
     def begin(settings, **more):
         start = run.open_run("sentiment", of(settings), str(tmp_path / "start"))
-        run.write_json(start / "stages" / "sft" / "done.json", {"iterations": 1})
+        for stage in reuse.STAGES:
+            run.write_json(start / "stages" / stage / "done.json", {"iterations": 1})
         for name, content in more.items():
             run.write_json(start / f"{name}.json", content)
         return start
@@ -84,20 +85,20 @@ REFUSED = [  # (both, there, here, the setting that is named)
 @pytest.mark.parametrize(("both", "there", "here"), FREE)
 def test_stages_are_taken_where_no_setting_that_differs_decides_them(begun, both, there, here):
     start = begun(f"{both} {there}")
-    reuse.check(start, of(f"{both} {here}"), ground.Config())
+    reuse.check(start, of(f"{both} {here}"), RunConfig())
 
 
 @pytest.mark.parametrize(("both", "there", "here", "named"), REFUSED)
 def test_stages_of_other_settings_are_refused_by_name(begun, both, there, here, named):
     start = begun(f"{both} {there}")
     with pytest.raises(ValueError, match=rf"other settings \(.*{named}.*\): give the same, or"):
-        reuse.check(start, of(f"{both} {here}"), ground.Config())
+        reuse.check(start, of(f"{both} {here}"), RunConfig())
 
 
 def test_another_method_takes_them(begun):
     start = begun("--sft.steps 7")
     for name in ("grpo", "dpo", "best_of_n", "ilql", "raft"):
-        reuse.check(start, of("--sft.steps 7", name), ground.Config())
+        reuse.check(start, of("--sft.steps 7", name), RunConfig())
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -110,12 +111,12 @@ def test_longer_lengths_take_them_where_none_of_the_files_was_cut(begun, cut):
     for settings in (f"{longer} --model.context 56", longer):
         if cut:
             with pytest.raises(ValueError, match=named):
-                reuse.check(start, of(settings), ground.Config())
+                reuse.check(start, of(settings), RunConfig())
         else:
-            reuse.check(start, of(settings), ground.Config())
+            reuse.check(start, of(settings), RunConfig())
     for shorter in ("--data.prompt-length 16 --sample.length 19", "--sample.length 40"):
         with pytest.raises(ValueError, match=r"sample.length is 0"):
-            reuse.check(start, of(FILES + shorter), ground.Config())
+            reuse.check(start, of(FILES + shorter), RunConfig())
     folder = run.open_run("sentiment", of(longer), "longer")
     reuse.copy(start, folder)
     assert not (folder / "lengths.json").exists()  # it tells of other lengths
@@ -125,23 +126,23 @@ def test_longer_lengths_take_them_where_none_of_the_files_was_cut(begun, cut):
 
 
 def test_a_setting_that_a_run_is_older_than_stood_at_its_default(begun):
-    cfg = sentiment.Config()
+    cfg = on_policy.PPORun()
     start = begun("")
     config = json.loads((start / "config.json").read_text())
     del config["settings"]["model"]["window"], config["settings"]["model"]["rope_scaling"]
     run.write_json(start / "config.json", config)
-    reuse.check(start, cfg, ground.Config())
+    reuse.check(start, cfg, RunConfig())
     other = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, window=8))
     with pytest.raises(ValueError, match=r"settings \(model.window is 0 there and 8 here\)"):
-        reuse.check(start, other, ground.Config())
+        reuse.check(start, other, RunConfig())
     (start / "stages" / "sft" / "done.json").unlink()
     with pytest.raises(ValueError, match="has finished none of the shared stages"):
-        reuse.check(start, cfg, ground.Config())
+        reuse.check(start, cfg, RunConfig())
 
 
 def test_every_setting_of_the_shared_stages_is_known():
     """What is added to a part is refused until it is shown to be free."""
-    settings = run.flat(run.plain(ground.Config()))
+    settings = run.flat(run.plain(RunConfig()))
     for name in (*reuse.COMPUTED, *reuse.DECIDED, *reuse.LENGTHS):
         assert name in settings
     others = {n.partition(".")[0] for n in settings} - set(reuse.PARTS)

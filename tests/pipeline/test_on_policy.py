@@ -9,9 +9,7 @@ import layouts
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from rlhf_jax.pipeline.ground import Ground
 
-from experiments.applications import sentiment
 from experiments.methods import online_dpo, raft
 from rlhf_jax.algorithms import policy_gradient, rollout
 from rlhf_jax.algorithms.ppo import PPOConfig
@@ -22,23 +20,25 @@ from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import rl, stages
+from rlhf_jax.pipeline import on_policy, stages
+from rlhf_jax.pipeline.prepare import Prepared
 from rlhf_jax.sampling import SampleConfig
 
 B, WIDTH, T, V, K = 16, 4, 6, 20, 2  # rows, prompt columns, response columns, vocabulary, draws
 LM = networks.language_model(
     ModelConfig(vocab_size=V, context=WIDTH + T, layers=1, d_model=16, heads=2)
 )
-LOOP = rl.RLConfig(iterations=2, batch_size=B, optimizer=OptimizerConfig(lr=1e-2))
+LOOP = on_policy.RLConfig(iterations=2, batch_size=B, optimizer=OptimizerConfig(lr=1e-2))
 PPO = PPOConfig(epochs=2, minibatches=2)
 GROUPS = policy_gradient.PolicyGradientConfig(epochs=2, minibatches=2, group=K)
+PPO_OF = lambda run, params: on_policy.with_ppo(run, params, None)
 METHODS = {
-    "ppo": (rl.with_ppo, sentiment.Config(ppo=PPO, rl=LOOP)),
+    "ppo": (PPO_OF, on_policy.PPORun(ppo=PPO, rl=LOOP)),
     "ppo, shared trunk": (
-        rl.with_ppo, sentiment.Config(ppo=PPO, rl=replace(LOOP, value="shared"))
+        PPO_OF, on_policy.PPORun(ppo=PPO, rl=replace(LOOP, value="shared"))
     ),
     "policy gradient": (
-        lambda ground: rl.with_policy_gradient(ground, "rloo"), rl.Config(pg=GROUPS, rl=LOOP)
+        on_policy.with_policy_gradient, on_policy.PolicyGradientRun(pg=GROUPS, rl=LOOP)
     ),
     "online dpo": (online_dpo.with_pairs, online_dpo.Config(rl=replace(LOOP, kl_coef=0.0))),
     "raft": (raft.with_winners, raft.Config(raft=raft.RAFTConfig(draws=K, batch_size=8), rl=LOOP)),
@@ -56,15 +56,15 @@ def samples(seed):
     return Samples(tokens, np.concatenate([prompt, mask], axis=1), mask, logprobs, ended)
 
 
-def ground_of(settings, devices, params) -> Ground:
-    """What a method asks of the shared stages."""
-    nothing = Ground(*[None] * len(Ground._fields))  # pyright: ignore[reportArgumentType]
+def run_of(settings, devices) -> Prepared:
+    """What a method asks of a run."""
+    nothing = Prepared(*[None] * len(Prepared._fields))  # pyright: ignore[reportArgumentType]
     return nothing._replace(
         cfg=SimpleNamespace(**settings),
         devices=devices,
         lm=LM,
         key=jax.random.key(1),
-        reference=params,
+        name="rloo",
     )
 
 
@@ -89,9 +89,12 @@ def test_what_a_method_makes_of_samples_does_not_depend_on_the_layout(name, rank
     scores[:, : 3 * K] = 0.0  # three prompts' draws tie, and those pairs weigh nothing
 
     def run(devices):
-        ground = ground_of(settings, devices, params)
-        method, reference, seen = with_method(ground), devices.share(params), []
-        base, state = devices.share(method.base), stages.begun(devices, method.trained, method.tx)
+        method = with_method(run_of(settings, devices), params)
+        reference, seen = devices.share(params), []
+        base, state = (
+            devices.share(method.base),
+            stages.init_state_on(devices, method.trained, method.tx),
+        )
         with_rewards = devices.compile(
             partial(rollout.with_rewards, cfg=RolloutConfig()), (P(DATA), P(DATA)), P(DATA)
         )
@@ -123,8 +126,8 @@ def test_a_learner_reads_policy_and_reference_at_the_temperature_of_the_samples(
     engine = RolloutConfig(recompute_logprobs=True)
     settings = vars(cfg) | once | {"rollout": engine, "sample": SampleConfig(temperature=0.5)}
     devices, params = parallel.on_device(), jax.jit(LM.init)(jax.random.key(0))
-    method, seen = with_method(ground_of(settings, devices, params)), samples(0)
-    state = stages.begun(devices, method.trained, method.tx)
+    method, seen = with_method(run_of(settings, devices), params), samples(0)
+    state = stages.init_state_on(devices, method.trained, method.tx)
     rolled = method.learner.annotate(state.params, params, seen)
     at_half = networks.at_temperature(LM.policy_fn, 0.5)
     want, _ = jax.jit(partial(at_half, last=T))(params, seen.tokens, seen.attention_mask)
