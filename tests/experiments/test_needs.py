@@ -1,0 +1,87 @@
+"""Files are asked for by what a method uses: each of these commands is enough, and trains nothing more."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import pytest
+import runs
+
+import launch
+from rlhf_jax.data import tokenizer
+from rlhf_jax.models import networks
+from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.models.hub import huggingface
+
+REWARD = f"--rl.reward {runs.ROOT}/tests/python_rewards.py:short"
+LOOP = "--rl.iterations 1 --rl.batch-size 8 --sample.length 6"
+SHAPE = "--model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 300"
+SFT = "--sft.steps 4 --sft.eval-every 4"
+ENOUGH = {  # settings, and the stages that are trained
+    "grpo": (f"--reference F --data.prompts P {REWARD} {LOOP} --pg.group 4", {"grpo"}),
+    "rloo": (f"--reference F --reward-model R --data.prompts P {LOOP}", {"rloo"}),
+    "dpo": ("--reference F --data.comparisons C --dpo.batch-size 8", {"dpo"}),
+    "sft": (f"--data.corpus T {SFT} {SHAPE}", {"sft"}),
+    "reward": (f"--data.comparisons C {SFT} {SHAPE}", {"sft", "reward"}),
+}
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """The folders of a policy F and of a reward model R, and files of prompts, comparisons and texts."""
+    place = tmp_path_factory.mktemp("needs")
+    words = tokenizer.train(["a good film", "a bad one"] * 9, 300, place / "words")
+    cfg = ModelConfig(context=64, d_model=16, heads=2, layers=1)
+    cfg = dataclasses.replace(cfg, vocab_size=tokenizer.size(words))
+    lm = networks.language_model(cfg)
+    params = jax.jit(lm.init)(jax.random.key(0))
+    reward = networks.reward_model(lm).init(jax.random.key(1), params)
+    huggingface.save(place / "F", cfg, params, tokenizer=words)
+    huggingface.save(place / "R", cfg, reward, is_reward=True, tokenizer=words)
+    for name, fields in (("P", ["prompt"]), ("C", ["prompt", "chosen", "rejected"])):
+        rows = [{x: f"{x} {i}" for x in fields} for i in range(40)]
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"prompt": f"film {i}", "response": "it was good"} for i in range(40)]
+    (place / "T.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {x: str(place / f"{x}.jsonl") for x in "PCT"}
+    return {"F": str(place / "F"), "R": str(place / "R")} | files
+
+
+@pytest.mark.parametrize("method", ENOUGH)
+def test_these_are_enough(names, tmp_path, method):
+    settings, stages = ENOUGH[method]
+    draws = [] if method == "reward" else ["--eval-draws", "1"]
+    command = [method, "--devices", "device", *(names.get(x, x) for x in settings.split()), *draws]
+    assert launch.main([*command, "--run", str(tmp_path / "run")]) == 0
+    assert {path.name for path in (tmp_path / "run" / "stages").iterdir()} == stages
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    first = {
+        "grpo": "Python reward",
+        "rloo": "score of the reward model",
+        "dpo": "accuracy of the policy's own reward, held-out pairs",
+        "sft": "SFT held-out loss, nats a token",
+        "reward": "reward accuracy",
+    }
+    assert next(iter(results)) == first[method]
+    assert "gold" not in results
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("dpo --data.comparisons C --data.prompts P --reference F --data.corpus T",
+         "data.corpus = .* has no effect, for nothing here learns from it"),
+        (f"grpo --reference F --data.prompts P --data.comparisons C {REWARD}", "data.comparisons = "),
+        ("rloo --reference F --data.prompts P", "data.comparisons is empty while other files are given"),
+        ("sft --data.prompts P", "data.corpus is empty while other files are given"),
+        ("sft --reference F", "reference = .* would skip SFT"),
+        ("rloo --task reviews --data.prompts P", "task = 'reviews' has no effect because files are read"),
+    ],
+)  # fmt: skip
+def test_files_without_a_reader_are_refused_by_name(names, tmp_path, capsys, command, said):
+    settings = [names.get(x, x) for x in command.split()]
+    assert launch.main([*settings, "--run", str(tmp_path / "run")]) == 1
+
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
