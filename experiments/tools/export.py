@@ -162,6 +162,8 @@ def settings_of(folder: pathlib.Path) -> SimpleNamespace:
 
 def own_stage(folder: pathlib.Path) -> str:
     """The stage of a run that is its method's own. Raises ValueError where there is none."""
+    if (name := runs.read_config(folder)["experiment"]) in SHARED[:2]:  # a run of that stage alone
+        return name
     own = [path.name for path in (folder / "stages").glob("*") if path.name not in SHARED]
     if len(own) != 1:
         raise ValueError(

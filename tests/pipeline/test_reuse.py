@@ -47,7 +47,7 @@ FREE = [  # (both, there, here)
     ("", "", "--reward-model m"),
     ("", "", "--model.context 128"),
     ("--tokenizer t", "", ""),
-    (FILES, "", "--sample.temperature 0.7 --sample.stop 3 --sample.stop-after 2"),
+    (FILES, "", "--sample.temperature 0.7 --sample.stop 3"),
     (ALONE, "", "--lora.rank 4 --lora.alpha 8"),
     (ALONE + "--reference m ", "", "--lora.rank 4"),
     (FILES + "--reference m ", "", "--sample.temperature 0.7"),
@@ -118,10 +118,10 @@ def test_longer_lengths_take_them_where_none_of_the_files_was_cut(begun, cut):
         with pytest.raises(ValueError, match=r"sample.length is 0"):
             reuse.check(start, of(FILES + shorter), RunConfig())
     folder = run.open_run("sentiment", of(longer), "longer")
-    reuse.copy(start, folder)
+    reuse.copy(start, folder, of(longer))
     assert not (folder / "lengths.json").exists()  # it tells of other lengths
     folder = run.open_run("sentiment", of(FILES + "--rl.seed 1"), "equal")
-    reuse.copy(start, folder)
+    reuse.copy(start, folder, of(longer))
     assert (folder / "lengths.json").exists()
 
 
@@ -135,7 +135,8 @@ def test_a_setting_that_a_run_is_older_than_stood_at_its_default(begun):
     other = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, window=8))
     with pytest.raises(ValueError, match=r"settings \(model.window is 0 there and 8 here\)"):
         reuse.check(start, other, RunConfig())
-    (start / "stages" / "sft" / "done.json").unlink()
+    for stage in reuse.STAGES:
+        (start / "stages" / stage / "done.json").unlink()
     with pytest.raises(ValueError, match="has finished none of the shared stages"):
         reuse.check(start, cfg, RunConfig())
 
