@@ -47,6 +47,8 @@ def before_and_after(method, prompts, measured: dict) -> dict:
         name: dict(zip(("before", "after"), map(interval, both), strict=True))
         for name, both in measured.items()
     }
+    if not measured:  # from files, without a reward
+        return {}
     by = next((x for x in (GOLD, HELD_OUT) if x in measured), next(iter(measured)))
     before, after = measured[by]
     wins = evaluate.win_rate(after, before, prompts)._asdict()

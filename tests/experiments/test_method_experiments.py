@@ -225,7 +225,7 @@ def test_a_killed_run_ends_with_the_same_bits(finished, base, tmp_path):
 
 def test_a_lengthened_run_ends_with_the_bits_of_one_of_that_length(base, tmp_path, capsys):
     constant = "--rl.optimizer.schedule constant --rl.optimizer.warmup 1 --rl.batch-size 16 "
-    settings = [*SHARED, *parts(constant + "--rl.save-every 2"), "--start-from", str(base)]
+    settings = [*SHARED, *REWARD, *parts(constant + "--rl.save-every 2"), "--start-from", str(base)]
     go = lambda name, n, *more: launch.main(
         ["rloo", *settings, "--rl.iterations", str(n), "--run", str(tmp_path / name), *more]
     )
