@@ -10,14 +10,13 @@ minutes on two CPU cores: gold rises from about 0 to above 1, in reference stand
 does the same on your JSONL (.gz too); gold is then a second reward model, taught by other comparisons.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from rlhf_jax.algorithms import ppo, rollout
 from rlhf_jax.algorithms.ppo import PPOConfig
-from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import ground as grounds
 from rlhf_jax.pipeline import inference, outcome, rl
 from rlhf_jax.pipeline.rl import RLConfig
@@ -27,12 +26,8 @@ from rlhf_jax.pipeline.rl import RLConfig
 class Config(grounds.Config):
     """Settings of the sentiment experiment."""
 
-    ppo: PPOConfig = PPOConfig(kl_stop=0.02)
-    """A rollout whose update has gone far ends there: where a fault has just become likely, one step unlearns
-    it, and Adam's momentum would go on after the ratio's clip has taken the gradient away. The largest
-    `ppo/approx_kl` of a run was 0.02 in two seeds; without a stop, at 1e-3, it was 0.17 and 0.66."""
-    rl: RLConfig = field(default_factory=lambda: RLConfig(optimizer=OptimizerConfig(lr=5e-4)))
-    """Half the rate of the methods that take one step a rollout, as PPO takes four."""
+    ppo: PPOConfig = PPOConfig()
+    rl: RLConfig = RLConfig()
 
     def _conditions(self, at: str):
         super()._conditions(at)

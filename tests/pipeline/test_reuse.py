@@ -55,6 +55,7 @@ FREE = [  # (both, there, here)
 REFUSED = [  # (both, there, here, the setting that is named)
     ("", "", "--seed 1", "seed is 0 there and 1 here"),
     ("", "", "--sample.temperature 0.7", "sample.temperature is 1.0 there and 0.7 here"),
+    ("", "", "--sample.stop-after 2", "sample.stop_after is 0"),
     ("", "", "--sample.length 30", "sample.length"),
     ("", "--annotators.noise 0", "", "annotators.noise is 0.0 there"),
     ("", "", "--data.pairs 7", "data.pairs"),
@@ -66,7 +67,7 @@ REFUSED = [  # (both, there, here, the setting that is named)
     ("", "", "--sft.steps 7", "sft.steps"),
     ("", "", "--sft.optimizer.lr 1", "sft.optimizer.lr"),
     ("", "", "--reward.epochs 1", "reward.epochs"),
-    ("", "", "--reward.loss.centring 1", "reward.loss.centring"),
+    ("", "", "--reward.loss.margin 1", "reward.loss.margin"),
     ("", "", "--tokenizer t", "tokenizer is '' there and 't' here"),
     ("--model.positions learned ", "", "--model.context 128", "model.context"),
     ("", "", FILES, "data.corpus is '' there"),
