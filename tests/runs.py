@@ -19,7 +19,7 @@ def kill(command: list[str], stage: str, iteration: int):
         import os, signal, sys, time
         sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT)!r}]
         import conftest, launch
-        from rlhf_jax import checkpoint, loop
+        from rlhf_jax.runs import checkpoint, loop
 
         iterate = loop.iterate
 

@@ -32,7 +32,7 @@ def shared(settings: dict[str, Any]) -> dict[str, Any]:
     free = [*COMPUTED, *DECIDED]
     if any(files):
         free += ["annotators", "data.reviews", "data.pairs"]
-        free += [f"sample.{name}" for name in ("temperature", "stop", "stop_after")]
+        free += [f"sample.{name}" for name in ("temperature", "stop")]
     else:
         free += [f"data.{name}" for name in OF_FILES]
     learns_rewards = not any(files) or files[1]

@@ -1,6 +1,6 @@
 """A child process for code that is not trusted: it may hang, exit or crash, and this process goes on.
 
-    child = Child("from rlhf_jax.data import rewards; rewards.serve(fd)")
+    child = Child("from rlhf_jax.rewards import scorer; scorer.serve(fd)")
     answer = child.ask({"part": 0, ...}, timeout=60.0)  # both are JSON objects
 
 The child is a new interpreter and no fork, because JAX runs threads in this process. Its standard output is

@@ -477,7 +477,7 @@ class _Children:
         ]
 
     def _started(self) -> tuple[Child, dict]:
-        child = Child("from rlhf_jax.data import rewards; rewards.serve(fd)")
+        child = Child("from rlhf_jax.rewards import scorer; scorer.serve(fd)")
         try:
             answer = child.ask({"place": self._place})
         except ChildEndedError as error:

@@ -31,7 +31,7 @@ STUDY = parts(
 PROGRAM = """
 import os, signal, sys
 import launch
-from rlhf_jax import loop
+from rlhf_jax.runs import loop
 
 iterate = loop.iterate
 
@@ -52,7 +52,7 @@ READING = """
 import sys
 import jax, numpy as np
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from rlhf_jax import parallel
+from rlhf_jax.devices import parallel
 from rlhf_jax.data.batching import batch_at, rows_at
 
 class Disk:

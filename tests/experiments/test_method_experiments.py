@@ -253,7 +253,7 @@ def test_a_lengthened_run_ends_with_the_bits_of_one_of_that_length(base, tmp_pat
     ("settings", "words"),
     [
         ("dpo --seed 7", r"start_from = .* trained with other settings \(seed is 0 there and 7 here\)"),
-        ("dpo --reward.loss.centring 1", r"start_from = .* settings \(reward.loss.centring is .* and 1.0 here\)"),
+        ("dpo --reward.loss.centring 1", r"start_from = .* \(reward.loss.centring is .* and 1.0 here\)"),
         ("raft --start-from nowhere", 'start_from = "nowhere" holds no config.json'),
         ("online_dpo --online.draws 3", "online.draws = 3 .* divide rl.batch_size = 16"),
         ("online_dpo --devices mesh --rl.batch-size 8",

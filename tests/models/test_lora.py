@@ -124,7 +124,7 @@ def test_ppo_moves_adapters_and_heads_alone_by_the_gradient_that_the_whole_tree_
     # the gradient of an adapter, by the chain rule from that of W
     frozen, weights = {}, sft.weights_of(BATCH) / BATCH.mask.sum()
     joined = lora.join(*lora.split(jax.random.key(1), params, CFG), CFG)
-    loss = lambda p: sft.loss(p, frozen, BATCH, weights, None, policy_fn=LM.policy_fn)[0]
+    loss = lambda p: sft.loss(p, frozen, BATCH, weights, policy_fn=LM.policy_fn)[0]
     of_w = jax.jit(jax.grad(loss))(lora.merge(joined))["blocks"]
     base, trained = lora.split(jax.random.key(1), params, CFG)
     of_b = jax.jit(jax.grad(lambda t: loss(lora.join(base, t, CFG))))(trained)["blocks"]

@@ -18,7 +18,9 @@ MAIN = """seed run start-from devices reference reward-model data.corpus data.co
 
 
 @pytest.fixture
-def said(capsys):
+def said(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+
     def said(*args):
         with pytest.raises(SystemExit) as stopped:
             launch.main([*args])
@@ -89,7 +91,7 @@ def test_every_main_setting_is_a_field(name):
         ("rloo", "--max-prompt-length", "--data.prompt-length (Columns of a prompt"),
         ("rloo", "--output-dir", "--run (Run directory"),
         ("rloo", "--report-to", "--wandb (Log to Weights & Biases"),
-        ("rloo", "--temperature", "--sample.temperature or"),
+        ("rloo", "--temperature", "--sample.temperature ("),
         ("rloo", "--model.layer", "--model.layers or"),
     ],
 )

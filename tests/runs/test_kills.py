@@ -25,7 +25,7 @@ PROGRAM = """
 import json, os, random, signal, sys, threading
 import orbax.checkpoint as ocp
 import launch
-from rlhf_jax import checkpoint, loop
+from rlhf_jax.runs import checkpoint, loop
 
 STAGES = "sft", "reward", "judge", "ppo"
 kind, rng = os.environ["KIND"], random.Random(int(os.environ["NUMBER"]))

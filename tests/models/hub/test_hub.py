@@ -77,7 +77,7 @@ def hub(tmp_path):
 
 
 PROGRAM = """
-from rlhf_jax.models import huggingface
+from rlhf_jax.models.hub import huggingface
 model = huggingface.load("someone/tiny@small")
 print(model.cfg.d_model, model.folder)
 try:
