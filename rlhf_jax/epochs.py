@@ -58,7 +58,7 @@ def make_update(step, prepare, *, axis_name=None, **settings):
     """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one rollout.
 
     `prepare(rollout, kl_coef) -> (batch, metrics)` makes the record that `step` reads and takes all
-    statistics of the whole rollout; the loss finds `kl_coef` in `frozen`. `settings` are those of `make_epochs`.
+    statistics of the whole rollout; the loss finds `kl_coef` in `frozen`. `settings` go to `make_epochs`.
     """
     run = make_epochs(step, axis_name=axis_name, **settings)
 
