@@ -54,29 +54,13 @@ def make_epochs(
     return run
 
 
-def make_update(
-    step,
-    prepare,
-    *,
-    area: str,
-    epochs: int,
-    minibatches: int,
-    kl_stop: float = 0.0,
-    axis_name=None,
-):
+def make_update(step, prepare, *, axis_name=None, **settings):
     """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one rollout.
 
     `prepare(rollout, kl_coef) -> (batch, metrics)` makes the record that `step` reads and takes all
-    statistics of the whole rollout; the loss finds `kl_coef` in `frozen`. The rest is `make_epochs`.
+    statistics of the whole rollout; the loss finds `kl_coef` in `frozen`. `settings` go to `make_epochs`.
     """
-    run = make_epochs(
-        step,
-        area=area,
-        epochs=epochs,
-        minibatches=minibatches,
-        kl_stop=kl_stop,
-        axis_name=axis_name,
-    )
+    run = make_epochs(step, axis_name=axis_name, **settings)
 
     def update(state, frozen, kl_coef, rollout, rng):
         batch, seen = prepare(rollout, kl_coef)
