@@ -30,7 +30,7 @@ from rlhf_jax.evaluation.evaluate import bootstrap_interval
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import playing, stages
+from rlhf_jax.pipeline import keys, playing, stages
 from rlhf_jax.pipeline.results import show, stands, write
 from rlhf_jax.runs import loop, metrics, run
 from rlhf_jax.sampling import SampleConfig
@@ -122,7 +122,7 @@ def main(cfg: Config):
     if stands(folder):
         print("this run is finished")
         return show(folder, AGAIN)
-    root = jax.random.key(cfg.seed)
+    rollouts, updates = (keys.key_of(cfg.seed, stage) for stage in ("rollout", "update"))
     vocab_size = len(guessing.vocabulary(cfg.game))
     lm = networks.language_model(replace(cfg.model, vocab_size=vocab_size))
     sample = devices.compile(
@@ -153,16 +153,20 @@ def main(cfg: Config):
     update = stages.compile_update(devices, learner.update)
 
     def iteration(state, i):
-        key = jax.random.fold_in(root, i)
         rows = np.arange(cfg.batch_size, dtype=np.int32)
         index = i * (cfg.batch_size // group) + rows // group
         samples, rewards = playing.play(
-            cfg, sample_turn, learner.policy_of(state.params), index, rows % group, key
+            cfg,
+            sample_turn,
+            learner.policy_of(state.params),
+            index,
+            rows % group,
+            jax.random.fold_in(rollouts, i),
         )
         seen = annotate(state.params, reference, devices.put_batch(samples))
         batch = with_rewards(seen, devices.put_batch(rewards))
         kl_coef = devices.put(np.float32(cfg.kl_coef * (1 - i / cfg.iterations)))
-        state, metrics = update(state, {}, kl_coef, batch, jax.random.fold_in(key, 2**16))
+        state, metrics = update(state, {}, kl_coef, batch, jax.random.fold_in(updates, i))
         won, turns = guessing.outcomes(*playing.words_of(samples))
         return state, metrics | {"game/win_rate": won.mean(), "game/turns": turns.mean()}
 
@@ -173,7 +177,7 @@ def main(cfg: Config):
 
     # 3. the results: the same games before and after, beside what is known exactly
     index = playing.EVALUATION_FROM + np.arange(cfg.eval_games, dtype=np.int32)
-    key = jax.random.fold_in(root, 2**30)
+    key = keys.key_of(cfg.seed, "results")
     sides = {
         name: playing.evaluate_games(cfg, sample_turn, policy, index, key)
         for name, policy in (("before", reference), ("after", learner.policy_of(state.params)))

@@ -14,7 +14,7 @@ import jax
 from rlhf_jax.algorithms import best_of_n
 from rlhf_jax.bounds import Bound, Settings
 from rlhf_jax.evaluation.evaluate import bootstrap_interval
-from rlhf_jax.pipeline import generation, people, results, scoring, settings, stages, texts
+from rlhf_jax.pipeline import generation, keys, people, results, scoring, settings, stages, texts
 from rlhf_jax.pipeline.prepare import prepare
 from rlhf_jax.pipeline.scoring import PythonRewardConfig
 
@@ -60,7 +60,7 @@ def main(cfg: Config):
     # N draws for each response of the results, and estimates for every n below
     N, rows = cfg.best.draws, results.held_out_rows(run)
     asked, prompts = [row for row in rows for _ in range(N)], [row.prompt for row in rows]
-    key = jax.random.fold_in(run.key, 3)
+    key = keys.key_of(cfg.seed, "draws")
     pool = run.generator.generate(reference, [row.prompt for row in asked], key)
     judged = judges.of(run)
     scores = next(iter(judged.values()))(asked, pool)

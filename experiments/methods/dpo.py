@@ -29,7 +29,7 @@ from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.evaluation import evaluate
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import people, results, settings, stages, texts
+from rlhf_jax.pipeline import keys, people, results, settings, stages, texts
 from rlhf_jax.pipeline.prepare import Prepared, prepare
 
 
@@ -105,7 +105,7 @@ def main(cfg: Config):
         tx=tx,
         steps=steps,
         save_every=cfg.dpo.eval_every,
-        key=jax.random.fold_in(run.key, 4),
+        key=keys.adapters(cfg.seed, "policy"),
         measure=lambda params: {"preference/held_out_accuracy": right(params).mean()},
     )  # fmt: skip
     params, _ = stages.fit(stages.place(run), job, cfg.lora)

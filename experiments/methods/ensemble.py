@@ -21,7 +21,7 @@ from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.evaluation import evaluate
 from rlhf_jax.models import networks
-from rlhf_jax.pipeline import generation, on_policy, people, results, stages
+from rlhf_jax.pipeline import generation, keys, on_policy, people, results, stages
 from rlhf_jax.pipeline.on_policy import PolicyGradientRun
 from rlhf_jax.pipeline.prepare import Prepared, prepare
 from rlhf_jax.pipeline.scoring import Reward
@@ -91,7 +91,7 @@ def train(run: Prepared, reference, compared: Pairs):
     steps make large; the others have their own.
     """
     cfg, devices, M = run.cfg, run.devices, run.cfg.ensemble.members
-    rm, root = networks.reward_model(run.lm), jax.random.key(cfg.seed)
+    rm, root = networks.reward_model(run.lm), keys.key_of(cfg.seed, "reward")
     pairs = encode_comparisons(run.tokenizer, compared.halves[0], *run.lengths)
     count, size = len(compared.halves[0]), cfg.reward.batch_size
     steps = max(1, round(cfg.reward.epochs * count / size))
@@ -115,7 +115,7 @@ def train(run: Prepared, reference, compared: Pairs):
         tx=tx,
         steps=steps,
         save_every=cfg.reward.save_every,
-        key=root,
+        key=keys.adapters(cfg.seed, "reward"),
         log_every=5,
         init=ensemble.init_state,
     )  # fmt: skip

@@ -24,7 +24,7 @@ from rlhf_jax.data.comparisons import Comparison, encode_comparisons
 from rlhf_jax.models import networks
 from rlhf_jax.ops import advantages
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import generation, people, results, settings, stages, texts
+from rlhf_jax.pipeline import generation, keys, people, results, settings, stages, texts
 from rlhf_jax.pipeline.prepare import Prepared, prepare
 from rlhf_jax.pipeline.scoring import Reward
 
@@ -80,18 +80,18 @@ def main(cfg: Config):
     assert reward is not None and pairs is not None
 
     # Q and V, from the log
-    log, root = logged(run, reward, pairs.train), jax.random.key(cfg.seed)
+    log = logged(run, reward, pairs.train)
     q, tx = networks.q_network(run.lm), optimizer.make(cfg.q.optimizer, cfg.q.steps)
     job = stages.Fit(
         stage="ilql",
-        params=q.init(root, reference),
+        params=q.init(keys.key_of(cfg.seed, "policy"), reference),
         make=lambda fn: ilql.make_train_step(fn, tx, cfg.ilql, axis_name=devices.axis_name),
         fn=q.q_fn,
         batch_at=lambda i: batch_at(log, cfg.q.batch_size, cfg.seed, i, devices.take),
         tx=tx,
         steps=cfg.q.steps,
         save_every=cfg.q.save_every,
-        key=jax.random.fold_in(run.key, 4),
+        key=keys.adapters(cfg.seed, "policy"),
         log_every=5,
         init=ilql.init_state,
     )

@@ -21,7 +21,7 @@ from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora
 from rlhf_jax.ops import kl
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import on_policy, people, results, stages
+from rlhf_jax.pipeline import keys, on_policy, people, results, stages
 from rlhf_jax.pipeline.on_policy import OnPolicyConfig, RLConfig
 from rlhf_jax.pipeline.prepare import Prepared, prepare
 
@@ -139,5 +139,5 @@ def with_winners(run: Prepared, reference) -> on_policy.OnPolicy:
     )
     annotate = devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA))
     learner = learner._replace(annotate=annotate)
-    base, trained = lora.split(jax.random.fold_in(run.key, 4), reference, cfg.lora)
+    base, trained = lora.split(keys.adapters(cfg.seed, "policy"), reference, cfg.lora)
     return on_policy.OnPolicy("raft", learner, base, trained, tx)

@@ -30,7 +30,7 @@ from rlhf_jax.pipeline import pretrained, stages
 from rlhf_jax.runs import checkpoint
 from rlhf_jax.runs import run as runs
 
-SHARED = ("sft", "reward", "judge", "ensemble")  # the stages that are no method's own
+SHARED = ("sft", "reward", "held_out_reward", "ensemble")  # the stages that are no method's own
 POLICY = ("['best']", "['state'].params['policy']", "['state'].params", ".params")
 """Where a checkpoint may hold the parameters of a policy or a reward model; the first that is there does."""
 
@@ -44,7 +44,8 @@ class Config(Settings):
     to: str = ""
     """Folder that is made."""
     stage: str = ""
-    """sft (the policy that a method starts from), reward or judge; empty: the policy of the method."""
+    """Stage to export: sft (the policy that a method starts from), reward or held_out_reward; empty: the
+    method's policy."""
     best: bool = False
     """Write the method's checkpoint of the highest rl.best instead of its last one."""
     adapter: bool = False
@@ -167,7 +168,7 @@ def own_stage(folder: pathlib.Path) -> str:
     own = [path.name for path in (folder / "stages").glob("*") if path.name not in SHARED]
     if len(own) != 1:
         raise ValueError(
-            f'run = "{folder}" has no policy of a method: set stage to sft, reward or judge'
+            f'run = "{folder}" has no policy of a method: set stage to sft, reward or held_out_reward'
         )
     return own[0]
 

@@ -25,7 +25,7 @@ from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora, networks
 from rlhf_jax.ops import kl
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import scoring, settings, stages, texts
+from rlhf_jax.pipeline import keys, scoring, settings, stages, texts
 from rlhf_jax.pipeline.prepare import Prepared
 from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.runs import loop
@@ -175,7 +175,7 @@ def on_devices(
     """
     learner, adapters = make(fn), run.cfg.lora
     start = learner.init(params, reward_params)
-    base, trained = lora.split(jax.random.fold_in(run.key, 4), start, adapters)
+    base, trained = lora.split(keys.adapters(run.cfg.seed, "policy"), start, adapters)
     update = lora.over_base(lambda fn: make(fn).update, fn, adapters)
     learner = learner._replace(
         annotate=run.devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA)),
@@ -243,8 +243,7 @@ def dynamic_sampling(
     """
     rl, fetch, parts = run.cfg.rl, run.devices.fetch, []
     for extra in range(rl.refill + 1):
-        own = key if extra == 0 else jax.random.fold_in(key, 1 + extra)
-        part = draw(policy, drawn + extra, own)
+        part = draw(policy, drawn + extra, jax.random.fold_in(key, extra))
         parts.append(
             (np.array(range(len(part.rows))), fetch(part.samples), part.scores(), part.rows)
         )
@@ -279,12 +278,12 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
     with_rewards = devices.compile(
         partial(rollout.with_rewards, cfg=cfg.rollout), (P(DATA), P(DATA)), P(DATA)
     )
-    root = jax.random.key(seed_of(cfg))
+    rollouts, updates = (keys.key_of(seed_of(cfg), stage) for stage in ("rollout", "update"))
     base, reference = devices.share((method.base, reference))
 
     def iteration(carry, i):
         state, kl_coef, drawn = carry["state"], carry["kl_coef"], int(carry["drawn"])
-        params, key = lora.join(base, state.params, cfg.lora), jax.random.fold_in(root, i)
+        params, key = lora.join(base, state.params, cfg.lora), jax.random.fold_in(rollouts, i)
         policy = learner.policy_of(params)
         if rl.refill:
             batch, drawn = dynamic_sampling(run, draw, policy, drawn, key, learner.group)
@@ -294,7 +293,7 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
         scores = batch.scores()
         rolled = with_rewards(seen, devices.put_batch(scores.pop("score")))
         state, metrics = learner.update(
-            state, {"base": base}, kl_coef, rolled, jax.random.fold_in(key, 1)
+            state, {"base": base}, kl_coef, rolled, jax.random.fold_in(updates, i)
         )
         metrics |= {name: x.mean() for name, x in scores.items()}
         metrics |= watch(batch.rows, batch.samples, rolled)

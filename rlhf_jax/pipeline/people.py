@@ -1,10 +1,8 @@
 """Comparisons that teach reward models: of files, or by simulated people of the SFT policy's responses."""
 
-import jax
-
 from rlhf_jax.data.comparisons import read_comparisons
 from rlhf_jax.people import annotators
-from rlhf_jax.pipeline import texts
+from rlhf_jax.pipeline import keys, texts
 from rlhf_jax.pipeline.prepare import Prepared
 from rlhf_jax.pipeline.texts import Pairs
 from rlhf_jax.runs import run as runs
@@ -31,7 +29,9 @@ def _compare(run: Prepared, reference) -> list[dict]:
     assert task is not None
     print(f"comparisons: simulated people judge {len(rows)} pairs of responses", flush=True)
     prompts = [row.prompt for row in rows for _ in range(2)]
-    said = run.generator.generate(reference, prompts, jax.random.fold_in(run.key, 1)).texts
+    said = run.generator.generate(
+        reference, prompts, keys.key_of(run.cfg.seed, "comparisons")
+    ).texts
     a, b = said[::2], said[1::2]
     preferred = annotators.annotate(texts.judged(task, rows, a, b), cfg.annotators, cfg.seed)
     return [

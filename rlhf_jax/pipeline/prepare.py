@@ -4,8 +4,6 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
 from rlhf_jax.data import dialogues
 from rlhf_jax.devices import hosts, parallel
 from rlhf_jax.devices.parallel import Devices
@@ -37,7 +35,6 @@ class Prepared(NamedTuple):
     tokenizer: Any
     lm: networks.LanguageModel
     generator: generation.Generator
-    key: jax.Array  # from which every stage folds its own
     scorer: Scorer | None  # the Python reward
     load_reward: Callable | None  # load_reward(places) -> function and parameters of `reward_model`
 
@@ -80,7 +77,6 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
         generator=generation.make_generator(
             cfg.sample, devices, lm, words, columns[0], cfg.sft.batch_size * 4
         ),
-        key=jax.random.key(cfg.seed),
         scorer=scorer,
         load_reward=pretrained.scorer(cfg, words, columns) if cfg.reward_model else None,
     )

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import numpy as np
 import rich
 from rich.table import Table
@@ -14,7 +13,7 @@ from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.devices import hosts, process
 from rlhf_jax.evaluation import evaluate
 from rlhf_jax.evaluation.evaluate import bootstrap_interval
-from rlhf_jax.pipeline import generation, scoring, texts
+from rlhf_jax.pipeline import generation, keys, scoring, texts
 from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.pipeline.texts import Pairs, ceiling
 from rlhf_jax.runs import report
@@ -204,7 +203,7 @@ def respond(run: "Prepared", params, generator: generation.Generator | None = No
     """
     prompts = [row.prompt for row in (held_out_rows(run) if rows is None else rows)]
     generate = (generator or run.generator).generate
-    return generate(params, prompts, jax.random.fold_in(run.key, 2))
+    return generate(params, prompts, keys.key_of(run.cfg.seed, "results"))
 
 
 def golds(run: "Prepared", rows, said: generation.Responses) -> np.ndarray:

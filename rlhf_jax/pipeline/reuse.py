@@ -8,7 +8,7 @@ from rlhf_jax.devices import hosts
 from rlhf_jax.pipeline import inputs, texts
 from rlhf_jax.runs import manifest, run
 
-STAGES = ("sft", "reward", "judge")
+STAGES = ("sft", "reward", "held_out_reward")
 """The shared stages."""
 PARTS = (
     *("seed", "pretrained", "reference", "reward_model", "lora", "tokenizer", "bos", "data"),

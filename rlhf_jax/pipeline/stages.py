@@ -29,7 +29,7 @@ from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import generation, pretrained, scoring
+from rlhf_jax.pipeline import generation, keys, pretrained, scoring
 from rlhf_jax.pipeline.texts import Pairs
 from rlhf_jax.runs import loop
 from rlhf_jax.runs import run as runs
@@ -37,7 +37,7 @@ from rlhf_jax.runs import run as runs
 if TYPE_CHECKING:
     from rlhf_jax.pipeline.prepare import Prepared
 
-HELD_OUT = "judge"
+HELD_OUT = "held_out_reward"
 """The stage of the held-out reward model."""
 NONE = LoraConfig()  # no adapters
 SMALLER = "--model.remat, --model.logprob-chunk 64, --lora.rank 8 or --devices mesh:fsdp=-1"
@@ -188,11 +188,10 @@ def sft(
     all parameters are trained, from nothing.
     """
     adapters = NONE if start is None else adapters
-    tx, root, loss_of = optimizer.make(cfg.optimizer, cfg.steps), jax.random.key(run.seed), None
-    loss_of = held_out_loss(run.devices, lm, held_out)
+    tx, loss_of = optimizer.make(cfg.optimizer, cfg.steps), held_out_loss(run.devices, lm, held_out)
     job = Fit(
         stage="sft",
-        params=run.devices.make(lm.init, root) if start is None else start,
+        params=run.devices.make(lm.init, keys.key_of(run.seed, "sft")) if start is None else start,
         make=lambda policy_fn: sft_step.make_train_step(
             policy_fn, tx, microbatches=cfg.microbatches, axis_name=run.devices.axis_name
         ),
@@ -201,7 +200,7 @@ def sft(
         tx=tx,
         steps=cfg.steps,
         save_every=cfg.eval_every,
-        key=jax.random.fold_in(root, 0),
+        key=keys.adapters(run.seed, "sft"),
         log_every=10,
         measure=lambda params: {"sft/held_out_loss": loss_of(params)},
         patience=cfg.patience,
@@ -282,10 +281,10 @@ def reward_model_of(run: "Prepared", stage: str, pairs: list[Comparison], trunk)
     train = runs.mapped(run.folder / "data" / stage, lambda: encode(pairs), like)
     network = networks.reward_model(run.lm)
     steps = max(1, round(cfg.epochs * len(pairs) / cfg.batch_size))
-    tx, root = optimizer.make(cfg.optimizer, steps), jax.random.key(seed)
+    tx = optimizer.make(cfg.optimizer, steps)
     job = Fit(
         stage=stage,
-        params=network.init(jax.random.fold_in(root, 0), trunk),
+        params=network.init(jax.random.fold_in(keys.key_of(seed, stage), 0), trunk),
         make=lambda reward_fn: reward_model.make_train_step(
             reward_fn, tx, cfg.loss, microbatches=cfg.microbatches, axis_name=devices.axis_name
         ),
@@ -294,7 +293,7 @@ def reward_model_of(run: "Prepared", stage: str, pairs: list[Comparison], trunk)
         tx=tx,
         steps=steps,
         save_every=cfg.save_every,
-        key=jax.random.fold_in(root, 1),
+        key=keys.adapters(seed, stage),
         log_every=5,
     )
     params, _ = fit(place(run), job, run.cfg.lora)

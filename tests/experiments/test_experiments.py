@@ -61,7 +61,7 @@ def test_a_run_leaves_all_that_it_promises(whole):
     config = json.loads((whole / "config.json").read_text())
     assert config["settings"]["rl"]["iterations"] == 5 and config["versions"]["jax"]
     stages = {row["stage"] for row in metrics.read(whole / "metrics.jsonl")}
-    assert stages == {"sft", "reward", "judge", "ppo"}
+    assert stages == {"sft", "reward", "held_out_reward", "ppo"}
     assert {p.name for p in (whole / "tensorboard").iterdir()} == stages
     for name, fields in {
         "samples": {"method", "prompt"}
@@ -208,7 +208,10 @@ def test_what_a_run_with_adapters_learned_is_exported_and_another_run_starts_the
     jax.tree.map(same, params("policy"), params("adapter"))
     start = ["--reference", of("policy"), "--reward-model", of("reward"), "--run", of("again")]
     assert launch.main([*WITH_REFERENCE, *adapters, *start]) == 0
-    assert {path.name for path in (place / "again" / "stages").iterdir()} == {"judge", "ppo"}
+    assert {path.name for path in (place / "again" / "stages").iterdir()} == {
+        "held_out_reward",
+        "ppo",
+    }
     rows = [
         [json.loads(row) for row in (place / name / "samples.jsonl").read_text().splitlines()]
         for name in ("run", "again")

@@ -88,8 +88,10 @@ def test_a_method_starts_from_the_stages_of_another_and_leaves_its_own(finished,
     own = [row for row in rows if row["stage"] == stage]
     assert names <= {key for row in own for key in row}
     assert all(np.isfinite(row[key]) for row in own for key in names & row.keys())
-    assert not {"sft", "reward", "judge"} & {row["stage"] for row in rows}  # copied, not trained
-    for shared in ("sft",) if name == "dpo" else ("sft", "reward", "judge"):
+    assert not {"sft", "reward", "held_out_reward"} & {
+        row["stage"] for row in rows
+    }  # copied, not trained
+    for shared in ("sft",) if name == "dpo" else ("sft", "reward", "held_out_reward"):
         jax.tree.map(
             np.testing.assert_array_equal, runs.arrays(folder, shared), runs.arrays(base, shared)
         )

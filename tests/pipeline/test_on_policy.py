@@ -14,14 +14,16 @@ from experiments.methods import online_dpo, raft
 from rlhf_jax.algorithms import policy_gradient, rollout
 from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.algorithms.rollout import RolloutConfig
-from rlhf_jax.batches import Samples
+from rlhf_jax.batches import Prompts, Samples
 from rlhf_jax.devices import parallel
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import on_policy, stages
+from rlhf_jax.pipeline import generation, keys, on_policy, scoring, stages, texts
 from rlhf_jax.pipeline.prepare import Prepared
+from rlhf_jax.pipeline.scoring import Reward
+from rlhf_jax.runs import metrics
 from rlhf_jax.sampling import SampleConfig
 
 B, WIDTH, T, V, K = 16, 4, 6, 20, 2  # rows, prompt columns, response columns, vocabulary, draws
@@ -63,7 +65,6 @@ def run_of(settings, devices) -> Prepared:
         cfg=SimpleNamespace(**settings),
         devices=devices,
         lm=LM,
-        key=jax.random.key(1),
         name="rloo",
     )
 
@@ -139,3 +140,73 @@ def test_a_learner_reads_policy_and_reference_at_the_temperature_of_the_samples(
             state, {"base": method.base}, np.float32(0.1), rolled, jax.random.key(2)
         )
         assert metrics[f"{method.learner.area}/approx_kl"] < 1e-8  # half the square of 1e-4
+
+
+def test_no_two_purposes_share_a_key():
+    every = [keys.key_of(3, stage) for stage in keys.STAGES]
+    every += [keys.adapters(3, stage) for stage in ("sft", "reward", "held_out_reward", "policy")]
+    every += [
+        jax.random.fold_in(keys.key_of(3, x), i) for x in ("rollout", "update") for i in range(99)
+    ]
+    every += [keys.key_of(4, stage) for stage in keys.STAGES]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in every}) == len(every)
+
+
+FIRST = """
+def first(prompts, responses):
+    with open({log!r}, "a") as log:
+        log.write("".join(said + "\\n" for said in responses))
+    return [float(said.split()[0]) for said in responses]
+"""
+
+
+def trained(monkeypatch, folder, weight=0.5, refill=0):
+    """The responses [rollouts, B], as ids, and the metrics of three iterations.
+
+    There is one prompt and nothing is learned, so that only keys can make two rollouts differ.
+    """
+    file, log = folder / "first.py", folder / "log"
+    file.write_text(FIRST.format(log=str(log)))
+    python = {"reward": f"{file}:first", "reward_model_weight": weight, "refill": refill}
+    rl = replace(LOOP, iterations=3, optimizer=OptimizerConfig(lr=1e-12), **python)
+    cfg = on_policy.PolicyGradientRun(
+        pg=replace(policy_gradient.RLOO, group=K), rl=rl, sample=SampleConfig(length=T),
+        rollout=RolloutConfig(missing_eos_penalty=0.0),
+    )  # fmt: skip
+    row, zero = texts.Row("say", {}, "say"), np.zeros(1, np.int32)
+    one = Prompts(np.ones((1, WIDTH), np.int32), np.ones((1, WIDTH), bool), zero, zero)
+    monkeypatch.setattr(on_policy, "encode_prompts", lambda *args: one)
+    devices = parallel.on_device()
+    write = lambda samples: [" ".join(map(str, row)) for row in samples.tokens[:, -T:].tolist()]
+    generator = generation.make_generator(cfg.sample, devices, LM, None, WIDTH, B)
+    run = run_of(vars(cfg), devices)._replace(
+        folder=folder,
+        generator=generator._replace(texts=write),
+        texts=texts.Texts([], [], [row], [row], None, [], 0, None),
+        scorer=scoring.python_reward(cfg, texts.Texts([], [], [row], [row], None, [], 0, None)),
+    )
+    params = jax.device_get(jax.jit(LM.init)(jax.random.key(0)))
+    last = Reward(lambda scale, tokens, mask: scale * tokens[:, -1], np.float32(2))
+    on_policy.train(run, on_policy.with_policy_gradient(run, params), params, last)
+    said = np.reshape(log.read_text().splitlines(), (-1, B))
+    return said, metrics.read(folder / "metrics.jsonl")
+
+
+def test_no_two_rollouts_draw_with_one_key(monkeypatch, tmp_path):
+    said, _ = trained(monkeypatch, tmp_path)
+    assert len(said) == 3 and len({*said.ravel()}) > 0.9 * said.size
+
+
+def test_further_rounds_of_dynamic_sampling_draw_with_keys_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(np, "ptp", lambda x, axis: 0 * x[:, 0])  # all groups without signal
+    said, _ = trained(monkeypatch, tmp_path, refill=2)
+    assert len(said) == 9 and len({*said.ravel()}) > 0.9 * said.size
+
+
+@pytest.mark.parametrize("weight", [0.5, 3.0])
+def test_what_is_maximised_is_the_weighted_sum_of_both_rewards(monkeypatch, tmp_path, weight):
+    said, rows = trained(monkeypatch, tmp_path, weight=weight)
+    ids = np.array([x.split() for x in said.ravel()], float).reshape(*said.shape, T)
+    python, model = ids[:, :, 0], 2 * ids[:, :, -1]
+    got = [row["objective/score"] for row in rows]
+    np.testing.assert_allclose(got, (weight * model + python).mean(axis=1), rtol=1e-5)

@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 import launch
 from rlhf_jax.runs import checkpoint, loop
 
-STAGES = "sft", "reward", "judge", "ppo"
+STAGES = "sft", "reward", "held_out_reward", "ppo"
 kind, rng = os.environ["KIND"], random.Random(int(os.environ["NUMBER"]))
 late = rng.randint(1, 5)  # which save of this process it is, of those that die in one
 now = {"stage": "", "iteration": 0, "saving": False}
@@ -83,7 +83,7 @@ def begin(folder, **killing):
 
 def left(folder):
     """What must be equal: the arrays of every stage, the metrics, and what came of it."""
-    stages = "sft", "reward", "judge", "ppo"
+    stages = "sft", "reward", "held_out_reward", "ppo"
     results = json.loads((folder / "results.json").read_text())
     results = {k: v for k, v in results.items() if k not in ("seconds", "peak memory, GiB")}
     return {stage: runs.arrays(folder, stage) for stage in stages}, runs.untimed(folder), results
