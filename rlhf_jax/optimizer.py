@@ -19,21 +19,22 @@ class OptimizerConfig(Settings):
     lr: Positive = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """After the warm-up: held, or brought down to reach zero one step after the last."""
+    """Learning rate after warm-up: constant, or decaying to zero one step after the last."""
     warmup: Whole = 0
-    """Steps in which the learning rate rises from zero."""
+    """Steps in which the learning rate rises linearly from zero."""
     b1: Decay = 0.9
-    """Adam's decay of the first moment."""
+    """Adam's decay rate of the first moment."""
     b2: Decay = 0.999
-    """Adam's decay of the second moment."""
+    """Adam's decay rate of the second moment."""
     eps: Positive = 1e-5
     """Adam's epsilon (1e-5: Ziegler et al., 2019)."""
     eps_placement: Literal["optax", "tensorflow"] = "optax"
-    """Epsilon after bias correction (optax, torch), or before it, as in TensorFlow: smaller early steps."""
+    """Adam's epsilon after bias correction (optax, PyTorch), or before it (TensorFlow), which makes early
+    steps smaller."""
     weight_decay: NonNegative = 0.0
-    """Decoupled (AdamW), on matrices and not on vectors."""
+    """Decoupled weight decay (AdamW) of matrices; vectors have none."""
     clip: NonNegative = 1.0
-    """Largest global norm of a gradient; 0 leaves it alone."""
+    """Largest global norm of a gradient; 0: no clipping."""
 
 
 class TFAdamState(NamedTuple):

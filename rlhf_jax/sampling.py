@@ -21,33 +21,33 @@ from rlhf_jax.slots import Said
 
 @dataclass(frozen=True)
 class SampleConfig(Settings):
-    """How responses are drawn."""
+    """Sampling of responses."""
 
     _main = ("length", "temperature")
 
     length: Whole = 24
-    """Most tokens of a response, its end included (T). Experiments take 0: 24 in the generated world, and
-    with files what holds 99 % of the answers of each."""
+    """Most tokens of a response, its end token included (T). 0, in experiments: 24 for a generated task, or
+    for files the least length that holds 99 % of the answers of each."""
     temperature: NonNegative = 1.0
-    """Divides the logits; 0 takes the likeliest token (and reports its log-probability at 1)."""
+    """Divisor of the logits; 0: greedy decoding, with log-probabilities at temperature 1."""
     top_k: Whole = 0
-    """Draw among the k likeliest tokens, and all that tie with the k-th; 0 among all. Not for on-policy
+    """Sample among the k likeliest tokens and ties with the k-th; 0: all tokens. Refused in on-policy
     training."""
     top_p: Share = 1.0
-    """Draw among the fewest tokens whose probability reaches p, and all that tie with the last of them; 1
-    among all. Not for on-policy training."""
+    """Sample among the fewest tokens whose probability reaches p, and ties with the last; 1: all tokens.
+    Refused in on-policy training."""
     min_length: Whole = 0
-    """Tokens before a stop token may be drawn. Not for on-policy training."""
+    """Tokens before a stop token can be sampled. Refused in on-policy training."""
     stop: tuple[Whole, ...] = ()
-    """Tokens that end a response; experiments add those of the tokenizer and of the model."""
+    """Extra token ids that end a response; an experiment adds those of the tokenizer and the model."""
     pad: Whole = 0
-    """Token in the columns after the end, where it is masked; experiments take the tokenizer's."""
+    """Token id of the masked columns after the end; an experiment takes it from the tokenizer."""
     slots: Whole = 0
-    """Rows decoded at once, where a batch has more: a row that ends makes room for the next prompt. 0: all.
-    Fewer steps where lengths differ, a cache of fewer rows, and the same samples."""
+    """Rows decoded at once; a row that ends makes room for the next prompt. Saves steps where lengths
+    differ, and cache memory; the samples do not change. 0: all rows."""
     buckets: Count = 1
-    """Widths that prompts are cut to, all in one compiled program: theirs, its half, its quarter, ...
-    A batch takes the least that holds its longest prompt, and samples the same; each is compiled apart."""
+    """Number of prompt widths compiled: the full width, its half, its quarter, and so on. Each batch takes
+    the narrowest that holds its longest prompt; the samples do not change."""
 
     def _conditions(self, at: str):
         if 0 < self.length < self.min_length:

@@ -21,17 +21,19 @@ from rlhf_jax.bounds import Bound, NonNegative, Settings
 
 @dataclass(frozen=True)
 class EnsembleConfig(Settings):
-    """How many reward models there are, and how they speak with one voice."""
+    """Size of a reward model ensemble, and the rule that combines its scores."""
 
     _main = ("members", "combine")
 
     members: Annotated[int, Bound(ge=2)] = 4
-    """Reward models (4 or 5: Coste et al., 2024, who saw little gain beyond)."""
+    """Number of reward models (4 or 5: Coste et al., 2024, who saw little gain from more)."""
     combine: Literal["mean", "min", "uwo", "warm"] = "uwo"
-    """The mean score, the least, mean - uncertainty_coef std, or one model of the averaged weights, whose
-    members start from one head and differ by the order of their data alone."""
+    """Score to maximise: the members' mean, their minimum (min), their mean less uncertainty_coef standard
+    deviations (uwo), or the score of one model with their averaged weights (warm), whose members share the
+    initial head and differ only in the order of their data."""
     uncertainty_coef: NonNegative = 0.5
-    """Standard deviations that "uwo" takes off the mean (ours; Coste et al. take off variances)."""
+    """For uwo: standard deviations subtracted from the mean score (our choice; Coste et al., 2024, subtract
+    variances)."""
 
 
 def init(reward_init, key, trunk, cfg: EnsembleConfig):

@@ -23,16 +23,16 @@ from rlhf_jax.bounds import Count, Settings, Whole
 
 @dataclass(frozen=True)
 class EpisodeConfig(Settings):
-    """The shape of an episode: T = turns (turn_length + reply_length) columns of response."""
+    """Shape of an episode: T = turns (turn_length + reply_length) response columns."""
 
     turns: Count = 3
-    """Most turns of the policy."""
+    """Maximum number of the policy's turns."""
     turn_length: Count = 2
-    """Most tokens of a turn, the one that ends it included: the sampler's `length`."""
+    """Most tokens of a turn, its end token included: the sampler's `length`."""
     reply_length: Whole = 1
     """Most tokens of a reply."""
     pad: Whole = 0
-    """Fills the columns where nobody spoke; masked wherever it stands."""
+    """Token id of the columns where nobody spoke, which are always masked."""
 
 
 def play(

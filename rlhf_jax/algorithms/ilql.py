@@ -36,22 +36,24 @@ from rlhf_jax.ops.advantages import gae
 
 @dataclass(frozen=True)
 class ILQLConfig(Settings):
-    """The settings of the equations above, each with its published default."""
+    """Implicit language Q-learning; each default is a published value."""
 
     _main = ("beta",)
 
     gamma: Unit = 0.99
-    """Discount (0.99: Snell et al., 2023, in code)."""
+    """Discount factor (0.99: Snell et al., 2023, in code)."""
     lam: Unit = 0.0
-    """0: y_t as above. 1: the log's own returns in its place (LMRL-Gym's Monte-Carlo baseline)."""
+    """Lambda of the returns that Q regresses on: one-step bootstraps at 0, the logged returns at 1
+    (LMRL-Gym's Monte-Carlo baseline)."""
     tau: Inside = 0.7
     """Expectile of V (0.7 on Wordle, 0.6 on comments: Snell et al., 2023, in code)."""
     cql_coef: NonNegative = 0.01
-    """Weight of the conservative term (0.01: LMRL-Gym; 1e-4 on Wordle, 0.25 on comments: Snell et al.)."""
+    """Weight of the conservative term (0.01: LMRL-Gym; 1e-4 on Wordle, 0.25 on comments: Snell et al.,
+    2023)."""
     polyak: Share = 0.005
-    """How far the target heads move a step (0.005: Snell et al., 2023, in code)."""
+    """Step size of the moving average of target heads (0.005: Snell et al., 2023, in code)."""
     beta: NonNegative = 16.0
-    """Weight of Q - V in decoding, per unit of reward (16 on Wordle, 8 on comments: Snell et al.)."""
+    """Weight of Q - V in decoding, per unit of reward (16 on Wordle, 8 on comments: Snell et al., 2023)."""
 
 
 class ILQLState(NamedTuple):

@@ -48,52 +48,60 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class PolicyGradientConfig(Settings):
-    """What the methods differ in; the defaults are RLOO's."""
+    """Policy gradients without a critic; the defaults are RLOO's."""
 
     _main = ("group",)
 
     epochs: Count = 1
-    """Passes over one rollout, each in a fresh order (1: all of them, as published)."""
+    """Passes over one rollout, each in a fresh order (1: all methods, as published)."""
     minibatches: Count = 1
-    """Gradient steps a pass, on equal parts of the global batch (1: on-policy; DAPO 16, GSPO 4)."""
+    """Gradient steps per pass, on equal parts of the global batch (1: on-policy; DAPO: 16; GSPO: 4)."""
     microbatches: Count = 1
-    """Parts that a minibatch is cut into, on each device, to save memory; changes no result."""
+    """Microbatches per device and gradient step, to save memory; the result does not change."""
     group: Count = 4
     """Draws of one prompt, in adjacent rows as `data.prompts.repeat_draws` makes them (RLOO: 2 or 4)."""
     baseline: Literal["none", "batch", "group", "leave_one_out"] = "leave_one_out"
-    """Mean of: all other rows; the group, this row too (GRPO); the group's other rows (RLOO)."""
+    """Mean return of all other rows (batch), of the whole group (GRPO), or of the other rows in the group
+    (leave_one_out: RLOO)."""
     scale: Literal["none", "group_std", "batch_std"] = "none"
-    """Divide by the group's unbiased deviation (GRPO), or the batch's (REINFORCE++; Hu et al., 2025)."""
+    """Divide advantages by the group's unbiased standard deviation (GRPO) or by the batch's (REINFORCE++:
+    Hu et al., 2025)."""
     ratio: Literal["token", "sequence", "sequence_mean"] = "sequence"
-    """Ratio of each token (GRPO), of the response (RLOO), or its geometric mean a token (GSPO)."""
+    """Probability ratio of each token (GRPO), of the response (RLOO), or its geometric mean per token
+    (GSPO)."""
     clip_low: NonNegative = 0.0
-    """How far a ratio may fall below 1 before its gradient stops; 0 without limit."""
+    """Lower clip range: for negative advantages, ratios under 1 - clip_low get no gradient; 0: no limit."""
     clip_high: NonNegative = 0.0
-    """How far it may rise above 1 (DAPO takes more than clip_low); 0 without limit."""
+    """Upper clip range: for positive advantages, ratios over 1 + clip_high get no gradient (DAPO: larger
+    than clip_low); 0: no limit."""
     aggregate: Literal["tokens", "sequences", "constant"] = "sequences"
-    """Mean over all tokens (DAPO); over responses of token means (GRPO); of token sums / T (Dr. GRPO).
-    Responses without a token to learn from, as masks leave them, do not count; TRL divides by all rows."""
+    """Mean over all tokens (DAPO), over responses of token means (GRPO), or over responses of token sums /
+    T (constant: Dr. GRPO). Responses whose tokens are all masked do not count; TRL divides by all rows."""
     kl_in_reward: Literal["none", "k1"] = "k1"
-    """Take kl_coef times the response's log-ratio off its return (Ahmadian et al., 2024)."""
+    """Subtract kl_coef times the response's log-ratio from its return (Ahmadian et al., 2024)."""
     kl_in_loss: Literal["none", "k1", "k2", "k3"] = "none"
-    """Penalty in the loss (GRPO: k3 of tokens; k2 of the whole response also reaches pi*, on-policy)."""
+    """KL estimator of the penalty in the loss (GRPO: k3 per token; on-policy, k2 of the whole response also
+    reaches pi*)."""
     kl_level: Literal["token", "sequence"] = "sequence"
-    """Whether kl_in_loss estimates from the log-ratio of each token or of the whole response."""
+    """Estimate kl_in_loss from the log-ratio of each token, or of the whole response."""
     kl_corrected: bool = False
-    """Multiply kl_in_loss by the ratio, which makes k3's gradient unbiased (DeepSeek-V3.2, 2025)."""
+    """Multiply kl_in_loss by the ratio, which makes the gradient of k3 unbiased (DeepSeek-V3.2, 2025)."""
     importance_cap: NonNegative = 0.0
-    """Weigh samples of another engine by min(learner's / engine's probability, this); 0 off.
-    Truncated importance sampling (Espeholt et al., 2018; 2: Yao et al., 2025)."""
+    """Cap of the importance weight (learner's / engine's probability) of samples from another engine
+    (truncated importance sampling: Espeholt et al., 2018; 2: Yao et al., 2025); 0: no weights."""
     importance_level: Literal["token", "sequence"] = "token"
-    """Weight of each token (Yao et al., 2025), or of the response: unbiased but for the cap."""
+    """Importance weight of each token (Yao et al., 2025), or of the response, which is unbiased except for
+    the cap."""
     mask_flat_groups: bool = False
-    """No weight for groups whose scores are all alike (DAPO's dynamic sampling, at a fixed shape)."""
+    """Mask groups whose scores are identical (dynamic sampling of DAPO at a fixed shape)."""
     mask_truncated: bool = False
-    """No weight for responses that never ended (DAPO's overlong filtering)."""
+    """Mask responses that never ended (overlong filtering of DAPO)."""
     overlong: Unit = 0.0
-    """Share of T at whose end a return falls by up to 1, linearly (DAPO: 4096 of 20480, 0.2); 0 off."""
+    """Last share of T over which the return falls linearly by up to 1 (DAPO: 0.2, 4096 of 20480 tokens); 0:
+    off."""
     kl_stop: NonNegative = 0.0
-    """Skip a rollout's later steps once a minibatch's approximate KL exceeds this, nats a token; 0 never."""
+    """Skip the remaining steps of a rollout once a minibatch's approximate KL exceeds this, in nats per
+    token; 0: never."""
 
     def _conditions(self, at: str):
         if self.group == 1:

@@ -38,23 +38,27 @@ DEFAULTS: dict[str, dict[str, float]] = {  # the settings that each kind reads
 
 @dataclass(frozen=True)
 class PreferenceConfig(Settings):
-    """Which loss, and its settings; one that is not set takes its paper's value (`DEFAULTS`)."""
+    """Preference loss and its coefficients; None takes the value in `DEFAULTS`, the published one where
+    there is one."""
 
     _main = ("kind", "beta")
 
     kind: Literal["dpo", "ipo", "simpo", "orpo", "kto"] = "dpo"
-    """The loss; "kto" learns from labelled responses, the others from pairs."""
+    """Loss: kto learns from labelled responses, all others from pairs."""
     beta: Positive | None = None
-    """Weight of the implied KL (dpo and kto 0.1, as published; ipo's tau 0.1, ours), of the reward (simpo 2:
-    Meng et al., 2024, on Llama 3), or of the odds ratio's term (orpo's lambda 0.1: Hong et al., 2024)."""
+    """Weight of the implied KL (dpo and kto: 0.1, as published; ipo: tau = 0.1, our choice), of the reward
+    (simpo: 2, Meng et al., 2024, on Llama 3), or of the odds-ratio term (orpo: lambda = 0.1, Hong et al.,
+    2024)."""
     label_smoothing: Annotated[float, Bound(ge=0, lt=0.5)] | None = None
-    """dpo: how often a label is taken to be wrong ("cDPO": Mitchell, 2023; 0: Rafailov et al., 2023)."""
+    """For dpo: assumed probability that a label is wrong (cDPO: Mitchell, 2023; 0: Rafailov et al., 2023)."""
     gamma: NonNegative | None = None
-    """simpo: by how much the chosen reward is to lead (1: Meng et al., 2024, on Llama 3)."""
+    """For simpo: target margin of the chosen reward over the rejected one (1: Meng et al., 2024, on Llama
+    3)."""
     desirable_weight: Positive | None = None
-    """kto: weight of the losses on desirable responses (1: Ethayarajh et al., 2024)."""
+    """For kto: weight of the loss on desirable responses (1: Ethayarajh et al., 2024)."""
     undesirable_weight: Positive | None = None
-    """kto: on undesirable ones (1; where labels are uneven, such that both sides weigh about the same)."""
+    """For kto: weight of the loss on undesirable responses (1: Ethayarajh et al., 2024); with unbalanced
+    labels, choose it so that both sides weigh about the same."""
 
     def _conditions(self, at: str):
         for name in dict.fromkeys(name for of in DEFAULTS.values() for name in of):

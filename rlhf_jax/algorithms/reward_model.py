@@ -14,12 +14,14 @@ from rlhf_jax.ops import losses
 
 @dataclass(frozen=True)
 class RewardLossConfig(Settings):
-    """What is added to the likelihood of the comparisons; nothing, by default."""
+    """Terms added to the negative log-likelihood of the comparisons; none by default."""
 
     label_smoothing: Annotated[float, Bound(ge=0, lt=0.5)] = 0.0
-    """How often a label is taken to be wrong: bounds what is learned of a pair (0.1: Wang et al., 2024)."""
+    """Assumed probability that a label is wrong, which bounds the learned margin of a pair (0.1: Wang et
+    al., 2024)."""
     centring: NonNegative = 0.0
-    """Weight of the mean of (chosen + rejected)^2: draws scores to zero (0.01: Eisenstein et al., 2023)."""
+    """Weight of the mean of (chosen + rejected)^2, which pulls scores towards zero (0.01: Eisenstein et
+    al., 2023)."""
 
 
 def weights_of(batch: Comparisons):

@@ -1,4 +1,4 @@
-"""What the reference, the critic and the reward thought of samples, wherever those came from."""
+"""Annotation of samples with log-probabilities, values and rewards, wherever the samples came from."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from rlhf_jax.ops.reduce import normalise, psum
 
 @dataclass(frozen=True)
 class RolloutConfig(Settings):
-    """How samples and scores become a rollout."""
+    """Conversion of samples and scores into a rollout."""
 
     missing_eos_penalty: NonNegative = 1.0
-    """Taken off the score of a response that never ended, as TRL does (Huang et al., 2024, make that score
-    -1 instead)."""
+    """Penalty subtracted from the score of a response that never ended, as in TRL (Huang et al., 2024, set
+    that score to -1 instead)."""
     recompute_logprobs: bool | None = None
-    """Replace the sampler's log-probabilities by the training forward pass's. None: not here, and in an
-    experiment where the model multiplies in bfloat16, in which the two differ."""
+    """Replace the sampler's log-probabilities by those of the training forward pass. None: only in an
+    experiment whose model has dtype bfloat16, where the two differ."""
 
 
 def with_rewards(seen, scores, cfg: RolloutConfig):

@@ -46,13 +46,13 @@ class ComparisonFields(Settings):
     """Which fields of a comparison hold what; the first three may name several, with commas between them."""
 
     prompt: str = "prompt"
-    """fields of the prompt, joined by newlines; empty ones are left out"""
+    """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
     responses: str = "responses"
-    """one field that holds a list of responses, or a field for each response"""
+    """Field that holds the list of responses, or one field per response, separated by commas."""
     preference: str = "preference"
-    """the preference; of several fields the majority counts, and without one it is a tie"""
+    """Preference field; several fields, separated by commas, vote, and no majority is a tie."""
     first: Integer = 0
-    """the number that names the first response; the number below it means a tie"""
+    """Number that stands for the first response in the preference field; one less is a tie."""
 
 
 def read_comparisons(

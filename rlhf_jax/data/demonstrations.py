@@ -26,14 +26,14 @@ class Demonstration(NamedTuple):
 
 @dataclass(frozen=True)
 class CorpusFields(Settings):
-    """Which fields of a row of the corpus hold what."""
+    """Field names of a corpus row."""
 
     prompt: str = "prompt"
-    """fields of the prompt, joined by newlines; empty ones are left out"""
+    """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
     response: str = "response"
-    """the response to the prompt"""
+    """Field of the response to the prompt."""
     text: str = "text"
-    """a text without a prompt, in rows that have no response"""
+    """Field of a text without a prompt, for rows without a response."""
 
 
 def read_demonstrations(

@@ -21,16 +21,16 @@ from rlhf_jax.bounds import Positive, Settings, Whole
 
 @dataclass(frozen=True)
 class LoraConfig(Settings):
-    """What is trained of a transformer; heads on it (of a reward, of values) are trained whole."""
+    """Low-rank adapters of the transformer's matrices; reward and value heads are trained in full."""
 
     _main = ("rank",)
 
     rank: Whole = 0
-    """Of each adapter (r); 0: there are none, and everything is trained."""
+    """Rank r of each adapter; 0: no adapters, all parameters are trained."""
     alpha: Positive = 16.0
-    """Adapters are multiplied by alpha / rank."""
+    """Adapter outputs are scaled by alpha / rank."""
     matrices: tuple[str, ...] = ("query", "value")
-    """Which are adapted, of query, key, value, attention_out, gate, up and down."""
+    """Matrices to adapt, from query, key, value, attention_out, gate, up and down."""
 
     def _conditions(self, at: str):
         if self.rank and not self.matrices:

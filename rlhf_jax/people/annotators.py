@@ -12,17 +12,17 @@ from rlhf_jax.bounds import Finite, NonNegative, Settings, Unit
 
 @dataclass(frozen=True)
 class AnnotatorConfig(Settings):
-    """How people answer.
+    """Simulated people who compare two responses.
 
     Raises ValueError where `scale` is negative or `noise` lies outside 0 to 1.
     """
 
     scale: NonNegative = 4.0
-    """slope of the logit per unit of gold difference (Bradley and Terry, 1952)"""
+    """Slope of the preference logit per unit of gold difference (Bradley and Terry, 1952)."""
     noise: Unit = 0.1
-    """probability that a person does not look and tosses a fair coin: half of these answers are wrong"""
+    """Probability that a person answers by a fair coin flip, which is wrong half of the time."""
     length_bias: Finite = 0.0
-    """added to the logit for each word that the first response is longer than the second"""
+    """Logit added for each word by which the first response is longer than the second."""
 
 
 class Pairs(NamedTuple):

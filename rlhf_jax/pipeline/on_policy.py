@@ -33,36 +33,38 @@ from rlhf_jax.runs import loop
 
 @dataclass(frozen=True)
 class RLConfig(scoring.PythonRewardConfig):
-    """The loop round the algorithm."""
+    """The loop of sampling, scoring and updating."""
 
     _main = ("iterations", "batch_size", "kl_coef")
 
     iterations: Count = 100
-    """Rollouts, each followed by an update."""
+    """Number of rollouts, each followed by an update."""
     seed: Seed | None = None
-    """Seed of the prompts and responses that this loop draws; None: the run's seed."""
+    """Seed of the prompts and responses drawn in this loop; None: the run's seed."""
     batch_size: Count = 128
-    """Responses in a rollout."""
+    """Responses per rollout."""
     value: Literal["separate", "shared"] = "separate"
-    """PPO's critic: a network of its own, or "shared" with the policy's trunk."""
+    """PPO's critic: a separate network, or a head on the policy's trunk (shared)."""
     value_from: Literal["policy", "reward"] = "policy"
-    """What a separate critic starts from: policy (its head at zero), or reward (with its head)."""
+    """Initial weights of a separate critic: the policy's with a zero head, or the reward model's with its
+    head."""
     kl_coef: NonNegative = 0.1
-    """Weight of the KL penalty; with a target, where it starts."""
+    """Weight of the KL penalty; its initial value where `kl_target` is set."""
     kl_target: NonNegative = 0.0
-    """Nats a response that the coefficient adapts to (Ziegler et al., 2019: 6); 0 holds it fixed."""
+    """Target KL of the adaptive coefficient, in nats per response (6: Ziegler et al., 2019); 0: fixed
+    coefficient."""
     kl_horizon: Positive = 10_000.0
     """Horizon of the adaptive KL coefficient, in samples."""
     refill: Whole = 0
-    """Most further rounds of sampling in which groups whose draws all score alike are replaced by groups
-    of the next prompts (DAPO's dynamic sampling, Yu et al., 2025)."""
+    """Most extra sampling rounds that replace groups of identical scores by groups of the next prompts
+    (dynamic sampling of DAPO: Yu et al., 2025)."""
     save_every: Count = 20
     """Iterations between checkpoints."""
     keep: Count = 2
-    """Newest checkpoints that are kept."""
+    """Number of latest checkpoints to keep."""
     best: str = "objective/reward"
-    """Metric whose highest mean between two checkpoints picks one more that is kept, for `export --best`;
-    empty: none."""
+    """Metric whose highest mean between two checkpoints selects one more checkpoint to keep, for `export
+    --best`; empty: none."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
 
     def _conditions(self, at: str):

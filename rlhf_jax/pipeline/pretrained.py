@@ -17,24 +17,25 @@ from rlhf_jax.models.lora import LoraConfig
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Where a language model comes from."""
+    """The pretrained model, tokenizer and adapters of a run."""
 
     _main = ("pretrained", "reference")
 
     pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
-    """Folder or hub name (NAME@REVISION) of a decoder in the Hugging Face format, which SFT starts from, with
-    its tokenizer; of the settings of `model`, dtype, param_dtype, attention, remat and logprob_chunk still
-    count. Empty: a model of that shape, from nothing."""
+    """Folder or hub name (NAME@REVISION) of a Hugging Face decoder that SFT starts from, tokenizer
+    included. Under `model` only dtype, param_dtype, attention, remat and logprob_chunk can then be set.
+    Empty: random weights, shaped by `model`."""
     reference: str = ""
-    """The same of one that takes the place of SFT: what follows starts from it as it is."""
+    """Folder or hub name of a model used as the SFT policy; SFT is skipped."""
     tokenizer: str = ""
-    """Folder or hub name of a transformers tokenizer; empty: the model's, or trained on the texts."""
+    """Folder or hub name of a transformers tokenizer; empty: the pretrained model's, or one trained on the
+    corpus."""
     bos: Literal["tokenizer", "always", "never"] = "tokenizer"
-    """Whether prompts begin with BOS: tokenizer leaves it to what tokenizer(text) does in transformers (with
-    Llama's they do, with GPT-2's and Pythia's not, with one that is trained here they do). A dialogue begins
-    as its chat template writes it."""
+    """BOS before prompts. With tokenizer, as tokenizer(text) in transformers: Llama's and one trained here
+    add BOS, GPT-2's and Pythia's do not. Dialogues follow their chat template."""
     lora: LoraConfig = LoraConfig()
-    """What is trained of a transformer, in SFT too where it starts from a pretrained model."""
+    """Adapters of every model trained from existing weights; SFT has none where it starts from random
+    weights."""
 
     def _conditions(self, at: str):
         named(self)  # which refuses two

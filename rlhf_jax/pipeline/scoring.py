@@ -15,16 +15,16 @@ from rlhf_jax.rewards import scorer as rewards
 
 @dataclass(frozen=True)
 class PythonRewardConfig(Settings):
-    """A Python reward, and its place beside the reward model."""
+    """Settings of a Python reward and its weight relative to the reward model."""
 
     _main = ("reward",)
 
     reward: str = ""
-    """A Python reward, FILE.py:FUNCTION of (prompts, responses) that gives a number for each; its other
-    parameters name fields of the prompts' rows. It takes the place of the reward model, or is added to it
-    with `reward_model_weight`."""
+    """Python reward as FILE.py:FUNCTION; the function takes (prompts, responses) and returns one number per
+    response. Further parameters name fields of the prompt rows. Replaces the reward model unless
+    `reward_model_weight` is set."""
     reward_model_weight: NonNegative = 0.0
-    """Weight of the reward model beside a Python reward."""
+    """Weight of the reward model in its sum with a Python reward; 0: the Python reward alone."""
     scorer: rewards.ScorerConfig = rewards.ScorerConfig()
 
     def _conditions(self, at: str):

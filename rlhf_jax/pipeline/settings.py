@@ -16,11 +16,11 @@ from rlhf_jax.sampling import SampleConfig, check_on_policy
 from rlhf_jax.tasks.task import Task
 
 TASK = "reviews"
-"""The task without `task`."""
+"""The task used where `task` is empty."""
 OF_WORLD = ("data.reviews", "data.pairs", "annotators")
-"""The settings that a generated task reads."""
+"""The settings that only a generated task reads."""
 OF_FILES = ("data.prompt_words", "data.fields", "data.corpus_fields", "data.prompts_fields")
-"""The settings that files are read with."""
+"""The settings that only data files need."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,19 @@ class RunConfig(pretrained.Config):
     run: str = ""
     """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""
     start_from: str = ""
-    """Run directory of any method with the same settings of the shared stages; its SFT and reward models are
-    copied instead of trained."""
+    """Run directory of any method; its SFT policy and reward models are copied instead of trained. Refused
+    where the settings of these stages differ."""
     devices: str = "auto"
-    """Layout of devices: auto, device (the first one), pmap, or mesh, as mesh:data=-1,fsdp=2,tensor=2
-    (-1: the devices that are left)."""
+    """Device layout: auto, device (the first one), pmap, or a mesh such as mesh:data=-1,fsdp=2,tensor=2
+    (-1: all remaining devices)."""
     wandb: bool = False
     """Log to Weights & Biases too."""
     task: str = ""
-    """Generated task where no files are named: a name (reviews), or FILE.py with a TASK; empty: reviews."""
+    """Task that generates the data, by name (reviews) or as a FILE.py that defines TASK; empty: reviews.
+    Refused together with data files."""
     reward_model: str = ""
-    """Folder or hub name of a classifier of one label, with the policy's tokenizer, that is maximised in the
-    place of a reward model trained here; comparisons then teach the held-out reward model alone."""
+    """Folder or hub name of a one-label sequence classifier with the policy's tokenizer, maximised instead
+    of a reward model trained here. Comparisons then train only the held-out reward model."""
     data: texts.DataConfig = texts.DataConfig()
     annotators: AnnotatorConfig = AnnotatorConfig()
     model: ModelConfig = ModelConfig(d_model=64, context=64, positions="rotary")
@@ -54,7 +55,7 @@ class RunConfig(pretrained.Config):
     sample: SampleConfig = SampleConfig(length=0)
     rollout: RolloutConfig = RolloutConfig()
     eval_draws: Count = 4
-    """Responses to each held-out prompt, before and after."""
+    """Responses sampled for each held-out prompt, from the policy before and after training."""
 
     def needs(self) -> texts.Needs:
         """The files that the method learns from."""

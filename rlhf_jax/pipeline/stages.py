@@ -62,15 +62,16 @@ class SFTConfig(Settings):
     _main = ("steps", "batch_size")
 
     steps: Count = 1500
-    """Most gradient steps; the learning rate reaches zero there."""
+    """Maximum number of gradient steps; the learning rate decays over all of them."""
     batch_size: Count = 32
-    """Texts a step."""
+    """Texts per gradient step."""
     eval_every: Count = 150
-    """Steps between held-out losses (and checkpoints)."""
+    """Steps between evaluations of the held-out loss, each with a checkpoint."""
     patience: Count = 3
-    """Held-out losses without a new lowest one before it stops; the lowest one's parameters are kept."""
+    """Evaluations without a new lowest held-out loss before SFT stops; the parameters with the lowest loss
+    are kept."""
     microbatches: Count = 1
-    """Parts that a batch is cut into, on each device, to save memory."""
+    """Microbatches per device and gradient step, to save memory."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=4e-3, warmup=50, b2=0.99, eps=1e-8)
     )
@@ -86,13 +87,13 @@ class RewardConfig(Settings):
     _main = ("epochs",)
 
     epochs: Positive = 2.0
-    """Passes over the comparisons (1: Stiennon et al., 2020, on models that know more to begin with)."""
+    """Passes over the comparisons (1: Stiennon et al., 2020, with larger pretrained models)."""
     batch_size: Count = 16
-    """Pairs a step."""
+    """Pairs per gradient step."""
     save_every: Count = 200
     """Steps between checkpoints."""
     microbatches: Count = 1
-    """Parts that a batch is cut into, on each device, to save memory."""
+    """Microbatches per device and gradient step, to save memory."""
     loss: RewardLossConfig = RewardLossConfig()
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=3e-3, warmup=20, b2=0.99, eps=1e-8)

@@ -29,45 +29,46 @@ FILES = ("corpus", "comparisons", "prompts")
 
 @dataclass(frozen=True)
 class PromptFields(Settings):
-    """Fields of a row of prompts; the other fields are columns, which a Python reward may ask for."""
+    """Field names of a prompt row; a Python reward can read all other fields."""
 
     prompt: str = "prompt"
-    """Fields of the prompt, joined by newlines; empty ones are left out."""
+    """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
     text: str = "text"
-    """Field of a text whose first words are the prompt, in rows that have no prompt."""
+    """Field of a text whose first words become the prompt, for rows without a prompt."""
 
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """Texts to learn from: JSONL files, or without any a generated task."""
+    """Training data: JSONL files, or a generated task where no file is named."""
 
     _main = ("corpus", "comparisons", "prompts", "prompt_length")
 
     corpus: str = ""
-    """JSONL files that the language model learns (commas and globs allowed): rows with "text", with
-    "prompt" and "response", or with "messages" that end with an answer."""
+    """JSONL files for SFT (commas and globs allowed): rows with "text", with "prompt" and "response", or
+    with "messages" that end with an answer."""
     corpus_fields: CorpusFields = CorpusFields()
     comparisons: str = ""
-    """JSONL files of preferences, which teach the reward model and the held-out reward model."""
+    """JSONL files of preferences that train the reward model and the held-out reward model."""
     fields: ComparisonFields = ComparisonFields()
     prompts: str = ""
-    """JSONL files of prompts: rows with "prompt" (a text or messages), or with "text", whose first words are
-    the prompt. A Python reward may ask for the other fields of a row."""
+    """JSONL files of prompts: rows with "prompt" (text or messages), or with "text", whose first words
+    become the prompt. A Python reward can read the other fields of a row."""
     prompts_fields: PromptFields = PromptFields()
     prompt_words: Count = 4
-    """Words of a "text" that make a prompt."""
+    """Number of words of a "text" that become its prompt."""
     prompt_length: Whole = 0
-    """Columns of a prompt, in tokens (P); a longer text keeps its end, a longer dialogue its latest messages.
-    0: the generated task's own, and of files the length that holds 99 % of the prompts of each."""
+    """Columns of a prompt, in tokens (P). Longer texts keep their end, longer dialogues their latest
+    messages. 0: the task's own length, or for files the least length that holds 99 % of the prompts of
+    each."""
     held_out: Inside = 0.1
-    """Share of the prompts that nothing is trained on, with all texts and comparisons that answer them; also
-    the share of the other texts that tell when SFT ends."""
+    """Share of prompts held out from training, together with every text and comparison that answers them;
+    also the share of other texts held out for early stopping of SFT."""
     vocab_size: Annotated[int, Bound(ge=259)] = 600
-    """Most tokens of a tokenizer that is trained here; 256 bytes and three marks are the least."""
+    """Largest vocabulary of a tokenizer trained here; 256 bytes and three special tokens are the minimum."""
     reviews: Count = 20_000
-    """Demonstrations in the corpus of a generated task; a tenth as many are held out."""
+    """Demonstrations that a generated task writes for SFT; a tenth as many more are held out."""
     pairs: Count = 20_000
-    """Comparisons that simulated people make in a generated task; half teach the held-out reward model."""
+    """Comparisons labelled by simulated people in a generated task; half train the held-out reward model."""
 
 
 class Pairs(NamedTuple):

@@ -25,14 +25,14 @@ TURN = 2  # columns of a turn: a number and END
 
 @dataclass(frozen=True)
 class GuessingConfig(Settings):
-    """The rules. Binary search wins within `turns` where `numbers` is below 2^turns."""
+    """Rules of the game. Binary search wins within `turns` where `numbers` is below 2^turns."""
 
     numbers: Count = 7
-    """Numbers that the secret is one of."""
+    """Count of numbers that the secret is drawn from."""
     turns: Count = 3
     """Turns before the game is lost."""
     cost: Decay = 0.1
-    """Taken off for each turn."""
+    """Reward subtracted for each turn."""
 
 
 def vocabulary(cfg: GuessingConfig) -> list[str]:
