@@ -1,6 +1,6 @@
-"""Policy gradients without a critic: a response is judged by what other responses were worth.
+"""Policy gradients without a critic: other responses are the baseline of each response.
 
-One loss serves them all. With R a response's return, and the mean as `aggregate` says,
+One loss serves all methods. With R a response's return, and the mean set by `aggregate`,
 
     A = (R - baseline) / scale,    loss = mean w max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high))
 
@@ -19,9 +19,9 @@ One loss serves them all. With R a response's return, and the mean as `aggregate
     DAPO        tokens      .2, .28          16           16  none         flat groups masked, overlong shaped
     GSPO        sequences   3e-4, 4e-4       16            4  none         (its group is not published)
 
-REINFORCE and RLOO, with the KL in the reward, climb E[score] - kl_coef KL, whose optimum is
-pi* ~ pi_ref exp(score / kl_coef); so does any other with kl_in_reward = "k1", which makes R constant there.
-GRPO's own k3 in the loss has another optimum.
+REINFORCE and RLOO, with the KL in the reward, maximise E[score] - kl_coef KL, whose optimum is pi* ~ pi_ref
+exp(score / kl_coef). So does every other method with kl_in_reward = "k1", because R is constant at that
+optimum. GRPO's own k3 in the loss has another optimum.
 """
 
 import math
@@ -42,7 +42,7 @@ from rlhf_jax.ops.advantages import on_last_token
 from rlhf_jax.ops.logprobs import ratio_of
 from rlhf_jax.ops.reduce import gather, normalise, psum, share
 
-# Added to deviations (1e-6: tunix and verl; TRL has 1e-4); returns closer than this are alike
+# Added to deviations (1e-6: tunix and verl; 1e-4: TRL); returns closer than this count as equal
 EPSILON = 1e-6
 
 
@@ -222,11 +222,11 @@ def advantages_of(returns: Float[Array, " B"], cfg: PolicyGradientConfig) -> Flo
 
 
 def prepare(rollout: Rollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=None):
-    """(PolicyBatch, metrics): one advantage a response, on each of its tokens.
+    """(PolicyBatch, metrics), with one advantage per response on each of its tokens.
 
     A return is the sum of a row's rewards, less kl_coef log(policy / reference) of the whole response and
-    what shaping takes off. Groups are compared on the global batch. What is not to be learned from
-    loses its `mask`, after it was compared.
+    the overlong penalty. Groups are compared on the global batch. Responses excluded from learning lose
+    their `mask` after that comparison.
     """
     samples, mask, T = rollout.samples, rollout.samples.mask, rollout.samples.mask.shape[1]
     on_tokens = lambda x: jnp.where(mask, x[:, None], 0.0)  # [B] -> [B, T]
@@ -286,7 +286,7 @@ def prepare(rollout: Rollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=N
 
 
 def weights_of(batch: PolicyBatch, cfg: PolicyGradientConfig):
-    """How much each token [B, T] and each response [B] counts."""
+    """Weight of each token [B, T] and of each response [B]."""
     mask = batch.samples.mask
     lengths = jnp.sum(mask, axis=1, keepdims=True)
     tokens = mask / jnp.maximum(lengths, 1) if cfg.aggregate == "sequences" else mask
@@ -294,9 +294,10 @@ def weights_of(batch: PolicyBatch, cfg: PolicyGradientConfig):
 
 
 def loss(params, frozen, batch: PolicyBatch, weights, *, policy_fn, cfg: PolicyGradientConfig):
-    """The clipped surrogate times its importance, and kl_coef times the penalty in the loss.
+    """The clipped surrogate times its importance weight, plus kl_coef times the penalty in the loss.
 
-    `frozen["kl_coef"]` is read by `kl_in_loss` alone. What a response has once lies on all its tokens.
+    Only `kl_in_loss` reads `frozen["kl_coef"]`. Quantities of a whole response are repeated on all its
+    tokens.
     """
     samples, mask, T = batch.samples, batch.samples.mask, batch.samples.mask.shape[1]
     new_logprobs, entropy = policy_fn(params, samples.tokens, samples.attention_mask, last=T)
@@ -344,8 +345,8 @@ def loss(params, frozen, batch: PolicyBatch, weights, *, policy_fn, cfg: PolicyG
 def make_update(policy_fn, tx, cfg: PolicyGradientConfig, *, axis_name=None):
     """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one Rollout.
 
-    Metrics are means over the steps that were taken (`pg/steps` of them); `train/skipped` is a count.
-    Raises ValueError when the groups or the minibatches do not divide the rollout.
+    Metrics are means over the steps taken (`pg/steps` of them); `train/skipped` is a count. Raises
+    ValueError when the groups or the minibatches do not divide the rollout.
     """
     step = train_step.make_train_step(
         partial(loss, policy_fn=policy_fn, cfg=cfg),
@@ -368,7 +369,7 @@ def make_update(policy_fn, tx, cfg: PolicyGradientConfig, *, axis_name=None):
 def make_learner(
     policy_fn, tx, cfg: PolicyGradientConfig, rollout_cfg: RolloutConfig, *, axis_name=None
 ) -> Learner:
-    """A policy gradient as a Learner, whose parameters are the policy's."""
+    """A policy gradient as a Learner; its parameters are the policy's."""
     return Learner(
         area="pg",
         init=policy_alone,

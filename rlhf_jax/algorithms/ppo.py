@@ -67,12 +67,12 @@ class PPOConfig(Settings):
 
 
 def weights_of(batch: PPOBatch):
-    """Every token of the policy counts the same."""
+    """Equal weights of all policy tokens."""
     return batch.samples.mask
 
 
 def penalised_rewards(rollout: PPORollout, kl_coef, cfg: PPOConfig):
-    """The rewards that are maximised [B, T]: r_t - kl_coef times the estimate of `kl_in_reward`."""
+    """Rewards to maximise [B, T]: r_t - kl_coef times the estimator `kl_in_reward`."""
     if cfg.kl_in_reward == "none":
         return rollout.rewards
     estimate = kl.ESTIMATORS[cfg.kl_in_reward](rollout.logprobs, rollout.ref_logprobs)
@@ -80,7 +80,7 @@ def penalised_rewards(rollout: PPORollout, kl_coef, cfg: PPOConfig):
 
 
 def prepare(rollout: PPORollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
-    """(PPOBatch, metrics): r_t - kl_coef k1_t through GAE, whitened over the global batch."""
+    """(PPOBatch, metrics): penalised rewards through GAE, whitened over the global batch."""
     samples, mask = rollout.samples, rollout.samples.mask
     tokens = normalise(mask, axis_name)
     penalised = penalised_rewards(rollout, kl_coef, cfg)
@@ -120,7 +120,7 @@ def prepare(rollout: PPORollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
 def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOConfig):
     """Mean over response tokens of the clipped surrogate and value_coef times the clipped value loss.
 
-    `frozen["kl_coef"]` is read by `kl_in_loss` alone.
+    Only `kl_in_loss` reads `frozen["kl_coef"]`.
     """
     samples, mask = batch.samples, batch.samples.mask
     new_logprobs, entropy, new_values = actor_critic_fn(
@@ -157,8 +157,8 @@ def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOC
 def make_update(actor_critic_fn, tx, cfg: PPOConfig, *, axis_name=None):
     """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one rollout.
 
-    Metrics are means over the steps that were taken (`ppo/steps` of them); `train/skipped` is a count.
-    Raises ValueError when the minibatches do not divide the rollout.
+    Metrics are means over the steps taken (`ppo/steps` of them); `train/skipped` is a count. Raises
+    ValueError when the minibatches do not divide the rollout.
     """
     step = train_step.make_train_step(
         partial(loss, actor_critic_fn=actor_critic_fn, cfg=cfg),

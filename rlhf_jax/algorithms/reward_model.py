@@ -25,15 +25,15 @@ class RewardLossConfig(Settings):
 
 
 def weights_of(batch: Comparisons):
-    """Every pair counts what its record says."""
+    """The weight of each pair."""
     return batch.weight
 
 
 def loss(params, frozen, batch: Comparisons, weights, *, reward_fn, cfg=RewardLossConfig()):
     """Mean over pairs of f(d) + centring (r_chosen + r_rejected)^2, d = r_chosen - r_rejected.
 
-    By default f(d) = -log sigmoid(d), the negative log-likelihood that the chosen response is preferred,
-    in nats; with label smoothing e, `losses.pairwise_loss`. `reward/margin` is the mean of d.
+    By default f(d) = -log sigmoid(d), the negative log-likelihood, in nats, that the chosen response is
+    preferred; label smoothing changes it as in `losses.pairwise_loss`. `reward/margin` is the mean of d.
     """
     del frozen
     chosen, rejected = (
@@ -62,9 +62,9 @@ def make_train_step(reward_fn, tx, cfg=RewardLossConfig(), *, microbatches=1, ax
 
 
 def centre(params, mean):
-    """`params` with `mean` taken off its bias: `mean` is its mean score of demonstrations, now 0.
+    """`params` with `mean` subtracted from the bias: a mean score of `mean` on demonstrations becomes 0.
 
-    Bradley-Terry leaves the zero of rewards free; PPO's penalties and values do not
-    (the bias of Stiennon et al., 2020, and InstructGPT).
+    Bradley-Terry leaves the zero of rewards free, but PPO's penalties and values depend on it (the bias of
+    Stiennon et al., 2020, and InstructGPT).
     """
     return params | {"bias": params["bias"] - mean}
