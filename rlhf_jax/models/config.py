@@ -132,12 +132,12 @@ class ModelConfig(Settings):
 
     @property
     def local(self) -> tuple[int, ...]:
-        """The layers (from 0) that see a window alone."""
+        """The layers (from 0) that see only a window."""
         return (self.local_layers or tuple(range(self.layers))) if self.window else ()
 
     @property
     def cuts(self) -> dict[str, tuple[int, str]]:
-        """{setting: (its value, the axis of a mesh that must divide it)}."""
+        """{setting: (its value, the mesh axis that must divide it)}."""
         return {
             "model.d_model": (self.d_model, "fsdp"),
             "model.heads": (self.heads, "tensor"),
