@@ -152,7 +152,7 @@ def check_finite(x: np.ndarray, place: str):
 
 
 def check(files: Files, tensors: dict[str, Tensor], shapes, cfg: ModelConfig, is_reward: bool):
-    """Raises ValueError for a tensor, by its name, that is missing or surplus, or whose shape does not fit."""
+    """Raises ValueError, naming the tensor, for one that is missing or surplus, or whose shape is wrong."""
     wanted = {files.family.head} if cfg.tied or is_reward else set()
     for path, tensor in tensors.items():
         layers = range(cfg.layers) if "*" in tensor.name else [0]
