@@ -1,8 +1,8 @@
 """The records that travel between the stages.
 
-B rows, P prompt columns, T response columns, L = P + T. Prompts are left-padded and responses
-right-padded, so every response starts in column P, and `tokens[:, -T:]` is the response whatever P is.
-Batches are plain arrays, NumPy or JAX, and no field is ever absent: a new stage is a new record.
+B rows, P prompt columns, T response columns, L = P + T. Prompts are left-padded and responses right-padded,
+so every response starts in column P, and `tokens[:, -T:]` is the response for any P. Batches are plain
+arrays, NumPy or JAX, and no field is optional: a new stage gets a new record.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,9 +19,10 @@ else:
 
 
 class Prompts(NamedTuple):
-    """What is sampled from: left-padded prompts.
+    """Left-padded prompts to sample from.
 
-    `index` says which prompt a row is and `draw` which sample of it: together they own the row's keys.
+    `index` identifies a row's prompt and `draw` its sample of that prompt; together they determine the
+    row's keys.
     """
 
     tokens: Int[Array, "B P"]
@@ -31,7 +32,7 @@ class Prompts(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """A prompt and a given response; `mask` marks the response's own tokens, its EOS included."""
+    """Prompts with given responses; `mask` marks the response's own tokens, its EOS included."""
 
     tokens: Int[Array, "B L"]
     attention_mask: Bool[Array, "B L"]
@@ -39,13 +40,13 @@ class Sequences(NamedTuple):
 
 
 Demonstrations = Sequences
-"""What supervised fine-tuning learns from: prompts and the responses that people wrote."""
+"""Data of supervised fine-tuning: prompts and the responses that people wrote."""
 
 
 class Comparisons(NamedTuple):
-    """Two responses to one prompt in each row; a person preferred the first.
+    """Two responses to each prompt, of which a person preferred the first.
 
-    `weight` says how much each pair counts: 1, the confidence of a label, or 0 for a tie.
+    `weight` of a pair: 1, the confidence of its label, or 0 for a tie.
     """
 
     chosen: Sequences
@@ -54,16 +55,16 @@ class Comparisons(NamedTuple):
 
     @property
     def sides(self) -> tuple[Sequences, Sequences]:
-        """The chosen responses and the rejected ones."""
+        """The chosen and the rejected responses."""
         return self.chosen, self.rejected
 
 
 class Samples(NamedTuple):
-    """What a policy said, wherever it was sampled.
+    """Responses sampled from a policy, by any engine.
 
-    `mask` marks the policy's own tokens, EOS included; holes are where the environment spoke.
-    `logprobs` are those of the policy that sampled, at the temperature it sampled with. `ended` is True
-    where a stop token ended the response, and False where its length did.
+    `mask` marks the policy's own tokens, EOS included; its holes are the environment's tokens. `logprobs`
+    are those of the sampling policy at its sampling temperature. `ended` is True where a stop token ended
+    the response, and False where the response reached its maximum length.
     """
 
     tokens: Int[Array, "B L"]
@@ -74,10 +75,10 @@ class Samples(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """Samples, and the numbers that reward, learner and reference give to their tokens.
+    """Samples with their per-token rewards and log-probabilities under learner and reference.
 
-    `logprobs` are the learner's own at the time of the rollout: those of the samples, unless they are
-    recomputed because another engine drew them.
+    `logprobs` are the learner's at the time of the rollout: those of the samples, or recomputed where
+    another engine sampled.
     """
 
     samples: Samples
@@ -97,7 +98,7 @@ class PPORollout(NamedTuple):
 
 
 class PPOBatch(NamedTuple):
-    """What the PPO loss reads."""
+    """Batch of the PPO loss."""
 
     samples: Samples
     logprobs: Float[Array, "B T"]
@@ -108,7 +109,7 @@ class PPOBatch(NamedTuple):
 
 
 class PolicyBatch(NamedTuple):
-    """What the loss of a policy gradient reads; `importance` weighs the samples of another engine."""
+    """Batch of the policy gradient loss; `importance` weighs the samples of another engine."""
 
     samples: Samples
     logprobs: Float[Array, "B T"]
@@ -126,10 +127,10 @@ class PreferenceBatch(NamedTuple):
 
 
 class LabelledBatch(NamedTuple):
-    """Single responses that people found desirable or not, and the reference's log-probability of each.
+    """Single responses labelled desirable or undesirable, and the reference's log-probability of each.
 
-    `mismatched` are the same prompts, each with the response to another one: what the reference point of
-    KTO is estimated from. `weight` says how much each row counts.
+    `mismatched` holds each prompt with the response to another one, from which KTO estimates its reference
+    point. `weight` is the weight of each row.
     """
 
     responses: Sequences
@@ -141,7 +142,7 @@ class LabelledBatch(NamedTuple):
 
 
 class LoggedBatch(NamedTuple):
-    """Responses from a log, with the reward of each token of theirs (a score lies on the last)."""
+    """Logged responses with per-token rewards; a score lies on the last token."""
 
     responses: Sequences
     rewards: Float[Array, "B T"]

@@ -7,8 +7,8 @@
 
     LoopConfig(steps=0)          ValueError: LoopConfig.steps = 0: it must be 1 or more
 
-A `Settings` is checked where it is made. The launcher makes a whole tree of them `unchecked`, and then
-calls `check` on its root, so that messages name a field as the command line does (`sft.steps`).
+A `Settings` checks itself when it is created. The launcher creates a whole tree `unchecked` and then calls
+`check` on its root, so that messages name a field as the command line does (`sft.steps`).
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 
 class Bound(NamedTuple):
-    """An interval of numbers: its ends are greater than, greater or equal, less than, less or equal.
+    """An interval of numbers, with ends > gt, >= ge, < lt and <= le.
 
-    A float must be finite, and counts as the float32 that the devices make of it. A whole number without
-    an upper end must fit in an int32.
+    A float must be finite and is compared as float32, the type that devices use. An integer without an
+    upper end must fit in an int32.
     """
 
     gt: int | float | None = None
@@ -36,7 +36,8 @@ class Bound(NamedTuple):
     le: int | float | None = None
 
     def wanted(self, value: Any, kind: type) -> str:
-        """What a number of `kind`, int or float, must be, in words, where `value` is not; else nothing."""
+        """The requirement that `value` fails, in words, for a number of `kind` (int or float); empty if it
+        fails none."""
         upper = self.lt is not None or self.le is not None
         if kind is int:
             nature = "a whole number" if upper else f"a whole number below {2**31}"
@@ -98,23 +99,23 @@ _unchecked = contextvars.ContextVar("unchecked", default=False)
 
 
 class Settings:
-    """The base of every config class: a dataclass that refuses values outside its fields' bounds."""
+    """Base class of every config: a dataclass that refuses values outside its fields' bounds."""
 
     def __post_init__(self):
         if not _unchecked.get():
             _check_own(self, f"{type(self).__name__}.")
 
     def _conditions(self, at: str) -> None:
-        """Raises ValueError where fields do not fit each other; messages name fields as f"{at}FIELD"."""
+        """Raises ValueError for fields that do not fit each other; messages name fields as f"{at}FIELD"."""
 
     def _unread(self) -> dict[str, str]:
-        """Fields that have no effect beside the values of the others, and why: {dotted name: reason}."""
+        """Fields without effect given the other fields' values, and the reasons: {dotted name: reason}."""
         return {}
 
 
 @contextlib.contextmanager
 def unchecked():
-    """Settings that are made inside are not checked: `check` follows."""
+    """Context in which new settings are not checked; call `check` afterwards."""
     token = _unchecked.set(True)
     try:
         yield
@@ -123,7 +124,7 @@ def unchecked():
 
 
 def check(cfg: Any, at: str = ""):
-    """Raises ValueError for the first field of a tree of settings that is refused, by its dotted name."""
+    """Raises ValueError for the first refused field of a tree of settings, by its dotted name."""
     for field in fields(cfg):
         if is_dataclass(getattr(cfg, field.name)):
             check(getattr(cfg, field.name), f"{at}{field.name}.")
@@ -132,7 +133,7 @@ def check(cfg: Any, at: str = ""):
 
 
 def check_unread(cfg: Any, default: Any, at: str = "") -> None:
-    """Raises ValueError where a field differs from `default`'s and has no effect."""
+    """Raises ValueError where a field differs from its default and has no effect."""
     of = lambda tree, name: functools.reduce(getattr, name.split("."), tree)
     for name, why in cfg._unread().items() if isinstance(cfg, Settings) else ():
         for leaf in _leaves(of(cfg, name), name):
@@ -160,7 +161,7 @@ def kinds(cls) -> dict[str, Any]:
 
 
 def check_divides(part: str, n: int, whole: str, rows: int):
-    """Raises ValueError, with the names of both, where `n` does not divide `rows`."""
+    """Raises ValueError, naming both settings, where `n` does not divide `rows`."""
     if rows % n:
         raise ValueError(f"{part} = {n} does not divide {whole} = {rows}: choose a divisor")
 
@@ -173,7 +174,8 @@ def _check_own(cfg: Any, at: str):
 
 
 def wanted(kind, value) -> str:
-    """What a field annotated with `kind` must be, in words, where `value` is not; else nothing."""
+    """The requirement that `value` fails as a field annotated with `kind`, in words; empty if it fails
+    none."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated and isinstance(args[1], Bound):
         said = args[1].wanted(value, args[0])
@@ -189,7 +191,7 @@ def wanted(kind, value) -> str:
 
 
 def metavar(kind) -> str:
-    """How `--help` shows the values of a field annotated with `kind`."""
+    """The placeholder in `--help` for the values of a field annotated with `kind`."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         return args[1].metavar(args[0]) if isinstance(args[1], Bound) else metavar(args[0])

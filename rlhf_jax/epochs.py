@@ -11,10 +11,10 @@ def make_epochs(
 ):
     """`run(state, frozen, batch, rng) -> (state, metrics)`: `epochs` passes of `minibatches` steps each.
 
-    `step` is of `train_step.make_train_step`; a batch is any record of rows. Every pass takes the rows of
-    the global batch in a fresh order. Metrics are means over the steps that were taken (`AREA/steps` of
-    them); `train/skipped` is a count. With `kl_stop` above 0, the step whose `AREA/approx_kl` exceeds it
-    is the last that is taken. Raises ValueError when the minibatches do not divide the batch.
+    `step` comes from `train_step.make_train_step`; a batch is any record of rows. Every pass visits the
+    rows of the global batch in a fresh order. Metrics are means over the steps taken (`AREA/steps` of
+    them); `train/skipped` is a count. With a nonzero `kl_stop`, the step whose `AREA/approx_kl` exceeds it
+    is the last one. Raises ValueError when the minibatches do not divide the batch.
     """
 
     def run(state, frozen, batch, rng):
@@ -57,8 +57,9 @@ def make_epochs(
 def make_update(step, prepare, *, axis_name=None, **settings):
     """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one rollout.
 
-    `prepare(rollout, kl_coef) -> (batch, metrics)` makes the record that `step` reads and takes all
-    statistics of the whole rollout; the loss finds `kl_coef` in `frozen`. `settings` go to `make_epochs`.
+    `prepare(rollout, kl_coef) -> (batch, metrics)` makes the record that `step` reads and computes all
+    statistics of the whole rollout; the loss finds `kl_coef` in `frozen`. `settings` are those of
+    `make_epochs`.
     """
     run = make_epochs(step, axis_name=axis_name, **settings)
 

@@ -1,4 +1,4 @@
-"""Optimizers as settings over optax."""
+"""Optax optimizers from settings."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -19,25 +19,26 @@ class OptimizerConfig(Settings):
     lr: Positive = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """After the warm-up: held, or brought down to reach zero one step after the last."""
+    """Learning rate after warm-up: constant, or decaying to zero one step after the last."""
     warmup: Whole = 0
-    """Steps in which the learning rate rises from zero."""
+    """Steps in which the learning rate rises linearly from zero."""
     b1: Decay = 0.9
-    """Adam's decay of the first moment."""
+    """Adam's decay rate of the first moment."""
     b2: Decay = 0.999
-    """Adam's decay of the second moment."""
+    """Adam's decay rate of the second moment."""
     eps: Positive = 1e-5
     """Adam's epsilon (1e-5: Ziegler et al., 2019)."""
     eps_placement: Literal["optax", "tensorflow"] = "optax"
-    """Epsilon after bias correction (optax, torch), or before it, as in TensorFlow: smaller early steps."""
+    """Adam's epsilon after bias correction (optax, PyTorch), or before it (TensorFlow), which makes early
+    steps smaller."""
     weight_decay: NonNegative = 0.0
-    """Decoupled (AdamW), on matrices and not on vectors."""
+    """Decoupled weight decay (AdamW) of matrices; vectors have none."""
     clip: NonNegative = 1.0
-    """Largest global norm of a gradient; 0 leaves it alone."""
+    """Largest global norm of a gradient; 0: no clipping."""
 
 
 class TFAdamState(NamedTuple):
-    """First and second moments, and how many updates they saw."""
+    """First and second moments, and the number of updates."""
 
     count: jax.Array
     mu: optax.Updates
@@ -49,7 +50,7 @@ def scale_by_adam_tf_style(b1: float, b2: float, eps: float) -> optax.GradientTr
 
         update = sqrt(1 - b2^t) / (1 - b1^t) m_t / (sqrt(v_t) + eps)
 
-    so that a gradient g below eps / sqrt(1 - b2) moves less in the first steps than optax's does.
+    A gradient g smaller than eps / sqrt(1 - b2) moves less in the first steps than with optax's Adam.
     """
 
     def init(params):
@@ -69,7 +70,8 @@ def scale_by_adam_tf_style(b1: float, b2: float, eps: float) -> optax.GradientTr
 
 
 def matrices(params):
-    """True for what weight decay acts on: all but vectors, told by name where layers are stacked."""
+    """True for parameters with weight decay: all but vectors, which are recognised by name where layers are
+    stacked."""
     name = lambda path: getattr(path[-1], "key", "") if path else ""
     return jax.tree_util.tree_map_with_path(
         lambda path, p: p.ndim > 1 and name(path) not in ("bias", "scale"), params
@@ -77,7 +79,7 @@ def matrices(params):
 
 
 def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`tx`, whose state and arithmetic are float32 where parameters are kept in less."""
+    """`tx` with float32 state and arithmetic, even where parameters have a narrower dtype."""
     wide = lambda tree: jax.tree.map(
         lambda x: x.astype(jnp.promote_types(x.dtype, "float32")), tree
     )
@@ -88,7 +90,7 @@ def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation
 
 
 def make(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The gradient transformation of a run of `steps` gradient steps; moments are float32."""
+    """The optimizer of a run of `steps` gradient steps; its moments are float32."""
     decay = max(steps - cfg.warmup, 1)
     after = {
         "constant": optax.constant_schedule(cfg.lr),

@@ -1,7 +1,7 @@
 """Autoregressive sampling: one prefill, then a compiled loop over a cache until every row has ended.
 
-With `SampleConfig.slots` a large batch goes through a cache of fewer rows (`slots.py`): the samples are the
-same, and no row waits for the longest.
+With `SampleConfig.slots` a large batch goes through a cache of fewer rows (`slots.py`): the samples are
+identical, and no row waits for the longest.
 """
 
 from dataclasses import dataclass
@@ -21,33 +21,33 @@ from rlhf_jax.slots import Said
 
 @dataclass(frozen=True)
 class SampleConfig(Settings):
-    """How responses are drawn."""
+    """Sampling of responses."""
 
     _main = ("length", "temperature")
 
     length: Whole = 24
-    """Most tokens of a response, its end included (T). Experiments take 0: 24 in the generated world, and
-    with files what holds 99 % of the answers of each."""
+    """Most tokens of a response, its end token included (T). 0, in experiments: 24 for a generated task, or
+    for files the least length that holds 99 % of the answers of each."""
     temperature: NonNegative = 1.0
-    """Divides the logits; 0 takes the likeliest token (and reports its log-probability at 1)."""
+    """Divisor of the logits; 0: greedy decoding, with log-probabilities at temperature 1."""
     top_k: Whole = 0
-    """Draw among the k likeliest tokens, and all that tie with the k-th; 0 among all. Not for on-policy
+    """Sample among the k likeliest tokens and ties with the k-th; 0: all tokens. Refused in on-policy
     training."""
     top_p: Share = 1.0
-    """Draw among the fewest tokens whose probability reaches p, and all that tie with the last of them; 1
-    among all. Not for on-policy training."""
+    """Sample among the fewest tokens whose probability reaches p, and ties with the last; 1: all tokens.
+    Refused in on-policy training."""
     min_length: Whole = 0
-    """Tokens before a stop token may be drawn. Not for on-policy training."""
+    """Tokens before a stop token can be sampled. Refused in on-policy training."""
     stop: tuple[Whole, ...] = ()
-    """Tokens that end a response; experiments add those of the tokenizer and of the model."""
+    """Extra token ids that end a response; an experiment adds those of the tokenizer and the model."""
     pad: Whole = 0
-    """Token in the columns after the end, where it is masked; experiments take the tokenizer's."""
+    """Token id of the masked columns after the end; an experiment takes it from the tokenizer."""
     slots: Whole = 0
-    """Rows decoded at once, where a batch has more: a row that ends makes room for the next prompt. 0: all.
-    Fewer steps where lengths differ, a cache of fewer rows, and the same samples."""
+    """Rows decoded at once; a row that ends makes room for the next prompt. Saves steps where lengths
+    differ, and cache memory; the samples do not change. 0: all rows."""
     buckets: Count = 1
-    """Widths that prompts are cut to, all in one compiled program: theirs, its half, its quarter, ...
-    A batch takes the least that holds its longest prompt, and samples the same; each is compiled apart."""
+    """Number of prompt widths compiled: the full width, its half, its quarter, and so on. Each batch takes
+    the narrowest that holds its longest prompt; the samples do not change."""
 
     def _conditions(self, at: str):
         if 0 < self.length < self.min_length:
@@ -58,7 +58,8 @@ class SampleConfig(Settings):
 
 
 def check_on_policy(cfg: SampleConfig, at: str = "sample."):
-    """Raises ValueError, naming fields after `at`, where samples' log-probabilities are not the policy's."""
+    """Raises ValueError for settings whose samples do not have the policy's log-probabilities; `at`
+    prefixes field names."""
     for name, neutral in [("top_k", 0), ("top_p", 1.0), ("min_length", 0)]:
         if getattr(cfg, name) != neutral:
             raise ValueError(
@@ -70,7 +71,7 @@ def check_on_policy(cfg: SampleConfig, at: str = "sample."):
 
 
 def truncate(logits, cfg: SampleConfig):
-    """Logits [B, V] with -inf outside the top k, then outside the top p of what is left; ties all stay."""
+    """Logits [B, V] with -inf outside the top k, then outside the top p of the rest; ties are kept."""
     if 0 < cfg.top_k < logits.shape[-1]:
         kth = jax.lax.top_k(logits, cfg.top_k)[0][:, -1:]
         logits = jnp.where(logits < kth, -jnp.inf, logits)
@@ -84,7 +85,8 @@ def truncate(logits, cfg: SampleConfig):
 
 
 def choose(cfg: SampleConfig, keys, logits, t):
-    """One token a row [B], the response's number `t` (one for all or [B]), and its log-probability."""
+    """One token per row [B] and its log-probability; `t` is its index in the response (one for all, or
+    [B])."""
     logits = logits.astype(jnp.float32) / (cfg.temperature or 1.0)
     t = jnp.broadcast_to(t, len(keys))
     if cfg.min_length:
@@ -100,14 +102,15 @@ def choose(cfg: SampleConfig, keys, logits, t):
 
 
 def likeliest(x):
-    """argmax along the last axis of [B, V], in two reductions: one of pairs XLA computes number by number."""
+    """argmax along the last axis of [B, V], in two reductions; XLA computes a reduction of pairs element by
+    element."""
     last = x.shape[-1] - 1
     at = jnp.where(x == jnp.max(x, axis=-1, keepdims=True), jnp.arange(last + 1)[None], last)
     return jnp.min(at, axis=-1)
 
 
 class Rows(NamedTuple):
-    """The state of the loop over all rows side by side."""
+    """Loop state of all rows side by side."""
 
     t: Int[Array, ""]  # how many tokens every response has
     alive: Bool[Array, " B"]  # rows that have not ended
@@ -119,10 +122,10 @@ class Rows(NamedTuple):
 def make_sample(lm, cfg: SampleConfig):
     """`sample(params, prompts, rng) -> Samples` of T = cfg.length columns, from `lm`'s prefill and decode.
 
-    The noise of a token depends on `rng`, its prompt's `index`, its `draw` and its place in the
-    response alone: neither neighbours, nor batch size, padding or devices change what a row samples.
-    `cfg.slots` wants an `lm` with `insert_fn`; others sample all rows at once. Raises ValueError where the
-    length is 0.
+    The noise of a token depends only on `rng`, its prompt's `index`, its `draw` and its position in the
+    response: neighbours, batch size, padding and devices do not change what a row samples. `cfg.slots`
+    needs an `lm` with `insert_fn`; other models sample all rows at once. Raises ValueError where the length
+    is 0.
     """
     if not cfg.length:
         raise ValueError("sample.length = 0: it must be 1 or more")
@@ -148,7 +151,7 @@ def make_sample(lm, cfg: SampleConfig):
 
 
 def _respond(lm, cfg: SampleConfig, columns: int, params, prompts: Prompts, keys) -> Said:
-    """The responses to the last `columns` of prompts."""
+    """Responses to the last `columns` columns of prompts."""
     tokens, mask = prompts.tokens[:, -columns:], prompts.attention_mask[:, -columns:]
     prompts = prompts._replace(tokens=tokens, attention_mask=mask)
     shape = len(tokens), cfg.length
@@ -164,7 +167,7 @@ def _respond(lm, cfg: SampleConfig, columns: int, params, prompts: Prompts, keys
 
 
 def _together(lm, cfg: SampleConfig, params, prompts: Prompts, keys, said: Said) -> Said:
-    """All rows side by side, column after column, until the last has ended."""
+    """Decodes all rows side by side, one column at a time, until the last row has ended."""
     logits, cache = lm.prefill_fn(params, prompts.tokens, prompts.attention_mask, cfg.length)
     ready = lm.ready_fn(params)
     start = Rows(jnp.int32(0), jnp.ones(len(keys), bool), logits, cache, said)

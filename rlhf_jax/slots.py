@@ -1,7 +1,7 @@
-"""Sampling a large batch through a cache of fewer rows: one that ends makes room for the next prompt.
+"""Sampling of a large batch through a cache of fewer rows: a row that ends makes room for the next prompt.
 
-A slot is a row of the cache. A quarter of the slots that have ended takes the next prompts in; when no
-prompt waits and a quarter is left, that quarter goes on alone.
+A slot is a row of the cache. New prompts enter as soon as a quarter of the slots have ended. When no prompt
+waits and a quarter of the slots remain active, decoding goes on with these alone.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from rlhf_jax.ops.padding import is_stop
 
 
 class Said(NamedTuple):
-    """The responses to a batch, so far."""
+    """Responses to a batch, as far as they are sampled."""
 
     tokens: Int[Array, "B T"]
     mask: Bool[Array, "B T"]
@@ -24,7 +24,7 @@ class Said(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """The state of the loop. Slots whose row is B, the number of prompts, are free."""
+    """Loop state. Free slots have the row B, the number of prompts."""
 
     first: Int[Array, ""]  # the next prompt to take in
     row: Int[Array, " S"]  # the prompt that each slot answers
@@ -35,7 +35,7 @@ class Slots(NamedTuple):
 
 
 def refill(lm, cfg, choose, params, prompts: Prompts, keys, said: Said) -> Said:
-    """The responses to all `prompts`, from `cfg.slots` slots; `said` is what they begin with.
+    """Responses to all `prompts` through `cfg.slots` slots; `said` holds their initial values.
 
     `choose(keys, logits, t) -> (tokens, logprobs)` draws a token for each slot.
     """
@@ -57,7 +57,7 @@ def refill(lm, cfg, choose, params, prompts: Prompts, keys, said: Said) -> Said:
 
 
 def _empty(lm, cfg, params, prompts: Prompts, said: Said) -> Slots:
-    """All slots free, before the first prompt."""
+    """Free slots only, before the first prompt."""
     like: Any = jax.eval_shape(
         lambda p: lm.prefill_fn(params, p.tokens, p.attention_mask, cfg.length),
         jax.tree.map(lambda x: jnp.zeros((cfg.slots, *x.shape[1:]), x.dtype), prompts),
@@ -76,7 +76,7 @@ def _empty(lm, cfg, params, prompts: Prompts, said: Said) -> Slots:
 
 
 def _enter(carry: Slots, lm, cfg, ready, prompts: Prompts, new: int) -> Slots:
-    """The next `new` prompts in free slots; beyond the last prompt nothing is put anywhere."""
+    """Fills free slots with the next `new` prompts; rows beyond the last prompt go nowhere."""
     B = len(prompts.tokens)
     rows = carry.first + jnp.arange(new)
     free = jnp.argsort(carry.row < B, stable=True)[:new]
@@ -94,7 +94,7 @@ def _enter(carry: Slots, lm, cfg, ready, prompts: Prompts, new: int) -> Slots:
 
 
 def _is_full(carry: Slots, B: int, slots: int, new: int):
-    """Whether too few slots have ended to take in `new` prompts, or to go on with `new` slots."""
+    """True while too few slots have ended to admit `new` prompts, or to continue with `new` slots."""
     return jnp.sum(carry.row < B) > jnp.where(carry.first < B, slots - new, new)
 
 
@@ -123,7 +123,7 @@ def _advance(carry: Slots, lm, cfg, choose, ready, prompts: Prompts, keys) -> Sl
 
 
 def _narrowed(carry: Slots, B: int, new: int) -> Slots:
-    """The `new` slots that are left, alone."""
+    """State of the `new` slots that remain."""
     left = jnp.argsort(carry.row == B, stable=True)[:new]
     take = lambda tree: jax.tree.map(lambda x: x[left] if x.ndim else x, tree)
     row, t, logits, cache = take((carry.row, carry.t, carry.logits, carry.cache))

@@ -11,7 +11,7 @@ from rlhf_jax.ops.reduce import normalise, psum
 
 
 class TrainState(NamedTuple):
-    """Arrays only: what a step maps to its successor and a checkpoint holds."""
+    """State of training, arrays only: the input and output of a step, and the content of a checkpoint."""
 
     step: Int[Array, ""]
     params: Any
@@ -19,22 +19,22 @@ class TrainState(NamedTuple):
 
 
 def init_state(params, tx: optax.GradientTransformation) -> TrainState:
-    """Step zero of training `params` with `tx`."""
+    """Initial state for training `params` with `tx`."""
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params))
 
 
 def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name=None):
     """Turns a loss into `step(state, frozen, batch) -> (state, {name: scalar})`.
 
-    `weights_fn(batch)` says how much each token, sequence or pair counts; every array it returns is
-    scaled to sum to one over the global batch. `loss_fn(params, frozen, batch, weights)` returns the
-    inner product of its unreduced losses with them, and metrics made the same way. Microbatches and
-    devices are summed. `frozen` is read and not trained. A loss that draws noise reads keys from its
-    batch, one a row.
+    `weights_fn(batch)` returns the weight of each token, sequence or pair; every array in it is scaled to
+    sum to one over the global batch. `loss_fn(params, frozen, batch, weights)` returns the inner product of
+    its unreduced losses with these weights, and metrics of the same form. Microbatches and devices are
+    summed. `frozen` is read and not trained. A loss that needs noise reads keys from its batch, one per
+    row.
 
-    Gradients are summed, measured and handed to `tx` in float32, whatever the parameters are kept in.
-    A step whose gradient is not finite, or whose weights are all zero, leaves params and opt_state as
-    they were and counts in `train/skipped`; `train/grad_norm` is taken before clipping.
+    Gradients are summed, measured and passed to `tx` in float32, whatever the dtype of the parameters. A
+    step whose gradient is not finite, or whose weights are all zero, leaves params and opt_state unchanged
+    and counts in `train/skipped`; `train/grad_norm` is measured before clipping.
     """
     grad_fn = jax.grad(loss_fn, has_aux=True)
 

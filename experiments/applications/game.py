@@ -53,15 +53,16 @@ class Config(Settings):
     _main = ("seed", "run", "devices", "algorithm")
 
     seed: Seed = 0
-    """Of all that is drawn."""
+    """Seed of every random draw."""
     run: str = ""
     """Run directory; empty: runs/game/HASH-OF-CONFIG."""
     devices: str = "auto"
-    """auto, device (the first one), pmap, or mesh, as mesh:data=-1,fsdp=2,tensor=2 (-1: the devices left)."""
+    """Device layout: auto, device (the first one), pmap, or a mesh such as mesh:data=-1,fsdp=2,tensor=2
+    (-1: all remaining devices)."""
     wandb: bool = False
     """Log to Weights & Biases too."""
     algorithm: Literal["ppo", "rloo"] = "ppo"
-    """With a critic, or against other games with the same secret."""
+    """PPO with a critic, or RLOO against other games with the same secret."""
     game: GuessingConfig = GuessingConfig()
     model: ModelConfig = ModelConfig(d_model=32, context=32, heads=2)
     sft: stages.SFTConfig = SFT
@@ -70,16 +71,16 @@ class Config(Settings):
     ppo: PPOConfig = PPOConfig(epochs=2, minibatches=2, value_coef=0.5)
     pg: PolicyGradientConfig = replace(policy_gradient.RLOO, group=8, minibatches=2)
     iterations: Count = 200
-    """Rollouts, each followed by an update."""
+    """Number of rollouts, each followed by an update."""
     batch_size: Count = 512
-    """Games in a rollout."""
+    """Games per rollout."""
     kl_coef: NonNegative = 0.1
-    """Weight of the KL to random play, which keeps numbers being tried; it falls linearly to zero."""
+    """Weight of the KL to random play, which keeps the policy exploring; it falls linearly to zero."""
     save_every: Count = 50
     """Iterations between checkpoints."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3))
     eval_games: Count = 2048
-    """Games, with secrets of their own, that the return is measured on."""
+    """Games, with secrets of their own, that measure the return."""
 
     def _conditions(self, at: str):
         parallel.check_name(self.devices, f"{at}devices")

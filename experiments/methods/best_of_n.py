@@ -21,12 +21,12 @@ from rlhf_jax.pipeline.scoring import PythonRewardConfig
 
 @dataclass(frozen=True)
 class BestOfNConfig(Settings):
-    """How many draws there are."""
+    """Number of draws."""
 
     _main = ("draws",)
 
     draws: Annotated[int, Bound(ge=2)] = 64
-    """Draws for each response of the verdict (N)."""
+    """Draws for each evaluated response (N)."""
 
 
 @dataclass(frozen=True)

@@ -35,18 +35,18 @@ from rlhf_jax.pipeline.prepare import Prepared, prepare
 
 @dataclass(frozen=True)
 class DPOConfig(Settings):
-    """The loop round the loss."""
+    """The training loop."""
 
     _main = ("epochs", "batch_size")
 
     epochs: Positive = 1.0
     """Passes over the comparisons (1: Rafailov et al., 2023)."""
     batch_size: Count = 32
-    """Pairs a step; for "kto", labelled responses, two a pair."""
+    """Pairs per gradient step; for kto, twice as many labelled responses."""
     eval_every: Count = 50
-    """Steps between held-out accuracies (and checkpoints)."""
+    """Steps between evaluations of the held-out accuracy, each with a checkpoint."""
     microbatches: Count = 1
-    """Parts that a batch is cut into, on each device, to save memory."""
+    """Microbatches per device and gradient step, to save memory."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-4, warmup=20))
 
     def _conditions(self, at: str):

@@ -30,7 +30,7 @@ from rlhf_jax.pipeline.texts import Pairs
 
 @dataclass(frozen=True)
 class Config(PolicyGradientRun):
-    """Settings of the ensemble experiment; its members are trained as `reward` says."""
+    """Settings of the ensemble experiment, whose members are trained with the settings of `reward`."""
 
     ensemble: EnsembleConfig = EnsembleConfig()
 

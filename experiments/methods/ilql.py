@@ -31,18 +31,18 @@ from rlhf_jax.pipeline.scoring import Reward
 
 @dataclass(frozen=True)
 class QConfig(Settings):
-    """The loop round the loss."""
+    """The training loop of Q and V."""
 
     _main = ("steps", "batch_size")
 
     steps: Count = 1000
-    """Gradient steps."""
+    """Number of gradient steps."""
     batch_size: Count = 64
-    """Logged responses a step."""
+    """Logged responses per gradient step."""
     save_every: Count = 200
     """Steps between checkpoints."""
     betas: tuple[NonNegative, ...] = (1.0, 2.0, 4.0, 8.0)
-    """Further weights of Q - V that the table shows; the verdict is on ilql.beta."""
+    """Extra weights of Q - V to list in the table; the report judges the policy of ilql.beta."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, warmup=20, b2=0.99, eps=1e-8)
     )

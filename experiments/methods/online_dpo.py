@@ -26,14 +26,14 @@ from rlhf_jax.pipeline.prepare import Prepared, prepare
 
 @dataclass(frozen=True)
 class OnlineConfig(Settings):
-    """How pairs come about."""
+    """Pairs made from draws."""
 
     _main = ("draws",)
 
     draws: Annotated[int, Bound(ge=2)] = 2
-    """Draws of each prompt, whose best and worst by the reward make a pair (2: Guo et al., 2024)."""
+    """Draws of each prompt; the best and the worst by the reward make a pair (2: Guo et al., 2024)."""
     microbatches: Count = 1
-    """Parts that the pairs of a rollout are cut into, on each device, to save memory."""
+    """Microbatches per device and gradient step, to save memory."""
 
 
 @dataclass(frozen=True)

@@ -28,18 +28,18 @@ from rlhf_jax.pipeline.prepare import Prepared, prepare
 
 @dataclass(frozen=True)
 class RAFTConfig(Settings):
-    """What a round makes of its draws."""
+    """Draws of a round, and the fine-tuning on the best of them."""
 
     _main = ("draws", "epochs")
 
     draws: Count = 8
-    """Draws of each prompt, of which the best is learned from (8 to 32: Dong et al., 2023)."""
+    """Draws of each prompt; the policy is fine-tuned on the best one (8 to 32: Dong et al., 2023)."""
     epochs: Count = 1
-    """Passes over the winners."""
+    """Passes over the best draws."""
     batch_size: Count = 32
-    """Winners a gradient step."""
+    """Best draws per gradient step."""
     microbatches: Count = 1
-    """Parts that a batch is cut into, on each device, to save memory."""
+    """Microbatches per device and gradient step, to save memory."""
 
     def _conditions(self, at: str):
         check_divides(f"{at}microbatches", self.microbatches, f"{at}batch_size", self.batch_size)

@@ -67,31 +67,33 @@ class Config(Settings):
     run: str = ""
     """Run directory; empty: runs/compare/HASH-OF-CONFIG."""
     seeds: Annotated[int, Bound(ge=2)] = 3
-    """Seeds of the preference data, and of the reward model and the policy with it, for the result."""
+    """Seeds of the result; each has its own preference data, reward model and policies."""
     tuning_seeds: Count = 1
-    """Further seeds, that the learning rates are chosen on."""
+    """Extra seeds on which the learning rates are chosen."""
     population: Population = "auto"
-    """How seeds are run: "vmap" (one program), "processes" (one each, on a core), auto by the hardware."""
+    """Execution of the seeds: "vmap" (one program), "processes" (one per seed and core), or auto by the
+    hardware."""
     devices: str = "auto"
-    """What a program's seeds are cut over: auto, device (the first one), pmap, or mesh (mesh:data=-1)."""
+    """Devices over which a program's seeds are divided: auto, device (the first one), pmap, or mesh
+    (mesh:data=-1)."""
     methods: tuple[MethodName, ...] = METHODS
-    """Beside best of n, which needs no training."""
+    """Methods to compare; best of n is always there, and needs no training."""
     pairs: Annotated[int, Bound(ge=2)] = 4000
-    """Comparisons of a data seed."""
+    """Comparisons of each data seed."""
     lrs: tuple[Positive, ...] = (3e-4, 1e-3)
     """Learning rates to choose from."""
     kl_coefs: tuple[NonNegative, ...] = (0.3, 0.1, 0.03)
-    """Strengths of PPO, RLOO and GRPO: weight of the KL; reward models have deviation 1."""
+    """KL coefficients of PPO, RLOO and GRPO; scores of reward models are scaled to standard deviation 1."""
     betas: tuple[Positive, ...] = (0.3, 0.1, 0.03)
-    """Strengths of DPO."""
+    """Betas of DPO."""
     passes: tuple[Positive, ...] = (1.0, 3.0, 9.0)
-    """Strengths of SFT on what was chosen: passes over it."""
+    """Passes of SFT over the chosen responses."""
     iterations: Count = 60
-    """Rollouts of on-policy methods."""
+    """Rollouts of each on-policy method."""
     batch_size: Count = 64
-    """Responses in each."""
+    """Responses per rollout."""
     matched: tuple[Positive, ...] = (1.0, 2.0, 3.0)
-    """KLs at which methods are compared, nats a response; the middle one chooses the learning rate."""
+    """KLs at which methods are compared, in nats per response; the middle one selects the learning rate."""
     lab: LabConfig = LabConfig()
 
     def _conditions(self, at: str):

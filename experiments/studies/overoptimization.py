@@ -61,23 +61,27 @@ class Config(Settings):
     run: str = ""
     """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""
     seeds: Annotated[int, Bound(ge=2)] = 3
-    """Seeds of the preference data: so many small runs of everything."""
+    """Seeds of the preference data."""
     reward_seeds: Count = 1
-    """Seeds of the reward model, for each of those."""
+    """Seeds of the reward model, for each seed of the preference data."""
     policy_seeds: Count = 1
-    """Seeds of the policy, for each of those."""
+    """Seeds of the policy, for each seed of the reward model."""
     population: Population = "auto"
-    """How seeds are run: "vmap" (one program), "processes" (one each, on a core), auto by the hardware."""
+    """Execution of the seeds: "vmap" (one program), "processes" (one per seed and core), or auto by the
+    hardware."""
     devices: str = "auto"
-    """What a program's seeds are cut over: auto, device (the first one), pmap, or mesh (mesh:data=-1)."""
+    """Devices over which a program's seeds are divided: auto, device (the first one), pmap, or mesh
+    (mesh:data=-1)."""
     golds: tuple[Gold, ...] = ("symbolic", "teacher")
-    """What people judge by: the grammar's own sentiment, a frozen teacher, or both."""
+    """Golds that label the comparisons: the grammar's own sentiment (symbolic), a frozen reward model
+    (teacher), or both."""
     pairs: tuple[Annotated[int, Bound(ge=2)], ...] = (100, 1000, 4000)
-    """Comparisons that a reward model learns."""
+    """Numbers of comparisons to train reward models on."""
     sizes: tuple[Size, ...] = ("100k",)
-    """Sizes of the reward models (10k, 100k, 400k, 1M, 3M, 10M); of a teacher's, only smaller ones."""
+    """Parameters of the reward models (10k, 100k, 400k, 1M, 3M, 10M); with a teacher, only sizes smaller
+    than the teacher's run."""
     trained_against: Size = "100k"
-    """The size that policies are trained against; best of n is told for all sizes."""
+    """Size of the reward model that policies are trained against; best of n is reported for all sizes."""
     method: Method = Method("rloo", strength=0.0, iterations=80, batch_size=64)
     lab: LabConfig = LabConfig()
 

@@ -37,23 +37,24 @@ POLICY = ("['best']", "['state'].params['policy']", "['state'].params", ".params
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """What is written, and where."""
+    """Settings of the export."""
 
     run: str = ""
-    """Run directory."""
+    """Run directory to export from."""
     to: str = ""
-    """Folder that is made."""
+    """Folder to create."""
     stage: str = ""
-    """Stage to export: sft (the policy that a method starts from), reward or held_out_reward; empty: the
-    method's policy."""
+    """Stage to export: sft (the SFT policy), reward, held_out_reward, or empty for the policy that the method
+    trained."""
     best: bool = False
-    """Write the method's checkpoint of the highest rl.best instead of its last one."""
+    """Write the checkpoint with the highest rl.best instead of the last one."""
     adapter: bool = False
-    """Write the adapters alone, in PEFT's format."""
+    """Write only the adapters, in PEFT's format."""
     base: str = ""
-    """The model that they adapt, where that is the run's SFT policy: where this was exported to."""
+    """Folder or hub name of the model beneath the adapters, needed where that is the run's own SFT policy:
+    the folder to which it was exported."""
     shard_gb: Positive = 5.0
-    """Most gigabytes of a file."""
+    """Maximum size of a weight file, in gigabytes."""
 
     def _unread(self) -> dict[str, str]:
         if self.adapter:

@@ -1,12 +1,12 @@
-"""Best of n: the response that scores highest among n draws (Stiennon et al., 2020; Nakano et al., 2021).
+"""Best of n: the highest-scoring response among n draws (Stiennon et al., 2020; Nakano et al., 2021).
 
-It is a policy that needs no training, the yardstick of every trained one: its KL to the reference and
-its scores at every n come from one pool of draws. Fine-tuning on what it chooses is rejection sampling,
-or RAFT (Dong et al., 2023):
+This policy needs no training and is the baseline of every trained one: one pool of draws gives its KL to
+the reference and its scores for every n. Fine-tuning on the selected responses is rejection sampling, or
+RAFT (Dong et al., 2023):
 
     demonstrations = select(samples, scores, k)  # for `sft.make_train_step`
 
-All is NumPy, on the host, where pools are looked at once.
+All functions are NumPy on the host, since each pool is read only once.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from rlhf_jax.batches import Samples, Sequences
 
 
 def kl(n):
-    """log n - (n - 1) / n: the KL of best of n to what it draws from, in nats a response.
+    """log n - (n - 1) / n: KL of best of n to its sampling distribution, in nats per response.
 
-    An upper bound (Beirami et al., 2024), and exact in the limit where no response has much probability
-    and no two tie (Hilton and Gao, 2022): `exact_kl` is the KL of a finite distribution. `n` is a number
-    or an array of them. Raises ValueError for one below 1.
+    This is an upper bound (Beirami et al., 2024), exact in the limit where no response has much probability
+    and no two scores tie (Hilton and Gao, 2022); `exact_kl` is the KL of a finite distribution. `n` is a
+    number or an array. Raises ValueError for n < 1.
     """
     n = np.asarray(n)
     if np.any(n < 1):
@@ -36,15 +36,15 @@ def estimates(
     values: Num[np.ndarray, "prompts N"],
     ns: Sequence[int] | Int[np.ndarray, " n"],
 ) -> Float[np.ndarray, "prompts n"]:
-    """E[value of the draw that scores highest among n], for every n of `ns`, from N draws a prompt.
+    """E[value of the highest-scoring of n draws] for every n of `ns`, from N draws per prompt.
 
-    The mean over all subsets of n of the N draws, which is unbiased (Nakano et al., 2021):
-    with draws in the order of their scores, draw i of 1..N is the best of its subset in
+    The estimate is the mean over all subsets of n of the N draws, which is unbiased (Nakano et al., 2021):
+    with draws sorted by score, draw i of 1..N is the best of its subset in
 
         C(i - 1, n - 1) / C(N, n)
 
-    of them. Ties are broken uniformly. `values` may be `scores`, or what another judge (gold) says of the
-    same draws. Raises ValueError for an n outside 1..N, and for what is not finite.
+    of the subsets. Ties are broken uniformly. `values` may be `scores`, or another score (gold) of the same
+    draws. Raises ValueError for an n outside 1..N, and for values that are not finite.
     """
     scores, values = _finite(scores, "scores"), _finite(values, "values")
     N = scores.shape[1]
@@ -66,7 +66,7 @@ def estimates(
 
 
 def _weights(N: int, ns: Int[np.ndarray, " n"]) -> Float[np.ndarray, "N n"]:
-    """C(i - 1, n - 1) / C(N, n) for i = 1..N: how often the i-th of N is the best of a subset."""
+    """C(i - 1, n - 1) / C(N, n) for i = 1..N: the share of subsets whose best draw is the i-th of N."""
     i = np.arange(1, N + 1)[:, None]
     ns = ns[None]
     below = np.maximum(i - ns, 0)  # where i < n there is no such subset
@@ -78,11 +78,11 @@ def _weights(N: int, ns: Int[np.ndarray, " n"]) -> Float[np.ndarray, "N n"]:
 def law(
     probabilities: Num[np.ndarray, " K"], scores: Num[np.ndarray, " K"], n: int
 ) -> Float[np.ndarray, " K"]:
-    """The probability of each of K responses as the best of n draws from `probabilities`.
+    """Probability of each of K responses as the best of n draws from `probabilities`.
 
-    F(y)^n - F(y-)^n for all responses that score y, shared in proportion to their probabilities; F is
-    the distribution function of the score. Raises ValueError for an n below 1, probabilities that are
-    negative or do not sum to one, and scores that are not finite.
+    F(y)^n - F(y-)^n for all responses with score y, divided in proportion to their probabilities; F is the
+    distribution function of the score. Raises ValueError for n < 1, for probabilities that are negative or
+    do not sum to one, and for scores that are not finite.
     """
     p, mass, best, group = _groups(probabilities, scores, n)
     return p * np.divide(best, mass, where=mass > 0, out=np.zeros_like(mass))[group]
@@ -96,7 +96,8 @@ def exact_kl(probabilities: Num[np.ndarray, " K"], scores: Num[np.ndarray, " K"]
 
 
 def _groups(probabilities, scores, n):
-    """(probabilities [K]; probability of each score, and of it being the best [G]; whose is whose [K])."""
+    """(probabilities [K]; probability of each distinct score, and of it being the best [G]; score index of
+    each response [K])."""
     p, scores = _finite(probabilities, "probabilities"), _finite(scores, "scores")
     if n < 1:
         raise ValueError(f"n = {n}: the best of n needs n of 1 or more")
@@ -118,9 +119,9 @@ def _groups(probabilities, scores, n):
 
 
 def best_rows(scores: Num[np.ndarray, " B"], k: int) -> Int[np.ndarray, " R"]:
-    """The row of the best of each `k` adjacent draws, in their order: B / k rows.
+    """Row of the best of each `k` adjacent draws, in order: B / k rows.
 
-    Of equal scores the first is taken: draws of a prompt are exchangeable, so this favours none. Raises
+    The first of equal scores wins: draws of a prompt are exchangeable, so this favours none. Raises
     ValueError where k does not divide B, and for scores that are not finite.
     """
     scores = _finite(scores, "scores")
@@ -130,9 +131,9 @@ def best_rows(scores: Num[np.ndarray, " B"], k: int) -> Int[np.ndarray, " R"]:
 
 
 def select(samples: Samples, scores: Num[np.ndarray, " B"], k: int) -> Sequences:
-    """The winners of `best_rows` as demonstrations: `mask` marks what the policy said, its EOS included.
+    """The winners of `best_rows` as demonstrations: `mask` marks the policy's own tokens, EOS included.
 
-    A response that was cut has no EOS to learn from. Where the environment spoke, `mask` stays False.
+    A truncated response has no EOS to learn from. `mask` stays False at the environment's tokens.
     """
     rows = best_rows(scores, k)
     take = lambda x: np.asarray(x)[rows]
@@ -140,7 +141,7 @@ def select(samples: Samples, scores: Num[np.ndarray, " B"], k: int) -> Sequences
 
 
 def _finite(values, name: str) -> np.ndarray:
-    """The values as float64, refused where one is not finite."""
+    """The values as float64; raises ValueError where one is not finite."""
     values = np.asarray(values, np.float64)
     if not np.all(np.isfinite(values)):
         where = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))

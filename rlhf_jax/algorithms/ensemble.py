@@ -1,8 +1,8 @@
-"""Several reward models as one program, and their scores as one (Coste et al., 2024; Rame et al., 2024).
+"""Several reward models as one program, and their combined score (Coste et al., 2024; Rame et al., 2024).
 
-Members learn from the same comparisons, each in its own order and from its own head. Their parameters,
-optimizer states and step counts carry a leading member axis M; so do scores. A batch does not: its rows
-lead, as everywhere, because rows are what devices cut. It is Comparisons of arrays [B, M, ...], and
+Members learn from the same comparisons, each in its own order and from its own initial head. Their
+parameters, optimizer states, step counts and scores carry a leading member axis M. A batch does not: its
+rows lead, as everywhere, because devices shard rows. The batch is Comparisons of arrays [B, M, ...], and
 member m learns from column m.
 """
 
@@ -21,23 +21,25 @@ from rlhf_jax.bounds import Bound, NonNegative, Settings
 
 @dataclass(frozen=True)
 class EnsembleConfig(Settings):
-    """How many reward models there are, and how they speak with one voice."""
+    """Size of a reward model ensemble, and the rule that combines its scores."""
 
     _main = ("members", "combine")
 
     members: Annotated[int, Bound(ge=2)] = 4
-    """Reward models (4 or 5: Coste et al., 2024, who saw little gain beyond)."""
+    """Number of reward models (4 or 5: Coste et al., 2024, who saw little gain from more)."""
     combine: Literal["mean", "min", "uwo", "warm"] = "uwo"
-    """The mean score, the least, mean - uncertainty_coef std, or one model of the averaged weights, whose
-    members start from one head and differ by the order of their data alone."""
+    """Score to maximise: the members' mean, their minimum (min), their mean less uncertainty_coef standard
+    deviations (uwo), or the score of one model with their averaged weights (warm), whose members share the
+    initial head and differ only in the order of their data."""
     uncertainty_coef: NonNegative = 0.5
-    """Standard deviations that "uwo" takes off the mean (ours; Coste et al. take off variances)."""
+    """For uwo: standard deviations subtracted from the mean score (our choice; Coste et al., 2024, subtract
+    variances)."""
 
 
 def init(reward_init, key, trunk, cfg: EnsembleConfig):
-    """The first parameters of all members, [M, ...]: `reward_init(key_m, trunk)`, stacked.
+    """Initial parameters of all members, [M, ...]: `reward_init(key_m, trunk)`, stacked.
 
-    key_m is `key` folded with m, or with 0 for all where "warm" averages their weights.
+    key_m is `key` folded with m, or with 0 for every member where "warm" averages their weights.
     """
     names = jnp.arange(cfg.members) * (cfg.combine != "warm")
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, names)
@@ -45,15 +47,15 @@ def init(reward_init, key, trunk, cfg: EnsembleConfig):
 
 
 def init_state(params, tx) -> train_step.TrainState:
-    """Step zero of training each member of `params` [M, ...] with `tx`."""
+    """Initial state for training each member of `params` [M, ...] with `tx`."""
     return jax.vmap(lambda member: train_step.init_state(member, tx))(params)
 
 
 def make_train_step(reward_fn, tx, cfg: RewardLossConfig, *, microbatches=1, axis_name=None):
     """`step(state, frozen, batch) -> (state, metrics)`: the reward step of every member at once.
 
-    `state` is `init_state`'s, `batch` Comparisons of arrays [B, M, ...]. Members are clipped, skipped and
-    counted each on its own; the metrics are means over them.
+    `state` comes from `init_state`; `batch` is Comparisons of arrays [B, M, ...]. Clipping, skipping and
+    counting are per member; metrics are means over members.
     """
     step = reward_model.make_train_step(
         reward_fn, tx, cfg, microbatches=microbatches, axis_name=axis_name
@@ -67,26 +69,28 @@ def make_train_step(reward_fn, tx, cfg: RewardLossConfig, *, microbatches=1, axi
 
 
 def weight_average(params):
-    """One member's parameters: the mean of all members' (WARM: Rame et al., 2024).
+    """Parameters of one reward model: the mean of all members' (WARM: Rame et al., 2024).
 
-    Weights that left one point and did not go far may be averaged: members want a shared head and a small
-    learning rate. Other averages are models too, and may be worse than every member.
+    Averaging works for weights that started at one point and did not move far: use a shared head and a
+    small learning rate. Any other average may be worse than every member.
     """
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), params)
 
 
 def disagreement(scores: Float[Array, "M B"]) -> Float[Array, " B"]:
-    """The standard deviation over members of the score of each row (divided by M)."""
+    """Standard deviation over members of the score of each row (divided by M)."""
     return jnp.std(scores, axis=0)
 
 
 def combine(scores: Float[Array, "M B"], cfg: EnsembleConfig) -> Float[Array, " B"]:
-    """One score a row, from the members'; "warm" has no scores to combine, and is refused.
+    """One score per row from the members' scores; raises ValueError for "warm", which averages weights
+    instead.
 
     "uwo" is mean - uncertainty_coef std, in units of score. The uncertainty-weighted optimisation of Coste
-    et al. (2024) takes off uncertainty_coef times the variance instead, so its coefficient depends on the
+    et al. (2024) subtracts uncertainty_coef times the variance instead, so its coefficient depends on the
     scale of scores. "min" is their worst case. Both compare scores across members, and Bradley-Terry leaves
-    each member its own zero: `reward_model.centre` all of them first (means [M] serve), on the same texts.
+    the zero of each member free: apply `reward_model.centre` to all of them first (with means [M]), on the
+    same texts.
     """
     if cfg.combine == "mean":
         return jnp.mean(scores, axis=0)
@@ -102,7 +106,8 @@ def combine(scores: Float[Array, "M B"], cfg: EnsembleConfig) -> Float[Array, " 
 def make_score(reward_fn, cfg: EnsembleConfig):
     """`score(params, tokens, attention_mask) -> [B]`: a reward_fn whose parameters are all members'.
 
-    "warm" averages them at each call; or call `weight_average` once, and use `reward_fn` itself.
+    "warm" averages the parameters at each call; to average only once, call `weight_average` and use
+    `reward_fn` itself.
     """
     members = jax.vmap(reward_fn, in_axes=(0, None, None))
 

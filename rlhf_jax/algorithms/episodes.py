@@ -1,12 +1,12 @@
-"""Episodes of several turns: a policy speaks, an environment replies, and one record holds both.
+"""Episodes of several turns between a policy and an environment, in one record.
 
     column           prompt      turn    reply   turn    reply   padding
     attention_mask   0 1 1 1     1 1     1       1       1       0 0
     mask                         1 1     0       1       0       0 0
     rewards                      0 r     0       r       0       0 0
 
-The record is an ordinary `Samples` whose mask has holes, so every algorithm takes it as it is. This file
-knows no game: an environment is a function on arrays.
+The record is an ordinary `Samples` whose mask has holes, so every algorithm accepts it. This file knows no
+game: an environment is a function on arrays.
 """
 
 from collections.abc import Callable
@@ -23,16 +23,16 @@ from rlhf_jax.bounds import Count, Settings, Whole
 
 @dataclass(frozen=True)
 class EpisodeConfig(Settings):
-    """The shape of an episode: T = turns (turn_length + reply_length) columns of response."""
+    """Shape of an episode: T = turns (turn_length + reply_length) response columns."""
 
     turns: Count = 3
-    """Most turns of the policy."""
+    """Maximum number of the policy's turns."""
     turn_length: Count = 2
-    """Most tokens of a turn, the one that ends it included: the sampler's `length`."""
+    """Most tokens of a turn, its end token included: the sampler's `length`."""
     reply_length: Whole = 1
     """Most tokens of a reply."""
     pad: Whole = 0
-    """Fills the columns where nobody spoke; masked wherever it stands."""
+    """Token id of the columns where nobody spoke, which are always masked."""
 
 
 def play(
@@ -44,17 +44,17 @@ def play(
     rng: jax.Array,
     cfg: EpisodeConfig,
 ) -> tuple[Samples, Float[np.ndarray, "B T"]]:
-    """One episode a row, and its rewards, each on the last token of the turn that earned it.
+    """One episode per row, and its rewards, each on the last token of the turn that earned it.
 
         sample_turn(params, Prompts, key) -> Samples [B, turn_length]       of `sampling.make_sample`
         respond(state, tokens, mask [B, turn_length])
             -> state, tokens, mask [B, reply_length], rewards [B], done [B]
 
-    The prompts of every turn are all that was said before, left-padded to one width, P + T less one
-    turn and reply: a compiled `sample_turn` compiles once. The noise of a token depends on `rng`, the
-    prompt's index, its draw, the turn and the place in it. A row that is done says no more: its later
-    `mask`s are all False, and what `respond` makes of them is dropped. `ended` says which rows are done.
-    Raises TypeError for integer rewards and ValueError for columns that are not the config's.
+    The prompt of every turn is the episode so far, left-padded to one width, P + T less one turn and reply,
+    so `sample_turn` compiles once. The noise of a token depends on `rng`, the prompt's index, its draw, the
+    turn and the position in it. A row that is done samples no more: its later `mask`s are all False, and
+    the environment's answers to it are dropped. `ended` marks the rows that are done. Raises TypeError for
+    integer rewards, and ValueError for columns that differ from the config's.
     """
     B, n = len(prompts.tokens), cfg.turn_length
     shape = B, cfg.turns, n + cfg.reply_length
@@ -101,7 +101,7 @@ def play(
 
 
 def _so_far(prompts: Prompts, tokens, real, room: int) -> Prompts:
-    """Prompts with all that was said since, left-padded; `room` columns of it are still empty."""
+    """Prompts followed by the episode so far, left-padded; `room` columns of it are still empty."""
     tokens = np.concatenate([prompts.tokens, tokens], axis=1)
     real = np.concatenate([prompts.attention_mask, real], axis=1)
     order = np.argsort(real, axis=1, kind="stable")[:, room:]  # padding goes to the left end

@@ -1,7 +1,8 @@
-"""KTO: a policy from single responses that people found desirable or not (Ethayarajh et al., 2024).
+"""KTO: a policy from single responses labelled desirable or undesirable (Ethayarajh et al., 2024).
 
-The reward is DPO's, beta log pi(y|x) / pi_ref(y|x), and each response is asked to lie on its label's side of
-a reference point: the policy's KL to the reference, estimated from prompts with the responses to others.
+The reward is DPO's, beta log pi(y|x) / pi_ref(y|x). The loss pushes each response to its label's side of a
+reference point: the policy's KL to the reference, estimated from prompts paired with the responses to other
+prompts.
 """
 
 from functools import partial
@@ -26,10 +27,12 @@ def kto_loss(
     desirable_weight: float,
     undesirable_weight: float,
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """lambda (1 - sigmoid(m)), and m: by how much the reward lies on its label's side of the reference point.
+    """lambda (1 - sigmoid(m)), and the margin m by which the reward lies on its label's side of the
+    reference point.
 
-    m = beta (r - z_ref) for a desirable response and beta (z_ref - r) for another, r = log pi(y) / pi_ref(y)
-    from sums of log-probabilities, and lambda is the label's weight (Ethayarajh et al., 2024).
+    m = beta (r - z_ref) for a desirable response and beta (z_ref - r) for an undesirable one, with r = log
+    pi(y) / pi_ref(y) from sums of log-probabilities and lambda the label's weight (Ethayarajh et al.,
+    2024).
     """
     above = beta * (logprobs - ref_logprobs - z_ref)
     margin = jnp.where(desirable, above, -above)
@@ -38,10 +41,10 @@ def kto_loss(
 
 
 def mismatch(responses: Sequences, shift: int = 1) -> Sequences:
-    """Each prompt with the response that stands `shift` rows further down, in a circle.
+    """Each prompt with the response `shift` rows further down, cyclically.
 
-    Pairs (x_i, y_j) that do not belong together, for `LabelledBatch` (Ethayarajh et al., 2024).
-    Where rows of one prompt stand together, `shift` must step over them.
+    These are the mismatched pairs (x_i, y_j) of `LabelledBatch` (Ethayarajh et al., 2024). Where rows of
+    one prompt are adjacent, `shift` must step over them.
     """
     T = responses.mask.shape[1]
     roll = lambda x: jnp.roll(x, -shift, axis=0)
@@ -54,7 +57,8 @@ def mismatch(responses: Sequences, shift: int = 1) -> Sequences:
 
 
 def weights_of(batch: LabelledBatch):
-    """Every response counts what its record says; also among those of its label alone, for the metrics."""
+    """The weight of each response, over the batch and, for the metrics, among responses with the same
+    label."""
     return {
         "all": batch.weight,
         "desirable": jnp.where(batch.desirable, batch.weight, 0.0),
@@ -63,8 +67,8 @@ def weights_of(batch: LabelledBatch):
 
 
 def reference_point(params, batch: LabelledBatch, *, policy_fn, axis_name=None) -> Float[Array, ""]:
-    """KTO's z_ref: max(0, mean of log pi(y_j | x_i) / pi_ref(y_j | x_i)) over the global batch of mismatched
-    pairs, with the parameters of the moment (Ethayarajh et al., 2024)."""
+    """KTO's z_ref: max(0, mean of log pi(y_j | x_i) / pi_ref(y_j | x_i)) over the global batch of
+    mismatched pairs, with the current parameters (Ethayarajh et al., 2024)."""
     weights = normalise(batch.weight, axis_name)
     logprobs = response_logprobs(params, batch.mismatched, policy_fn=policy_fn)
     kl = psum(jnp.vdot(weights, logprobs - batch.ref_mismatched), axis_name)
@@ -72,7 +76,7 @@ def reference_point(params, batch: LabelledBatch, *, policy_fn, axis_name=None) 
 
 
 def loss(params, frozen, batch: LabelledBatch, weights, *, policy_fn, cfg: PreferenceConfig):
-    """Mean over responses of KTO's loss; `frozen["z_ref"]` is its reference point, a constant to it.
+    """Mean over responses of KTO's loss; `frozen["z_ref"]` is the reference point, without a gradient.
 
     `preference/accuracy` is the share of responses whose reward lies on its label's side of it.
     """
@@ -93,7 +97,7 @@ def loss(params, frozen, batch: LabelledBatch, weights, *, policy_fn, cfg: Prefe
 
 
 def make_train_step(policy_fn, tx, cfg: PreferenceConfig, *, microbatches=1, axis_name=None):
-    """`step(state, frozen, LabelledBatch) -> (state, metrics)`, which first estimates the reference point;
+    """`step(state, frozen, LabelledBatch) -> (state, metrics)`, which estimates the reference point first;
     `frozen` may be empty."""
     step = train_step.make_train_step(
         partial(loss, policy_fn=policy_fn, cfg=cfg),

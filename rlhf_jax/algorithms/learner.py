@@ -1,10 +1,10 @@
-"""What a loop of rollouts and updates asks of an on-policy method.
+"""The interface between an on-policy method and the loop of rollouts and updates.
 
     seen = learner.annotate(params, ref_params, samples)
     state, metrics = learner.update(state, frozen, kl_coef, with_rewards(seen, scores, cfg), rng)
 
-`ppo.make_learner` and `policy_gradient.make_learner` make one from a network's functions; any other method
-that fits these functions serves the same loops.
+`ppo.make_learner` and `policy_gradient.make_learner` return one, made from a network's functions; any other
+method with these functions works in the same loops.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 
 class Learner(NamedTuple):
-    """Pure functions of one method, and two facts about it."""
+    """Pure functions of one method, its metric area and its group size."""
 
-    area: str  # of its metrics: "ppo", "pg", ...
+    area: str  # prefix of its metrics: "ppo", "pg", ...
     init: Callable  # (policy_params, reward_params=None) -> params
-    policy_of: Callable  # params -> the policy's own
+    policy_of: Callable  # params -> the policy's parameters
     annotate: Callable  # (params, ref_params, samples) -> a rollout with rewards of zero
     update: Callable  # (state, frozen, kl_coef, rollout, rng) -> (state, metrics)
     group: int  # draws of a prompt, in adjacent rows

@@ -1,6 +1,6 @@
-"""Policy gradients without a critic: a response is judged by what other responses were worth.
+"""Policy gradients without a critic: other responses are the baseline of each response.
 
-One loss serves them all. With R a response's return, and the mean as `aggregate` says,
+One loss serves all methods. With R a response's return, and the mean set by `aggregate`,
 
     A = (R - baseline) / scale,    loss = mean w max(-A rho, -A clip(rho, 1 - clip_low, 1 + clip_high))
 
@@ -19,9 +19,9 @@ One loss serves them all. With R a response's return, and the mean as `aggregate
     DAPO        tokens      .2, .28          16           16  none         flat groups masked, overlong shaped
     GSPO        sequences   3e-4, 4e-4       16            4  none         (its group is not published)
 
-REINFORCE and RLOO, with the KL in the reward, climb E[score] - kl_coef KL, whose optimum is
-pi* ~ pi_ref exp(score / kl_coef); so does any other with kl_in_reward = "k1", which makes R constant there.
-GRPO's own k3 in the loss has another optimum.
+REINFORCE and RLOO, with the KL in the reward, maximise E[score] - kl_coef KL, whose optimum is pi* ~ pi_ref
+exp(score / kl_coef). So does every other method with kl_in_reward = "k1", because R is constant at that
+optimum. GRPO's own k3 in the loss has another optimum.
 """
 
 import math
@@ -42,58 +42,66 @@ from rlhf_jax.ops.advantages import on_last_token
 from rlhf_jax.ops.logprobs import ratio_of
 from rlhf_jax.ops.reduce import gather, normalise, psum, share
 
-# Added to deviations (1e-6: tunix and verl; TRL has 1e-4); returns closer than this are alike
+# Added to deviations (1e-6: tunix and verl; 1e-4: TRL); returns closer than this count as equal
 EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
 class PolicyGradientConfig(Settings):
-    """What the methods differ in; the defaults are RLOO's."""
+    """Policy gradients without a critic; the defaults are RLOO's."""
 
     _main = ("group",)
 
     epochs: Count = 1
-    """Passes over one rollout, each in a fresh order (1: all of them, as published)."""
+    """Passes over one rollout, each in a fresh order (1: all methods, as published)."""
     minibatches: Count = 1
-    """Gradient steps a pass, on equal parts of the global batch (1: on-policy; DAPO 16, GSPO 4)."""
+    """Gradient steps per pass, on equal parts of the global batch (1: on-policy; DAPO: 16; GSPO: 4)."""
     microbatches: Count = 1
-    """Parts that a minibatch is cut into, on each device, to save memory; changes no result."""
+    """Microbatches per device and gradient step, to save memory; the result does not change."""
     group: Count = 4
     """Draws of one prompt, in adjacent rows as `data.prompts.repeat_draws` makes them (RLOO: 2 or 4)."""
     baseline: Literal["none", "batch", "group", "leave_one_out"] = "leave_one_out"
-    """Mean of: all other rows; the group, this row too (GRPO); the group's other rows (RLOO)."""
+    """Mean return of all other rows (batch), of the whole group (GRPO), or of the other rows in the group
+    (leave_one_out: RLOO)."""
     scale: Literal["none", "group_std", "batch_std"] = "none"
-    """Divide by the group's unbiased deviation (GRPO), or the batch's (REINFORCE++; Hu et al., 2025)."""
+    """Divide advantages by the group's unbiased standard deviation (GRPO) or by the batch's (REINFORCE++:
+    Hu et al., 2025)."""
     ratio: Literal["token", "sequence", "sequence_mean"] = "sequence"
-    """Ratio of each token (GRPO), of the response (RLOO), or its geometric mean a token (GSPO)."""
+    """Probability ratio of each token (GRPO), of the response (RLOO), or its geometric mean per token
+    (GSPO)."""
     clip_low: NonNegative = 0.0
-    """How far a ratio may fall below 1 before its gradient stops; 0 without limit."""
+    """Lower clip range: for negative advantages, ratios under 1 - clip_low get no gradient; 0: no limit."""
     clip_high: NonNegative = 0.0
-    """How far it may rise above 1 (DAPO takes more than clip_low); 0 without limit."""
+    """Upper clip range: for positive advantages, ratios over 1 + clip_high get no gradient (DAPO: larger
+    than clip_low); 0: no limit."""
     aggregate: Literal["tokens", "sequences", "constant"] = "sequences"
-    """Mean over all tokens (DAPO); over responses of token means (GRPO); of token sums / T (Dr. GRPO).
-    Responses without a token to learn from, as masks leave them, do not count; TRL divides by all rows."""
+    """Mean over all tokens (DAPO), over responses of token means (GRPO), or over responses of token sums /
+    T (constant: Dr. GRPO). Responses whose tokens are all masked do not count; TRL divides by all rows."""
     kl_in_reward: Literal["none", "k1"] = "k1"
-    """Take kl_coef times the response's log-ratio off its return (Ahmadian et al., 2024)."""
+    """Subtract kl_coef times the response's log-ratio from its return (Ahmadian et al., 2024)."""
     kl_in_loss: Literal["none", "k1", "k2", "k3"] = "none"
-    """Penalty in the loss (GRPO: k3 of tokens; k2 of the whole response also reaches pi*, on-policy)."""
+    """KL estimator of the penalty in the loss (GRPO: k3 per token; on-policy, k2 of the whole response also
+    reaches pi*)."""
     kl_level: Literal["token", "sequence"] = "sequence"
-    """Whether kl_in_loss estimates from the log-ratio of each token or of the whole response."""
+    """Estimate kl_in_loss from the log-ratio of each token, or of the whole response."""
     kl_corrected: bool = False
-    """Multiply kl_in_loss by the ratio, which makes k3's gradient unbiased (DeepSeek-V3.2, 2025)."""
+    """Multiply kl_in_loss by the ratio, which makes the gradient of k3 unbiased (DeepSeek-V3.2, 2025)."""
     importance_cap: NonNegative = 0.0
-    """Weigh samples of another engine by min(learner's / engine's probability, this); 0 off.
-    Truncated importance sampling (Espeholt et al., 2018; 2: Yao et al., 2025)."""
+    """Cap of the importance weight (learner's / engine's probability) of samples from another engine
+    (truncated importance sampling: Espeholt et al., 2018; 2: Yao et al., 2025); 0: no weights."""
     importance_level: Literal["token", "sequence"] = "token"
-    """Weight of each token (Yao et al., 2025), or of the response: unbiased but for the cap."""
+    """Importance weight of each token (Yao et al., 2025), or of the response, which is unbiased except for
+    the cap."""
     mask_flat_groups: bool = False
-    """No weight for groups whose scores are all alike (DAPO's dynamic sampling, at a fixed shape)."""
+    """Mask groups whose scores are identical (dynamic sampling of DAPO at a fixed shape)."""
     mask_truncated: bool = False
-    """No weight for responses that never ended (DAPO's overlong filtering)."""
+    """Mask responses that never ended (overlong filtering of DAPO)."""
     overlong: Unit = 0.0
-    """Share of T at whose end a return falls by up to 1, linearly (DAPO: 4096 of 20480, 0.2); 0 off."""
+    """Last share of T over which the return falls linearly by up to 1 (DAPO: 0.2, 4096 of 20480 tokens); 0:
+    off."""
     kl_stop: NonNegative = 0.0
-    """Skip a rollout's later steps once a minibatch's approximate KL exceeds this, nats a token; 0 never."""
+    """Skip the remaining steps of a rollout once a minibatch's approximate KL exceeds this, in nats per
+    token; 0: never."""
 
     def _conditions(self, at: str):
         if self.group == 1:
@@ -214,11 +222,11 @@ def advantages_of(returns: Float[Array, " B"], cfg: PolicyGradientConfig) -> Flo
 
 
 def prepare(rollout: Rollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=None):
-    """(PolicyBatch, metrics): one advantage a response, on each of its tokens.
+    """(PolicyBatch, metrics), with one advantage per response on each of its tokens.
 
     A return is the sum of a row's rewards, less kl_coef log(policy / reference) of the whole response and
-    what shaping takes off. Groups are compared on the global batch. What is not to be learned from
-    loses its `mask`, after it was compared.
+    the overlong penalty. Groups are compared on the global batch. Responses excluded from learning lose
+    their `mask` after that comparison.
     """
     samples, mask, T = rollout.samples, rollout.samples.mask, rollout.samples.mask.shape[1]
     on_tokens = lambda x: jnp.where(mask, x[:, None], 0.0)  # [B] -> [B, T]
@@ -278,7 +286,7 @@ def prepare(rollout: Rollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=N
 
 
 def weights_of(batch: PolicyBatch, cfg: PolicyGradientConfig):
-    """How much each token [B, T] and each response [B] counts."""
+    """Weight of each token [B, T] and of each response [B]."""
     mask = batch.samples.mask
     lengths = jnp.sum(mask, axis=1, keepdims=True)
     tokens = mask / jnp.maximum(lengths, 1) if cfg.aggregate == "sequences" else mask
@@ -286,9 +294,10 @@ def weights_of(batch: PolicyBatch, cfg: PolicyGradientConfig):
 
 
 def loss(params, frozen, batch: PolicyBatch, weights, *, policy_fn, cfg: PolicyGradientConfig):
-    """The clipped surrogate times its importance, and kl_coef times the penalty in the loss.
+    """The clipped surrogate times its importance weight, plus kl_coef times the penalty in the loss.
 
-    `frozen["kl_coef"]` is read by `kl_in_loss` alone. What a response has once lies on all its tokens.
+    Only `kl_in_loss` reads `frozen["kl_coef"]`. Quantities of a whole response are repeated on all its
+    tokens.
     """
     samples, mask, T = batch.samples, batch.samples.mask, batch.samples.mask.shape[1]
     new_logprobs, entropy = policy_fn(params, samples.tokens, samples.attention_mask, last=T)
@@ -336,8 +345,8 @@ def loss(params, frozen, batch: PolicyBatch, weights, *, policy_fn, cfg: PolicyG
 def make_update(policy_fn, tx, cfg: PolicyGradientConfig, *, axis_name=None):
     """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one Rollout.
 
-    Metrics are means over the steps that were taken (`pg/steps` of them); `train/skipped` is a count.
-    Raises ValueError when the groups or the minibatches do not divide the rollout.
+    Metrics are means over the steps taken (`pg/steps` of them); `train/skipped` is a count. Raises
+    ValueError when the groups or the minibatches do not divide the rollout.
     """
     step = train_step.make_train_step(
         partial(loss, policy_fn=policy_fn, cfg=cfg),
@@ -360,7 +369,7 @@ def make_update(policy_fn, tx, cfg: PolicyGradientConfig, *, axis_name=None):
 def make_learner(
     policy_fn, tx, cfg: PolicyGradientConfig, rollout_cfg: RolloutConfig, *, axis_name=None
 ) -> Learner:
-    """A policy gradient as a Learner, whose parameters are the policy's."""
+    """A policy gradient as a Learner; its parameters are the policy's."""
     return Learner(
         area="pg",
         init=policy_alone,

@@ -23,38 +23,40 @@ from rlhf_jax.ops.reduce import normalise, psum, whiten
 
 @dataclass(frozen=True)
 class PPOConfig(Settings):
-    """The details that matter, each with its published default."""
+    """Proximal policy optimisation; each default is the published one."""
 
     _main = ("epochs",)
 
     epochs: Count = 4
-    """Passes over one rollout, each in a fresh order (Ziegler et al., 2019)."""
+    """Passes over one rollout, each in a fresh order (4: Ziegler et al., 2019)."""
     minibatches: Count = 1
-    """Gradient steps a pass, on equal parts of the global batch (1: Ziegler et al., 2019)."""
+    """Gradient steps per pass, on equal parts of the global batch (1: Ziegler et al., 2019)."""
     microbatches: Count = 1
-    """Parts that a minibatch is cut into, on each device, to save memory; changes no result."""
+    """Microbatches per device and gradient step, to save memory; the result does not change."""
     gamma: Unit = 1.0
-    """Discount (1: Ziegler et al., 2019)."""
+    """Discount factor (1: Ziegler et al., 2019)."""
     lam: Unit = 0.95
-    """GAE's lambda (Schulman et al., 2016; 0.95: Ziegler et al., 2019)."""
+    """Lambda of generalised advantage estimation (Schulman et al., 2016; 0.95: Ziegler et al., 2019)."""
     policy_clip: Positive = 0.2
-    """Ratio clip (Schulman et al., 2017)."""
+    """Clip range of the probability ratio (0.2: Schulman et al., 2017)."""
     value_clip: Positive = 0.2
-    """How far a value may move from the rollout's before its loss stops (Ziegler et al., 2019, in code)."""
+    """Clip range of a value around the rollout's value (Ziegler et al., 2019, in code)."""
     value_coef: NonNegative = 0.1
     """Weight of the value loss (Ziegler et al., 2019, in code)."""
     entropy_coef: NonNegative = 0.0
-    """Weight of an entropy bonus (0: Ziegler et al., 2019)."""
+    """Weight of the entropy bonus (0: Ziegler et al., 2019)."""
     kl_in_reward: Literal["k1", "k2", "k3", "none"] = "k1"
-    """Penalty in the per-token reward; k1 alone reaches pi_ref exp(r / beta), the rest have other optima."""
+    """KL estimator of the penalty in the per-token reward; only k1 has the optimum pi_ref exp(r / beta)."""
     kl_in_loss: Literal["none", "k1", "k2", "k3"] = "none"
-    """Penalty in the loss, per token: another objective than k1 in the reward (GRPO uses k3 here)."""
+    """KL estimator of the per-token penalty in the loss (GRPO: k3); the optimum differs from k1 in the
+    reward."""
     whiten_advantages: bool = True
-    """Advantages to mean 0, biased variance 1, over the global batch (Ziegler et al., 2019)."""
+    """Normalise advantages to mean 0 and biased variance 1 over the global batch (Ziegler et al., 2019)."""
     whiten_rewards: bool = False
-    """Rewards to variance 1 with their mean kept (off: Huang et al., 2024; moves the optimum)."""
+    """Scale rewards to variance 1 and keep their mean (off: Huang et al., 2024); this moves the optimum."""
     kl_stop: NonNegative = 0.0
-    """Skip a rollout's later steps once a minibatch's approximate KL exceeds this, nats a token; 0 never."""
+    """Skip the remaining steps of a rollout once a minibatch's approximate KL exceeds this, in nats per
+    token; 0: never."""
 
     def _conditions(self, at: str):
         if "none" not in (self.kl_in_reward, self.kl_in_loss):
@@ -65,12 +67,12 @@ class PPOConfig(Settings):
 
 
 def weights_of(batch: PPOBatch):
-    """Every token of the policy counts the same."""
+    """Equal weights of all policy tokens."""
     return batch.samples.mask
 
 
 def penalised_rewards(rollout: PPORollout, kl_coef, cfg: PPOConfig):
-    """The rewards that are maximised [B, T]: r_t - kl_coef times the estimate of `kl_in_reward`."""
+    """Rewards to maximise [B, T]: r_t - kl_coef times the estimator `kl_in_reward`."""
     if cfg.kl_in_reward == "none":
         return rollout.rewards
     estimate = kl.ESTIMATORS[cfg.kl_in_reward](rollout.logprobs, rollout.ref_logprobs)
@@ -78,7 +80,7 @@ def penalised_rewards(rollout: PPORollout, kl_coef, cfg: PPOConfig):
 
 
 def prepare(rollout: PPORollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
-    """(PPOBatch, metrics): r_t - kl_coef k1_t through GAE, whitened over the global batch."""
+    """(PPOBatch, metrics): penalised rewards through GAE, whitened over the global batch."""
     samples, mask = rollout.samples, rollout.samples.mask
     tokens = normalise(mask, axis_name)
     penalised = penalised_rewards(rollout, kl_coef, cfg)
@@ -118,7 +120,7 @@ def prepare(rollout: PPORollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
 def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOConfig):
     """Mean over response tokens of the clipped surrogate and value_coef times the clipped value loss.
 
-    `frozen["kl_coef"]` is read by `kl_in_loss` alone.
+    Only `kl_in_loss` reads `frozen["kl_coef"]`.
     """
     samples, mask = batch.samples, batch.samples.mask
     new_logprobs, entropy, new_values = actor_critic_fn(
@@ -155,8 +157,8 @@ def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOC
 def make_update(actor_critic_fn, tx, cfg: PPOConfig, *, axis_name=None):
     """`update(state, frozen, kl_coef, rollout, rng) -> (state, metrics)`: all epochs over one rollout.
 
-    Metrics are means over the steps that were taken (`ppo/steps` of them); `train/skipped` is a count.
-    Raises ValueError when the minibatches do not divide the rollout.
+    Metrics are means over the steps taken (`ppo/steps` of them); `train/skipped` is a count. Raises
+    ValueError when the minibatches do not divide the rollout.
     """
     step = train_step.make_train_step(
         partial(loss, actor_critic_fn=actor_critic_fn, cfg=cfg),

@@ -1,8 +1,7 @@
-"""Learning a policy from comparisons or labels, without a reward model: DPO and its family.
+"""A policy from comparisons or labels, without a reward model: DPO and its family.
 
-Each kind takes something that a policy says of a response y to a prompt x for the reward that it holds it
-worth, and asks that the reward agree with people's choices. With log pi(y|x) a sum over the tokens of the
-response, and |y| their number:
+Each kind defines an implicit reward of a response y to a prompt x from the policy's own probabilities, and
+fits this reward to people's choices. With log pi(y|x) a sum over the |y| tokens of the response:
 
     dpo     beta log pi(y|x) / pi_ref(y|x)   Rafailov et al., 2023 (with label smoothing: Mitchell, 2023)
     ipo     the same                         Azar et al., 2023
@@ -10,8 +9,8 @@ response, and |y| their number:
     simpo   beta log pi(y|x) / |y|           Meng et al., 2024
     orpo    log odds of p, log p = log pi(y|x) / |y|   Hong et al., 2024
 
-On all comparisons that Bradley and Terry's people would make of the reference's responses, dpo alone ends at
-pi* ~ pi_ref exp(r / beta). The others have optima of their own, which their tests state.
+Trained on all comparisons that Bradley-Terry annotators would make of the reference's responses, only dpo
+converges to pi* ~ pi_ref exp(r / beta). The others have optima of their own, which their tests state.
 """
 
 from dataclasses import dataclass
@@ -38,23 +37,27 @@ DEFAULTS: dict[str, dict[str, float]] = {  # the settings that each kind reads
 
 @dataclass(frozen=True)
 class PreferenceConfig(Settings):
-    """Which loss, and its settings; one that is not set takes its paper's value (`DEFAULTS`)."""
+    """Preference loss and its coefficients; None takes the value in `DEFAULTS`, the published one where
+    there is one."""
 
     _main = ("kind", "beta")
 
     kind: Literal["dpo", "ipo", "simpo", "orpo", "kto"] = "dpo"
-    """The loss; "kto" learns from labelled responses, the others from pairs."""
+    """Loss: kto learns from labelled responses, all others from pairs."""
     beta: Positive | None = None
-    """Weight of the implied KL (dpo and kto 0.1, as published; ipo's tau 0.1, ours), of the reward (simpo 2:
-    Meng et al., 2024, on Llama 3), or of the odds ratio's term (orpo's lambda 0.1: Hong et al., 2024)."""
+    """Weight of the implied KL (dpo and kto: 0.1, as published; ipo: tau = 0.1, our choice), of the reward
+    (simpo: 2, Meng et al., 2024, on Llama 3), or of the odds-ratio term (orpo: lambda = 0.1, Hong et al.,
+    2024)."""
     label_smoothing: Annotated[float, Bound(ge=0, lt=0.5)] | None = None
-    """dpo: how often a label is taken to be wrong ("cDPO": Mitchell, 2023; 0: Rafailov et al., 2023)."""
+    """For dpo: assumed probability that a label is wrong (cDPO: Mitchell, 2023; 0: Rafailov et al., 2023)."""
     gamma: NonNegative | None = None
-    """simpo: by how much the chosen reward is to lead (1: Meng et al., 2024, on Llama 3)."""
+    """For simpo: target margin of the chosen reward over the rejected one (1: Meng et al., 2024, on Llama
+    3)."""
     desirable_weight: Positive | None = None
-    """kto: weight of the losses on desirable responses (1: Ethayarajh et al., 2024)."""
+    """For kto: weight of the loss on desirable responses (1: Ethayarajh et al., 2024)."""
     undesirable_weight: Positive | None = None
-    """kto: on undesirable ones (1; where labels are uneven, such that both sides weigh about the same)."""
+    """For kto: weight of the loss on undesirable responses (1: Ethayarajh et al., 2024); with unbalanced
+    labels, choose it so that both sides weigh about the same."""
 
     def _conditions(self, at: str):
         for name in dict.fromkeys(name for of in DEFAULTS.values() for name in of):
@@ -67,12 +70,13 @@ class PreferenceConfig(Settings):
 
 
 def settings(cfg: PreferenceConfig) -> dict[str, float]:
-    """What the loss of `cfg.kind` is called with: each setting that it reads, or its paper's default."""
+    """Keyword arguments of the loss of `cfg.kind`: the value of each of its settings, or the default of its
+    paper."""
     given = {name: getattr(cfg, name) for name in DEFAULTS[cfg.kind]}
     return DEFAULTS[cfg.kind] | {name: value for name, value in given.items() if value is not None}
 
 
-# --- the losses of pairs: each returns them, and the reward of the chosen response less the other's
+# --- the losses of pairs: each returns (losses, reward of the chosen less reward of the rejected response)
 
 
 def dpo_loss(
@@ -87,8 +91,8 @@ def dpo_loss(
     """-log sigmoid(m), m = beta [log pi(y_w) / pi_ref(y_w) - log pi(y_l) / pi_ref(y_l)] (Rafailov et al.,
     2023, equation 7), from sums of log-probabilities.
 
-    With `label_smoothing` e, (1 - e) f(m) + e f(-m) (Mitchell, 2023): where y_w wins with probability p, m
-    goes to logit((1 - e) p + e (1 - p)).
+    With `label_smoothing` e, (1 - e) f(m) + e f(-m) (Mitchell, 2023): where y_w wins with probability p,
+    the optimal m is logit((1 - e) p + e (1 - p)).
     """
     margin = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
     loss = pairwise_loss(margin, jnp.zeros_like(margin), label_smoothing=label_smoothing)
@@ -104,10 +108,10 @@ def ipo_loss(
     beta: float,
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """(h - 1 / (2 beta))^2, h = log pi(y_w) / pi_ref(y_w) - log pi(y_l) / pi_ref(y_l) (Azar et al., 2023,
-    equation 17, whose tau is beta), from sums of log-probabilities as there. TRL takes means over each
-    response's tokens, so its beta means another thing.
+    equation 17, whose tau is beta), from sums of log-probabilities as in the paper. TRL uses means over
+    each response's tokens, so beta has another meaning there.
 
-    On all pairs of responses drawn from pi_ref, its optimum is pi ~ pi_ref exp(E_y'[p(y > y')] / beta).
+    On all pairs of responses drawn from pi_ref, the optimum is pi ~ pi_ref exp(E_y'[p(y > y')] / beta).
     """
     h = (chosen - ref_chosen) - (rejected - ref_rejected)
     return jnp.square(h - 1.0 / (2.0 * beta)), beta * h
@@ -155,15 +159,15 @@ LOSSES = {"dpo": dpo_loss, "ipo": ipo_loss, "simpo": simpo_loss, "orpo": orpo_lo
 
 
 def per_token(logprobs: Float[Array, "*n"], lengths: Int[Array, "*n"]) -> Float[Array, "*n"]:
-    """Mean log-probability of a token; zero for a response without one."""
+    """Mean log-probability per token; zero for a response without tokens."""
     return logprobs / jnp.maximum(lengths, 1)
 
 
-# --- what comes before: the reference's log-probabilities, and pairs of samples
+# --- preparation: the reference's log-probabilities, and pairs of samples
 
 
 def response_logprobs(params, responses: Sequences, *, policy_fn):
-    """log pi(y | x) of each whole response [B]: a sum over its own tokens, and none of the prompt's."""
+    """log pi(y | x) of each whole response [B]: the sum over its own tokens, without the prompt's."""
     logprobs, _ = policy_fn(
         params,
         responses.tokens,
@@ -174,19 +178,20 @@ def response_logprobs(params, responses: Sequences, *, policy_fn):
 
 
 def make_reference_logprobs(policy_fn):
-    """`reference(ref_params, Sequences) -> [B]`: run once over a data set, whose records keep the numbers.
+    """`reference(ref_params, Sequences) -> [B]`, to run once over a data set whose records keep the
+    numbers.
 
-    Training needs the reference's parameters no more.
+    Training then needs the reference's parameters no more.
     """
     return partial(response_logprobs, policy_fn=policy_fn)
 
 
 def pick_pairs(samples: Samples, scores, k: int) -> Comparisons:
-    """The best against the worst of every `k` rows, [B / k] pairs: online DPO.
+    """Pairs [B / k] of the best and the worst of every `k` rows, for online DPO.
 
-    Rows k i to k i + k - 1 are draws of one prompt, `scores` [B] a judge's (Guo et al., 2024, with k = 2).
-    A pair weighs 1, and 0 where all k scores are equal: nothing is preferred.
-    Raises ValueError where k is below 2, or does not divide the rows.
+    Rows k i to k i + k - 1 are draws of one prompt, with scores [B] of a reward model (Guo et al., 2024,
+    with k = 2). A pair has weight 1, or 0 where all k scores are equal and no response is preferred. Raises
+    ValueError where k < 2 or k does not divide the rows.
     """
     if k < 2 or len(scores) % k:
         raise ValueError(
@@ -196,7 +201,7 @@ def pick_pairs(samples: Samples, scores, k: int) -> Comparisons:
     group = lambda x: x.reshape(-1, k, *x.shape[1:])
     one_each = jax.vmap(lambda rows, choice: rows[choice])
 
-    def pick(choice):  # [B / k]: which of each group
+    def pick(choice):  # [B / k]: the index in each group
         rows = Sequences(samples.tokens, samples.attention_mask, samples.mask)
         return jax.tree.map(lambda x: one_each(group(x), choice), rows)
 
@@ -212,12 +217,13 @@ def pick_pairs(samples: Samples, scores, k: int) -> Comparisons:
 
 
 def weights_of(batch: PreferenceBatch):
-    """Every pair counts what its record says."""
+    """The weight of each pair."""
     return batch.comparisons.weight
 
 
 def loss(params, frozen, batch: PreferenceBatch, weights, *, policy_fn, cfg: PreferenceConfig):
-    """Mean over pairs of the loss of `cfg.kind`; the margin is its reward of the chosen less the rejected."""
+    """Mean over pairs of the loss of `cfg.kind`; the margin is the reward of the chosen response less the
+    rejected one's."""
     del frozen
     # One pass for both sides, pair by pair and not side by side: a sharded B stays where it is
     both = jax.tree.map(
@@ -244,7 +250,7 @@ def loss(params, frozen, batch: PreferenceBatch, weights, *, policy_fn, cfg: Pre
 def make_train_step(policy_fn, tx, cfg: PreferenceConfig, *, microbatches=1, axis_name=None):
     """`step(state, frozen, PreferenceBatch) -> (state, metrics)`; `frozen` may be empty.
 
-    Raises ValueError for "kto", whose step is `kto.make_train_step`.
+    Raises ValueError for "kto", which needs `kto.make_train_step`.
     """
     if cfg.kind == "kto":
         raise ValueError(

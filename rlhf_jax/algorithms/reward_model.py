@@ -14,24 +14,26 @@ from rlhf_jax.ops import losses
 
 @dataclass(frozen=True)
 class RewardLossConfig(Settings):
-    """What is added to the likelihood of the comparisons; nothing, by default."""
+    """Terms added to the negative log-likelihood of the comparisons; none by default."""
 
     label_smoothing: Annotated[float, Bound(ge=0, lt=0.5)] = 0.0
-    """How often a label is taken to be wrong: bounds what is learned of a pair (0.1: Wang et al., 2024)."""
+    """Assumed probability that a label is wrong, which bounds the learned margin of a pair (0.1: Wang et
+    al., 2024)."""
     centring: NonNegative = 0.0
-    """Weight of the mean of (chosen + rejected)^2: draws scores to zero (0.01: Eisenstein et al., 2023)."""
+    """Weight of the mean of (chosen + rejected)^2, which pulls scores towards zero (0.01: Eisenstein et
+    al., 2023)."""
 
 
 def weights_of(batch: Comparisons):
-    """Every pair counts what its record says."""
+    """The weight of each pair."""
     return batch.weight
 
 
 def loss(params, frozen, batch: Comparisons, weights, *, reward_fn, cfg=RewardLossConfig()):
     """Mean over pairs of f(d) + centring (r_chosen + r_rejected)^2, d = r_chosen - r_rejected.
 
-    By default f(d) = -log sigmoid(d), the negative log-likelihood that the chosen response is preferred,
-    in nats; with label smoothing e, `losses.pairwise_loss`. `reward/margin` is the mean of d.
+    By default f(d) = -log sigmoid(d), the negative log-likelihood, in nats, that the chosen response is
+    preferred; label smoothing changes it as in `losses.pairwise_loss`. `reward/margin` is the mean of d.
     """
     del frozen
     chosen, rejected = (
@@ -60,9 +62,9 @@ def make_train_step(reward_fn, tx, cfg=RewardLossConfig(), *, microbatches=1, ax
 
 
 def centre(params, mean):
-    """`params` with `mean` taken off its bias: `mean` is its mean score of demonstrations, now 0.
+    """`params` with `mean` subtracted from the bias: a mean score of `mean` on demonstrations becomes 0.
 
-    Bradley-Terry leaves the zero of rewards free; PPO's penalties and values do not
-    (the bias of Stiennon et al., 2020, and InstructGPT).
+    Bradley-Terry leaves the zero of rewards free, but PPO's penalties and values depend on it (the bias of
+    Stiennon et al., 2020, and InstructGPT).
     """
     return params | {"bias": params["bias"] - mean}

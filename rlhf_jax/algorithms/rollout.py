@@ -1,4 +1,4 @@
-"""What the reference, the critic and the reward thought of samples, wherever those came from."""
+"""Annotation of samples with log-probabilities, values and rewards, wherever the samples came from."""
 
 from dataclasses import dataclass
 
@@ -13,21 +13,22 @@ from rlhf_jax.ops.reduce import normalise, psum
 
 @dataclass(frozen=True)
 class RolloutConfig(Settings):
-    """How samples and scores become a rollout."""
+    """Conversion of samples and scores into a rollout."""
 
     missing_eos_penalty: NonNegative = 1.0
-    """Taken off the score of a response that never ended, as TRL does (Huang et al., 2024, make that score
-    -1 instead)."""
+    """Penalty subtracted from the score of a response that never ended, as in TRL (Huang et al., 2024, set
+    that score to -1 instead)."""
     recompute_logprobs: bool | None = None
-    """Replace the sampler's log-probabilities by the training forward pass's. None: not here, and in an
-    experiment where the model multiplies in bfloat16, in which the two differ."""
+    """Replace the sampler's log-probabilities by those of the training forward pass. None: only in an
+    experiment whose model has dtype bfloat16, where the two differ."""
 
 
 def with_rewards(seen, scores, cfg: RolloutConfig):
-    """`seen`, of either kind of rollout, with rewards from `scores`: floats, [B] or rewards [B, T] already.
+    """The rollout `seen`, of either kind, with rewards from `scores`: floats, one per response [B] or per
+    token [B, T].
 
-    A score falls on the last token that the policy said, less the penalty where the response never
-    ended. Raises TypeError for integers.
+    A score of a response goes to the policy's last token, less the penalty where the response never ended.
+    Raises TypeError for integers.
     """
     samples, scores = seen.samples, jnp.asarray(scores)
     refuse_integers(scores)
@@ -40,12 +41,12 @@ def with_rewards(seen, scores, cfg: RolloutConfig):
 
 
 def make_annotate(policy_fn, cfg: RolloutConfig):
-    """`annotate(params, ref_params, samples) -> Rollout`, all in float32, with rewards of zero.
+    """`annotate(params, ref_params, samples) -> Rollout`, in float32, with rewards of zero.
 
-    Annotation needs no scores, so a slow reward may run on threads of the host meanwhile:
-    `with_rewards` puts them in. `logprobs` are the learner's: the sampler's as they are, or with
-    `recompute_logprobs` those of a forward pass, as bfloat16 and the samples of another engine need;
-    `samples.logprobs` stays the sampler's.
+    Annotation needs no scores, so a slow reward can run on host threads in the meantime; `with_rewards`
+    adds its scores. `logprobs` are the learner's: those of the sampler, or, with `recompute_logprobs`,
+    those of a forward pass, which bfloat16 and samples of another engine need. `samples.logprobs` are
+    always the sampler's.
     """
 
     def annotate(params, ref_params, samples: Samples) -> Rollout:
@@ -66,7 +67,7 @@ def make_annotate(policy_fn, cfg: RolloutConfig):
 
 
 def make_annotate_with_values(policy_fn, actor_critic_fn, cfg: RolloutConfig):
-    """`annotate(params, ref_params, samples) -> PPORollout`: `make_annotate`, and the critic's values.
+    """`annotate(params, ref_params, samples) -> PPORollout`: as `make_annotate`, with the critic's values.
 
     `params` are the actor-critic's, `ref_params` the reference policy's.
     """
@@ -92,10 +93,9 @@ def make_annotate_with_values(policy_fn, actor_critic_fn, cfg: RolloutConfig):
 def objective_metrics(
     samples: Samples, rewards, penalised, logprobs, ref_logprobs, kl_coef, *, axis_name=None
 ):
-    """`objective/*`: means over the rows of the global batch of sums over a row's tokens.
+    """Metrics `objective/*`: means over the rows of the global batch of sums over a row's tokens.
 
-    `rewards` [B, T] as they were given and `penalised` as they are maximised; `logprobs` are the
-    learner's.
+    `rewards` [B, T] are the given rewards and `penalised` those to maximise; `logprobs` are the learner's.
     """
     mask = samples.mask
     rows = normalise(jnp.ones(len(mask)), axis_name)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the likelihood of what people wrote, given the prompt."""
+"""Supervised fine-tuning: maximum likelihood of people's responses, given the prompt."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from rlhf_jax.ops.reduce import psum
 
 
 def weights_of(batch: Sequences):
-    """Every response token counts the same, EOS included."""
+    """Equal weights of all response tokens, EOS included."""
     return batch.mask
 
 
@@ -35,7 +35,7 @@ def make_train_step(policy_fn, tx, *, microbatches=1, axis_name=None):
 
 
 def make_held_out_loss(policy_fn, *, axis_name=None):
-    """`held_out(params, Demonstrations, real [B]) -> (sum of nats, tokens)` over all real rows."""
+    """`held_out(params, Demonstrations, real [B]) -> (sum in nats, number of tokens)` over all real rows."""
 
     def held_out(params, batch: Sequences, real):
         mask = batch.mask & real[:, None]

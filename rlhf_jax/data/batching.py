@@ -1,4 +1,4 @@
-"""Which rows make batch i: a function of the seed and of i, so a resumed run sees the same data."""
+"""The rows of batch i, as a function of the seed and i, so that a resumed run sees the same data."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -13,9 +13,9 @@ Records = TypeVar("Records")
 def rows_at(n: int, batch_size: int, seed: int, i: int) -> Int[np.ndarray, " B"]:
     """The rows of batch `i` out of `n`: entries [i B, (i + 1) B) of one endless list.
 
-    The list is a fresh permutation of the rows for each epoch, one after the other. So every row comes
-    once an epoch, no row is left over, and a batch may reach into the next epoch, or over several.
-    Raises ValueError where there are no rows, or batch_size is below 1.
+    The list is a fresh permutation of the rows for each epoch, one after the other: every row comes once
+    per epoch, no row is dropped, and a batch may extend into the following epochs. Raises ValueError where
+    there are no rows, or batch_size < 1.
     """
     if n < 1:
         raise ValueError("there are no rows to make batches of: check the data's files and filters")
@@ -29,7 +29,7 @@ def rows_at(n: int, batch_size: int, seed: int, i: int) -> Int[np.ndarray, " B"]
 
 
 def take(records: Records, rows: Int[np.ndarray, "B *rest"]) -> Records:
-    """These rows of any tree of arrays."""
+    """The given rows of any tree of arrays."""
     return jax.tree.map(lambda x: x[rows], records)
 
 
@@ -38,7 +38,7 @@ def batch_at(
 ) -> Records:
     """Batch `i` of any tree of arrays whose leading axes are the rows; see `rows_at`.
 
-    `Devices.take` puts it on the devices, and reads no more of the records than this host's part.
+    With `Devices.take` the batch is placed on the devices, and only this host's part of it is read.
     """
     return take(records, rows_at(_count(records), batch_size, seed, i))
 
@@ -46,7 +46,7 @@ def batch_at(
 def padded_batches(
     records: Records, batch_size: int
 ) -> Iterator[tuple[Records, Bool[np.ndarray, " B"]]]:
-    """All rows in order, in batches of one size, for evaluation: (batch, which of its rows are real).
+    """All rows in order, in batches of one size, for evaluation: (batch, mask of real rows).
 
     The last batch is filled with copies of row 0. Raises ValueError as `rows_at`.
     """
@@ -61,7 +61,7 @@ def padded_batches(
 
 
 def _count(records) -> int:
-    """The number of rows, the same in every array."""
+    """The number of rows, which must agree between all arrays."""
     counts = {len(leaf) for leaf in jax.tree.leaves(records)}
     if len(counts) != 1:
         raise ValueError(f"the arrays of one record have {sorted(counts)} rows: they must agree")

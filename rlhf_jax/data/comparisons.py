@@ -1,13 +1,13 @@
-"""Comparisons of responses by people, read from JSONL of several shapes, split, and made arrays.
+"""Comparisons of responses by people, read from several JSONL layouts, split, and encoded as arrays.
 
     {"prompt": ..., "responses": [...], "preference": 0}    our own; "tie" where neither is better
     {"chosen": ..., "rejected": ...}                        with "prompt", or whole dialogues (HH)
     {"text": ..., "label": 1}                               positive texts over negative ones
 
-Prompts and responses may be messages, as `dialogues.plain` says. An empty prompt is no prompt.
-`ComparisonFields` names the fields of any other. A preference among K responses is the number of the best
-one (then K - 1 comparisons, it over each of the others), or a list with a preference for each of the
-K (K - 1) / 2 pairs, in the order 1v2, 1v3, ..., 2v3, ... . Several preference fields are votes.
+Prompts and responses may be messages, as in `dialogues.plain`. An empty prompt counts as none.
+`ComparisonFields` names the fields of any other layout. A preference among K responses is the number of the
+best one (which makes K - 1 comparisons, one over each of the others), or a list with a preference for each
+of the K (K - 1) / 2 pairs, in the order 1v2, 1v3, ..., 2v3, ... . Several preference fields are votes.
 """
 
 import itertools
@@ -43,16 +43,16 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class ComparisonFields(Settings):
-    """Which fields of a comparison hold what; the first three may name several, with commas between them."""
+    """Field names of a comparison; the first three settings take several names, separated by commas."""
 
     prompt: str = "prompt"
-    """fields of the prompt, joined by newlines; empty ones are left out"""
+    """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
     responses: str = "responses"
-    """one field that holds a list of responses, or a field for each response"""
+    """Field that holds the list of responses, or one field per response, separated by commas."""
     preference: str = "preference"
-    """the preference; of several fields the majority counts, and without one it is a tie"""
+    """Preference field; several fields, separated by commas, vote, and no majority is a tie."""
     first: Integer = 0
-    """the number that names the first response; the number below it means a tie"""
+    """Number that stands for the first response in the preference field; one less is a tie."""
 
 
 def read_comparisons(
@@ -109,9 +109,11 @@ def encode_comparisons(
     prompt_length: int,
     length: int,
 ) -> Comparisons:
-    """Both sides as `encode_demonstrations` makes them: with an end, unless a response was cut.
+    """Both sides, encoded as by `encode_demonstrations`: with an end token, unless a response was
+    truncated.
 
-    Every pair weighs 1. Pairs that differ only beyond `length` become identical: count them with `identical`.
+    Every pair has weight 1. Pairs that differ only beyond `length` become identical: count them with
+    `identical`.
     """
     prompts = [c.prompt for c in comparisons]
     chosen, rejected = [c.chosen for c in comparisons], [c.rejected for c in comparisons]
@@ -123,7 +125,7 @@ def encode_comparisons(
 
 
 def identical(comparisons: Comparisons) -> Bool[np.ndarray, " N"]:
-    """Which pairs have equal tokens on both sides: nothing can be learnt from them, or measured."""
+    """Mask of pairs with equal tokens on both sides, from which nothing can be learned or measured."""
     a, b = comparisons.sides
     same_mask = np.all(a.attention_mask == b.attention_mask, axis=1)
     return same_mask & np.all((a.tokens == b.tokens) | ~a.attention_mask, axis=1)
@@ -134,14 +136,14 @@ def _names(names: str) -> list[str]:
 
 
 def _plain(row: Row, fields: ComparisonFields, chat: Chat) -> Row:
-    """`dialogues.plain` over the fields that may hold a prompt or a response."""
+    """The row with texts in place of dialogues, in the fields that may hold a prompt or a response."""
     named = _names(fields.responses)
     answers = ("chosen", "rejected", *(named if len(named) > 1 else ()), "response")
     return plain(row, chat, _names(fields.prompt), answers, named[0] if len(named) == 1 else "")
 
 
 def _shape(row: Row, fields: ComparisonFields) -> str:
-    """Which reader a row needs; a map that names its own responses or preference is taken at its word."""
+    """The layout of a row; fields that the user named for responses or preference take precedence."""
     default = ComparisonFields()
     named = (fields.responses, fields.preference) != (default.responses, default.preference)
     if named or {*_names(fields.responses), *_names(fields.preference)} <= row.keys():
@@ -168,7 +170,7 @@ def _matched(positive: list[str], negative: list[str], seed: int) -> list[Compar
 
 
 def _texts(responses: Sequence[str]) -> str:
-    """The key of responses without a prompt, in any order."""
+    """Key of responses without a prompt, independent of their order."""
     return "\n".join(sorted(map(words, responses)))
 
 
@@ -191,7 +193,7 @@ def _chosen(row: Row, fields: ComparisonFields) -> Comparison:
 
 
 def _mapped(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
-    """The comparisons that one row's preferences make, and its ties."""
+    """The comparisons from one row's preferences, and its number of ties."""
     prompt, responses = _prompt(row, fields), _responses(row, fields)
     group = (row.group or group_of(prompt)) if prompt else _texts(responses)
     names, k, first = _names(fields.preference), len(responses), fields.first
@@ -224,12 +226,12 @@ def _mapped(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
 
 
 def _prompt(row: Row, fields: ComparisonFields) -> str:
-    """The text of the prompt; "" where its fields are blank or null, which is no prompt."""
+    """The text of the prompt; "" where its fields are blank or null, which counts as no prompt."""
     return texts(row, _names(fields.prompt))
 
 
 def _responses(row: Row, fields: ComparisonFields) -> list[str]:
-    """The texts that are compared."""
+    """The texts to compare."""
     # an answer may have been stored as a number or as true (PandaLM has six): it is read as that word
     names = _names(fields.responses)
     if len(names) == 1:
@@ -245,7 +247,7 @@ def _responses(row: Row, fields: ComparisonFields) -> list[str]:
 
 
 def _value(row: Row, name: str) -> Any:
-    """A preference as it stands in the row: a whole number, "tie", or a list of those."""
+    """The preference in the row: a whole number, "tie", or a list of these."""
     value = row.get(name)
     for kind in (list, str):
         if isinstance(value, kind):
@@ -254,7 +256,7 @@ def _value(row: Row, name: str) -> Any:
 
 
 def _choice(row: Row, name: str, value: Any, first: int, k: int) -> int | None:
-    """The place of the preferred one among `k`, None for a tie."""
+    """Index of the preferred response among `k`, None for a tie."""
     if value == _TIE:
         return None
     if isinstance(value, float) and value.is_integer():  # pandas writes 1.0
@@ -272,6 +274,6 @@ def _choice(row: Row, name: str, value: Any, first: int, k: int) -> int | None:
 
 
 def _majority(votes: list[int | None]) -> int | None:
-    """What most votes say (ties are votes too); a tie where no answer has more than every other."""
+    """The vote with the most supporters (ties are votes too); a tie where no vote leads alone."""
     (best, count), *others = Counter(votes).most_common()
     return None if others and others[0][1] == count else best

@@ -1,4 +1,4 @@
-"""Prompts and the responses that people wrote, as arrays."""
+"""Prompts and people's responses, as arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from rlhf_jax.data.splits import group_of
 
 
 class Demonstration(NamedTuple):
-    """A response to a prompt; those with equal `group` stay on one side of a split."""
+    """A response to a prompt; demonstrations with equal `group` stay on one side of a split."""
 
     prompt: str
     response: str
@@ -26,25 +26,25 @@ class Demonstration(NamedTuple):
 
 @dataclass(frozen=True)
 class CorpusFields(Settings):
-    """Which fields of a row of the corpus hold what."""
+    """Field names of a corpus row."""
 
     prompt: str = "prompt"
-    """fields of the prompt, joined by newlines; empty ones are left out"""
+    """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
     response: str = "response"
-    """the response to the prompt"""
+    """Field of the response to the prompt."""
     text: str = "text"
-    """a text without a prompt, in rows that have no response"""
+    """Field of a text without a prompt, for rows without a response."""
 
 
 def read_demonstrations(
     patterns: str | Sequence[str], chat: Chat = NO_TEMPLATE, fields: CorpusFields | None = None
 ) -> list[Demonstration]:
-    """Prompts and responses of JSONL files (paths as `sources.read_jsonl`), each pair once.
+    """Prompts and responses of JSONL files (paths as in `sources.read_jsonl`), each pair once.
 
     A row has "prompt" and "response", "messages" that end with an answer, or a "text", which is a response
-    to an empty prompt; `fields` names others. `group` is the key of the prompt, or of the text where there
-    is none, as `splits.group_of` makes it. Raises ValueError, in one sentence that names path and line, for
-    any other row and a text that is blank, and in one that names the files where every response is blank.
+    to an empty prompt; `fields` names others. `group` is the key of the prompt, or of the text without a
+    prompt, from `splits.group_of`. Raises ValueError, in one sentence that names path and line, for any
+    other row and for a blank text, and in one that names the files where every response is blank.
     """
     fields, default, found = fields or CorpusFields(), CorpusFields(), {}
     names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
@@ -83,12 +83,12 @@ def encode_demonstrations(
     prompt_length: int,
     length: int,
 ) -> Sequences:
-    """Left-padded prompts [N, prompt_length] with right-padded responses [N, length] after them.
+    """Left-padded prompts [N, prompt_length], followed by right-padded responses [N, length].
 
-    `mask` marks the response's tokens and the one that ends it: what the chat template ends an answer to a
-    dialogue with, else EOS. A response that is cut to `length` has no end: nobody should learn to stop there.
-    Plain text is a list of empty prompts. Raises ValueError where the lists differ in length, or a length is
-    below 1.
+    `mask` marks the response's tokens and the one that ends it: the chat template's end of an answer in a
+    dialogue, otherwise EOS. A response truncated to `length` has no end token, so that nobody learns to
+    stop there. Plain text is a list of empty prompts. Raises ValueError where the lists differ in length,
+    or a length is less than 1.
     """
     if length < 1:
         raise ValueError(f"the response length is {length}: it must be 1 or more")
@@ -114,9 +114,9 @@ def encode_demonstrations(
 def answer_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
 ) -> list[list[int]]:
-    """The ids of each response as it follows its prompt, whole, with the token that ends it.
+    """The ids of each whole response after its prompt, with the token that ends it.
 
-    An end that is written out at the end of a response is that end, and BOS at the beginning of a text
+    An end token written out at the end of a response is that token, and BOS at the beginning of a text
     without a prompt belongs to the prompt. Raises ValueError where the lists differ in length.
     """
     if len(prompts) != len(responses):
@@ -148,7 +148,7 @@ def answer_ids(
 
 
 def _unended(tokenizer, response: str, ends: set[int]) -> str:
-    """The response without the tokens that end one, where they are written out at its end."""
+    """The response without end tokens that are written out at its end."""
     names = [str(tokenizer.convert_ids_to_tokens(end)) for end in ends]
     while found := [name for name in names if response.rstrip().endswith(name)]:
         response = response.rstrip().removesuffix(found[0])
@@ -156,7 +156,8 @@ def _unended(tokenizer, response: str, ends: set[int]) -> str:
 
 
 def _written(tokenizer, prompt: str, response: str, turn: Turn) -> tuple[str, str]:
-    """What stands after a prompt: its template's opening, and a text whose special tokens are plain text."""
+    """(text to encode with special tokens, text to encode as plain) after a prompt: the template's opening,
+    and the response."""
     if isinstance(prompt, Dialogue):
         response = response.strip() if turn.trims else response
         if turn.opening and response.lstrip().startswith(turn.opening.split()[0]):

@@ -1,8 +1,8 @@
-"""Dialogues, which are lists of messages {"role": ..., "content": ...}, as the texts that policies see.
+"""Dialogues, lists of messages {"role": ..., "content": ...}, as the texts that policies see.
 
-The chat template of a tokenizer makes a text of the messages before an answer; it ends where the
-assistant's turn begins. The template decides too what stands between this and the answer, and what ends
-the answer.
+A tokenizer's chat template turns the messages before an answer into a text that ends where the assistant's
+turn begins. The template also decides what comes between this text and the answer, and which token ends the
+answer.
 """
 
 import bisect
@@ -25,32 +25,32 @@ ROLES = {
     "chatgpt": ASSISTANT,
     "model": ASSISTANT,
 }
-"""What ShareGPT and others call the roles."""
+"""Role names of ShareGPT and others, and their usual names."""
 HISTORY = {"messages", "conversations"}
-"""Fields that hold a dialogue, with its last answer or without."""
+"""Fields that hold a dialogue, with or without its last answer."""
 
 _ANSWER = "\ue000answer\ue000"  # stands for an answer, to see what a template writes round it
 
 
 class Turn(NamedTuple):
-    """What a template writes round an answer: opening, before, the answer, after, end."""
+    """Text that a template writes around an answer: opening, before, after, and the end token."""
 
     opening: str
-    """Up to the last token of the tokenizer's own that stands before the answer."""
+    """Text up to the last special token before the answer."""
     before: str
-    """Plain text between this and the answer."""
+    """Plain text between the opening and the answer."""
     after: str
-    """Plain text between the answer and the token that ends it."""
+    """Plain text between the answer and the end token."""
     end: int
-    """The first token of the tokenizer's own after the answer; EOS where there is none."""
+    """The first special token after the answer; EOS where there is none."""
     trims: bool
-    """Whether white space round the answer is left out."""
+    """True where white space around the answer is removed."""
 
 
 class Dialogue(str):
-    """The text that a chat template makes of messages, up to where the answer begins, without BOS.
+    """The text of a chat template for messages, up to the start of the answer, without BOS.
 
-    `whole` is the text with BOS, where the template writes one; `turn` is what it writes round an answer.
+    `whole` is the text with BOS, where the template writes one; `turn` is its text around an answer.
     """
 
     whole: str
@@ -62,10 +62,11 @@ class Dialogue(str):
         return str, (str(self),)
 
     def fitting(self, fits: Callable[["Dialogue"], bool]) -> "Dialogue | None":
-        """The dialogue with as few of its oldest messages left out as make it fit; None where none does.
+        """The dialogue without as many of its oldest messages as needed to fit; None where it never fits.
 
-        It then begins with a question; system messages stay. Where even the last question does not fit,
-        this loses words at its end; where not one fits beside the system messages, these are left out.
+        The shortened dialogue begins with a question and keeps system messages. Where even the last
+        question does not fit, words at its end are dropped; where not one word fits beside the system
+        messages, these are dropped.
         """
         first = next((i for i, x in enumerate(self.messages) if x["role"] != "system"), None)
         if first is None:
@@ -91,13 +92,13 @@ class Dialogue(str):
 
 
 Chat = Callable[[list[dict]], str]
-"""Messages to the text of a prompt, a Dialogue."""
+"""Function from messages to the text of a prompt, a Dialogue."""
 
 
 def template(name: str) -> Chat:
-    """The chat template of the tokenizer called `name`, which is loaded when it is first asked.
+    """The chat template of the tokenizer called `name`, which is loaded at the first call.
 
-    Raises ValueError, then, where the tokenizer has no template, or the template refuses the messages.
+    That call raises ValueError where the tokenizer has no template, or the template refuses the messages.
     """
 
     @functools.cache
@@ -127,9 +128,9 @@ def template(name: str) -> Chat:
 
 
 def turn_of(words: PreTrainedTokenizerBase, messages: list[dict]) -> Turn:
-    """What the chat template writes round an answer to the messages.
+    """Text of the chat template around an answer to the messages.
 
-    Raises ValueError where it refuses an answer, or leaves it out.
+    Raises ValueError where the template refuses an answer or leaves it out.
     """
     prompt = _render(words, messages, add_generation_prompt=True)
     answered = lambda text: _render(words, [*messages, {"role": "assistant", "content": text}])
@@ -151,7 +152,7 @@ def turn_of(words: PreTrainedTokenizerBase, messages: list[dict]) -> Turn:
 
 
 def ends(words: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The token that ends an answer by the tokenizer's chat template; none where it has no template."""
+    """The token that ends an answer in the tokenizer's chat template; none without a template."""
     if not words.chat_template:
         return ()
     try:
@@ -170,7 +171,7 @@ def _render(words: PreTrainedTokenizerBase, messages: list[dict], **settings) ->
 
 
 NO_TEMPLATE = template("")
-"""Refuses every dialogue."""
+"""The `Chat` that refuses every dialogue."""
 
 
 def plain(
@@ -180,23 +181,23 @@ def plain(
     answers: Sequence[str] = ("chosen", "rejected", "response"),
     several: str = "responses",
 ) -> Row:
-    """The row with texts in the place of dialogues; one that has none comes back as it is.
+    """The row with texts in place of dialogues; a row without dialogues is returned unchanged.
 
         {"messages": [..., an answer]}                     "prompt" and "response"
         {"messages": [..., a question]}                    "prompt"
-        {"prompt": [...], ...}                             the same field
-        {"chosen": [..., an answer], "rejected": ...}      "prompt" is what both begin with
+        {"prompt": [...], ...}                             "prompt"
+        {"chosen": [..., an answer], "rejected": ...}      "prompt", their common beginning
 
-    `prompt` and `answers` name the fields that may hold a prompt and an answer, `several` one that holds a
-    list of answers. The last message of an answer is the answer, and those before it are what it answers.
-    An answer that begins with the assistant follows the prompt of its row, which the user said where it is
-    a text; any other is a whole dialogue, and a text or "messages" beside it are not needed.
+    `prompt` and `answers` name the fields that may hold a prompt and an answer, and `several` one that
+    holds a list of answers. The last message of an answer is the answer, and the messages before it are
+    what it answers. An answer that begins with the assistant follows the prompt of its row (a user message
+    where that is a text); any other answer is a whole dialogue, and needs no text or "messages" beside it.
     "conversations" of {"from", "value"} are messages too, and content may be a list of texts.
 
-    The text of the prompt goes into the first field of `prompt`. `group` is the key of the first thing that
-    the user said, so that what begins alike stays on one side of a split. Raises ValueError that names path
-    and line for a message without a text, for an answer that is not the assistant's, for answers to
-    different dialogues, and where a template is missing or refuses the dialogue.
+    The text of the prompt goes into the first field of `prompt`. `group` is the key of the user's first
+    message, so that dialogues with the same beginning stay on one side of a split. Raises ValueError,
+    naming path and line, for a message without a text, for an answer that is not the assistant's, for
+    answers to different dialogues, and where a template is missing or refuses the dialogue.
     """
     asked = _messages(row, prompt[0], row.get(prompt[0])) if len(prompt) == 1 else []
     whole = next(
@@ -245,7 +246,8 @@ def plain(
 
 
 def _answered(row: Row, before: list[dict], asked: list[dict], sides: dict) -> list[dict]:
-    """What all answers of a row answer; `before` is its prompt, of which `asked` is what messages say."""
+    """The messages that all answers of a row answer; `before` is its prompt, `asked` the part given as
+    messages."""
     found = {}
     for (name, _), side in sides.items():
         if not side:  # a text
@@ -271,7 +273,7 @@ def _answered(row: Row, before: list[dict], asked: list[dict], sides: dict) -> l
 
 
 def _messages(row: Row, name: str, value: Any) -> list[dict]:
-    """The messages of a dialogue, or of one message, with a role and a text each; [] for anything else."""
+    """Messages of a dialogue, or of one message, each with a role and a text; [] for anything else."""
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list) or not any(
         isinstance(x, dict) and {"role", "from"} & x.keys() for x in value

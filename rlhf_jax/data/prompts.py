@@ -14,12 +14,12 @@ from rlhf_jax.data.dialogues import Dialogue
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int
 ) -> Prompts:
-    """The prompts, left-padded to `length` columns; `index` is the place in `texts`, `draw` is 0.
+    """The prompts, left-padded to `length` columns; `index` is the position in `texts`, `draw` is 0.
 
-    Their ids are those of `tokenizer(prompt)` in transformers (an empty prompt without BOS is one EOS). A
-    text that is too long keeps BOS and its END; a dialogue loses its oldest messages, then the end of its
-    last question, and its system messages before that has no word left. Raises ValueError where `length` is
-    below 1, or holds not one word of that question.
+    Ids are those of `tokenizer(prompt)` in transformers (an empty prompt without BOS is one EOS). A text
+    that is too long keeps BOS and its END. A dialogue first loses its oldest messages, then the end of its
+    last question, and its system messages rather than the question's last word. Raises ValueError where
+    `length` < 1, or where it holds not one word of that question.
     """
     if length < 1:
         raise ValueError(f"the prompt length is {length}: it must be 1 or more")
@@ -39,7 +39,7 @@ def encode_prompts(
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each prompt, whole; of a dialogue with BOS where its template writes one."""
+    """All ids of each prompt; of a dialogue, with BOS where its template writes one."""
     plain = [text for text in texts if not isinstance(text, Dialogue)]
     written = [text.whole for text in texts if isinstance(text, Dialogue)]
     plain_ids = iter(tokenizers.encode_prompts(tokenizer, plain))
@@ -48,14 +48,14 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
 
 
 def repeat_draws(prompts: Prompts, k: int) -> Prompts:
-    """`k` rows of each prompt, side by side, with draws 0 to k - 1 (k times as many rows)."""
+    """`k` adjacent rows of each prompt, with draws 0 to k - 1 (k times as many rows)."""
     repeated = jax.tree.map(lambda x: np.repeat(x, k, axis=0), prompts)
     draw = np.tile(np.arange(k, dtype=np.int32), len(prompts.index))
     return repeated._replace(draw=draw)
 
 
 def _cut(tokenizer, text: str, ids: list[int], length: int) -> list[int]:
-    """The ids of a prompt that is longer than `length`, as `encode_prompts` shortens it."""
+    """The ids of a prompt that is longer than `length`, shortened as in `encode_prompts`."""
     if not isinstance(text, Dialogue):
         start = tokenizers.start_ids(tokenizer) or [tokenizer.bos_token_id]
         kept = start if ids[: len(start)] == start else []

@@ -1,4 +1,4 @@
-"""Rows of text from files and from random-access sources; every row knows where it came from."""
+"""Rows of text from files and from random-access sources; every row knows its origin."""
 
 import codecs
 import glob
@@ -16,14 +16,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 LONG = 2**26
-"""Bytes of a file from which on reading it shows how far it is."""
+"""File size in bytes from which reading shows its progress."""
 DEEP = 100
-"""How deep lists and objects of a row may stand in each other."""
+"""Deepest allowed nesting of lists and objects in a row."""
 
 
 class Row(dict):
-    """One record; `where` names its file and line, `group` what it is told apart by, if not by its
-    prompt."""
+    """One record; `where` names its file and line, `group` its split key unless that is its prompt's."""
 
     def __init__(self, fields: Mapping[str, Any], where: str, group: str | None = None):
         super().__init__(fields)
@@ -31,13 +30,13 @@ class Row(dict):
 
 
 def read_jsonl(patterns: str | Sequence[str], required: tuple[str, ...] = ()) -> list[Row]:
-    """The rows of JSONL files, plain or compressed by gzip, in the order of the files and lines.
+    """The rows of JSONL files, plain or gzipped, in the order of the files and lines.
 
-    `patterns` are paths or globs (`~` allowed): a sequence, or one string with commas between them (or
-    the name of one file that has commas). A file that is named twice is read once; blank lines and
+    `patterns` are paths or globs (`~` allowed): a sequence, or one string with commas between them (or the
+    name of one file that contains commas). A file that is named twice is read once; blank lines and
     byte-order marks are skipped. Every row holds a string in each field of `required`. Raises ValueError,
-    in one sentence that names the path and line, for a pattern that no file matches, a file without rows,
-    and a row that is no JSON object, has a key twice or half of a character, or lacks a field.
+    in one sentence that names the path and line, for a pattern without files, a file without rows, and a
+    row that is no JSON object, has a duplicate key or an unpaired surrogate, or lacks a field.
     """
     rows = []
     for path in paths(patterns):
@@ -54,11 +53,11 @@ def read_jsonl(patterns: str | Sequence[str], required: tuple[str, ...] = ()) ->
 
 
 def field(row: Row, name: str, kind: type) -> Any:
-    """The field `name` of a row, which must be there and be a `kind`.
+    """The field `name` of a row, which must exist and be a `kind`.
 
-    A whole number passes for a float, a float without a fraction (1.0, as pandas writes it) for a whole
-    number, and True for no number. Raises ValueError that names the row's place, the field that is wanted
-    and those that are there.
+    A whole number is accepted as a float, a float without a fraction (1.0, as pandas writes it) as a whole
+    number, and True as neither. Raises ValueError that names the row's origin, the field and the fields
+    found.
     """
     if name not in row:
         found = ", ".join(repr(key) for key in row) or "none"
@@ -74,14 +73,14 @@ def field(row: Row, name: str, kind: type) -> Any:
 
 
 def texts(row: Row, names: Sequence[str]) -> str:
-    """The texts of these fields, joined by newlines; those that are blank or null are left out."""
+    """The texts of these fields, joined by newlines; blank and null ones are dropped."""
     found = (field(row, name, str) for name in names if name not in row or row[name] is not None)
     found = [text for text in found if text.strip()]
     return found[0] if len(found) == 1 else "\n".join(found)  # one text stays what it is
 
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes one JSON object a line, compressed where the path ends in .gz.
+    """Writes one JSON object per line, gzipped where the path ends in .gz.
 
     The file appears whole or not at all, and equal rows make equal bytes.
     """
@@ -95,8 +94,8 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> N
 def rows_from_source(source: Any, name: str, required: tuple[str, ...] = ()) -> list[Row]:
     """The rows of any random-access source (`len(source)`, `source[i]` a mapping), read into memory.
 
-    Bytes become text, NumPy scalars Python's and arrays lists. This is what TFDS data sources, Grain
-    `MapDataset`s and plain lists of dicts offer. Raises ValueError as `read_jsonl`, naming `name[i]`.
+    Bytes become text, NumPy scalars Python's and arrays lists. TFDS data sources, Grain `MapDataset`s and
+    plain lists of dicts are such sources. Raises ValueError as `read_jsonl`, naming `name[i]`.
     """
     rows = []
     for i in range(len(source)):
@@ -140,7 +139,7 @@ _KINDS = {
 
 
 def paths(patterns: str | Sequence[str]) -> list[str]:
-    """The files that the patterns name, each once, in order."""
+    """The files that match the patterns, each once, in order."""
     if isinstance(patterns, str):  # a comma may be part of a file's name
         patterns = [patterns] if os.path.isfile(patterns) else patterns.split(",")
     named = []
@@ -160,7 +159,7 @@ def paths(patterns: str | Sequence[str]) -> list[str]:
 
 
 def _lines(path: str) -> Iterator[bytes]:
-    """The lines of a file, which may be compressed, whatever it is called."""
+    """The lines of a file, which is decompressed if it is gzipped, whatever its name."""
     try:
         with open(path, "rb") as raw:
             size, zipped = os.fstat(raw.fileno()).st_size, raw.peek(2)[:2] == b"\x1f\x8b"
@@ -205,7 +204,7 @@ def _row(line: bytes, where: str) -> Row:
 
 
 def _depth(value: Any) -> int:
-    """How deep lists and objects stand in each other."""
+    """Nesting depth of lists and objects."""
     depth, level = 0, [value]
     while level:
         depth += 1
@@ -220,7 +219,7 @@ _HALF = re.compile(
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict:
-    """A JSON object, whose keys must differ: JSON itself keeps the last of two in silence."""
+    """A JSON object with distinct keys; JSON itself silently keeps the last of two."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -230,7 +229,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict:
 
 
 def _whole(row: Row) -> Row:
-    """The row, whose texts must not hold half of a character: no tokenizer and no file takes one."""
+    """The row, whose texts must have no unpaired surrogate: no tokenizer and no file accepts one."""
     try:
         json.dumps(row, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
@@ -243,7 +242,7 @@ def _whole(row: Row) -> Row:
 
 
 def _plain(value: Any) -> Any:
-    """Text for bytes, and Python's own numbers and lists for NumPy's."""
+    """Text for bytes, and Python numbers and lists for NumPy's."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, np.ndarray | np.generic):

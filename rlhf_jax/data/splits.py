@@ -1,4 +1,4 @@
-"""What is trained on and what is held out: a hash decides, so a side stays what it is as data grows."""
+"""Split into training and held-out rows by a hash, so that a row keeps its side as data grow."""
 
 import hashlib
 import re
@@ -14,7 +14,7 @@ _WRITTEN = re.compile(
 
 
 def words(text: str) -> str:
-    """The text with one space in the place of all white space between words."""
+    """The text with single spaces in place of all white space."""
     return " ".join(text.split())
 
 
@@ -37,8 +37,8 @@ def split(
 ) -> tuple[list[Item], list[Item]]:
     """(items to train on, items held out): about a share `held_out` of the groups, each on one side.
 
-    A group's side is a hash of its text and the seed. Raises ValueError, which says that it is about
-    `name`, where one side is empty.
+    A group's side is a hash of its text and the seed. Raises ValueError, naming `name`, where one side is
+    empty.
     """
     sides, groups = ([], []), set()
     for item in items:
@@ -56,15 +56,15 @@ def split(
 def make_teaches(
     groups: Iterable[str], prompts: Iterable[str], texts: Iterable[str]
 ) -> Callable[[str, str, str], bool]:
-    """`teaches(group, prompt, response)`: whether a row has nothing of what is held out, so one may learn
-    from it.
+    """`teaches(group, prompt, response)`: True where a row shares nothing with the held-out data and may be
+    trained on.
 
-    `groups` are the keys that are held out, `prompts` their prompts, `texts` whole texts. A row is kept
-    from learning where its group is held out; where prompt and response together begin with a held-out
-    key or prompt that ends in the response (the same text, cut elsewhere); and where the response, alone or
-    after its prompt, is a held-out text. A row's own prompt may go on where a held-out prompt ends: that is
-    another prompt. Words are compared, not white space. The work grows with the rows times the logarithm of
-    the prompts.
+    `groups` are the held-out keys, `prompts` their prompts, `texts` whole texts. A row may not be trained
+    on where its group is held out; where prompt and response together begin with a held-out key or prompt
+    that ends within the response (the same text, divided elsewhere); and where the response, alone or after
+    its prompt, is a held-out text. A row's own prompt may begin with a whole held-out prompt: it is another
+    prompt. Words are compared, not white space. The work grows with the rows times the logarithm of the
+    prompts.
     """
     groups, texts = set(groups), {words(text) for text in texts} - {""}
     begins = sorted({f"{words(prompt)} " for prompt in [*groups, *prompts] if prompt.strip()})
@@ -76,7 +76,7 @@ def make_teaches(
         open_ones.append(place)
 
     def longest(text: str) -> int:
-        """The length of the longest of `begins` that begins a text, or 0."""
+        """Length of the longest entry of `begins` that begins a text, or 0."""
         place = bisect_right(begins, text) - 1
         while place >= 0 and not text.startswith(begins[place]):
             place = above[place]

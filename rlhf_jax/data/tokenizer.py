@@ -1,8 +1,8 @@
 """Tokenizers: trained on a corpus, or loaded; ordinary `transformers` tokenizers either way.
 
-Prompt and response are tokenised apart, so a prompt's tokens never depend on what follows it. Where
+Prompt and response are tokenised separately, so a prompt's tokens never depend on the response. Where
 neither side has white space at the seam, the response starts with a space (see `at_seam`). A prompt's ids
-are those of `tokenizer(prompt)` in transformers, so whether it begins with BOS is the tokenizer's own rule.
+are those of `tokenizer(prompt)` in transformers, so BOS follows the tokenizer's own rule.
 """
 
 import json
@@ -21,12 +21,13 @@ PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 def train(
     texts: Iterable[str], vocab_size: int, directory: str | os.PathLike
 ) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer (Sennrich et al., 2016; Radford et al., 2019) of the texts, also saved.
+    """A byte-level BPE tokenizer (Sennrich et al., 2016; Radford et al., 2019) trained on the texts, and
+    saved.
 
-    It holds all 256 bytes, so no text is unknown and decoding inverts encoding, and <pad>, <bos> and
-    <eos>, which are ids 0, 1 and 2; it puts <bos> before every text. It is smaller than `vocab_size` where
-    the texts have no more pairs to merge. Equal texts give equal files. Raises ValueError where
-    `vocab_size` is below 259.
+    The vocabulary has all 256 bytes, so no text is unknown and decoding inverts encoding, and <pad>, <bos>
+    and <eos> as ids 0, 1 and 2; <bos> precedes every text. The vocabulary is smaller than `vocab_size`
+    where the texts have no more pairs to merge. Equal texts give equal files. Raises ValueError where
+    `vocab_size` < 259.
     """
     smallest = 256 + len((PAD, BOS, EOS))
     if vocab_size < smallest:
@@ -60,14 +61,14 @@ def load(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder (a bare GPT-2 vocab.json and merges.txt will do) or on the Hub.
 
-    `bos` says whether it puts BOS before every text; None leaves that to its own rule.
+    `bos` is True or False for BOS before every text; None leaves it to the tokenizer.
 
-    Its pad is never its EOS: where it has no pad token, or one that is the EOS, <pad> is added as a new
-    token, whose id may lie outside a model's embedding (models must not look up what the attention mask
-    hides); not without `pad`. No code that lies beside a tokenizer is run.
+    The pad token is never EOS: where it is missing or equal to EOS, <pad> is added as a new token, unless
+    `pad` is False. Its id may lie outside a model's embedding, so models must not look up tokens that the
+    attention mask hides. Code that comes with a tokenizer is never run.
 
-    Raises ValueError where nothing can be loaded, it has no EOS, no tokens that texts are made of, or no BOS
-    and `bos` wants one.
+    Raises ValueError where nothing can be loaded, or the tokenizer has no EOS, no ordinary tokens, or no
+    BOS although `bos` is True.
     """
     folder = Path(directory_or_name)
     bare = (folder / "merges.txt").is_file() and not any(folder.glob("*token*.json"))
@@ -115,15 +116,16 @@ def load(
 
 
 def size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The rows that embed every id of a tokenizer: the largest id and one, since ids may have gaps."""
+    """Number of embedding rows for every id of a tokenizer: the largest id plus one, since ids may have
+    gaps."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each prompt, those of `tokenizer(prompt)` less what it adds at the end.
+    """The ids of each prompt: those of `tokenizer(prompt)` without what it adds at the end.
 
-    Special tokens written out in a prompt are those, and a BOS at its beginning is not doubled. An empty
-    prompt is BOS where the tokenizer adds one, else EOS, so no prompt is without a token.
+    Special tokens written out in a prompt are encoded as such, and a BOS at its beginning is not doubled.
+    An empty prompt is BOS where the tokenizer adds one, otherwise EOS, so every prompt has a token.
     """
     start, brought = start_ids(tokenizer), [has_bos(tokenizer, text) for text in texts]
     texts = [text.lstrip() if own else text for text, own in zip(texts, brought, strict=True)]
@@ -135,10 +137,10 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
 def encode_written(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, follows: bool = False
 ) -> list[list[int]]:
-    """The ids of texts as they are written, special tokens among them, with nothing added.
+    """The ids of texts as written, special tokens included, with nothing added.
 
-    A text that `follows` something gets no mark of a space that it does not begin with, which SentencePiece's
-    tokenizers put before whatever they are given.
+    A text that `follows` another gets no leading space marker, which SentencePiece tokenizers otherwise
+    add, unless it begins with a space.
     """
     return _ids(tokenizer, texts, False, follows)
 
@@ -146,22 +148,22 @@ def encode_written(
 def encode_responses(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, follows: bool = False
 ) -> list[list[int]]:
-    """As `encode_written`, but what looks like a special token in a response is plain text.
+    """As `encode_written`, except that a written-out special token is plain text.
 
-    So a text from a file cannot forge an end.
+    A text from a file therefore cannot forge an end.
     """
     return _ids(tokenizer, texts, True, follows)
 
 
 def has_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    """Whether BOS is written out where the text begins."""
+    """True where a text begins with a written-out BOS."""
     return bool(tokenizer.bos_token) and text.lstrip().startswith(str(tokenizer.bos_token))
 
 
 def at_seam(prompt: str, response: str) -> str:
-    """The response as it follows the prompt: with a space before it where there would be none.
+    """The response as it follows the prompt: with a space before it if there would be no white space.
 
-    None is added after an empty prompt, after white space or before it.
+    No space is added after an empty prompt.
     """
     if not prompt or prompt[-1].isspace() or response[:1].isspace():
         return response
@@ -169,7 +171,7 @@ def at_seam(prompt: str, response: str) -> str:
 
 
 def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What `tokenizer(text)` in transformers puts before a text: BOS, or nothing."""
+    """Ids that `tokenizer(text)` in transformers puts before a text: BOS, or nothing."""
     whole = tokenizer("a")["input_ids"]
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     places = range(len(whole) - len(bare) + 1)
@@ -198,12 +200,12 @@ def _ids(tokenizer, texts: Sequence[str], split_special_tokens: bool, follows: b
 
 
 def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """What does the work, in the tokenizers library."""
+    """The tokenizer's object in the tokenizers library."""
     return cast(PreTrainedTokenizerFast, tokenizer).backend_tokenizer
 
 
 def _beginning(bos: str | None, id: int | None) -> processors.TemplateProcessing:
-    """What puts BOS before every text, or nothing where there is none."""
+    """The post-processor that puts BOS before every text, or nothing without a BOS."""
     start, special = (f"{bos} ", [(bos, id)]) if bos else ("", [])
     return processors.TemplateProcessing(
         single=f"{start}$A", pair=f"{start}$A {start}$B:1", special_tokens=special
@@ -211,9 +213,9 @@ def _beginning(bos: str | None, id: int | None) -> processors.TemplateProcessing
 
 
 def _unmarked(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
-    """A tokenizer without the mark that this one puts before every text, None where it puts none.
+    """A copy of the tokenizer without the leading space marker; None where it adds none.
 
-    Raises ValueError where the mark cannot be left out.
+    Raises ValueError where the marker cannot be removed.
     """
     if not tokenizer.is_fast:
         if tokenizer.tokenize("a") == ["a"]:

@@ -1,7 +1,7 @@
-"""The processes of one run on several hosts: how they meet, who writes, and when they wait for each other.
+"""The processes of one run on several hosts: joining, writing by the first one, and waiting for each other.
 
-All of them do the same work on one mesh and take the same decisions; the first alone writes what is not a
-checkpoint, and is the one that prints. With one process everything here is nothing.
+All processes do the same work on one mesh and take the same decisions; only the first one writes files
+other than checkpoints, and prints. With one process every function here is a no-op.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ LOST_CODE = PREEMPTED
 
 
 def meet(where: str = "auto"):
-    """Joins the other processes, before anything else is asked of JAX.
+    """Joins the other processes; call it before any other use of JAX.
 
-    "auto": SLURM, MPI, Kubernetes and TPU pods are found by JAX; else HOST:PORT,N,I, the address of the
-    first of N processes, and which one this is. Raises ValueError where neither works.
+    "auto" lets JAX find SLURM, MPI, Kubernetes and TPU pods. HOST:PORT,N,I is the address of the first of N
+    processes and the number of this one. Raises ValueError where neither works.
     """
     kinds: dict = {"heartbeat_timeout_seconds": LOST, "shutdown_timeout_seconds": LOST}
     if where != "auto":
@@ -45,39 +45,40 @@ def meet(where: str = "auto"):
 
 
 def is_loss(error: Exception) -> bool:
-    """Whether an error says that another process is gone."""
+    """True for an error that means the loss of another process."""
     said = str(error)
     words = "Gloo", "NCCL", "Connection closed", "heartbeat", "coordination service", "UNAVAILABLE"
     return any(word in said for word in words)
 
 
 def is_first() -> bool:
-    """Whether this process writes and prints."""
+    """True for the process that writes and prints."""
     return jax.process_index() == 0
 
 
 def wait(name: str):
-    """Until all processes are here."""
+    """Waits until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"rlhf_jax.{name}")
 
 
 def agreed(value: bool) -> bool:
-    """What the first process says: of a file that is there for one of them, and not yet for another."""
+    """The first process's value, for facts such as a file's existence that hosts may see at different
+    times."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def any_of(value: bool) -> bool:
-    """Whether it is so on any of them."""
+    """True where the value is true on any process."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.process_allgather(np.int32(value)).any())
 
 
 def once(is_done: Callable[[], bool], do: Callable[[], object]):
-    """`do()` on the first process, unless it is done; the others wait for it."""
+    """Runs `do()` on the first process unless `is_done()`; the others wait."""
     if is_first() and not is_done():
         do()
     wait("once")

@@ -1,4 +1,4 @@
-"""What a compiled program needs of a device's memory, told before it runs for the first time."""
+"""Device memory of a compiled program, printed before its first run."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ FULL = 0.95  # of a device: beyond it a program is warned of
 
 
 def held() -> int:
-    """Bytes of all arrays that live on the first device of this process."""
+    """Bytes of all arrays on the first device of this process."""
     device, seen = jax.local_devices()[0], 0
     for x in jax.live_arrays():
         seen += sum(s.data.nbytes for s in x.addressable_shards if s.device == device)
@@ -20,7 +20,7 @@ def held() -> int:
 
 
 def room() -> int:
-    """Bytes of the first device, or its share of this machine's memory."""
+    """Memory of the first device in bytes, or its share of this machine's memory."""
     device = jax.local_devices()[0]
     found = (device.memory_stats() or {}).get("bytes_limit", 0)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -28,7 +28,7 @@ def room() -> int:
 
 
 def more(fn: Callable, *args) -> int:
-    """Bytes that `fn(*args)`, compiled here, takes on a device beside its arguments; 0 if it does not say."""
+    """Bytes that the compiled `fn(*args)` needs on a device beyond its arguments; 0 if unknown."""
     stats = fn.lower(*args).compile().memory_analysis()  # the call that follows finds it compiled
     if stats is None:
         return 0
@@ -36,9 +36,9 @@ def more(fn: Callable, *args) -> int:
 
 
 def told(name: str, fn: Callable, remedy: str) -> Callable:
-    """The compiled `fn`, which says before its first call what it will need.
+    """Wraps `fn` to print its memory estimate before the first call.
 
-    Where that is more than there is, it says so, with the `remedy`; whether it fits is left to be seen.
+    Where the estimate exceeds the device, the message includes the `remedy`; the call runs all the same.
     """
     calls = []
 
@@ -52,7 +52,8 @@ def told(name: str, fn: Callable, remedy: str) -> Callable:
 
 
 def tell(name: str, held: int, more: int, room: int, remedy: str):
-    """Prints what a stage needs, and warns where it is more than there is; the first process does."""
+    """Prints the memory estimate of a stage on the first process, with a warning where it exceeds the
+    device."""
     if not hosts.is_first():
         return
     text = f"{_size(held)} held and {_size(more)} more in a step, of {_size(room)} a device"

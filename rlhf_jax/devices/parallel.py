@@ -1,8 +1,8 @@
-"""How a pure function meets the devices: one vocabulary for jit, pmap and a mesh.
+"""Placement of pure functions on devices: one vocabulary for jit, pmap and a mesh.
 
-A spec is P() for what every device holds whole (parameters, keys, metrics) and P(DATA) for what is cut
-along its rows. `compile(fn, in_specs, out_specs)` takes one spec an argument, at least one of them P(DATA).
-`each` does the same for many runs at once, whose leading axis takes the place of the rows.
+A spec is P() for arrays replicated on every device (parameters, keys, metrics) and P(DATA) for arrays
+sharded by rows. `compile(fn, in_specs, out_specs)` takes one spec per argument, at least one of them
+P(DATA). `each` does the same for many runs at once; their leading axis replaces the rows.
 """
 
 import itertools
@@ -21,26 +21,26 @@ from rlhf_jax.ops.reduce import DATA
 
 
 class Devices(NamedTuple):
-    """`axis_name` is what steps are made with; the rest moves functions and arrays."""
+    """A device layout: `axis_name` goes to train steps, and the other fields move functions and arrays."""
 
     name: str
     count: int
     axis_name: str | None
     compile: Callable  # compile(fn, in_specs, out_specs, donate=()) -> the compiled function
-    each: Callable  # each(fn, in_specs, donate=()) -> fn mapped over runs [S, ...], which P(DATA) have
-    put_batch: Callable  # rows [B, ...] -> cut over the devices
-    take: Callable  # (records [N, ...], row numbers [B, ...]) -> the same of those rows
+    each: Callable  # each(fn, in_specs, donate=()) -> fn mapped over runs [S, ...] of P(DATA) arguments
+    put_batch: Callable  # rows [B, ...] -> the rows, sharded over the devices
+    take: Callable  # (records [N, ...], row numbers [B, ...]) -> these rows, sharded
     places: Callable  # a tree of parameters, or of their shapes -> its shardings
     fetch: Callable  # rows on the devices -> NumPy arrays [B, ...]
-    host: Callable  # what `put` or `compile` left on them -> NumPy arrays, whole
-    sizes: dict[str, int]  # of the axes of a mesh; empty where there is none
+    host: Callable  # outputs of `put` or `compile` -> whole NumPy arrays
+    sizes: dict[str, int]  # sizes of the mesh axes; empty without a mesh
 
     def put(self, tree):
-        """Parameters where `places` says, in buffers of their own."""
+        """Parameters in the shardings of `places`, in buffers of their own."""
         return jax.tree.map(_own, tree, self.places(tree))
 
     def share(self, tree):
-        """The same for what no step donates: arrays that lie there stay, and one array stays one."""
+        """Like `put` without copies, for arrays that are never donated; aliases stay aliases."""
         placed = {}
 
         def place(x, where):
@@ -52,7 +52,7 @@ class Devices(NamedTuple):
         return jax.tree.map(place, tree, self.places(tree))
 
     def make(self, fn: Callable, *args):
-        """The parameters that a pure function gives, cut as they are made, so none is whole before."""
+        """Parameters returned by a pure function, sharded as they are computed, so none is ever whole."""
         return jax.jit(fn, out_shardings=self.places(jax.eval_shape(fn, *args)))(*args)
 
 
@@ -67,7 +67,7 @@ def _own(x, where):
 
 
 def _gathered(tree):
-    """NumPy arrays, whole, of what may lie on several hosts."""
+    """Whole NumPy arrays from arrays that may be spread over several hosts."""
     here = lambda x: not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
     gather = lambda x: x if here(x) else multihost_utils.process_allgather(x, tiled=True)
     return jax.device_get(jax.tree.map(gather, tree))
@@ -78,21 +78,21 @@ def _take(records, index):
 
 
 def _axes(specs):
-    """What vmap and pmap call them."""
+    """The `in_axes` of vmap and pmap for specs."""
     return jax.tree.map(
         lambda s: None if s == P() else 0, specs, is_leaf=lambda s: isinstance(s, P)
     )
 
 
 def _each(compile: Callable, alone: Callable = lambda fn, in_specs: fn) -> Callable:
-    """`Devices.each` of a layout's `compile`; `alone` keeps each device's runs to it."""
+    """`Devices.each` from a layout's `compile`; `alone` keeps the runs of a device on that device."""
     return lambda fn, in_specs, donate=(): compile(
         alone(jax.vmap(fn, _axes(in_specs)), in_specs), in_specs, P(DATA), donate
     )
 
 
 def on_device() -> Devices:
-    """Everything on the first device, under `jax.jit`."""
+    """Layout with everything on the first device, under `jax.jit`."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     compile = lambda fn, in_specs, out_specs, donate=(): jax.jit(fn, donate_argnums=donate)
     return Devices(
@@ -111,9 +111,9 @@ def on_device() -> Devices:
 
 
 def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
-    """A mesh of `data` x `fsdp` x `tensor` devices (-1: all that are left), under `jax.jit`.
+    """Mesh of `data` x `fsdp` x `tensor` devices (-1: all remaining ones), under `jax.jit`.
 
-    Rows lie on data and fsdp, parameters as `sharding.RULES` say; XLA adds the collectives.
+    Rows are sharded along data and fsdp, parameters as `sharding.RULES` say; XLA adds the collectives.
     """
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     rest = jax.device_count() // math.prod(n for n in sizes.values() if n != -1)
@@ -186,7 +186,7 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
 
 
 def on_pmap() -> Devices:
-    """One program a device, under `jax.pmap`; steps sum over `axis_name` themselves."""
+    """Layout with one program per device, under `jax.pmap`; steps sum over `axis_name` themselves."""
     count = jax.local_device_count()
     whole = NamedSharding(jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,)), P())
 
@@ -216,9 +216,9 @@ def on_pmap() -> Devices:
 
 
 def check_name(name: str, setting: str = "devices") -> dict[str, int]:
-    """The sizes that the name of a layout gives to axes of a mesh, whatever devices there are.
+    """Mesh axis sizes in the name of a layout, for any number of devices.
 
-    Raises ValueError, by the name of the setting, where it is none.
+    Raises ValueError, naming the setting, for an unknown layout.
     """
     if name in ("auto", "device", "pmap"):
         return {}
@@ -235,10 +235,10 @@ def check_name(name: str, setting: str = "devices") -> dict[str, int]:
 
 
 def parse(name: str) -> dict[str, int]:
-    """The sizes of a layout "mesh" or "mesh:data=2,fsdp=2,tensor=2", where -1 is what the others leave.
+    """Axis sizes of a layout "mesh" or "mesh:data=2,fsdp=2,tensor=2", where -1 takes the remaining devices.
 
-    An axis that is not named is 1, but data, which fills where no other does. Raises ValueError where it is
-    no such text, or the sizes are not all the devices there are, with the nearest that is.
+    Axes without a size are 1, except that data takes the remaining devices where no other axis does. Raises
+    ValueError, suggesting the nearest layout, for any other text and for sizes that do not use all devices.
     """
     total, named = jax.device_count(), check_name(name)
     sizes = {"data": 1 if -1 in named.values() else -1, "fsdp": 1, "tensor": 1} | named
@@ -257,11 +257,11 @@ def parse(name: str) -> dict[str, int]:
 def choose(
     name: str, batch_sizes: dict[str, int], dimensions: dict[str, tuple[int, str]] | None = None
 ) -> Devices:
-    """The layout called `name` ("auto": a mesh where there are several devices, else one device).
+    """The layout called `name` ("auto": a mesh with several devices, otherwise one device).
 
-    Raises ValueError for an unknown name; for a batch size (by the name of its setting) that does not divide
-    over the devices; and for one of the model's `dimensions` that an axis of the mesh does not divide, as
-    `sharding.check` takes them.
+    Raises ValueError for an unknown name, for a batch size (by the name of its setting) that does not
+    divide over the devices, and for one of the model's `dimensions` (as in `sharding.check`) that a mesh
+    axis does not divide.
     """
     if name == "auto":
         name = "mesh" if jax.device_count() > 1 else "device"

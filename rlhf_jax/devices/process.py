@@ -1,6 +1,6 @@
-"""The process of a run: SIGTERM, output that nobody takes, and the system's errors as sentences.
+"""The process of a run: SIGTERM, broken output streams, and system errors as sentences.
 
-It is imported before all else, and imports nothing but the standard library.
+This module is imported before all others, and imports only the standard library.
 """
 
 import contextlib
@@ -30,21 +30,22 @@ REMEDIES = {
     errno.EMFILE: f"raise the limit (ulimit -n 4096), and {AGAIN}",
     errno.ENFILE: f"close other programs, and {AGAIN}",
 }
-"""What helps, by the number of an error."""
+"""Remedies by the number of a system error."""
 
 
 def command() -> str:
-    """How this package's launcher is called here: in a checkout, or where it is installed."""
+    """The command of this package's launcher, in a checkout or where it is installed."""
     checkout = (pathlib.Path(__file__).parents[2] / "launch.py").is_file()
     called = pathlib.Path(sys.argv[0]).stem if sys.argv else ""
     return "python launch.py" if checkout and called != "rlhf-jax" else "rlhf-jax"
 
 
 def exit_on_sigterm() -> None:
-    """From now on SIGTERM ends this process and its children with `PREEMPTED`; stages hear it themselves.
+    """Makes SIGTERM end this process and its children with `PREEMPTED`; stages handle the signal
+    themselves.
 
-    Whatever is finished is on the disk, and what is not is written beside its place. A thread waits for the
-    signal, for while the main thread compiles no handler is called.
+    Finished files are on disk, and unfinished ones are beside their final place. A thread waits for the
+    signal, because no Python handler runs while the main thread compiles.
     """
     ear, mouth = socket.socketpair()
     mouth.setblocking(False)
@@ -69,10 +70,10 @@ def _exit(*_) -> None:
 
 
 class Patient(io.TextIOWrapper):
-    """A stream that goes on into nothing where nobody takes what is written: a pipe's end, a full disk."""
+    """A stream that discards output once it cannot be written, as to a closed pipe or a full disk."""
 
     def write(self, text: str, /) -> int:
-        """As any stream; what the encoding has not is escaped."""
+        """Writes as any stream; characters outside the encoding are escaped."""
         try:
             return super().write(text)
         except OSError as error:
@@ -80,7 +81,7 @@ class Patient(io.TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """As any stream."""
+        """Flushes as any stream."""
         try:
             super().flush()
         except OSError as error:
@@ -96,7 +97,7 @@ class Patient(io.TextIOWrapper):
 
 
 def make_streams_patient() -> None:
-    """Makes standard output and error `Patient`, and opens them where they were closed."""
+    """Makes standard output and error `Patient`, and opens them where they are closed."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # the number must not become a file's
@@ -109,17 +110,17 @@ def make_streams_patient() -> None:
 
 
 def check_columns() -> None:
-    """Forgets a width of the terminal that nothing can be shown in."""
+    """Ignores a terminal width that is too narrow to print anything."""
     columns = os.environ.get("COLUMNS", "")
     if columns and not (columns.isdigit() and int(columns) >= NARROW):
         del os.environ["COLUMNS"]
 
 
 def sentence(error: Exception, folder: str = "the disk") -> str | None:
-    """An error of the machine with its remedy; None where `error` is of another kind.
+    """A system error as a sentence with its remedy; None for any other error.
 
-    `folder` is where the run is, for errors that name no file. Libraries that are not written in Python say
-    the number of the system's error in their texts.
+    `folder` is the run's directory, for errors that name no file. Libraries written in other languages put
+    the number of the system error in their texts.
     """
     said = str(error)
     frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]

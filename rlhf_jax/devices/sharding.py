@@ -1,8 +1,9 @@
-"""Where arrays lie on a mesh of axes data, fsdp and tensor, by rules on parameter paths.
+"""Sharding of arrays on a mesh with axes data, fsdp and tensor, by rules on parameter paths.
 
-Rows of a batch lie on data and fsdp. Of a matrix, fsdp cuts the side of the residual stream and tensor the
-other one (Shoeybi et al., 2019): a block's first matrices by their outputs, its last by their inputs, so that
-tensor costs one sum after attention and one after the MLP. Optimizer moments lie as their parameters do.
+Rows of a batch are sharded along data and fsdp. Of a matrix, fsdp shards the dimension of the residual
+stream and tensor the other one (Shoeybi et al., 2019): a block's first matrices by their outputs and its
+last by their inputs, so that tensor needs one sum after attention and one after the MLP. Optimizer moments
+are sharded as their parameters.
 """
 
 import re
@@ -30,13 +31,13 @@ RULES = {
     "unembedding/kernel": (FSDP, TENSOR),
     "q/head": (FSDP, TENSOR),
 }
-"""The end of a path, to the axes of the last dimensions; what no rule names is whole on every device."""
+"""Patterns of path ends, with the axes of the last dimensions; all other parameters are replicated."""
 
 
 def spec_of(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:
-    """The layout of a parameter or of its moment, as "policy/blocks/query/kernel" [layers, D, H h].
+    """The spec of a parameter or its moments, such as "policy/blocks/query/kernel" [layers, D, H h].
 
-    An axis that does not divide its dimension (a vocabulary is odd) is left out.
+    An axis that does not divide its dimension (an odd vocabulary) is dropped.
     """
     for rule, axes in RULES.items():
         if re.search(rf"(^|/){rule}$", path) and len(shape) >= len(axes):
@@ -48,7 +49,7 @@ def spec_of(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:
 
 
 def shardings(tree, mesh: Mesh):
-    """A tree of shardings for parameters, an optimizer's state, or anything that holds them."""
+    """Shardings of a tree of parameters, of an optimizer's state, or of anything that holds them."""
     name = lambda path: "/".join(str(k.key) for k in path if isinstance(k, jax.tree_util.DictKey))
     sizes = dict(mesh.shape)
     return jax.tree.map_with_path(
@@ -57,12 +58,13 @@ def shardings(tree, mesh: Mesh):
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-    """The layout of whatever has rows."""
+    """The sharding of any array with rows."""
     return NamedSharding(mesh, P(ROWS))
 
 
 def check(sizes: Mapping[str, int], dimensions: Mapping[str, tuple[int, str]]):
-    """Raises ValueError for a dimension that its axis does not divide; {setting: (its value, the axis)}."""
+    """Raises ValueError for a dimension that its axis does not divide; `dimensions` is {setting: (value,
+    axis)}."""
     for setting, (n, axis) in dimensions.items():
         if n % sizes[axis]:
             fits = [d for d in range(1, n + 1) if n % d == 0]

@@ -15,7 +15,7 @@ NO_SCALING = RopeScaling()
 class LayerCache(NamedTuple):
     """One layer's keys and values for S columns, K key-value heads of width h.
 
-    Each lies as decoding multiplies it, or it would be transposed at every token.
+    Both have the layout of decoding's products, so that no token transposes them.
     """
 
     keys: Float[Array, "B K h S"]
@@ -25,12 +25,12 @@ class LayerCache(NamedTuple):
 def rotary_speeds(
     width: int, theta: float, scaling: RopeScaling = NO_SCALING
 ) -> Float[Array, " half"]:
-    """theta^(-2i/width), the radians a position that pair i of `width` coordinates turns, scaled.
+    """theta^(-2i/width), scaled: radians per position by which pair i of `width` coordinates rotates.
 
-    "llama3" divides the speed of wavelengths beyond original_context / low by the factor, leaves those below
-    original_context / high, and goes from one to the other linearly in original_context / wavelength
-    (Llama 3.1). "yarn" does so with a ramp that is linear in i, from the pair that makes `high` turns in
-    original_context to the one that makes `low` (Peng et al., 2023, as transformers has it).
+    "llama3" divides the speed of wavelengths longer than original_context / low by the factor, keeps that
+    of wavelengths shorter than original_context / high, and interpolates linearly in original_context /
+    wavelength (Llama 3.1). "yarn" interpolates linearly in i, from the pair that makes `high` turns in
+    original_context to the one that makes `low` (Peng et al., 2023, as in transformers).
     """
     half = width // 2
     speed = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -61,9 +61,11 @@ def rotate(
     speed: Float[Array, " half"],
     gain: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, "B L N h"]:
-    """`x` with the pair (i, i + half) of each head turned by positions speed_i and times `gain`, in float32.
+    """`x` with the pair (i, i + half) of each head rotated by positions speed_i and scaled by `gain`, in
+    float32.
 
-    Su et al. (2021), in the half-split order that Hugging Face's Llama uses. Coordinates from 2 half on stay.
+    Su et al. (2021), in the half-split order of Hugging Face's Llama. Coordinates from 2 half on are
+    unchanged.
     """
     angles = positions[..., None, None] * speed[None, None, None]  # [B, L, 1, half]
     cos, sin = jnp.cos(angles) * gain, jnp.sin(angles) * gain
@@ -90,12 +92,12 @@ def attend(
 ) -> Float[Array, "B L H h"]:
     """softmax(q k / sqrt(h)) v over the columns that `mask` allows; softmax in float32.
 
-    `scale` takes the place of 1 / sqrt(h); logits x become softcap tanh(x / softcap) where that is not 0.
-    Every column is to see one at least.
+    `scale` replaces 1 / sqrt(h); logits x become softcap tanh(x / softcap) where the cap is not 0. Every
+    column must see at least one column.
 
-    "cudnn" never holds [B, H, L, S], on NVIDIA GPUs and in 16 bits. It wants rows whose real tokens come
-    first, and of the mask it reads how many those are: it is causal, and sees `window` columns where not 0.
-    Columns beyond the real ones see themselves alone.
+    "cudnn" never holds [B, H, L, S]; it runs on NVIDIA GPUs in 16 bits. It needs rows whose real tokens
+    come first, and reads only their number from the mask: attention is causal, with a `window` unless that
+    is 0. Padding columns see themselves alone.
     """
     if implementation == "cudnn":
         real = mask[:, -1]  # what the last column sees
@@ -126,7 +128,7 @@ def attend_cached(
     scale: float = 0.0,
     softcap: float = 0.0,
 ) -> Float[Array, "B 1 H h"]:
-    """`attend` of one new token a row over a cache that holds it already."""
+    """Attention of one new token per row over a cache that already holds it."""
     (B, _, H, h), K = q.shape, cache.keys.shape[1]
     q = q.reshape(B, K, H // K, h)
     logits = jnp.matmul(q, cache.keys, preferred_element_type=jnp.float32)  # [B, K, H / K, S]

@@ -1,4 +1,4 @@
-"""What decoder-only families differ in, as settings of one transformer."""
+"""Settings of one transformer that cover the decoder-only families."""
 
 import math
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ from rlhf_jax.bounds import Count, Finite, NonNegative, Positive, Settings, Shar
 
 @dataclass(frozen=True)
 class RopeScaling(Settings):
-    """How rotary wavelengths are stretched for contexts beyond those of pretraining."""
+    """Stretching of rotary wavelengths for contexts longer than in pretraining."""
 
     kind: Literal["none", "linear", "llama3", "yarn"] = "none"
-    """linear: all wavelengths are stretched by `factor`. llama3: the long ones are, the short ones not, with
-    a ramp between that is linear in wavelengths per context. yarn: the ramp is linear in the number of the
-    pair of coordinates, and attention is sharpened (Peng et al., 2023)."""
+    """Stretching by `factor` of all wavelengths (linear) or of long ones only, with a ramp linear in
+    wavelengths per context (llama3) or in the index of the coordinate pair (yarn: Peng et al., 2023, which
+    also sharpens attention)."""
     factor: Positive = 1.0
-    """How far wavelengths are stretched."""
+    """Factor that stretches wavelengths."""
     low: Positive = 1.0
-    """llama3, yarn: wavelengths longer than original_context / low are stretched whole."""
+    """For llama3 and yarn: wavelengths longer than original_context / low are stretched in full."""
     high: Positive = 4.0
-    """llama3, yarn: wavelengths shorter than original_context / high are not stretched (yarn's paper: 32)."""
+    """For llama3 and yarn: wavelengths shorter than original_context / high are kept (32 in yarn's paper)."""
     original_context: Count = 8192
-    """llama3, yarn: positions of pretraining."""
+    """For llama3 and yarn: context length of pretraining."""
     attention_factor: NonNegative = 0.0
-    """yarn: what turned queries and keys are multiplied by; 0 means 0.1 ln(factor) + 1."""
+    """For yarn: multiplier of rotated queries and keys; 0: 0.1 ln(factor) + 1."""
     truncate: bool = True
-    """yarn: the ramp begins and ends at whole pairs of coordinates."""
+    """For yarn: round the ends of the ramp to whole coordinate pairs."""
 
     @property
     def gain(self) -> float:
-        """What turned queries and keys are multiplied by."""
+        """The multiplier of rotated queries and keys."""
         if self.kind != "yarn":
             return 1.0
         return self.attention_factor or 0.1 * math.log(max(self.factor, 1.0)) + 1.0
@@ -49,94 +49,95 @@ class RopeScaling(Settings):
 
 
 COMPUTED = ("param_dtype", "dtype", "attention", "remat", "logprob_chunk")
-"""The settings of a model that no checkpoint has: how it is computed."""
+"""The settings of a model that say how it is computed; no checkpoint holds them."""
 
 
 @dataclass(frozen=True)
 class ModelConfig(Settings):
-    """Shape and style of a decoder-only transformer. The defaults are a small GPT-2."""
+    """Architecture of a decoder-only transformer; the defaults are a small GPT-2."""
 
     _main = ("layers", "d_model", "dtype")
 
     vocab_size: Count = 512
-    """Tokens in the vocabulary (V); experiments take it from the tokenizer."""
+    """Number of tokens in the vocabulary (V); an experiment takes it from the tokenizer."""
     context: Count = 512
-    """Most positions of a sequence, prompt and response together; what learned positions cover."""
+    """Longest sequence in tokens, prompt and response together; the number of learned positions."""
     layers: Count = 2
-    """Blocks."""
+    """Number of transformer blocks."""
     d_model: Count = 128
     """Width of the residual stream (D)."""
     heads: Count = 4
-    """Query heads (H)."""
+    """Number of query heads (H)."""
     kv_heads: Whole = 0
-    """Key-value heads (K), fewer than `heads` for grouped-query attention; 0 means as many as heads."""
+    """Number of key-value heads (K), fewer than `heads` for grouped-query attention; 0: as many as heads."""
     head_dim: Whole = 0
-    """Width of a head; 0 means d_model / heads."""
+    """Width of a head; 0: d_model / heads."""
     d_mlp: Whole = 0
-    """Width of the hidden layer of the MLP; 0 means 4 d_model."""
+    """Hidden width of the MLP; 0: 4 d_model."""
     positions: Literal["learned", "rotary"] = "learned"
     """Learned absolute positions, or rotary embedding of queries and keys (Su et al., 2021)."""
     rope_theta: Positive = 10_000.0
     """Base of the rotary wavelengths."""
     rope_theta_local: NonNegative = 0.0
-    """Base of the rotary wavelengths of local layers, which are not scaled (Gemma 3); 0: as the others."""
+    """Base of the rotary wavelengths of local layers, never scaled (Gemma 3); 0: as in the other layers."""
     rope_scaling: RopeScaling = RopeScaling()
     rotary_share: Share = 1.0
-    """The share of each head that rotary positions turn: its first coordinates (GPT-NeoX)."""
+    """Share of each head that rotary positions turn, from its first coordinate on (GPT-NeoX)."""
     window: Whole = 0
-    """Columns that a token of a local layer sees, its own among them; 0: no layer is local."""
+    """Attention window of local layers in tokens, the current one included; 0: no layer is local."""
     local_layers: tuple[Whole, ...] = ()
-    """Which layers (from 0) are local where `window` is set; empty means all (Mistral)."""
+    """Indices (from 0) of the layers with a `window`; empty: all of them (Mistral)."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalisation before attention, before the MLP and at the end."""
     norm_eps: Positive = 1e-5
-    """Added to the variance in a norm."""
+    """Epsilon added to the variance in a norm."""
     norm_offset: Finite = 0.0
-    """Added to the scales of RMS norms (Gemma keeps them less 1)."""
+    """Constant added to the scale of an RMS norm (Gemma: 1)."""
     norm_place: Literal["before", "after", "both"] = "before"
-    """Norms stand before attention and MLP, after them (OLMo 2), or both (Gemma)."""
+    """Norms before attention and MLP, after them (OLMo 2), or both (Gemma)."""
     qk_norm: Literal["none", "head", "all"] = "none"
-    """A norm of queries and keys: of each head (Qwen 3), or of all heads as one vector (OLMo 2)."""
+    """Norm of queries and keys: per head (Qwen 3), or of all heads as one vector (OLMo 2)."""
     attention_scale: NonNegative = 0.0
-    """What query-key products are multiplied by; 0 means 1 / sqrt(head_dim)."""
+    """Multiplier of query-key products; 0: 1 / sqrt(head_dim)."""
     attention_softcap: NonNegative = 0.0
-    """Attention logits x become softcap tanh(x / softcap); 0: they stay (Gemma 2)."""
+    """Attention logits x become softcap tanh(x / softcap) (Gemma 2); 0: no cap."""
     logit_softcap: NonNegative = 0.0
-    """The same for the logits of the vocabulary."""
+    """Vocabulary logits x become softcap tanh(x / softcap) (Gemma 2); 0: no cap."""
     embedding_scale: Positive = 1.0
-    """What embeddings of tokens are multiplied by (Gemma: sqrt(D))."""
+    """Multiplier of token embeddings (Gemma: sqrt(D))."""
     activation: Literal["gelu", "gelu_exact", "swiglu", "geglu"] = "gelu"
-    """tanh-approximate GELU, GELU, or a gated SiLU or tanh-approximate GELU (Shazeer, 2020)."""
+    """Activation of the MLP: GELU (gelu: tanh approximation, gelu_exact), or gated by SiLU (swiglu) or by
+    tanh-approximate GELU (geglu: Shazeer, 2020)."""
     bias: bool = True
     """Biases in projections and layer norms."""
     qkv_bias: bool = False
-    """Biases in queries, keys and values, where the other projections have none (Qwen 2)."""
+    """Biases in queries, keys and values while the other projections have none (Qwen 2)."""
     tied: bool = True
-    """The unembedding is the embedding, transposed."""
+    """Use the transposed embedding as the unembedding."""
     parallel_residual: bool = False
-    """Attention and MLP read the same stream and are added together (GPT-J, GPT-NeoX)."""
+    """Attention and MLP read the same residual stream, and their outputs are added (GPT-J, GPT-NeoX)."""
     attention: Literal["xla", "cudnn"] = "xla"
-    """What attends in whole passes: XLA, which holds [B, H, L, L], or cuDNN, which does not (NVIDIA GPUs,
-    dtype bfloat16, no softcap, one window for all layers). Prompts and single tokens are XLA's always."""
+    """Attention of full passes: xla holds all [B, H, L, L] logits; cudnn does not (NVIDIA GPUs, dtype
+    bfloat16, no softcap, one window for all layers). Prefill and decoding always use XLA."""
     remat: bool = False
-    """Recompute each block in the backward pass: memory of one block instead of all, a third more work."""
+    """Recompute each block in the backward pass: activation memory of one block, a third more compute."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    """What parameters are kept in. In bfloat16 an update below 1/512 of a parameter is lost: for what
-    adapters stand over, and for what is only sampled or read."""
+    """Storage type of parameters. bfloat16 loses updates smaller than 1/512 of a parameter: use it for
+    frozen weights, as beneath adapters or for sampling."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What is multiplied in matrix products. Logits, norms' statistics, softmax, log-softmax and the heads of
-    rewards and values are float32 always; embeddings are rounded to it where they are looked up."""
+    """Type of matrix products and of looked-up embeddings. Logits, norm statistics, softmax, log-softmax,
+    and reward and value heads are always float32."""
     logprob_chunk: Whole = 0
-    """Columns whose logits are held at once when log-probabilities are taken; 0 means all."""
+    """Columns whose logits are held at once while log-probabilities are computed; 0: all."""
 
     @property
     def local(self) -> tuple[int, ...]:
-        """The layers (from 0) that see a window alone."""
+        """The layers (from 0) that see only a window."""
         return (self.local_layers or tuple(range(self.layers))) if self.window else ()
 
     @property
     def cuts(self) -> dict[str, tuple[int, str]]:
-        """{setting: (its value, the axis of a mesh that must divide it)}."""
+        """{setting: (its value, the mesh axis that must divide it)}."""
         return {
             "model.d_model": (self.d_model, "fsdp"),
             "model.heads": (self.heads, "tensor"),

@@ -1,13 +1,14 @@
-"""Low-rank adapters: x W becomes x W + alpha / rank (x A) B, and A and B alone are trained (Hu et al., 2022).
+"""Low-rank adapters: x W becomes x W + alpha / rank (x A) B, and only A and B are trained (Hu et al.,
+2022).
 
     base, trained = lora.split(key, params, cfg)
     update = lora.over_base(lambda fn: ppo.make_update(fn, tx, ppo_cfg), actor_critic_fn, cfg)
-    state = train_step.init_state(trained, tx)                     # moments of the adapters, and of no more
+    state = train_step.init_state(trained, tx)                     # moments of the adapters only
     state, metrics = update(state, {"base": base}, kl_coef, rollout, rng)
-    params = lora.join(base, state.params, cfg)                    # what any network's functions take
+    params = lora.join(base, state.params, cfg)                    # parameters for any network's functions
 
-The adapters are leaves beside the kernel that they adapt, so a tree with them and one without are parameters
-of the same network: the reference is `base`, and needs no copy. Steps do not know of any of it.
+The adapters are leaves beside the kernel that they adapt, so trees with and without them are parameters of
+one network: the reference is `base`, and needs no copy. Steps need not know of adapters.
 """
 
 from collections.abc import Callable
@@ -21,16 +22,16 @@ from rlhf_jax.bounds import Positive, Settings, Whole
 
 @dataclass(frozen=True)
 class LoraConfig(Settings):
-    """What is trained of a transformer; heads on it (of a reward, of values) are trained whole."""
+    """Low-rank adapters of the transformer's matrices; reward and value heads are trained in full."""
 
     _main = ("rank",)
 
     rank: Whole = 0
-    """Of each adapter (r); 0: there are none, and everything is trained."""
+    """Rank r of each adapter; 0: no adapters, all parameters are trained."""
     alpha: Positive = 16.0
-    """Adapters are multiplied by alpha / rank."""
+    """Adapter outputs are scaled by alpha / rank."""
     matrices: tuple[str, ...] = ("query", "value")
-    """Which are adapted, of query, key, value, attention_out, gate, up and down."""
+    """Matrices to adapt, from query, key, value, attention_out, gate, up and down."""
 
     def _conditions(self, at: str):
         if self.rank and not self.matrices:
@@ -41,11 +42,11 @@ class LoraConfig(Settings):
 
 
 def split(key: jax.Array, params, cfg: LoraConfig):
-    """(base, trained) of parameters, together as much as `join` makes of them: the same function at first.
+    """(base, trained), which `join` combines into parameters of the same function as `params`.
 
-    `trained` holds, for each matrix [layers, n, m] of each transformer in the tree, float32 A [layers, n, r],
-    uniform within 1 / sqrt(n), and B [layers, r, m], zero; and the leaves that are in no transformer. No
-    array is copied. Without adapters `base` is empty and all is trained.
+    `trained` holds, for each matrix [layers, n, m] of each transformer in the tree, float32 A [layers, n,
+    r], uniform within 1 / sqrt(n), and B [layers, r, m], zero; and all leaves outside transformers. No
+    array is copied. Without adapters `base` is empty and everything is trained.
 
     Raises ValueError for an unknown matrix.
     """
@@ -74,7 +75,7 @@ def split(key: jax.Array, params, cfg: LoraConfig):
 
 
 def join(base, trained, cfg: LoraConfig):
-    """The parameters of both, B times alpha / rank: arrays of `base` are shared and not copied."""
+    """Parameters with adapters, B times alpha / rank; arrays of `base` are shared, not copied."""
     if not isinstance(trained, dict):
         return trained
     joined = dict(base)
@@ -86,9 +87,9 @@ def join(base, trained, cfg: LoraConfig):
 
 
 def merge(params):
-    """Parameters without adapters that mean the same: W + A B, summed in float32 and kept in W's dtype.
+    """Equivalent parameters without adapters: W + A B, summed in float32 and stored in W's dtype.
 
-    NumPy arrays give NumPy arrays, and cut ones are merged where they lie.
+    NumPy arrays give NumPy arrays, and sharded arrays are merged in place.
     """
     if not isinstance(params, dict):
         return params
@@ -100,10 +101,11 @@ def merge(params):
 
 
 def over_base(make: Callable, fn: Callable, cfg: LoraConfig) -> Callable:
-    """`make(fn)`, a step or an update of (state, frozen, ...), over the parameters `frozen["base"]`.
+    """`make(fn)`, a step or an update of (state, frozen, ...), with the frozen parameters in
+    `frozen["base"]`.
 
-    `fn(params, ...)` is a network's, as `policy_fn`; the state is of what `split` calls trained, so no
-    gradient and no optimizer's moment of the base is ever made.
+    `fn(params, ...)` is a network's function, such as `policy_fn`; the state holds the trained part of
+    `split`, so the base gets no gradient and no optimizer moments.
     """
 
     def step(state, frozen, *rest):

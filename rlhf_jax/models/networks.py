@@ -1,16 +1,16 @@
-"""The pure functions that algorithms are handed: they ask for log-probabilities, not for logits.
+"""The pure functions that algorithms receive; these ask for log-probabilities, not for logits.
 
     policy_fn(params, tokens, attention_mask, *, last)       -> logprobs, entropy           [B, last]
     actor_critic_fn(params, tokens, attention_mask, *, last) -> logprobs, entropy, values   [B, last]
     reward_fn(params, tokens, attention_mask)            -> scores                          [B]
     prefill_fn(params, tokens, attention_mask, room)     -> logits [B, V], cache
-    ready_fn(params)         -> the same in the form that decode_fn reads fastest, for many tokens
+    ready_fn(params)         -> parameters in the layout that decode_fn reads fastest, for many tokens
     decode_fn(params, cache, tokens [B])                 -> logits [B, V], cache
     logits_fn(params, tokens, attention_mask, *, last)   -> logits                          [B, last, V]
     q_fn(params, target, tokens, attention_mask, *, last)
         -> q, target_q, logprobs [K, B, last], values [B, last]
 
-`last` counts the columns at the right end whose tokens are judged. The policies made here also take a
+`last` is the number of columns at the right end to evaluate. The policies made here also take a
 `temperature` that divides their logits, 1 by default; `LanguageModel.at` and `at_temperature` bind it, and
 no algorithm passes one.
 """
@@ -30,25 +30,25 @@ from rlhf_jax.ops.padding import last_real
 
 
 class Policy(NamedTuple):
-    """What algorithms and `sampling.make_sample` need of a language model."""
+    """Functions of a language model that algorithms and `sampling.make_sample` need."""
 
     policy_fn: Callable
     prefill_fn: Callable
     decode_fn: Callable
-    # for what must see all tokens, and never inside a loss: policy_fn holds less
+    # logits of all tokens; losses use policy_fn, which needs less memory
     logits_fn: Callable
     ready_fn: Callable = lambda params: params
 
 
 class LanguageModel(NamedTuple):
-    """A Policy that can be initialised and whose hidden states can be read by heads."""
+    """A Policy with initial parameters and hidden states that heads can read."""
 
     init: Callable  # init(key) -> params
     policy_fn: Callable
     prefill_fn: Callable
     decode_fn: Callable
     hidden_fn: Callable  # hidden_fn(params, tokens, attention_mask) -> [B, L, D]
-    read_fn: Callable  # read_fn(params, hidden, tokens, *, last) -> as policy_fn
+    read_fn: Callable  # read_fn(params, hidden, tokens, *, last) -> results of policy_fn
     d_model: int
     logits_fn: Callable
     ready_fn: Callable = lambda params: params
@@ -57,7 +57,7 @@ class LanguageModel(NamedTuple):
     )
 
     def at(self, temperature: float) -> "LanguageModel":
-        """The model whose policy divides its logits by `temperature`; its sampler has a setting for that."""
+        """The model with policy logits divided by `temperature`; the sampler has its own setting for it."""
         bound = {
             name: at_temperature(getattr(self, name), temperature)
             for name in ("policy_fn", "read_fn")
@@ -66,19 +66,19 @@ class LanguageModel(NamedTuple):
 
 
 def at_temperature(fn: Callable, temperature: float) -> Callable:
-    """A policy_fn or an actor_critic_fn of this file whose logits are divided by `temperature`."""
+    """A policy_fn or an actor_critic_fn of this file with logits divided by `temperature`."""
     return partial(fn, temperature=temperature)
 
 
 class Network(NamedTuple):
-    """A pure function and how its parameters start."""
+    """A pure function and its initial parameters."""
 
     fn: Callable
     init: Callable
 
 
 def check_backend(cfg: ModelConfig):
-    """Raises ValueError where attention is cuDNN's and there is no GPU."""
+    """Raises ValueError for cuDNN attention without a GPU."""
     if cfg.attention == "cudnn" and jax.default_backend() != "gpu":
         raise ValueError(
             f'model.attention = "cudnn" runs on NVIDIA GPUs, and this is a {jax.default_backend()}: '
@@ -87,7 +87,7 @@ def check_backend(cfg: ModelConfig):
 
 
 def language_model(cfg: ModelConfig) -> LanguageModel:
-    """The functions of one transformer; parameters are a plain nested dict. Raises as `check_backend`."""
+    """The functions of one transformer, whose parameters are a nested dict. Raises as `check_backend`."""
     check_backend(cfg)
     model = transformer.Transformer(cfg)
 
@@ -130,7 +130,7 @@ def language_model(cfg: ModelConfig) -> LanguageModel:
 
 
 class UncachedPrefix(NamedTuple):
-    """The `cache` of a model that has none: all that was said, in room for all that will be."""
+    """The `cache` of a model without one: all tokens so far, in room for all that follow."""
 
     tokens: Int[Array, "B S"]
     attention_mask: Bool[Array, "B S"]
@@ -138,7 +138,8 @@ class UncachedPrefix(NamedTuple):
 
 
 def from_logits(apply: Callable) -> Policy:
-    """A Policy from any `apply(params, tokens, attention_mask) -> logits [B, L, V]`: slow, uncached."""
+    """A Policy from any `apply(params, tokens, attention_mask) -> logits [B, L, V]`; slow, because it has
+    no cache."""
 
     def logits_fn(params, tokens, attention_mask, *, last):
         return apply(params, tokens, attention_mask)[:, -last - 1 : -1]
@@ -170,8 +171,8 @@ def from_logits(apply: Callable) -> Policy:
 def with_values(policy_fn: Callable, values_fn: Callable) -> Callable:
     """An actor_critic_fn of two trees, params {"policy", "value"}.
 
-    `values_fn(params["value"], tokens, attention_mask) -> [B, L]`: column t is the value before the
-    token in column t + 1 is said.
+    `values_fn(params["value"], tokens, attention_mask) -> [B, L]`: column t holds the value before the
+    token in column t + 1.
     """
 
     def actor_critic_fn(params, tokens, attention_mask, *, last, **kinds):
@@ -183,7 +184,7 @@ def with_values(policy_fn: Callable, values_fn: Callable) -> Callable:
 
 
 def headless(params):
-    """A language model's parameters without its unembedding, which other heads do not read."""
+    """A language model's parameters without the unembedding, which other heads do not read."""
     return {name: x for name, x in params.items() if name != "unembedding"}
 
 
@@ -193,12 +194,13 @@ def scalar_head(hidden, head):
 
 
 def actor_critic(lm: LanguageModel, value: str = "separate") -> Network:
-    """Policy and critic; params are {"policy", "value"} in both kinds, so samplers need not know.
+    """Policy and critic; params are {"policy", "value"} for both kinds of critic, so samplers need not know
+    the kind.
 
-    "separate": a trunk of its own, `init(policy_params, reward_params=None)` starts it from the policy's, or
-    from a reward model's with its head. "shared": a head on the policy's trunk, one pass for both. A head
-    that is not given starts at zero (Ziegler et al., 2019). No array is copied: copy before you donate.
-    The policy is read at the temperature of `lm.at`.
+    "separate": a trunk of its own; `init(policy_params, reward_params=None)` copies it from the policy, or
+    from a reward model with its head. "shared": a head on the policy's trunk, with one pass for both. A
+    head without given parameters starts at zero (Ziegler et al., 2019). No array is copied: copy before you
+    donate. The policy has the temperature of `lm.at`.
     """
     zero = lambda: jnp.zeros((lm.d_model,), jnp.float32)
 
@@ -241,10 +243,10 @@ def actor_critic(lm: LanguageModel, value: str = "separate") -> Network:
 def reward_model(lm: LanguageModel) -> Network:
     """A scalar read at the last real token; params are {"trunk", "head" [D], "bias"}.
 
-    `init(key, trunk)` takes a language model's parameters; the head is normal with deviation
-    1 / sqrt(D + 1) (Ziegler et al., 2019, in code; the text of Stiennon et al., 2020, lacks the root). `bias`
-    shifts all scores and has no gradient: it is what `reward_model.centre` sets. No array of the trunk is
-    copied: copy before you donate.
+    `init(key, trunk)` takes a language model's parameters; the head is normal with standard deviation 1 /
+    sqrt(D + 1) (Ziegler et al., 2019, in code; the text of Stiennon et al., 2020, lacks the root). `bias`
+    shifts all scores and has no gradient; `reward_model.centre` sets it. No array of the trunk is copied:
+    copy before you donate.
     """
 
     def init(key, trunk):
@@ -263,9 +265,11 @@ def reward_model(lm: LanguageModel) -> Network:
 
 
 class QNetwork(NamedTuple):
-    """Q of every next token and V of every prefix; what decoding reads of them in the place of logits.
+    """Q of every next token and V of every prefix, and functions that decode with their difference as
+    logits.
 
-    `logits_fn`, `prefill_fn` and `decode_fn` are a Policy's, and give min_k Q_k - V, float32 [..., V].
+    `logits_fn`, `prefill_fn` and `decode_fn` are those of a Policy, and return min_k Q_k - V, float32 [...,
+    V].
     """
 
     init: Callable  # init(key, trunk) -> params
@@ -279,12 +283,13 @@ class QNetwork(NamedTuple):
 def q_network(lm: LanguageModel, heads: int = 2) -> QNetwork:
     """`heads` Q heads and a value head on one trunk, all linear; params are {"trunk", "q", "value"}.
 
-    `q_fn(params, target, ...)` reads Q of the tokens at the right end with the heads of `params["q"]` and
-    with those of `target`, in one pass of the trunk, and their log-probabilities under softmax(Q).
-    Linear heads suffice where the trunk is trained with them (Snell et al., 2023, have one hidden layer).
+    `q_fn(params, target, ...)` evaluates Q at the tokens of the right end with the heads of `params["q"]`
+    and of `target`, in one pass of the trunk, and their log-probabilities under softmax(Q). Linear heads
+    suffice because the trunk is trained with them (Snell et al., 2023, have one hidden layer).
 
-    `init(key, trunk)` takes a language model's parameters. V starts at zero, the Q heads near it with
-    deviation 0.1 / sqrt(D + 1): unlike each other, and a token that no log holds is worth about nothing.
+    `init(key, trunk)` takes a language model's parameters. V starts at zero and the Q heads near it, with
+    standard deviation 0.1 / sqrt(D + 1), so that they differ and a token absent from every log is worth
+    about nothing.
     """
     linear = lambda head, hidden: scalar_head(hidden, head["head"]) + head["bias"]
 
@@ -334,8 +339,8 @@ def q_network(lm: LanguageModel, heads: int = 2) -> QNetwork:
 def guided(lm: Policy | LanguageModel, q: Policy | QNetwork) -> Policy:
     """log pi_behaviour(a | s) + beta (min_k Q_k(s, a) - V(s)), as a Policy (Snell et al., 2023).
 
-    Params are {"policy": of `lm`, "q": of `q`, "beta": a scalar}, as `ilql.guided_params` makes them; `q` is
-    anything whose logits are advantages. Two caches, one for each.
+    Params are {"policy": of `lm`, "q": of `q`, "beta": a scalar}, as `ilql.guided_params` makes them; `q`
+    is anything whose logits are advantages. Each has its own cache.
     """
 
     def add(params, logits, advantages):

@@ -1,8 +1,8 @@
 """One decoder-only transformer in Flax Linen.
 
-The residual stream is flat, [B L, D]: matrix products over two axes are what XLA does best. Training
-scans the layers, so compile time does not grow with depth; decoding unrolls them, each with its own
-cache array, because a cache that passes through a scan is copied at every token.
+The residual stream is flat, [B L, D], because XLA is fastest at matrix products over two axes. Training
+scans the layers, so compile time does not grow with depth; decoding unrolls them, each with its own cache
+array, because a cache that passes through a scan is copied at every token.
 """
 
 from functools import partial
@@ -34,7 +34,7 @@ ACTIVATIONS = {
 
 
 class Cache(NamedTuple):
-    """What decoding carries: per-layer keys and values, which columns are real, where to write."""
+    """State of decoding: keys and values of each layer, the real columns, and the column to write next."""
 
     layers: tuple[LayerCache, ...]
     attention_mask: Bool[Array, "B S"]
@@ -43,7 +43,7 @@ class Cache(NamedTuple):
 
 
 def check_context(cfg: ModelConfig, length: int):
-    """Raises ValueError for sequences longer than the model has positions."""
+    """Raises ValueError for sequences longer than the model's positions."""
     if length > cfg.context:
         raise ValueError(
             f"a sequence of {length} tokens (prompt and response) does not fit model.context = "
@@ -67,7 +67,7 @@ class OffsetRMSNorm(nn.Module):
 
 
 def norm(cfg: ModelConfig, name: str | None = None):
-    """The family's normalisation, statistics in float32."""
+    """The family's normalisation, with float32 statistics."""
     if cfg.norm_offset:
         return OffsetRMSNorm(cfg, name=name)
     kinds: dict[str, Any] = dict(
@@ -81,9 +81,10 @@ def norm(cfg: ModelConfig, name: str | None = None):
 def masks(
     cfg: ModelConfig, mask, columns, of: Int[Array, " S"]
 ) -> tuple[Bool[Array, "B L S"], ...]:
-    """What tokens in `columns` [L] see of columns `of`, in layers that are not local and in those that are.
+    """Attention masks of tokens in `columns` [L] over columns `of`: one for global layers, one for local
+    layers.
 
-    One entry serves all layers where they do not differ.
+    A single mask serves all layers where the two do not differ.
     """
     if not cfg.window:
         return (mask,)
@@ -92,7 +93,7 @@ def masks(
 
 
 def turns(cfg: ModelConfig, width: int, local) -> tuple[Array, Any]:
-    """How fast rotary positions turn a head of `width`, and its gain, in a layer that is local or not."""
+    """Rotary speeds and gain of a head of `width`, in a local or a global layer."""
     turned = int(width * cfg.rotary_share)
     whole = rotary_speeds(turned, cfg.rope_theta, cfg.rope_scaling), cfg.rope_scaling.gain
     if not cfg.rope_theta_local:
@@ -102,14 +103,14 @@ def turns(cfg: ModelConfig, width: int, local) -> tuple[Array, Any]:
 
 
 def local_layers(cfg: ModelConfig) -> Bool[Array, " layers"]:
-    """Which layers are local."""
+    """True for each local layer."""
     return jnp.isin(jnp.arange(cfg.layers), jnp.array(cfg.local, int))
 
 
 class Dense(nn.Module):
-    """A projection, and beside it the low-rank one of `models.lora` where the parameters hold it.
+    """A projection, plus the low-rank one of `models.lora` where the parameters hold it.
 
-    It is initialised normal with deviation `scale` / sqrt(its input width).
+    Initial weights are normal with standard deviation `scale` / sqrt(input width).
     """
 
     cfg: ModelConfig
@@ -143,8 +144,7 @@ class Block(nn.Module):
     def __call__(self, x, positions, masks, local, cache=None, column=0):
         """(x [B L, D], this layer's keys and values, or the cache with those of one token at `column`).
 
-        `masks` are those of the layers that are not local and of those that are, or one for all; `local` says
-        which this one is.
+        `masks` are those of global and of local layers, or one for all; `local` is True for a local layer.
         """
         cfg, (B, L) = self.cfg, positions.shape
         kv_heads, width = cfg.kv_heads or cfg.heads, cfg.head_dim or cfg.d_model // cfg.heads
@@ -197,12 +197,12 @@ class Block(nn.Module):
 
 
 def cached(k: Float[Array, "B L K h"], v: Float[Array, "B L K h"]) -> LayerCache:
-    """Keys and values as a cache holds them."""
+    """Keys and values in the layout of a cache."""
     return LayerCache(keys=jnp.transpose(k, (0, 2, 3, 1)), values=jnp.swapaxes(v, 1, 2))
 
 
 class Transformer(nn.Module):
-    """tokens -> hidden states -> logits. `keep` makes `hidden` return all layers' keys and values."""
+    """tokens -> hidden states -> logits. With `keep`, `hidden` also returns all layers' keys and values."""
 
     cfg: ModelConfig
     keep: bool = False
@@ -252,7 +252,7 @@ class Transformer(nn.Module):
     ) -> tuple[Float[Array, "B L D"], Any]:
         """Final hidden states, and with `keep` all layers' keys and values, stacked [layers, ...].
 
-        `blocks` takes the place of the scan over layers: what it says of them comes back.
+        `blocks` replaces the scan over layers, and its second result is returned.
         """
         B, L = tokens.shape
         check_context(self.cfg, L)
@@ -280,7 +280,7 @@ class Transformer(nn.Module):
         return hidden, kept
 
     def unembed(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
-        """Logits, whose sums are float32 whatever is multiplied: they are not rounded to `dtype`."""
+        """Logits, summed in float32 whatever the dtype of the factors, and not rounded to `dtype`."""
         flat = spread(hidden.reshape(-1, hidden.shape[-1]))
         if self.cfg.tied:
             flat, table = (x.astype(self.cfg.dtype) for x in (flat, self.embedding.embedding))
@@ -291,7 +291,7 @@ class Transformer(nn.Module):
         return logits.reshape(*hidden.shape[:-1], -1)
 
     def finish(self, x):
-        """Hidden states of a flat stream that has passed the blocks."""
+        """Hidden states from a flat stream that has passed the blocks."""
         return self.final_norm(x)
 
     def __call__(self, tokens, attention_mask):
@@ -300,15 +300,15 @@ class Transformer(nn.Module):
 
 
 def unembedding(cfg: ModelConfig, params):
-    """`read(hidden) -> logits`: what prefill and decode read hidden states with, unless told otherwise."""
+    """`read(hidden) -> logits`, the default `read` of prefill and decode."""
     return lambda hidden: Transformer(cfg).apply({"params": params}, hidden, method="unembed")
 
 
 def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=None):
     """Logits after the last column of left-padded prompts [B, P], and a cache with `room` more columns.
 
-    With `read`, what it makes of the hidden states [B, D] comes back in the place of logits.
-    `params` may be `ready`, whose layers are unrolled.
+    A given `read` of the hidden states [B, D] replaces the logits. `params` may come from `ready`, with
+    unrolled layers.
     """
     check_context(cfg, tokens.shape[1] + room)
     model, block = Transformer(cfg, keep=True), Block(cfg, keep=True)
@@ -342,10 +342,10 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=No
 
 
 def insert(cache: Cache, new: Cache, slots: Int[Array, " n"]) -> Cache:
-    """`cache` with prompts that were just prefilled in the rows `slots`; where there is no such row, nowhere.
+    """`cache` with newly prefilled prompts in the rows `slots`; a prompt without such a row is dropped.
 
-    Its columns are then a ring, whose `column` the caller takes modulo their number: a prompt ends in the
-    column before the next one that is written, so that a row never meets its own beginning.
+    The columns then form a ring, and the caller takes `column` modulo their number. Each prompt ends in the
+    column before the next one to be written, so a row never meets its own beginning.
     """
     turn = cache.column - new.column
     put = lambda old, x, axis: old.at[slots].set(jnp.roll(x, turn, axis), mode="drop")
@@ -362,9 +362,9 @@ def insert(cache: Cache, new: Cache, slots: Int[Array, " n"]) -> Cache:
 
 
 def ready(cfg: ModelConfig, params):
-    """The parameters as `decode` reads them at every token: layers apart, in `cfg.dtype` what it multiplies.
+    """Parameters for repeated `decode`: layers unstacked, and factors of matrix products in `cfg.dtype`.
 
-    It reads stacked ones too, and then cuts every layer out of its stack each time.
+    `decode` also accepts stacked parameters, and then slices every layer out of its stack at each token.
     """
     multiplied = ("kernel", "embedding", "lora_a", "lora_b")
 
@@ -377,9 +377,9 @@ def ready(cfg: ModelConfig, params):
 
 
 def decode(cfg: ModelConfig, params, cache: Cache, tokens: Int[Array, " B"], read=None):
-    """Logits [B, V] after one more token a row, and the cache that holds it; `read` as in `prefill`.
+    """Logits [B, V] after one more token per row, and the cache that holds it; `read` as in `prefill`.
 
-    `params` may be `ready`.
+    `params` may come from `ready`.
     """
     model, block = Transformer(cfg), Block(cfg)
     S = cache.attention_mask.shape[1]

@@ -1,4 +1,4 @@
-"""From scores to per-token rewards to advantages. Time runs over the tokens the policy said."""
+"""Scores to per-token rewards, and rewards to advantages. Time runs over the policy's own tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from rlhf_jax.ops.padding import last_real
 
 
 def refuse_integers(scores: Num[Array, "*n"]):
-    """Raises TypeError for scores that are not floating: an integer array has lost its fractions."""
+    """Raises TypeError for scores that are not floating-point: an integer array has lost its fractions."""
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise TypeError(
             f"scores are {scores.dtype}, which cannot hold 0.7: make them float32 where they are born"
@@ -16,9 +16,9 @@ def refuse_integers(scores: Num[Array, "*n"]):
 
 
 def on_last_token(scores: Num[Array, " B"], mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
-    """Each score, in float32, on the last token that the policy said; zero where it said nothing.
+    """Each score, in float32, on the policy's last token; zero everywhere in a row without tokens.
 
-    Raises TypeError for scores that are not floating.
+    Raises TypeError for scores that are not floating-point.
     """
     refuse_integers(scores)
     rows = jnp.arange(len(scores))
@@ -38,9 +38,9 @@ def gae(
 
         delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma lam A_{t+1},    R_t = A_t + V_t
 
-    with V and A zero after the last token. Steps go from one token of `mask` to the next: what lies
-    between them (the environment's tokens, padding) is skipped, and comes back as zero. A reward that
-    stands where `mask` is False is not seen.
+    V and A are zero after the last token. Steps go from one token of `mask` to the next; columns in between
+    (the environment's tokens, padding) are skipped and return zero. Rewards where `mask` is False are
+    ignored.
     """
 
     def backward(carry, x):

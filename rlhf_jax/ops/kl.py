@@ -1,13 +1,13 @@
-"""Estimates of KL(policy || reference) from samples of the policy, and the adaptive coefficient.
+"""Estimators of KL(policy || reference) from samples of the policy, and the adaptive coefficient.
 
 With d = logprobs - ref_logprobs per token (Schulman, "Approximating KL divergence", 2020):
 
     k1 = d                   unbiased; in the reward, the only per-token form whose optimum is
                              pi* ~ pi_ref exp(r / beta)
     k2 = d^2 / 2             biased, small variance
-    k3 = exp(-d) - 1 + d     unbiased as an estimate, never negative; as a reward its optimum is another
+    k3 = exp(-d) - 1 + d     unbiased as an estimate, never negative; as a reward it has another optimum
 
-k3 stays where it is at d = -20, without a gradient, for every d below, or exp would overflow.
+For d < -20, where exp would overflow, k3 keeps its value at d = -20 and has no gradient.
 """
 
 import jax
@@ -28,7 +28,7 @@ def k2(logprobs: Float[Array, "*n"], ref_logprobs: Float[Array, "*n"]) -> Float[
 
 
 def k3(logprobs: Float[Array, "*n"], ref_logprobs: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """exp(-d) - 1 + d, in nats per token; constant for d below -20."""
+    """exp(-d) - 1 + d, in nats per token; constant for d < -20."""
     d = logprobs - ref_logprobs
     d = jnp.where(d < -BOUND, -BOUND, d)
     return jnp.expm1(-d) + d
@@ -45,8 +45,8 @@ def corrected(
 ) -> Float[Array, "*n"]:
     """Estimator `kind` times rho = exp(logprobs - old_logprobs), for samples of the old policy.
 
-    rho k3 has the gradient rho d, in which exp(-d) cancels: it is that of a surrogate, whose value is then
-    put right. Taken through the product it would be the difference of two numbers that grow as exp(-d).
+    The gradient of rho k3 is rho d, because exp(-d) cancels. The code takes it from a surrogate and then
+    corrects the value; differentiating the product would subtract two numbers that grow as exp(-d).
     """
     rho = ratio_of(logprobs - old_logprobs)
     if kind != "k3":
@@ -71,7 +71,7 @@ def adapt(
 ) -> Float[Array, ""]:
     """The next coefficient: kl_coef (1 + clip(kl / target - 1, -0.2, 0.2) samples / horizon).
 
-    `kl` and `target` in nats per sequence, `horizon` in samples (Ziegler et al., 2019, section 2.2).
+    `kl` and `target` are in nats per sequence, `horizon` in samples (Ziegler et al., 2019, section 2.2).
     """
     error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
     return kl_coef * (1.0 + error * samples / horizon)

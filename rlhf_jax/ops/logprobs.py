@@ -10,9 +10,9 @@ BOUND = 20.0  # the log-ratio beyond which a ratio no longer rises; exp overflow
 
 
 def ratio_of(log_ratio: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """exp(log_ratio), and e^20 with no gradient where log_ratio is above 20, as in verl.
+    """exp(log_ratio), capped at e^20 without a gradient where log_ratio exceeds 20, as in verl.
 
-    Below, value and gradient are the exponential's to rounding. NaN stays NaN.
+    Smaller log-ratios have the exponential's value and gradient up to rounding. NaN stays NaN.
     """
     return jnp.exp(jnp.where(log_ratio > BOUND, BOUND, log_ratio))
 
@@ -25,7 +25,7 @@ def logprobs_of(logits: Float[Array, "*n V"], tokens: Int[Array, "*n"]) -> Float
 
 
 def entropy_of(logits: Float[Array, "*n V"]) -> Float[Array, "*n"]:
-    """Entropy of each next-token distribution, in nats; a token of logit -inf adds nothing."""
+    """Entropy of each next-token distribution, in nats; a token with logit -inf adds nothing."""
     logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
     probs = jnp.exp(logprobs)
     return -jnp.sum(probs * jnp.where(probs > 0, logprobs, 0.0), axis=-1)
@@ -39,11 +39,12 @@ def token_logprobs(
     temperature: float = 1.0,
     chunk: int = 0,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Log-probability of each token and entropy of its distribution, softmax(project(hidden) / temperature).
+    """Log-probability of each token and entropy of its distribution, softmax(project(hidden) /
+    temperature).
 
-    `project` maps [B, n, D] to logits [B, n, V]. With `chunk` above 0, n is at most `chunk` columns at a
-    time, forward and backward, so memory grows with B chunk V and not with B T V. Chunks run
-    along T, which is never sharded.
+    `project` maps [B, n, D] to logits [B, n, V]. A nonzero `chunk` limits n to `chunk` columns at a time,
+    forward and backward, so memory grows with B chunk V instead of B T V. Chunks run along T, which is
+    never sharded.
     """
 
     def both(hidden, tokens):

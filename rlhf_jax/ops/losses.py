@@ -1,4 +1,4 @@
-"""Per-token and per-pair losses. Nothing here reduces over the batch."""
+"""Per-token and per-pair losses, never reduced over the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,11 @@ def clipped_surrogate(
     clip: float,
     clip_high: float | None = None,
 ) -> tuple[Float[Array, "*n"], Bool[Array, "*n"]]:
-    """max(-A rho, -A clip(rho, 1 - clip, 1 + clip)), and where the clipped side was taken.
+    """max(-A rho, -A clip(rho, 1 - clip, 1 + clip)), and a mask of where the clipped side is larger.
 
-    rho = exp(new_logprobs - logprobs) (Schulman et al., 2017, equation 7, as a loss). The upper end is
-    1 + clip_high where that is given (Yu et al., 2025, "DAPO"). Above a log-ratio of 20
-    rho stays at e^20 without a gradient (`logprobs.ratio_of`): nothing overflows where A > 0 or A = 0.
+    rho = exp(new_logprobs - logprobs) (Schulman et al., 2017, equation 7, as a loss). The upper end is 1 +
+    clip_high if given (Yu et al., 2025, "DAPO"). For log-ratios over 20, rho stays at e^20 without a
+    gradient (`logprobs.ratio_of`), so nothing overflows where A >= 0.
     """
     ratio = ratio_of(new_logprobs - logprobs)
     unclipped = -advantages * ratio
@@ -35,9 +35,10 @@ def clipped_value_loss(
     *,
     clip: float,
 ) -> tuple[Float[Array, "*n"], Bool[Array, "*n"]]:
-    """0.5 max((V - R)^2, (clip(V, V_old - clip, V_old + clip) - R)^2), and where clipping was taken.
+    """0.5 max((V - R)^2, (clip(V, V_old - clip, V_old + clip) - R)^2), and a mask of where the clipped side
+    is larger.
 
-    `clip` in units of reward (Ziegler et al., 2019, in code; not in the PPO paper).
+    `clip` is in units of reward (Ziegler et al., 2019, in code; not in the PPO paper).
     """
     bounded = jnp.clip(new_values, values - clip, values + clip)
     unclipped, clipped = jnp.square(new_values - returns), jnp.square(bounded - returns)
@@ -53,8 +54,8 @@ def pairwise_loss(
 ) -> Float[Array, "*n"]:
     """-log sigmoid(chosen - rejected - margin), in nats: Bradley and Terry (1952) on two scores.
 
-    `label_smoothing` e gives (1 - e) f(d) + e f(-d) with d = chosen - rejected and f the loss above: what
-    is expected where a label is wrong with probability e (Mitchell, 2023, "cDPO").
+    `label_smoothing` e gives (1 - e) f(d) + e f(-d) with d = chosen - rejected and f the unsmoothed loss:
+    its expectation if a label is wrong with probability e (Mitchell, 2023, "cDPO").
     """
     difference = chosen - rejected
     right = -jax.nn.log_sigmoid(difference - margin)

@@ -1,11 +1,11 @@
-"""Where the real tokens are: always said by a mask, never by a token id."""
+"""Positions of the real tokens, always given by a mask and never by a token id."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 
 def position_ids(attention_mask: Bool[Array, "B L"]) -> Int[Array, "B L"]:
-    """How many real tokens lie before each column: a prompt starts at 0 wherever its padding ends."""
+    """Number of real tokens before each column; a prompt starts at 0 wherever its padding ends."""
     mask = attention_mask.astype(jnp.int32)
     return jnp.cumsum(mask, axis=1) - mask
 
@@ -13,7 +13,7 @@ def position_ids(attention_mask: Bool[Array, "B L"]) -> Int[Array, "B L"]:
 def left_pad(
     tokens: Int[Array, "B L"], attention_mask: Bool[Array, "B L"]
 ) -> tuple[Int[Array, "B L"], Bool[Array, "B L"]]:
-    """The same rows with their real tokens moved to the right end, in order."""
+    """Rows with their real tokens moved to the right end, in order."""
     order = jnp.argsort(attention_mask, axis=1, stable=True)
     take = lambda x: jnp.take_along_axis(x, order, axis=1)
     return take(tokens), take(attention_mask)
@@ -22,7 +22,7 @@ def left_pad(
 def right_pad(
     tokens: Int[Array, "B L"], attention_mask: Bool[Array, "B L"]
 ) -> tuple[Int[Array, "B L"], Bool[Array, "B L"]]:
-    """The same rows with their real tokens moved to the left end, in order."""
+    """Rows with their real tokens moved to the left end, in order."""
     order = jnp.argsort(~attention_mask, axis=1, stable=True)
     take = lambda x: jnp.take_along_axis(x, order, axis=1)
     return take(tokens), take(attention_mask)
@@ -39,7 +39,7 @@ def is_stop(tokens: Int[Array, "*shape"], stop: tuple[int, ...]) -> Bool[Array, 
 def until_stop(
     tokens: Int[Array, "B T"], stop: tuple[int, ...], after: int = 0
 ) -> Bool[Array, "B T"]:
-    """The response mask: True up to and including the first stop token at or after column `after`.
+    """Response mask: True up to and including the first stop token at or after column `after`.
 
     Responses without one are real to their end (the truncation of Ziegler et al., 2019).
     """
@@ -48,5 +48,5 @@ def until_stop(
 
 
 def last_real(mask: Bool[Array, "B L"]) -> Int[Array, " B"]:
-    """The column of each row's last real token; the last column where a row has none."""
+    """Column of each row's last real token; the last column in a row without one."""
     return mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)

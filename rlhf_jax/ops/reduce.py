@@ -1,7 +1,7 @@
-"""Weights and sums over the global batch, whichever way it is cut.
+"""Weights and sums over the global batch, however it is sharded.
 
-A loss here is an inner product of unreduced losses with weights that sum to one over the global
-batch. Such shares add up: microbatches, devices and hosts are summed, and nothing is divided again.
+Every loss is an inner product of unreduced losses with weights that sum to one over the global batch. Such
+partial sums add up: microbatches, devices and hosts are summed, and nothing is divided again.
 """
 
 import math
@@ -17,14 +17,14 @@ ROWS = (DATA, FSDP)  # the first, and cut along the second
 
 
 def psum(tree, axis_name: str | None):
-    """The sum of `tree` over the mapped device axis; `tree` itself when there is none."""
+    """Sum of `tree` over the mapped device axis; `tree` itself without one."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
 def normalise(weights, axis_name: str | None = None):
     """Each array of `weights` as float32, scaled to sum to one over the global batch.
 
-    An array that is all zero stays zero, so that its term of the loss drops out.
+    An all-zero array stays zero, so its term of the loss drops out.
     """
 
     def scale(w):
@@ -59,11 +59,11 @@ def share(rows: Int[Array, "... n"], axis_name: str | None) -> Int[Array, "... m
 
 
 def spread(tree, axis: int = 0):
-    """`tree` with `axis` constrained to the mesh's axes of rows, where a mesh is set; else `tree`.
+    """`tree` with `axis` constrained to the row axes of the current mesh; `tree` itself without a mesh.
 
-    Rows picked by a permutation have no layout of their own: without this, every device of a mesh
-    computes the whole minibatch. Where parameters are cut along fsdp it makes XLA gather those, a layer at
-    a time, and not the activations. Arrays whose rows do not divide stay as they are.
+    Rows picked by a permutation have no layout: without the constraint, every device of a mesh computes the
+    whole minibatch. Where parameters are sharded along fsdp, it makes XLA gather them, one layer at a time,
+    instead of the activations. Arrays whose rows do not divide are left alone.
     """
     mesh = jax.sharding.get_abstract_mesh()
     rows = tuple(name for name in ROWS if name in mesh.axis_names)
@@ -81,7 +81,7 @@ def spread(tree, axis: int = 0):
 
 
 def whole(x, axis: int = -1):
-    """`x` with `axis` whole on every device of the mesh that is set, if one is: a table before a look-up."""
+    """`x` with `axis` replicated on every device of the current mesh, such as a table before a look-up."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or AxisType.Manual in mesh.axis_types:
         return x
@@ -97,10 +97,11 @@ def whiten(
     shift_mean: bool = True,
     axis_name: str | None = None,
 ) -> Float[Array, "*shape"]:
-    """`x` with mean zero and variance one under `weights` (which sum to one); zero where they are.
+    """`x` with mean zero and variance one under `weights` (which sum to one); zero where the weights are
+    zero.
 
-    The variance is the biased one (divided by n). `shift_mean=False` keeps the mean, as for rewards
-    in Ziegler et al. (2019): (x - mean) / sqrt(var + 1e-8) + mean.
+    The variance is biased (divided by n). `shift_mean=False` keeps the mean, as for rewards in Ziegler et
+    al. (2019): (x - mean) / sqrt(var + 1e-8) + mean.
     """
     mean = psum(jnp.sum(weights * x), axis_name)
     variance = psum(jnp.sum(weights * jnp.square(x - mean)), axis_name)

@@ -1,4 +1,4 @@
-"""Simulated people: they prefer by Bradley-Terry on the gold difference, with noise and a length bias."""
+"""Simulated people, who prefer by Bradley-Terry on the gold difference, with noise and a length bias."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,21 +12,21 @@ from rlhf_jax.bounds import Finite, NonNegative, Settings, Unit
 
 @dataclass(frozen=True)
 class AnnotatorConfig(Settings):
-    """How people answer.
+    """Simulated people who compare two responses.
 
     Raises ValueError where `scale` is negative or `noise` lies outside 0 to 1.
     """
 
     scale: NonNegative = 4.0
-    """slope of the logit per unit of gold difference (Bradley and Terry, 1952)"""
+    """Slope of the preference logit per unit of gold difference (Bradley and Terry, 1952)."""
     noise: Unit = 0.1
-    """probability that a person does not look and tosses a fair coin: half of these answers are wrong"""
+    """Probability that a person answers by a fair coin flip, which is wrong half of the time."""
     length_bias: Finite = 0.0
-    """added to the logit for each word that the first response is longer than the second"""
+    """Logit added for each word by which the first response is longer than the second."""
 
 
 class Pairs(NamedTuple):
-    """Two responses to one prompt in each row: their gold and their length in words."""
+    """Gold and length in words of the two responses in each row."""
 
     gold_a: Num[np.ndarray, " N"]
     gold_b: Num[np.ndarray, " N"]
@@ -51,7 +51,7 @@ def preference_probability(
 
 
 def annotate(pairs: Pairs, cfg: AnnotatorConfig, seed: int) -> Int[np.ndarray, " N"]:
-    """Which response each person preferred: 0 for `a`, 1 for `b`."""
+    """The response that each person preferred: 0 for `a`, 1 for `b`."""
     p = preference_probability(*pairs, cfg)
     return (np.random.default_rng(seed).random(len(p)) >= p).astype(np.int32)
 
@@ -59,15 +59,15 @@ def annotate(pairs: Pairs, cfg: AnnotatorConfig, seed: int) -> Int[np.ndarray, "
 def accuracy_ceiling(p: Float[np.ndarray, " N"]) -> float:
     """The best accuracy that any reward model can expect against labels drawn with `p`.
 
-    mean max(p, 1 - p): what one expects who knows `p` itself.
+    mean max(p, 1 - p), the expectation of someone who knows `p` itself.
     """
     return float(np.mean(np.maximum(p, 1 - p)))
 
 
 def gold_accuracy(p: Float[np.ndarray, " N"], pairs: Pairs) -> float:
-    """The accuracy that a judge who knows the gold, and nothing else, can expect; its ties count half.
+    """The expected accuracy of a judge who knows only the gold; ties count half.
 
-    Equal to the ceiling where people have no length bias, and lower by what that bias explains.
+    Equal to the ceiling where people have no length bias, and lower otherwise by what that bias explains.
     """
     side = np.sign(np.asarray(pairs.gold_a, np.float64) - pairs.gold_b)
     return float(np.mean(0.5 + side * (p - 0.5)))

@@ -1,4 +1,4 @@
-"""Responses of policies to texts, and scores of rows, on the devices in batches of one size."""
+"""Sampling responses to texts, and scoring rows, on the devices in batches of one size."""
 
 import functools
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Responses(NamedTuple):
 
 
 class Generator(NamedTuple):
-    """Functions that sample from one model, whatever its parameters."""
+    """Functions that sample from one model with any parameters."""
 
     sample: Callable  # (params, Prompts on the devices, key) -> Samples on the devices
     texts: Callable  # (Samples on the host) -> [response]
@@ -33,7 +33,7 @@ class Generator(NamedTuple):
 
 
 def make_generator(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, batch_size):
-    """The generator of `lm`. Row n draws with its own index n, so equal prompts get different responses."""
+    """The generator of `lm`. Row n samples with index n, so equal prompts get different responses."""
     sample = devices.compile(sampling.make_sample(lm, cfg), (P(), P(DATA), P()), P(DATA))
 
     def texts(samples):
@@ -57,25 +57,25 @@ def make_generator(cfg: SampleConfig, devices: Devices, lm, words, prompt_length
 
 
 def rows_of(devices: Devices, n: int, most: int = 256) -> int:
-    """Rows of a batch of an evaluation of `n`: all of them or `most`, up to a multiple of the devices."""
+    """Rows per batch of an evaluation of `n` rows: `n` or `most`, rounded up to a multiple of the devices."""
     return -(-min(n, most) // devices.count) * devices.count
 
 
 @functools.cache
 def compiled(compile: Callable, fn: Callable) -> Callable:
-    """`fn(params, tokens, attention_mask)` of records with rows, on the devices; once for each function."""
+    """`fn(params, tokens, attention_mask)` on records with rows, compiled once per function."""
     of_record = lambda params, x: fn(params, x.tokens, x.attention_mask)
     return compile(of_record, (P(), P(DATA)), P(DATA))
 
 
 def score(devices: Devices, fn, params, sequences: Sequences | Samples) -> np.ndarray:
-    """`fn(params, tokens, attention_mask)`, as a reward, of every row [N, ...]."""
+    """`fn(params, tokens, attention_mask)`, such as a reward, of every row [N, ...]."""
     run = functools.partial(compiled(devices.compile, fn), devices.share(params))
     return by_batches(devices, run, sequences)
 
 
 def by_batches(devices: Devices, run: Callable, records):
-    """What `run(batch on the devices)` gives of all rows of any tree of arrays, as NumPy arrays."""
+    """Results of `run(batch on the devices)` for all rows of a tree of arrays, as NumPy arrays."""
     rows, parts = rows_of(devices, len(jax.tree.leaves(records)[0])), []
     for batch, real in padded_batches(records, rows):
         got = devices.fetch(run(devices.put_batch(batch)))
@@ -84,5 +84,5 @@ def by_batches(devices: Devices, run: Callable, records):
 
 
 def both_scores(devices: Devices, fn, params, comparisons: Comparisons) -> np.ndarray:
-    """The reward of both sides of every pair [N, 2], the chosen one first."""
+    """Rewards of both sides of every pair [N, 2], chosen first."""
     return np.stack([score(devices, fn, params, side) for side in comparisons.sides], axis=1)

@@ -1,4 +1,4 @@
-"""The files that a run learns from, by the hashes of their content."""
+"""Content hashes of the files that a run learns from."""
 
 import pathlib
 import re
@@ -10,17 +10,17 @@ from rlhf_jax.runs import manifest
 DATA = "data.corpus", "data.comparisons", "data.prompts"
 """The settings that name JSONL files."""
 MODELS = "pretrained", "reference", "reward_model", "tokenizer"
-"""The settings that name the folder of a model or of a tokenizer, or one of a hub."""
+"""The settings that name a model or tokenizer, by folder or hub name."""
 CODE = "rl.reward", "task"
-"""The settings that name FILE.py:FUNCTION, or FILE.py."""
+"""The settings that name a FILE.py:FUNCTION or a FILE.py."""
 LARGE = 2 * 10**9  # bytes, beyond which a line says why nothing happens
 
 
 def content(cfg) -> dict[str, dict[str, str]]:
-    """By setting and file: the sha256 of each file that `cfg` names.
+    """The sha256 of each file that `cfg` names, by setting and file.
 
-    A model's files are those that are read of a folder, with those of the model that an adapter adapts; of a
-    hub's model it is the revision that the hub gave it.
+    For a model's folder these are the files that are read, and for an adapter also those of the model it
+    adapts; for a model on the hub, the resolved revision.
     """
     found = {}
     for setting in DATA:

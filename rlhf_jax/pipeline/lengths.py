@@ -1,4 +1,4 @@
-"""Columns of prompts and of answers: from the data where no setting says, and a line on what they cut."""
+"""Columns of prompts and answers: taken from the data unless set, with a report of what they truncate."""
 
 import pathlib
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from rlhf_jax.pipeline import pretrained
 from rlhf_jax.runs import run
 
 SHARE = 0.99
-"""Share of the texts of each file that fit into lengths which come from the data."""
+"""Share of the texts of each file that fit into lengths taken from the data."""
 POSITIONS = 1024
-"""Most columns, in lengths that come from the data, of a model from nothing whose context is smaller."""
+"""Most columns of lengths taken from the data, for a model with random weights whose context is smaller."""
 UNKNOWN = 256
 """Most tokens of an answer where the data hold no answers, as in TRL."""
 GENERATED = {"data.prompt_length": 64, "sample.length": 64}
-"""Lengths of a prompt and of a response in a generated task that states none."""
+"""Prompt and response lengths of a generated task that sets none."""
 
 
 class Texts(NamedTuple):
-    """What the files of one setting hold."""
+    """Prompts and answers in the files of one setting."""
 
     setting: str
     prompts: list[str]
@@ -43,21 +43,21 @@ def compared(pairs: list[Comparison]) -> Texts:
 
 
 def given(cfg) -> dict[str, int]:
-    """The settings of the two lengths, of prompt and answer; zero where the data decide."""
+    """The prompt and answer lengths in the settings; zero where the data decide."""
     part, name = _answers_of(cfg)
     answers = getattr(getattr(cfg, part), name)
     return {"data.prompt_length": cfg.data.prompt_length, f"{part}.{name}": answers}
 
 
 def check(cfg):
-    """Raises ValueError where both lengths are given, and do not fit the model's positions."""
+    """Raises ValueError where both lengths are set and exceed the model's positions."""
     prompt, answer = given(cfg).values()
     if prompt and answer:
         pretrained.check_context(cfg, (prompt, answer))
 
 
 def put(cfg, prompt: int, answer: int):
-    """The settings with these lengths in the place of zeros."""
+    """The settings with zero lengths replaced by these."""
     lengths = [old or new for old, new in zip(given(cfg).values(), (prompt, answer), strict=True)]
     part, name = _answers_of(cfg)
     cfg = replace(cfg, data=replace(cfg.data, prompt_length=lengths[0]))
@@ -65,10 +65,11 @@ def put(cfg, prompt: int, answer: int):
 
 
 def settled(cfg, folder: pathlib.Path, words, texts: Callable[[], list[Texts]]) -> Any:
-    """The settings with both lengths, and a context that holds them where the model is made from nothing.
+    """The settings with both lengths, and a context that holds them where the model has random weights.
 
-    Prints what the lengths cut of each file. Where they come from the data, they hold 99 % of the texts of
-    each, as far as the model has positions. Raises ValueError where these cut more than half of a file.
+    Prints what the lengths truncate in each file. Lengths taken from the data hold 99 % of the texts of
+    each file, as far as the model has positions; ValueError is raised where they truncate more than half of
+    a file.
     """
     asked = given(cfg)
     told = run.cached(folder, "lengths.json", lambda: _measured(cfg, words, texts()))
@@ -82,12 +83,12 @@ def settled(cfg, folder: pathlib.Path, words, texts: Callable[[], list[Texts]]) 
 
 
 def _answers_of(cfg) -> tuple[str, str]:
-    """Where the length of an answer stands."""
+    """The group and the name of the setting that holds the answer length."""
     return ("sample", "length") if hasattr(cfg, "sample") else ("data", "length")
 
 
 def _measured(cfg, words, files: list[Texts]) -> dict:
-    """What `settled` keeps in the run."""
+    """The lengths, context and report lines that `settled` keeps in the run directory."""
     names = list(given(cfg))
     ids = [
         (_lengths(lambda x: prompt_ids(words, x), file.prompts),
@@ -100,7 +101,7 @@ def _measured(cfg, words, files: list[Texts]) -> dict:
         both = " and ".join(f"{name} = {n}" for name, n in zip(names, lengths, strict=True))
         alone = not any(len(answers) for _, answers in ids)
         lines.append(
-            f"lengths: {both} tokens, of which the data, prompts alone, do not say the second"
+            f"lengths: {both} tokens (the data hold prompts only, so {names[1]} is a default)"
             if alone and not given(cfg)[names[1]]
             else f"lengths that hold the data: {both} tokens"
         )
@@ -111,13 +112,14 @@ def _measured(cfg, words, files: list[Texts]) -> dict:
 
 
 def _lengths(ids_of: Callable, texts: list) -> np.ndarray:
-    """The tokens of each text, a part of them at a time."""
+    """Number of tokens of each text, tokenized in parts."""
     parts = (texts[n : n + 4096] for n in range(0, len(texts), 4096))
     return np.array([len(ids) for part in parts for ids in ids_of(part)], int)
 
 
 def _chosen(asked: dict[str, int], ids: list[tuple], positions: int) -> list[int]:
-    """The lengths: those asked for, and where they are zero what holds the data and the positions allow."""
+    """The lengths: those that are set, and otherwise those that hold the data, within the model's
+    positions."""
     wanted = []
     for side, n in enumerate(asked.values()):
         longest = [np.quantile(x[side], SHARE, method="higher") for x in ids if len(x[side])]
@@ -133,7 +135,7 @@ def _chosen(asked: dict[str, int], ids: list[tuple], positions: int) -> list[int
 
 
 def _told(setting: str, ids: tuple, lengths: list[int], asked: dict[str, int]) -> list[str]:
-    """The lines on one file. Raises ValueError where too much is cut by lengths that nobody asked for."""
+    """Report lines on one file. Raises ValueError where lengths that nobody set truncate too much."""
     whole, cuts = [], []
     for kind, x, n, (name, own) in zip(
         ("prompts", "answers"), ids, lengths, asked.items(), strict=True
@@ -144,8 +146,8 @@ def _told(setting: str, ids: tuple, lengths: list[int], asked: dict[str, int]) -
         if not own and 2 * cut > len(x):
             raise ValueError(
                 f"{cut} of {len(x)} {kind} of {setting} are longer than the {n} tokens that the model's "
-                f"positions leave for them (up to {x.max()}): set {name} = {n} to learn from a part of "
-                "each, or take a model of more positions (model.context, where it is made from nothing)"
+                f"positions leave for them (up to {x.max()}): set {name} = {n} to truncate them, or use a "
+                "model with more positions (model.context, where it starts from random weights)"
             )
         whole.append(f"{len(x)} {kind}")
         lost = "a text loses its beginning, a dialogue its oldest messages"

@@ -33,49 +33,51 @@ from rlhf_jax.runs import loop
 
 @dataclass(frozen=True)
 class RLConfig(scoring.PythonRewardConfig):
-    """The loop round the algorithm."""
+    """The loop of sampling, scoring and updating."""
 
     _main = ("iterations", "batch_size", "kl_coef")
 
     iterations: Count = 100
-    """Rollouts, each followed by an update."""
+    """Number of rollouts, each followed by an update."""
     seed: Seed | None = None
-    """Seed of the prompts and responses that this loop draws; None: the run's seed."""
+    """Seed of the prompts and responses drawn in this loop; None: the run's seed."""
     batch_size: Count = 128
-    """Responses in a rollout."""
+    """Responses per rollout."""
     value: Literal["separate", "shared"] = "separate"
-    """PPO's critic: a network of its own, or "shared" with the policy's trunk."""
+    """PPO's critic: a separate network, or a head on the policy's trunk (shared)."""
     value_from: Literal["policy", "reward"] = "policy"
-    """What a separate critic starts from: policy (its head at zero), or reward (with its head)."""
+    """Initial weights of a separate critic: the policy's with a zero head, or the reward model's with its
+    head."""
     kl_coef: NonNegative = 0.1
-    """Weight of the KL penalty; with a target, where it starts."""
+    """Weight of the KL penalty; its initial value where `kl_target` is set."""
     kl_target: NonNegative = 0.0
-    """Nats a response that the coefficient adapts to (Ziegler et al., 2019: 6); 0 holds it fixed."""
+    """Target KL of the adaptive coefficient, in nats per response (6: Ziegler et al., 2019); 0: fixed
+    coefficient."""
     kl_horizon: Positive = 10_000.0
     """Horizon of the adaptive KL coefficient, in samples."""
     refill: Whole = 0
-    """Most further rounds of sampling in which groups whose draws all score alike are replaced by groups
-    of the next prompts (DAPO's dynamic sampling, Yu et al., 2025)."""
+    """Most extra sampling rounds that replace groups of identical scores by groups of the next prompts
+    (dynamic sampling of DAPO: Yu et al., 2025)."""
     save_every: Count = 20
     """Iterations between checkpoints."""
     keep: Count = 2
-    """Newest checkpoints that are kept."""
+    """Number of latest checkpoints to keep."""
     best: str = "objective/reward"
-    """Metric whose highest mean between two checkpoints picks one more that is kept, for `export --best`;
-    empty: none."""
+    """Metric whose highest mean between two checkpoints selects one more checkpoint to keep, for `export
+    --best`; empty: none."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
 
     def _conditions(self, at: str):
         super()._conditions(at)
         if self.kl_target and not self.kl_coef:
             raise ValueError(
-                f"{at}kl_target = {self.kl_target} multiplies {at}kl_coef = 0, which stays there: "
+                f"{at}kl_target = {self.kl_target} cannot adapt {at}kl_coef = 0, because it multiplies it: "
                 f"set {at}kl_coef above 0"
             )
         if self.kl_target and 0.2 * self.batch_size >= self.kl_horizon:
             raise ValueError(
-                f"{at}kl_horizon = {self.kl_horizon} lets one rollout of {self.batch_size} take the "
-                f"coefficient to 0 or below: it must be above {0.2 * self.batch_size:g}"
+                f"{at}kl_horizon = {self.kl_horizon} lets one rollout of {self.batch_size} responses bring "
+                f"the KL coefficient to 0 or below: it must be above {0.2 * self.batch_size:g}"
             )
 
     def _unread(self) -> dict[str, str]:
@@ -93,7 +95,7 @@ OBJECTIVE = (
     *(f"objective/{x}" for x in ("held_out_score", "eos_rate", "gold", "sampler_gap")),
     *("train/grad_norm", "train/skipped"),
 )
-METRICS = {  # that an iteration gives beside these, by the area of the update's
+METRICS = {  # further metrics of an iteration, by the area of the update
     "ppo": "explained_variance advantage_std loss policy_loss value_loss entropy approx_kl policy_clipfrac "
     "value_clipfrac ratio steps",
     "pg": "advantage_std sampler_kl importance importance_capped flat_groups kl_loss loss policy_loss "
@@ -104,16 +106,17 @@ METRICS = {  # that an iteration gives beside these, by the area of the update's
 
 
 def check_loop(cfg, at: str, area: str, draws: str, group: int):
-    """Raises ValueError where settings of the loop do not fit each other, or those of the update.
+    """Raises ValueError for settings of the loop that do not fit each other or the update.
 
-    `area` is that of the update's metrics; `group` draws of a prompt stand together, set by `draws`.
+    `area` prefixes the update's metrics; `draws` is the setting that says how many adjacent rows (`group`)
+    share a prompt.
     """
     check_divides(f"{at}{draws}", group, f"{at}rl.batch_size", cfg.rl.batch_size)
     if cfg.rl.refill and group == 1:
         raise ValueError(
-            f"{at}rl.refill = {cfg.rl.refill} compares the draws of a prompt, and there is one: set it to 0"
+            f"{at}rl.refill = {cfg.rl.refill} needs several draws per prompt, and there is one: set it to 0"
         )
-    if area not in METRICS:  # a method of a user's own, whose metrics the loop checks
+    if area not in METRICS:  # a user's own method: the loop checks its metrics
         return
     known = [*OBJECTIVE, *(f"{area}/{name}" for name in METRICS[area].split())]
     of_reward = cfg.rl.reward and cfg.rl.best.startswith("score/")  # the names are in its file
@@ -125,7 +128,8 @@ def check_loop(cfg, at: str, area: str, draws: str, group: int):
 
 
 def check_update(cfg, at: str, area: str, algorithm):
-    """`check_loop`, for `algorithm`, the settings of PPO or of a policy gradient, which stand at `area`."""
+    """Runs `check_loop` for `algorithm`, the PPO or policy gradient settings named `area`, and checks its
+    batches."""
     rows, name = cfg.rl.batch_size, f"{at}{area}"
     check_divides(f"{name}.minibatches", algorithm.minibatches, f"{at}rl.batch_size", rows)
     rows, whole = rows // algorithm.minibatches, f"{at}rl.batch_size / {name}.minibatches"
@@ -134,24 +138,25 @@ def check_update(cfg, at: str, area: str, algorithm):
 
 
 def no_kl(algorithm) -> dict[str, str]:
-    """The settings of the KL penalty, where `algorithm` reads none."""
+    """The unread settings of the KL penalty where `algorithm` has none, with the reason."""
     if {algorithm.kl_in_reward, algorithm.kl_in_loss} != {"none"}:
         return {}
     return dict.fromkeys(("rl.kl_coef", "rl.kl_target"), "kl_in_reward and kl_in_loss are none")
 
 
 class OnPolicy(NamedTuple):
-    """A learner on the devices, and what it starts from."""
+    """A learner compiled for the devices, and its initial parameters."""
 
     stage: str
-    learner: Learner  # whose `annotate` and `update` are compiled, the update over the base
-    base: Any  # the parameters that are not trained, where adapters are,
-    trained: Any  # and those that are
+    learner: Learner  # with compiled `annotate` and `update`; the update reads the frozen base
+    base: Any  # frozen parameters beneath adapters; empty without adapters
+    trained: Any  # trained parameters: adapters and heads, or all
     tx: Any  # the optimizer
 
 
 def batch_sizes(cfg, algorithm) -> dict[str, int]:
-    """What must divide over the devices; `algorithm` are the settings of PPO or of a policy gradient."""
+    """Numbers of rows that must divide over the devices; `algorithm` holds the settings of PPO or a policy
+    gradient."""
     rows, area = cfg.rl.batch_size, "ppo" if hasattr(algorithm, "lam") else "pg"
     part = f"rl.batch_size / {area}.minibatches"
     sizes = {"rl.batch_size": rows, part: rows // algorithm.minibatches}
@@ -160,7 +165,7 @@ def batch_sizes(cfg, algorithm) -> dict[str, int]:
 
 
 def make_tx(cfg, algorithm):
-    """The optimizer of all updates of a run."""
+    """The optimizer for all updates of a run."""
     steps = cfg.rl.iterations * algorithm.epochs * algorithm.minibatches
     return optimizer.make(cfg.rl.optimizer, steps)
 
@@ -168,10 +173,10 @@ def make_tx(cfg, algorithm):
 def on_devices(
     run: Prepared, stage: str, make: Callable, fn: Callable, tx, params, reward_params=None
 ) -> OnPolicy:
-    """The learner `make(fn)`, compiled, for `fn` of the network whose parameters are trained.
+    """The learner `make(fn)`, compiled, for the function `fn` of the trained network.
 
-    Updates see `fn` over the base. The policy starts from `params`, and the critic from `reward_params` where
-    they are given.
+    With adapters, updates compute `fn` over the frozen base. The policy starts from `params`, and the
+    critic from `reward_params` if given.
     """
     learner, adapters = make(fn), run.cfg.lora
     start = learner.init(params, reward_params)
@@ -185,7 +190,7 @@ def on_devices(
 
 
 def with_ppo(run: Prepared, reference, reward: Reward | None) -> OnPolicy:
-    """PPO, with the critic that `rl.value` names."""
+    """PPO with the critic set by `rl.value`."""
     cfg, tx = run.cfg, make_tx(run.cfg, run.cfg.ppo)
     lm = run.lm.at(cfg.sample.temperature)
     critic = networks.actor_critic(lm, value=cfg.rl.value)
@@ -198,7 +203,7 @@ def with_ppo(run: Prepared, reference, reward: Reward | None) -> OnPolicy:
 
 
 def with_policy_gradient(run: Prepared, reference) -> OnPolicy:
-    """A policy gradient without a critic, under the name of the experiment."""
+    """A policy gradient without a critic; its stage has the name of the experiment."""
     cfg, tx = run.cfg, make_tx(run.cfg, run.cfg.pg)
     make = lambda fn: policy_gradient.make_learner(
         fn, tx, cfg.pg, cfg.rollout, axis_name=run.devices.axis_name
@@ -208,7 +213,7 @@ def with_policy_gradient(run: Prepared, reference) -> OnPolicy:
 
 
 class Drawn(NamedTuple):
-    """Responses to a batch of prompts, `group` adjacent rows each."""
+    """Responses to a batch of prompts, in groups of adjacent rows."""
 
     rows: list[texts.Row]
     samples: Samples  # on the devices
@@ -216,7 +221,7 @@ class Drawn(NamedTuple):
 
 
 def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callable:
-    """`draw(policy, drawn, key) -> Drawn`: responses to the prompts after the first `drawn` batches."""
+    """`draw(policy, drawn, key) -> Drawn`: responses to the next batch of prompts after `drawn` batches."""
     rl, devices, rows = run.cfg.rl, run.devices, run.texts.rows
     sample = memory.told("rollout", run.generator.sample, "a smaller batch or --sample.slots 32")
     prompts = encode_prompts(run.tokenizer, [row.prompt for row in rows], run.lengths[0])
@@ -236,9 +241,10 @@ def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callab
 def dynamic_sampling(
     run: Prepared, draw: Callable, policy, drawn: int, key, group: int
 ) -> tuple[Drawn, int]:
-    """A batch whose groups without signal are replaced by groups of later prompts, and batches drawn.
+    """(batch, number of batches drawn so far), where groups without signal are replaced by groups of later
+    prompts.
 
-    A group has no signal where all its scores are alike. At most `rl.refill` further batches are drawn
+    A group has no signal where all its scores are equal. At most `rl.refill` extra batches are drawn
     (DAPO's dynamic sampling, Yu et al., 2025).
     """
     rl, fetch, parts = run.cfg.rl, run.devices.fetch, []
@@ -262,15 +268,15 @@ def dynamic_sampling(
 
 
 def seed_of(cfg) -> int:
-    """The seed of the loop's draws."""
+    """The seed of this loop's prompts and responses."""
     return cfg.seed if cfg.rl.seed is None else cfg.rl.seed
 
 
 def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=None):
     """(parameters, KL coefficient) after all iterations; metrics and checkpoints go to the run directory.
 
-    `reference` are the parameters of the SFT policy, `reward` the reward model that is maximised, or None
-    beside a Python reward, and `held_out_reward` one that is only reported.
+    `reference` are the parameters of the SFT policy. `reward` is the reward model to maximise, or None with
+    a Python reward alone. `held_out_reward` is only reported.
     """
     cfg, rl, devices, learner = run.cfg, run.cfg.rl, run.devices, method.learner
     draw = make_draw(run, learner.group, scoring.RewardScorer(run, reward))
@@ -374,11 +380,11 @@ class PPORun(OnPolicyConfig):
     """Settings of PPO."""
 
     ppo: PPOConfig = PPOConfig(kl_stop=0.02)
-    """A rollout whose update has gone far ends there: where a fault has just become likely, one step unlearns
-    it, and Adam's momentum would go on after the ratio's clip has taken the gradient away. The largest
-    `ppo/approx_kl` of a run was 0.02 in two seeds; without a stop, at 1e-3, it was 0.17 and 0.66."""
+    """A rollout ends once its update has moved far. Where a fault has just become likely, one step unlearns
+    it; later steps would follow Adam's momentum although the ratio clip has removed the gradient. The
+    largest `ppo/approx_kl` of a run was 0.02 in two seeds; without a stop, at 1e-3, it was 0.17 and 0.66."""
     rl: RLConfig = field(default_factory=lambda: RLConfig(optimizer=OptimizerConfig(lr=5e-4)))
-    """Half the rate of the methods that take one step a rollout, as PPO takes four."""
+    """Half the learning rate of methods with one step per rollout, because PPO takes four."""
 
     def _conditions(self, at: str):
         super()._conditions(at)
@@ -386,8 +392,8 @@ class PPORun(OnPolicyConfig):
         alone = self.rl.value_from == "reward" and not self.rl.model_weight
         if alone:
             raise ValueError(
-                f'{at}rl.value_from = "reward" needs a reward model, and a Python reward alone is maximised: '
-                "use policy"
+                f'{at}rl.value_from = "reward" needs a reward model, and only a Python reward is maximised: '
+                'use "policy"'
             )
 
     def _unread(self) -> dict[str, str]:

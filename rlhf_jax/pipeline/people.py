@@ -1,4 +1,4 @@
-"""Comparisons that teach reward models: of files, or by simulated people of the SFT policy's responses."""
+"""Comparisons that train reward models: from files, or by simulated people on the SFT policy's responses."""
 
 from rlhf_jax.data.comparisons import read_comparisons
 from rlhf_jax.people import annotators
@@ -11,9 +11,10 @@ FILE = "comparisons.jsonl"
 
 
 def compare(run: Prepared, reference) -> Pairs | None:
-    """Comparisons: those of the files, or of two responses to each prompt, which simulated people compare.
+    """Comparisons of the files, or of two responses per prompt by simulated people; None where the method
+    needs none.
 
-    None where the method needs none. Those of simulated people are kept in the run's comparisons.jsonl.
+    Comparisons by simulated people are kept in the run's comparisons.jsonl.
     """
     if run.texts.task is None or "comparisons" not in run.cfg.needs().needed:
         return run.texts.pairs

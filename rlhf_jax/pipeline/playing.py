@@ -1,4 +1,4 @@
-"""Games of `game.py` on the host: played by a policy or at random, and told as rows of a report."""
+"""Games of `game.py` on the host: played by a policy or at random, and listed as rows of a report."""
 
 from functools import partial
 
@@ -11,11 +11,11 @@ from rlhf_jax.batches import Demonstrations, Samples
 from rlhf_jax.tasks import guessing
 
 SFT_FROM, EVALUATION_FROM = 2**29, 2**30
-"""Where prompts begin to be counted: those of training, from 0, share no secrets with these."""
+"""First prompt indices of SFT and of evaluation; training counts from 0, so secrets are not shared."""
 
 
 def play(cfg, sample_turn, params, index, draw, key) -> tuple[Samples, np.ndarray]:
-    """A game a row, and its rewards [B, T]; rows of one index share a secret."""
+    """One game per row, and its rewards [B, T]; rows of one index share a secret."""
     return episodes.play(
         sample_turn,
         partial(guessing.respond, cfg=cfg.game),
@@ -28,7 +28,7 @@ def play(cfg, sample_turn, params, index, draw, key) -> tuple[Samples, np.ndarra
 
 
 def demonstrations(cfg) -> Demonstrations:
-    """Games of random play, whose own words are learned and the environment's are not."""
+    """Games of random play whose policy tokens are learned and environment tokens are not."""
     rows, rng = cfg.demonstrations, np.random.default_rng(cfg.seed)
 
     def random_turn(params, prompts, key):
@@ -49,13 +49,13 @@ def demonstrations(cfg) -> Demonstrations:
 
 
 def words_of(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """All that was said after the prompt [B, T], and which of it the environment said."""
+    """All tokens after the prompt [B, T], and a mask of the environment's tokens."""
     T = samples.mask.shape[1]
     return samples.tokens[:, -T:], samples.attention_mask[:, -T:] & ~samples.mask
 
 
 def evaluate_games(cfg, sample_turn, params, index, key):
-    """Samples and rewards of one game for each index, played in batches of one size."""
+    """Samples and rewards of one game per index, played in batches of one size."""
     parts = []
     for start in range(0, len(index), cfg.batch_size):
         rows = np.resize(index[start : start + cfg.batch_size], cfg.batch_size)
@@ -64,7 +64,7 @@ def evaluate_games(cfg, sample_turn, params, index, key):
 
 
 def rows_of(cfg, index, sides, returns, games: int = 30, shown: int = 8):
-    """Rows of samples.jsonl and of tokens.jsonl, where the environment's words have no reward."""
+    """Rows of samples.jsonl and tokens.jsonl; the environment's tokens have no reward."""
     secrets = guessing.secrets(index[:games], cfg.game, cfg.seed)
     samples: list[dict] = [
         {"method": cfg.algorithm.upper(), "prompt": f"(secret {secret + 1}) guess"}

@@ -1,4 +1,4 @@
-"""The beginning of every run: what can be refused is refused, texts are read, and the run has its folder."""
+"""Start of every run: settings are checked, texts are read, and the run gets its directory."""
 
 import pathlib
 from collections.abc import Callable
@@ -25,10 +25,10 @@ from rlhf_jax.runs import run as runs
 
 
 class Prepared(NamedTuple):
-    """A run that has its folder, and all that its stages share; no parameters."""
+    """A run with its directory, and everything its stages share except parameters."""
 
-    name: str  # of the experiment
-    cfg: Any  # its settings, resolved
+    name: str  # name of the experiment
+    cfg: Any  # settings of the experiment, resolved
     folder: pathlib.Path
     devices: Devices
     texts: texts.Texts
@@ -45,10 +45,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None:
-    """The run of experiment `name`; None where it is finished, after showing its results.
+    """The run of experiment `name`; for a finished run, its results are shown and None is returned.
 
-    `batch_sizes` are the method's own, which must divide over the devices. Whatever can be known to fail is
-    refused before the run has its folder. What is used in the end is recorded in config.json, under "used".
+    `batch_sizes` are the method's own batch sizes, which must divide over the devices. Every refusal that
+    is possible comes before the run directory exists. The settings in effect are recorded in config.json,
+    under "used".
     """
     cfg = settings.resolve(cfg)
     sizes = stages.parts("sft", cfg.sft) | stages.parts("reward", cfg.reward)
@@ -83,7 +84,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
 
 
 def opened(name: str, cfg: Any) -> pathlib.Path | None:
-    """The folder of the run, with the stages that it starts from; None where it is finished."""
+    """The run directory, with stages copied from `start_from`; None for a finished run."""
     start = pathlib.Path(cfg.start_from) if cfg.start_from else None
     if start:
         reuse.check(start, cfg, settings.RunConfig())

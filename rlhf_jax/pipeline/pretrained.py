@@ -1,4 +1,5 @@
-"""Models that are read instead of trained: what they decide, and what has to fit them."""
+"""Pretrained models: the settings that they decide, and checks that tokenizer, reward model and lengths
+fit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -17,30 +18,31 @@ from rlhf_jax.models.lora import LoraConfig
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Where a language model comes from."""
+    """The pretrained model, tokenizer and adapters of a run."""
 
     _main = ("pretrained", "reference")
 
     pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
-    """Folder or hub name (NAME@REVISION) of a decoder in the Hugging Face format, which SFT starts from, with
-    its tokenizer; of the settings of `model`, dtype, param_dtype, attention, remat and logprob_chunk still
-    count. Empty: a model of that shape, from nothing."""
+    """Folder or hub name (NAME@REVISION) of a Hugging Face decoder that SFT starts from, tokenizer
+    included. Under `model` only dtype, param_dtype, attention, remat and logprob_chunk can then be set.
+    Empty: random weights, shaped by `model`."""
     reference: str = ""
-    """The same of one that takes the place of SFT: what follows starts from it as it is."""
+    """Folder or hub name of a model used as the SFT policy; SFT is skipped."""
     tokenizer: str = ""
-    """Folder or hub name of a transformers tokenizer; empty: the model's, or trained on the texts."""
+    """Folder or hub name of a transformers tokenizer; empty: the pretrained model's, or one trained on the
+    corpus."""
     bos: Literal["tokenizer", "always", "never"] = "tokenizer"
-    """Whether prompts begin with BOS: tokenizer leaves it to what tokenizer(text) does in transformers (with
-    Llama's they do, with GPT-2's and Pythia's not, with one that is trained here they do). A dialogue begins
-    as its chat template writes it."""
+    """BOS before prompts. With tokenizer, as tokenizer(text) in transformers: Llama's and one trained here
+    add BOS, GPT-2's and Pythia's do not. Dialogues follow their chat template."""
     lora: LoraConfig = LoraConfig()
-    """What is trained of a transformer, in SFT too where it starts from a pretrained model."""
+    """Adapters of every model trained from existing weights; SFT has none where it starts from random
+    weights."""
 
     def _conditions(self, at: str):
         named(self)  # which refuses two
 
     def _unread(self) -> dict[str, str]:
-        """Of the model's settings and the tokenizer's what a model that is named decides."""
+        """The model and tokenizer settings that a pretrained model decides."""
         missing = {"model.vocab_size": "the tokenizer decides it"}
         if self.tokenizer or named(self):
             missing["data.vocab_size"] = "no tokenizer is trained"
@@ -51,12 +53,12 @@ class Config(Settings):
 
 
 def kept(cfg) -> dict:
-    """The settings of the model that no config.json decides."""
+    """The model settings that no config.json decides."""
     return {x: getattr(cfg.model, x) for x in COMPUTED}
 
 
 def named(cfg) -> str:
-    """The folder or hub name of the model that the policy starts from; empty where it starts from nothing.
+    """Folder or hub name of the policy's initial model; empty for random weights.
 
     Raises ValueError where two are given.
     """
@@ -69,49 +71,48 @@ def named(cfg) -> str:
 
 
 def decided(cfg) -> dict:
-    """The settings that a pretrained model decides: its shape, and the tokenizer unless one is named.
+    """The settings that a pretrained model decides: its architecture, and the tokenizer unless one is set.
 
-    Raises ValueError where it is no policy, or the tokenizer is not one of its own.
+    Raises ValueError where the model is a reward model, or the tokenizer does not fit it.
     """
     folder = huggingface.resolve(named(cfg))
     _, model, config = huggingface.read_config(folder, **kept(cfg))
     if huggingface.classifies(config):
-        raise ValueError(
-            f'"{named(cfg)}" is a reward model, and no policy: give it as reward-model'
-        )
+        raise ValueError(f'"{named(cfg)}" is a reward model, not a policy: give it as reward_model')
     words = cfg.tokenizer or str(with_tokenizer(folder))
     check_vocabulary(words, tokenizer.load(words), named(cfg), model)
     return {"model": model, "tokenizer": words}
 
 
 def with_tokenizer(folder):
-    """The folder of a model's tokenizer: an adapter has one of its own, or that of the model it adapts."""
+    """Folder of a model's tokenizer; an adapter without one uses that of the model it adapts."""
     places = huggingface.chain(folder)
     return next((x for x in places if (x / "tokenizer_config.json").exists()), places[-1])
 
 
 def start(cfg, places: Callable | None = None):
-    """The parameters of the pretrained model, read into `places` of them, or None where there is none."""
+    """Parameters of the pretrained model, read into the shardings of `places`; None without a pretrained
+    model."""
     return huggingface.load(named(cfg), places=places, **kept(cfg)).params if named(cfg) else None
 
 
 def begins(cfg) -> bool | None:
-    """Whether prompts begin with BOS; None leaves it to the tokenizer's own rule."""
+    """True or False for prompts with or without BOS; None leaves it to the tokenizer."""
     own = None if cfg.tokenizer else True
     return {"always": True, "never": False}.get(cfg.bos, own)
 
 
 def stops(cfg, words) -> tuple[int, ...]:
-    """The tokens that end a response: the tokenizer's EOS, then all others of the pretrained model, in order.
+    """Tokens that end a response: the tokenizer's EOS, then all others of the pretrained model, in order.
 
-    What the chat template ends an answer with is one of them.
+    They include the token with which the chat template ends an answer.
     """
     own = huggingface.stops_of(huggingface.resolve(named(cfg))) if named(cfg) else ()
     return tuple(dict.fromkeys([words.eos_token_id, *sorted({*own, *dialogues.ends(words)})]))
 
 
 def positions(cfg, least: int) -> int:
-    """The columns that all models of a run take; one from nothing grows to `least` of them."""
+    """Positions shared by all models of a run; a model with random weights grows to `least`."""
     own = cfg.model.context if named(cfg) else max(cfg.model.context, least)
     if not getattr(cfg, "reward_model", ""):
         return own
@@ -119,7 +120,7 @@ def positions(cfg, least: int) -> int:
 
 
 def check_context(cfg, lengths: tuple[int, int], limit: int | None = None, whose="the model's"):
-    """Raises ValueError where prompt and response, of `lengths`, do not fit the model's positions."""
+    """Raises ValueError where prompt and response, of `lengths`, exceed the model's positions."""
     limit = limit or cfg.model.context
     if sum(lengths) > limit:
         response = "sample.length" if hasattr(cfg, "sample") else "data.length"
@@ -130,9 +131,10 @@ def check_context(cfg, lengths: tuple[int, int], limit: int | None = None, whose
 
 
 def check_vocabulary(name: str, words, model_name: str, model: ModelConfig):
-    """Raises ValueError where a tokenizer is not a model's own, by the tokens that both have.
+    """Raises ValueError for a tokenizer that does not belong to the model.
 
-    It has tokens, other than padding, that the model cannot embed, or fewer than half of those that it can.
+    The signs are a token, other than padding, that the model cannot embed, or fewer than half of the tokens
+    that it can.
     """
     ids = {id for token, id in words.get_vocab().items() if token != words.pad_token}
     if max(ids) >= model.vocab_size:
@@ -148,30 +150,31 @@ def check_vocabulary(name: str, words, model_name: str, model: ModelConfig):
 
 
 def fitted(cfg, words) -> tuple:
-    """(the settings, the language model), which embeds what the tokenizer writes."""
+    """(settings, language model), with one embedding row per tokenizer id where the weights are random."""
     if not named(cfg):
         cfg = replace(cfg, model=replace(cfg.model, vocab_size=tokenizer.size(words)))
     return cfg, networks.language_model(cfg.model)
 
 
 def check_adapters(cfg):
-    """Raises ValueError where the model lacks a matrix that is to be adapted."""
+    """Raises ValueError where the model lacks a matrix to adapt."""
     init = networks.language_model(cfg.model).init
     jax.eval_shape(lambda key: lora.split(key, init(key), cfg.lora), jax.random.key(0))
 
 
 def scorer(cfg, words, lengths: tuple[int, int]) -> Callable:
-    """`load(places)`, of the reward model `cfg.reward_model`: its function, and its parameters in `places`.
+    """`load(places)` of the reward model `cfg.reward_model`, which returns its function and its parameters
+    in `places`.
 
-    Raises ValueError, before anything is loaded, where it is none, is too short, or reads other tokens than
-    `words` writes; these may be None as long as they are not there.
+    Raises ValueError, before anything is loaded, where the model is no reward model, has too few positions,
+    or has another tokenizer than `words`, which may be None while it is not yet trained.
     """
     folder = huggingface.resolve(cfg.reward_model)
     _, model, config = huggingface.read_config(folder, **kept(cfg))
     if not huggingface.classifies(config):
         raise ValueError(
             f'reward_model = "{cfg.reward_model}" has architectures = {config.get("architectures")} '
-            "in its config.json: name a model for sequence classification, with one label"
+            "in its config.json: name a model for sequence classification with one label"
         )
     check_context(cfg, lengths, model.context, "the reward model's")
     vocabulary = lambda words: {k: v for k, v in words.get_vocab().items() if k != words.pad_token}
@@ -179,7 +182,7 @@ def scorer(cfg, words, lengths: tuple[int, int]) -> Callable:
     if words and vocabulary(theirs) != vocabulary(words):
         raise ValueError(
             f'reward_model = "{cfg.reward_model}" has another tokenizer than the policy: '
-            "call it from a Python function and give that as rl.reward, which scores texts"
+            "call it from a Python function, which scores texts, and name that function as rl.reward"
         )
     if words:
         starts = [bool(tokenizer.start_ids(x)) for x in (theirs, words)]

@@ -1,4 +1,4 @@
-"""Results of a run, on prompts that no stage has seen: numbers, texts side by side, and tokens."""
+"""Results of a run, on prompts that no stage has trained on: numbers, texts side by side, and tokens."""
 
 import sys
 from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlhf_jax.pipeline.prepare import Prepared
 
 CALIBRATION = "the model is this sure, from", "to", "pairs", "mean probability", "was right"
-"""How the table of calibration names its columns; other tables name their own."""
+"""Column names of the calibration table; other tables name their own."""
 
 GOLD, HELD_OUT = "gold", "score of the held-out reward model"
 
@@ -32,14 +32,14 @@ SHOWN = {
     "score": "score of the reward model",
     "python_reward": "Python reward",
 }
-"""What samples.jsonl calls the numbers beside each response, and what the results call them."""
+"""Names of the numbers beside each response in samples.jsonl, and their names in the results."""
 
 
 def before_and_after(method, prompts, measured: dict) -> dict:
-    """Means with intervals over prompts (95 %), and how often `method` beats SFT.
+    """Means with intervals over prompts (95 %), and the win rate of `method` against SFT.
 
-    `measured` are values [N] before and after by name, what is maximised first. A win is by gold where
-    gold is known, else by the held-out reward model, else by what is maximised.
+    `measured` are values [N] before and after by name, the maximised one first. A win is decided by gold if
+    it is known, else by the held-out reward model, else by the maximised reward.
     """
     interval = lambda x: bootstrap_interval(x, prompts)._asdict()
     results = {
@@ -55,12 +55,12 @@ def before_and_after(method, prompts, measured: dict) -> dict:
 
 
 def kl(prompts, log_ratio) -> dict:
-    """KL of the policy to the reference, nats a response, with its interval over prompts."""
+    """KL of the policy to the reference, in nats per response, with its interval over prompts."""
     return bootstrap_interval(log_ratio.sum(axis=1), prompts)._asdict()
 
 
 def about_scores(scores, train, held_out, gold=None) -> dict:
-    """Held-out accuracy of a reward model beside what length alone says, and how far to trust it.
+    """Held-out accuracy of a reward model beside that of length alone, and its calibration.
 
     `scores` [N, 2] of the held-out pairs, chosen and rejected; `gold` [N, 2] where it is known.
     """
@@ -88,7 +88,7 @@ def about_scores(scores, train, held_out, gold=None) -> dict:
 
 
 def sample_rows(method, prompts, sides, measured: dict) -> list[dict]:
-    """Prompt, both responses, and what each was worth by gold, the reward model and the Python reward."""
+    """Prompt, both responses, and their values by gold, the reward model and the Python reward."""
     columns = {"before": sides[0].texts, "after": sides[1].texts}
     for kind, name in SHOWN.items():
         values = zip(("before", "after"), measured.get(name, ()), strict=False)
@@ -114,7 +114,8 @@ def token_rows(words, prompts, samples, quantities: dict, shown: int = 8) -> lis
 
 
 def write(folder, results: dict, **rows):
-    """results.json (with the time of each stage), NAME.jsonl for each of `rows`, and report.html last."""
+    """Writes results.json (with the time of each stage), NAME.jsonl for each of `rows`, and report.html
+    last."""
     if not hosts.is_first():
         return
     results = results | {"seconds": runs.seconds(folder), "peak memory, GiB": runs.peak_memory()}
@@ -125,7 +126,7 @@ def write(folder, results: dict, **rows):
 
 
 def stands(folder) -> bool:
-    """Whether `write` has been here and ended; a torn report or damaged results are told, and made again."""
+    """True where `write` has finished; a torn report or damaged results are reported, and written again."""
     page, results = folder / "report.html", folder / "results.json"
     if not page.exists():
         return False
@@ -141,7 +142,7 @@ def stands(folder) -> bool:
 
 
 def show(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None):
-    """Prints the numbers, how to start another run, and where this one is; of wide tables some columns."""
+    """Prints the numbers, the command for another run, and the run directory; wide tables are shortened."""
     if not hosts.is_first():
         return
     table = Table("result", "value", "95 % interval", box=None, header_style="bold")
@@ -182,7 +183,7 @@ def _cell(value) -> str:
 
 
 def _ends(interval, digits) -> str:
-    """An interval's ends; results.json has null where one value alone left them infinite."""
+    """The ends of an interval; results.json has null where a single value made them infinite."""
     if interval["low"] is None or interval["high"] is None:
         return "unknown"
     return f"{interval['low']:.{digits}f} to {interval['high']:.{digits}f}"
@@ -192,14 +193,14 @@ def _ends(interval, digits) -> str:
 
 
 def held_out_rows(run: "Prepared") -> list[texts.Row]:
-    """The rows of the held-out prompts, each as often as it is answered."""
+    """Rows of the held-out prompts, each repeated once per response."""
     return [row for row in run.texts.rows_held_out for _ in range(run.cfg.eval_draws)]
 
 
 def respond(run: "Prepared", params, generator: generation.Generator | None = None, rows=None):
-    """Responses of a policy to the held-out prompts, or to `rows`, with one noise for all policies.
+    """Responses of a policy to the held-out prompts, or to `rows`, with the same noise for all policies.
 
-    `generator` is given where the policy is another network than the run's.
+    Give `generator` where the policy is another network than the run's.
     """
     prompts = [row.prompt for row in (held_out_rows(run) if rows is None else rows)]
     generate = (generator or run.generator).generate
@@ -207,12 +208,12 @@ def respond(run: "Prepared", params, generator: generation.Generator | None = No
 
 
 def golds(run: "Prepared", rows, said: generation.Responses) -> np.ndarray:
-    """The true scores of responses [N], in a generated task."""
+    """True scores of responses [N], in a generated task."""
     return run.texts.task.gold([texts.plain_row(row) for row in rows], said.texts)
 
 
 def log_ratios(run: "Prepared", reference, samples: Samples) -> np.ndarray:
-    """The log-ratio of each sampled token to the reference [N, T], zero where nothing was said."""
+    """Log-ratio of each sampled token to the reference [N, T]; zero outside the mask."""
     T, lm = samples.mask.shape[1], run.lm.at(run.cfg.sample.temperature)
     fn = lambda params, tokens, mask: lm.policy_fn(params, tokens, mask, last=T)[0]
     logprobs = generation.score(run.devices, fn, reference, samples)
@@ -222,7 +223,7 @@ def log_ratios(run: "Prepared", reference, samples: Samples) -> np.ndarray:
 def about_rewards(run: "Prepared", reward: Reward | None, pairs: Pairs | None) -> dict:
     """Accuracy and calibration of a reward model on held-out pairs, beside length alone and the ceiling.
 
-    Nothing where there is no reward model, or there are no pairs.
+    Empty without a reward model or without pairs.
     """
     if reward is None or pairs is None:
         return {}
@@ -232,7 +233,7 @@ def about_rewards(run: "Prepared", reward: Reward | None, pairs: Pairs | None) -
 
 
 def about_scored(run: "Prepared", scored: np.ndarray, pairs: Pairs, taught: list) -> dict:
-    """`about_rewards`, from scores [N, 2] of the held-out pairs, chosen and rejected."""
+    """Accuracy and calibration from scores [N, 2] of the held-out pairs, chosen and rejected."""
     gold = None
     if run.texts.task:
         by_prompt = {row.prompt: row for row in run.texts.compared}
@@ -247,10 +248,10 @@ def conclude(
 ):
     """Writes and shows the results of `method`, whose policy gave the responses `said`.
 
-    `judges` give the rewards of responses. Of `more`, `first` are results that stand first, `kl` replaces the
-    KL where the sampler's own log-probabilities do not tell it (nats a response, an interval), `extra` are
-    further results, `facts` stand last, and `tokens` are quantities [N, T] by name, which the report shows
-    token by token.
+    `judges` give the rewards of responses. In `more`, `first` are results to list first; `kl` replaces the
+    KL (nats per response, an interval) where the sampler's own log-probabilities do not give it; `extra`
+    are further results; `facts` are listed last; and `tokens` are quantities [N, T] by name, which the
+    report shows token by token.
     """
     rows = held_out_rows(run)
     prompts, sides = [row.prompt for row in rows], (respond(run, reference), said)
@@ -276,7 +277,7 @@ class Judges(NamedTuple):
     held_out: Reward | None = None
 
     def of(self, run: "Prepared") -> dict[str, Callable]:
-        """Functions of (rows, responses), by name: what is maximised, gold, the held-out reward model."""
+        """Functions of (rows, responses), by name: the maximised reward, gold, the held-out reward model."""
         found = scoring.measures(run, self.reward)
         if run.texts.task:
             found["gold"] = lambda rows, said: golds(run, rows, said)
@@ -291,5 +292,5 @@ class Judges(NamedTuple):
 
 
 def again(name: str) -> str:
-    """How to start another run."""
+    """The command that starts another run."""
     return f"{process.command()} {name} --seed 1 (or any other setting, or --run NEW_FOLDER)"

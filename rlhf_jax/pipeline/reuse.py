@@ -1,4 +1,4 @@
-"""The shared stages of another run, in the place of training them again."""
+"""Reuse of the shared stages of another run."""
 
 import pathlib
 import shutil
@@ -9,25 +9,25 @@ from rlhf_jax.pipeline import inputs, texts
 from rlhf_jax.runs import manifest, run
 
 STAGES = ("sft", "reward", "held_out_reward")
-"""The shared stages."""
+"""The stages that methods share."""
 PARTS = (
     *("seed", "pretrained", "reference", "reward_model", "lora", "tokenizer", "bos", "data"),
     *("task", "annotators", "model", "sft", "reward", "sample"),
 )
-"""The settings that shared stages read, and the parts that hold them."""
+"""The settings, and groups of settings, that shared stages read."""
 COMPUTED = (
     *("model.attention", "model.remat", "model.logprob_chunk", "sft.microbatches"),
     *("reward.microbatches", "reward.save_every", "sample.slots", "sample.buckets"),
 )
-"""Those that decide how results are computed, in which order, memory and time, and not what they are."""
+"""The settings that change order, memory and time of a computation, and not its result."""
 DECIDED = "model.vocab_size", "sample.pad"
-"""Those that the tokenizer decides."""
+"""The settings that the tokenizer decides."""
 OF_FILES = "prompt_words", "fields", "corpus_fields", "prompts_fields"
 LENGTHS = "data.prompt_length", "sample.length"
 
 
 def shared(settings: dict[str, Any], stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
-    """The settings, as `run.flat` gives them, that decide what these stages end with."""
+    """The settings, flattened by `run.flat`, that determine the results of these stages."""
     files = [settings[f"data.{name}"] for name in ("corpus", "comparisons", "prompts")]
     free = [*COMPUTED, *DECIDED]
     if any(files):
@@ -38,7 +38,7 @@ def shared(settings: dict[str, Any], stages: tuple[str, ...] = STAGES) -> dict[s
     learns_rewards = (not any(files) or files[1]) and stages != ("sft",)
     if not learns_rewards:
         free += ["reward"]
-    adapted = settings["pretrained"] or learns_rewards  # what has adapters of these stages
+    adapted = settings["pretrained"] or learns_rewards  # one of these stages has adapters
     if not adapted or not settings["lora.rank"]:
         free += ["lora.alpha", "lora.matrices"] + ["lora.rank"] * (not adapted)
     if settings["reference"]:
@@ -46,17 +46,17 @@ def shared(settings: dict[str, Any], stages: tuple[str, ...] = STAGES) -> dict[s
     if settings["tokenizer"]:
         free += ["data.vocab_size"]
     if not any(files) or all(settings[name] for name in LENGTHS):
-        # no positions bound lengths that the data ask for
+        # the model's positions limit no length taken from the data
         free += ["reward_model"] + ["model.context"] * (settings["model.positions"] == "rotary")
     reads = lambda name, parts: any(name == x or name.startswith(f"{x}.") for x in parts)
     return {n: x for n, x in settings.items() if reads(n, PARTS) and not reads(n, free)}
 
 
 def check(start: pathlib.Path, cfg, default):
-    """Raises ValueError where `start` is no run, or its shared stages were trained with other settings or
-    none of them to its end.
+    """Raises ValueError where `start` is no run, has finished none of its shared stages, or trained them
+    with other settings.
 
-    A setting that `start` is older than stood at what is its default now: `default` is a config of defaults.
+    A setting added since that run counts as its current default, from the config `default`.
     """
     if not (start / run.CONFIG).exists():
         raise ValueError(f'start_from = "{start}" holds no config.json: name the folder of a run')
@@ -84,13 +84,13 @@ def check(start: pathlib.Path, cfg, default):
         changed = run.changes_of(known(begun["content"]), known(inputs.content(cfg)))
         if changed:
             raise ValueError(
-                f'start_from = "{start}" was trained on other content: {changed}. '
-                "Put back what it was trained on, or train from the start"
+                f'start_from = "{start}" was trained on other file contents: {changed}. '
+                "Restore the files, or train from the start"
             )
 
 
 def _whole(start: pathlib.Path) -> tuple[int, ...]:
-    """The lengths of a prompt and of an answer in a run from files, where they cut none of these."""
+    """Prompt and answer lengths of a run from files; empty where they truncated any of these."""
     place = start / "lengths.json"
     if not place.exists():
         return ()
@@ -100,13 +100,13 @@ def _whole(start: pathlib.Path) -> tuple[int, ...]:
 
 
 def stages_of(start: pathlib.Path, cfg) -> tuple[str, ...]:
-    """The shared stages that run `start` has finished and that `cfg` trains."""
+    """The shared stages that run `start` has finished and `cfg` trains."""
     own = STAGES if cfg.needs().halves else STAGES[:1]
     return tuple(stage for stage in own if run.finished(start, stage))
 
 
 def copy(start: pathlib.Path, folder: pathlib.Path, cfg):
-    """The finished shared stages of run `start`, in `folder`; what stands there already is left."""
+    """Copies the finished shared stages of run `start` into `folder`; files that exist there are kept."""
     (folder / "stages").mkdir(exist_ok=True)
     finished = stages_of(start, cfg)
     print(f"taken from {start}: {', '.join(finished)}", flush=True)

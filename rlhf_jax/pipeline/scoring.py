@@ -1,4 +1,4 @@
-"""Rewards of the samples of a rollout: of a reward model, of a Python function, or of both."""
+"""Rewards of the samples of a rollout: from a reward model, a Python function, or both."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from rlhf_jax.rewards import scorer as rewards
 
 @dataclass(frozen=True)
 class PythonRewardConfig(Settings):
-    """A Python reward, and its place beside the reward model."""
+    """Settings of a Python reward and its weight relative to the reward model."""
 
     _main = ("reward",)
 
     reward: str = ""
-    """A Python reward, FILE.py:FUNCTION of (prompts, responses) that gives a number for each; its other
-    parameters name fields of the prompts' rows. It takes the place of the reward model, or is added to it
-    with `reward_model_weight`."""
+    """Python reward as FILE.py:FUNCTION; the function takes (prompts, responses) and returns one number per
+    response. Further parameters name fields of the prompt rows. Replaces the reward model unless
+    `reward_model_weight` is set."""
     reward_model_weight: NonNegative = 0.0
-    """Weight of the reward model beside a Python reward."""
+    """Weight of the reward model in its sum with a Python reward; 0: the Python reward alone."""
     scorer: rewards.ScorerConfig = rewards.ScorerConfig()
 
     def _conditions(self, at: str):
         if self.reward_model_weight and not self.reward:
             raise ValueError(
-                f"{at}reward_model_weight = {self.reward_model_weight} is not read without a Python reward: "
-                f"name it as {at}reward, or leave the weight at 0"
+                f"{at}reward_model_weight = {self.reward_model_weight} has no effect without a Python "
+                f"reward: name one as {at}reward, or leave the weight at 0"
             )
 
     def _unread(self) -> dict[str, str]:
@@ -39,7 +39,7 @@ class PythonRewardConfig(Settings):
 
     @property
     def model_weight(self) -> float:
-        """The weight of the reward model in what is maximised."""
+        """Weight of the reward model in the maximised reward."""
         return self.reward_model_weight if self.reward else 1.0
 
 
@@ -53,28 +53,28 @@ class Reward(NamedTuple):
 def needs(cfg) -> texts.Needs:
     """The files of a method that maximises a reward.
 
-    A reference needs no corpus. A reward model that is named, and a Python reward alone, need no comparisons;
-    beside the first, comparisons can teach a held-out reward model.
+    With a reference, no corpus is needed. With a given reward model or a Python reward alone, no
+    comparisons are needed; beside a given reward model, comparisons can train a held-out one.
     """
     needed, optional = ["prompts"], []
     (optional if cfg.reference else needed).append("corpus")
     if cfg.rl.model_weight:
         (optional if cfg.reward_model else needed).append("comparisons")
     elif cfg.reference:
-        optional.remove("corpus")  # nothing learns from it, nor is a score centred on it
+        optional.remove("corpus")  # nothing is trained on it, and no score is centred on it
     return texts.Needs(tuple(needed), tuple(optional), halves=True)
 
 
 def unread(cfg) -> dict[str, str]:
-    """The settings that have no effect beside a Python reward alone."""
+    """The settings without effect beside a Python reward alone."""
     alone = {} if cfg.rl.model_weight else {"reward_model": "a Python reward alone is maximised"}
     return alone
 
 
 def python_reward(cfg, read: texts.Texts) -> rewards.Scorer | None:
-    """The Python reward of an experiment, loaded once, and its columns compared with all rows of prompts.
+    """The Python reward of an experiment, loaded and checked against all rows of prompts.
 
-    Raises ValueError where it cannot be called, or names a column that the rows lack.
+    Raises ValueError where it cannot be called, or needs a column that the rows lack.
     """
     own = getattr(cfg, "rl", PythonRewardConfig())
     if not own.reward:
@@ -86,7 +86,7 @@ def python_reward(cfg, read: texts.Texts) -> rewards.Scorer | None:
 
 
 class RewardScorer:
-    """The reward that is maximised: weight x reward model + Python reward."""
+    """The maximised reward: weight x reward model + Python reward."""
 
     def __init__(self, run, reward: Reward | None):
         self.run, self.reward = run, reward
@@ -98,10 +98,10 @@ class RewardScorer:
             self._params = devices.share(reward.params)
 
     def submit(self, rows: Sequence[texts.Row], samples) -> Callable[[], dict[str, np.ndarray]]:
-        """Begins to score samples on the devices, and returns a function that waits for the scores.
+        """Starts to score samples on the devices, and returns a function that waits for the scores.
 
-        Meanwhile threads of the host call the Python reward, and the devices may work. The scores are [B]
-        under "score", their weighted sum, and under "score/NAME" those of each function of a Python reward.
+        In the meantime host threads call the Python reward, and the devices are free. The scores [B] are
+        "score", the weighted sum, and "score/NAME" for each function of a Python reward.
         """
         fetch, pending, learned = self.run.devices.fetch, None, None
         if self.run.scorer is not None:
@@ -122,18 +122,18 @@ class RewardScorer:
 
 
 def submit(run, rows: Sequence[texts.Row], responses: Sequence[str]) -> rewards.Pending:
-    """The Python reward's scores of responses to rows, in the making."""
+    """Pending scores of responses to rows by the Python reward."""
     columns = rewards.columns_of([row.columns for row in rows])
     return run.scorer.submit([row.prompt for row in rows], responses, **columns)
 
 
 def model_scores(run, reward: Reward, said: generation.Responses) -> np.ndarray:
-    """The scores of responses under a reward model [N]."""
+    """Scores of responses under a reward model [N]."""
     return generation.score(run.devices, reward.fn, reward.params, said.samples)
 
 
 def measures(run, reward: Reward | None) -> dict[str, Callable]:
-    """Functions of (rows, responses) that give rewards [N]: first the one that is maximised, by name."""
+    """Functions of (rows, responses) that return rewards [N], by name; the maximised one is first."""
     parts = {}
     weight = run.cfg.rl.model_weight if hasattr(run.cfg, "rl") else 1.0
     if run.scorer is not None:
@@ -148,5 +148,5 @@ def measures(run, reward: Reward | None) -> dict[str, Callable]:
 
 
 def maximised(run, reward: Reward | None) -> Callable:
-    """The function of (rows, responses) that gives the reward that is maximised [N]."""
+    """The function of (rows, responses) that returns the maximised reward [N]."""
     return next(iter(measures(run, reward).values()))

@@ -1,4 +1,4 @@
-"""Settings that all methods share, and `resolve`, which refuses those that cannot work."""
+"""Settings shared by all methods, and `resolve`, which refuses those that cannot work."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -16,16 +16,16 @@ from rlhf_jax.sampling import SampleConfig, check_on_policy
 from rlhf_jax.tasks.task import Task
 
 TASK = "reviews"
-"""The task without `task`."""
+"""The task used where `task` is empty."""
 OF_WORLD = ("data.reviews", "data.pairs", "annotators")
-"""The settings that a generated task reads."""
+"""The settings that only a generated task reads."""
 OF_FILES = ("data.prompt_words", "data.fields", "data.corpus_fields", "data.prompts_fields")
-"""The settings that files are read with."""
+"""The settings that only data files need."""
 
 
 @dataclass(frozen=True)
 class RunConfig(pretrained.Config):
-    """Settings of a run, and of the stages that methods share."""
+    """Settings of a run and of the stages that methods share."""
 
     _main = ("seed", "run", "start_from", "devices", "task", "reward_model", "eval_draws")
 
@@ -34,18 +34,19 @@ class RunConfig(pretrained.Config):
     run: str = ""
     """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""
     start_from: str = ""
-    """Run directory of any method with the same settings of the shared stages; its SFT and reward models are
-    copied instead of trained."""
+    """Run directory of any method; its SFT policy and reward models are copied instead of trained. Refused
+    where the settings of these stages differ."""
     devices: str = "auto"
-    """Layout of devices: auto, device (the first one), pmap, or mesh, as mesh:data=-1,fsdp=2,tensor=2
-    (-1: the devices that are left)."""
+    """Device layout: auto, device (the first one), pmap, or a mesh such as mesh:data=-1,fsdp=2,tensor=2
+    (-1: all remaining devices)."""
     wandb: bool = False
     """Log to Weights & Biases too."""
     task: str = ""
-    """Generated task where no files are named: a name (reviews), or FILE.py with a TASK; empty: reviews."""
+    """Task that generates the data, by name (reviews) or as a FILE.py that defines TASK; empty: reviews.
+    Refused together with data files."""
     reward_model: str = ""
-    """Folder or hub name of a classifier of one label, with the policy's tokenizer, that is maximised in the
-    place of a reward model trained here; comparisons then teach the held-out reward model alone."""
+    """Folder or hub name of a one-label sequence classifier with the policy's tokenizer, maximised instead
+    of a reward model trained here. Comparisons then train only the held-out reward model."""
     data: texts.DataConfig = texts.DataConfig()
     annotators: AnnotatorConfig = AnnotatorConfig()
     model: ModelConfig = ModelConfig(d_model=64, context=64, positions="rotary")
@@ -54,7 +55,7 @@ class RunConfig(pretrained.Config):
     sample: SampleConfig = SampleConfig(length=0)
     rollout: RolloutConfig = RolloutConfig()
     eval_draws: Count = 4
-    """Responses to each held-out prompt, before and after."""
+    """Responses sampled for each held-out prompt, from the policy before and after training."""
 
     def needs(self) -> texts.Needs:
         """The files that the method learns from."""
@@ -67,19 +68,19 @@ class RunConfig(pretrained.Config):
 
     def _unread(self) -> dict[str, str]:
         if texts.has_files(self.data):
-            unread, why = (*OF_WORLD, "task"), "files are read"
+            unread, why = (*OF_WORLD, "task"), "data files are given"
         else:
-            unread, why = OF_FILES, "no files are read"
+            unread, why = OF_FILES, "no data files are given"
         missing = super()._unread() | dict.fromkeys(unread, why)
         known = self.needs().needed + self.needs().optional
         if "comparisons" not in known:
             missing["reward"] = missing["annotators"] = "no reward model is trained"
         if "comparisons" not in known and not texts.has_files(self.data):
-            missing["data.pairs"] = "nothing learns from comparisons"
+            missing["data.pairs"] = "nothing is trained on comparisons"
         missing["sample.pad"] = "the tokenizer decides it"
         if self.reference:
             of_sft = (f"sft.{x.name}" for x in fields(self.sft) if x.name != "batch_size")
-            missing |= dict.fromkeys(of_sft, "a reference takes SFT's place")
+            missing |= dict.fromkeys(of_sft, "a reference replaces SFT")
         return missing
 
 
@@ -87,16 +88,16 @@ NO_ROLLOUT = {"rollout": "no rollout is trained on"}
 
 
 def task_of(cfg: RunConfig) -> Task | None:
-    """The generated task; None where files are read."""
+    """The generated task; None where files are given."""
     if texts.has_files(cfg.data):
         return None
     return texts.load_task(cfg.task or TASK)
 
 
 def resolve(cfg: Any) -> Any:
-    """The settings as they are used, as far as they can be known before texts are read.
+    """The settings in effect, as far as they are known before texts are read.
 
-    Nothing is written. Raises ValueError, by the name of the setting, for what cannot work.
+    Writes nothing. Raises ValueError, naming the setting, for what cannot work.
     """
     if pretrained.named(cfg):
         cfg = replace(cfg, **pretrained.decided(cfg))
@@ -107,7 +108,7 @@ def resolve(cfg: Any) -> Any:
     if cfg.wandb:
         metrics.load_wandb()
     pretrained.check_adapters(cfg)
-    words = None  # where the tokenizer is yet to be trained
+    words = None  # the tokenizer is not trained yet
     if cfg.tokenizer:
         words = tokenizer.load(cfg.tokenizer, bos=pretrained.begins(cfg))
         cfg, _ = pretrained.fitted(with_tokens(cfg, words), words)
@@ -120,20 +121,24 @@ def resolve(cfg: Any) -> Any:
 
 
 def with_defaults(cfg: Any, task: Task) -> Any:
-    """The settings with a task's own lengths in the place of zeros."""
+    """The settings with a task's own lengths in place of zeros."""
     own = lengths.GENERATED | task.defaults
     return lengths.put(cfg, own["data.prompt_length"], own["sample.length"])
 
 
 def with_tokens(cfg: Any, words) -> Any:
-    """The settings with the tokens that the tokenizer decides: those that end a response, and padding.
+    """The settings with the tokenizer's stop and padding tokens.
 
-    What sample.stop names ends a response too. Raises ValueError where that is no token.
+    The tokens of sample.stop are kept as further stop tokens. Raises ValueError where one is not in the
+    vocabulary.
     """
     own, last = pretrained.stops(cfg, words), max(words.get_vocab().values())
     stop = tuple(dict.fromkeys([*own, *cfg.sample.stop]))
     if max({*stop} - {*own}, default=0) > last:
-        raise ValueError(f"sample.stop = {cfg.sample.stop}: the tokenizer's last token is {last}")
+        raise ValueError(
+            f"sample.stop = {cfg.sample.stop} has an id beyond the tokenizer's last token, {last}: "
+            "name ids of its tokens"
+        )
     if cfg.sample.pad not in (0, words.pad_token_id):
         raise ValueError(
             f"sample.pad = {cfg.sample.pad}: the tokenizer pads by {words.pad_token_id}"

@@ -1,6 +1,6 @@
 """Training on stored rows: `fit`, and the two stages that methods share, SFT and reward modelling.
 
-Each stage ends in its run directory; a stage that stands there is read and not trained again.
+Each stage ends in its run directory; a finished stage is read instead of trained again.
 """
 
 import pathlib
@@ -41,9 +41,9 @@ HELD_OUT = "held_out_reward"
 """The stage of the held-out reward model."""
 NONE = LoraConfig()  # no adapters
 SMALLER = "--model.remat, --model.logprob-chunk 64, --lora.rank 8 or --devices mesh:fsdp=-1"
-"""What makes any training step need less memory."""
+"""Remedies that reduce the memory of any training step."""
 CENTRE = "centre.json"
-"""The file of a stage that holds the mean score which its reward model's bias takes off."""
+"""The file of a stage with the mean score that was subtracted from its reward model's bias."""
 
 
 class Place(NamedTuple):
@@ -62,15 +62,16 @@ class SFTConfig(Settings):
     _main = ("steps", "batch_size")
 
     steps: Count = 1500
-    """Most gradient steps; the learning rate reaches zero there."""
+    """Maximum number of gradient steps; the learning rate decays over all of them."""
     batch_size: Count = 32
-    """Texts a step."""
+    """Texts per gradient step."""
     eval_every: Count = 150
-    """Steps between held-out losses (and checkpoints)."""
+    """Steps between evaluations of the held-out loss, each with a checkpoint."""
     patience: Count = 3
-    """Held-out losses without a new lowest one before it stops; the lowest one's parameters are kept."""
+    """Evaluations without a new lowest held-out loss before SFT stops; the parameters with the lowest loss
+    are kept."""
     microbatches: Count = 1
-    """Parts that a batch is cut into, on each device, to save memory."""
+    """Microbatches per device and gradient step, to save memory."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=4e-3, warmup=50, b2=0.99, eps=1e-8)
     )
@@ -86,13 +87,13 @@ class RewardConfig(Settings):
     _main = ("epochs",)
 
     epochs: Positive = 2.0
-    """Passes over the comparisons (1: Stiennon et al., 2020, on models that know more to begin with)."""
+    """Passes over the comparisons (1: Stiennon et al., 2020, with larger pretrained models)."""
     batch_size: Count = 16
-    """Pairs a step."""
+    """Pairs per gradient step."""
     save_every: Count = 200
     """Steps between checkpoints."""
     microbatches: Count = 1
-    """Parts that a batch is cut into, on each device, to save memory."""
+    """Microbatches per device and gradient step, to save memory."""
     loss: RewardLossConfig = RewardLossConfig()
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=3e-3, warmup=20, b2=0.99, eps=1e-8)
@@ -103,7 +104,7 @@ class RewardConfig(Settings):
 
 
 def parts(name: str, cfg) -> dict[str, int]:
-    """Rows of a batch, and of a microbatch, by the names of their settings: what devices must divide."""
+    """Rows of a batch and of a microbatch, by their settings; both must divide over the devices."""
     rows, n = cfg.batch_size, cfg.microbatches
     return {f"{name}.batch_size": rows, f"{name}.batch_size / {name}.microbatches": rows // n}
 
@@ -112,26 +113,25 @@ class Fit(NamedTuple):
     """Training of one stage on stored rows."""
 
     stage: str
-    params: Any  # whole parameters to start from
+    params: Any  # all initial parameters
     make: Callable  # make(fn) -> step(state, frozen, batch) -> (state, metrics)
-    fn: Callable  # the function of whole parameters that the loss calls
+    fn: Callable  # the network's function of all parameters, for the loss
     batch_at: Callable  # batch_at(i) -> the batch of step i, on the devices
     tx: Any
     steps: int
     save_every: int
-    key: jax.Array  # of adapters
+    key: jax.Array  # key of the adapters' initial values
     log_every: int = 1
     init: Callable = train_step.init_state
-    measure: Callable = lambda params: {}  # of whole parameters, at each save: metrics
-    patience: int = (
-        0  # measures without a new lowest one that end it, its best parameters kept; 0: none
-    )
+    measure: Callable = lambda params: {}  # measure(all parameters) -> metrics, at each save
+    patience: int = 0  # measures without a new lowest one before training stops; 0: never
 
 
 def fit(run: Place, job: Fit, adapters: LoraConfig = NONE):
-    """Trains until `job.steps`: (whole parameters, the state and what is kept beside it), on the host.
+    """Trains until `job.steps`; returns (all parameters, the state and what is kept beside it), on the
+    host.
 
-    With `adapters` the parameters are those given, adapters beside them, and heads.
+    With `adapters` the returned parameters are the given ones with trained adapters and heads.
     """
     devices = run.devices
     step = compile_step(devices, job.stage, lora.over_base(job.make, job.fn, adapters))
@@ -182,10 +182,11 @@ def sft(
     start=None,
     adapters=NONE,
 ):
-    """The language model's parameters of the lowest held-out loss, on the host, and that loss (nats a token).
+    """The language model's parameters with the lowest held-out loss, on the host, and that loss (nats per
+    token).
 
-    `start` are the parameters it begins with, `adapters` the part of them that is trained; without `start`
-    all parameters are trained, from nothing.
+    `start` are the initial parameters and `adapters` the part of them to train; without `start`, all
+    parameters are trained from random weights.
     """
     adapters = NONE if start is None else adapters
     tx, loss_of = optimizer.make(cfg.optimizer, cfg.steps), held_out_loss(run.devices, lm, held_out)
@@ -210,7 +211,7 @@ def sft(
 
 
 def reference(run: "Prepared"):
-    """The SFT policy's parameters, on the host, and facts about them: trained, or read where one is named."""
+    """The SFT policy's parameters, trained or read, on the host, and facts about them."""
     cfg, devices, texts = run.cfg, run.devices, run.texts
     held_out = demonstrations(run.tokenizer, texts.corpus_held_out, run.lengths)
     start, nats = pretrained.start(cfg, devices.places), np.nan
@@ -239,25 +240,26 @@ def place(run: "Prepared") -> "Place":
 
 
 def compile_step(devices: Devices, stage: str, step: Callable) -> Callable:
-    """A pure `step(state, frozen, batch)` on the devices, which prints the memory it needs."""
+    """Compiles a pure `step(state, frozen, batch)` for the devices, and prints the memory it needs."""
     compiled = devices.compile(step, (P(), P(), P(DATA)), (P(), P()))
     return memory.told(stage, compiled, f"a smaller batch, more microbatches, {SMALLER}")
 
 
 def compile_update(devices: Devices, update: Callable) -> Callable:
-    """A pure `update(state, frozen, kl_coef, rollout, rng)`, which is given its state, in the same way."""
+    """Compiles a pure `update(state, frozen, kl_coef, rollout, rng)` that is donated its state, and prints
+    the memory it needs."""
     compiled = devices.compile(update, (P(), P(), P(), P(DATA), P()), (P(), P()), donate=0)
     remedy = f"a smaller batch, more minibatches or microbatches, {SMALLER}"
     return memory.told("update", compiled, remedy)
 
 
 def init_state_on(devices: Devices, trained, tx, init: Callable = train_step.init_state):
-    """The state that training starts in, `init(trained, tx)`, on the devices and in buffers of its own."""
+    """The initial training state `init(trained, tx)` on the devices, in buffers of its own."""
     return devices.make(partial(init, tx=tx), devices.put(trained))
 
 
 def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
-    """`loss_of(params on the devices)`: mean negative log-likelihood, nats a token."""
+    """`loss_of(params on the devices)`: mean negative log-likelihood, in nats per token."""
     nats = devices.compile(
         sft_step.make_held_out_loss(lm.policy_fn, axis_name=devices.axis_name),
         (P(), P(DATA), P(DATA)),
@@ -274,7 +276,7 @@ def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
 
 
 def reward_model_of(run: "Prepared", stage: str, pairs: list[Comparison], trunk) -> scoring.Reward:
-    """A reward model of `pairs`, started from `trunk`; its mean score of held-out demonstrations is zero."""
+    """A reward model trained on `pairs` from `trunk`; its mean score on held-out demonstrations is zero."""
     cfg, devices, seed = run.cfg.reward, run.devices, run.cfg.seed
     encode = lambda pairs: encode_comparisons(run.tokenizer, pairs, *run.lengths)
     like = encode(pairs[:1])
@@ -303,7 +305,7 @@ def reward_model_of(run: "Prepared", stage: str, pairs: list[Comparison], trunk)
 def centred(
     run: "Prepared", reward: scoring.Reward, kept: pathlib.Path | None = None
 ) -> scoring.Reward:
-    """A reward whose mean score of held-out demonstrations is zero; unchanged where there are none."""
+    """The reward, shifted to a mean score of zero on held-out demonstrations if there are any."""
     if not run.texts.corpus_held_out:
         return reward
     texts = demonstrations(run.tokenizer, run.texts.corpus_held_out, run.lengths)
@@ -314,9 +316,9 @@ def centred(
 
 
 def reward_models(run: "Prepared", reference, pairs: Pairs | None):
-    """(the reward model to maximise, the held-out reward model), each None where nothing calls for it.
+    """(reward model to maximise, held-out reward model), each None where it is not needed.
 
-    The first is read where `reward_model` names one. Both start from the reference.
+    The first is loaded where `reward_model` names one; all that are trained start from the reference.
     """
     if run.load_reward:
         named = scoring.Reward(*run.load_reward(run.devices.places))
@@ -330,9 +332,9 @@ def reward_models(run: "Prepared", reference, pairs: Pairs | None):
 
 
 def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
-    """The tokenizer called `name`, or one that is trained on the corpus and kept in the run directory.
+    """The tokenizer called `name`, or one trained on the corpus and kept in the run directory.
 
-    `bos` says whether it puts BOS before every prompt; None leaves that to its own rule.
+    `bos` is True or False for BOS before every prompt; None leaves it to the tokenizer.
     """
     place = folder / "tokenizer"
     if not name:
@@ -342,5 +344,5 @@ def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
 
 
 def demonstrations(words, texts, lengths: tuple[int, int]) -> Sequences:
-    """Pairs of prompt and response as arrays, of `lengths` (prompt, response) in tokens."""
+    """Pairs of prompt and response as arrays, with `lengths` (prompt, response) in tokens."""
     return encode_demonstrations(words, [p for p, _ in texts], [r for _, r in texts], *lengths)

@@ -1,4 +1,4 @@
-"""Texts that a run learns from and is judged on: of a generated task, or of JSONL files."""
+"""Texts that a run trains and is evaluated on: from a generated task, or from JSONL files."""
 
 import importlib
 import importlib.util
@@ -29,52 +29,53 @@ FILES = ("corpus", "comparisons", "prompts")
 
 @dataclass(frozen=True)
 class PromptFields(Settings):
-    """Fields of a row of prompts; the other fields are columns, which a Python reward may ask for."""
+    """Field names of a prompt row; a Python reward can read all other fields."""
 
     prompt: str = "prompt"
-    """Fields of the prompt, joined by newlines; empty ones are left out."""
+    """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
     text: str = "text"
-    """Field of a text whose first words are the prompt, in rows that have no prompt."""
+    """Field of a text whose first words become the prompt, for rows without a prompt."""
 
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """Texts to learn from: JSONL files, or without any a generated task."""
+    """Training data: JSONL files, or a generated task where no file is named."""
 
     _main = ("corpus", "comparisons", "prompts", "prompt_length")
 
     corpus: str = ""
-    """JSONL files that the language model learns (commas and globs allowed): rows with "text", with
-    "prompt" and "response", or with "messages" that end with an answer."""
+    """JSONL files for SFT (commas and globs allowed): rows with "text", with "prompt" and "response", or
+    with "messages" that end with an answer."""
     corpus_fields: CorpusFields = CorpusFields()
     comparisons: str = ""
-    """JSONL files of preferences, which teach the reward model and the held-out reward model."""
+    """JSONL files of preferences that train the reward model and the held-out reward model."""
     fields: ComparisonFields = ComparisonFields()
     prompts: str = ""
-    """JSONL files of prompts: rows with "prompt" (a text or messages), or with "text", whose first words are
-    the prompt. A Python reward may ask for the other fields of a row."""
+    """JSONL files of prompts: rows with "prompt" (text or messages), or with "text", whose first words
+    become the prompt. A Python reward can read the other fields of a row."""
     prompts_fields: PromptFields = PromptFields()
     prompt_words: Count = 4
-    """Words of a "text" that make a prompt."""
+    """Number of words of a "text" that become its prompt."""
     prompt_length: Whole = 0
-    """Columns of a prompt, in tokens (P); a longer text keeps its end, a longer dialogue its latest messages.
-    0: the generated task's own, and of files the length that holds 99 % of the prompts of each."""
+    """Columns of a prompt, in tokens (P). Longer texts keep their end, longer dialogues their latest
+    messages. 0: the task's own length, or for files the least length that holds 99 % of the prompts of
+    each."""
     held_out: Inside = 0.1
-    """Share of the prompts that nothing is trained on, with all texts and comparisons that answer them; also
-    the share of the other texts that tell when SFT ends."""
+    """Share of prompts held out from training, together with every text and comparison that answers them;
+    also the share of other texts held out for early stopping of SFT."""
     vocab_size: Annotated[int, Bound(ge=259)] = 600
-    """Most tokens of a tokenizer that is trained here; 256 bytes and three marks are the least."""
+    """Largest vocabulary of a tokenizer trained here; 256 bytes and three special tokens are the minimum."""
     reviews: Count = 20_000
-    """Demonstrations in the corpus of a generated task; a tenth as many are held out."""
+    """Demonstrations that a generated task writes for SFT; a tenth as many more are held out."""
     pairs: Count = 20_000
-    """Comparisons that simulated people make in a generated task; half teach the held-out reward model."""
+    """Comparisons labelled by simulated people in a generated task; half train the held-out reward model."""
 
 
 class Pairs(NamedTuple):
-    """Comparisons, each prompt on one side of the split.
+    """Comparisons, with each prompt on one side of the split.
 
-    The halves of `train` teach the reward model and the held-out reward model; where there is none, all of it
-    teaches the first.
+    The halves of `train` train the reward model and the held-out reward model; where no held-out one is
+    trained, the first half is all of `train`.
     """
 
     train: list[Comparison]
@@ -83,7 +84,7 @@ class Pairs(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A prompt, the other fields of its row, and the key of all rows that answer it."""
+    """A prompt, the other fields of its row, and the key shared by all rows that answer it."""
 
     prompt: str
     columns: dict[str, Any]
@@ -119,18 +120,20 @@ ALL = Needs(FILES, halves=True)
 
 
 def task_names() -> list[str]:
-    """The names of the tasks of the library."""
+    """The names of the built-in tasks."""
     names = [module.name for module in pkgutil.iter_modules(tasks.__path__)]
     folder = pathlib.Path(tasks.__path__[0])
     return [name for name in names if "\nTASK = " in (folder / f"{name}.py").read_text()]
 
 
 def load_task(name: str) -> Task:
-    """The task `name` of the library, or the `TASK` of FILE.py. Raises ValueError where there is none."""
+    """The built-in task `name`, or the `TASK` of FILE.py. Raises ValueError where there is none."""
     if name.endswith(".py"):
         path = pathlib.Path(name).expanduser()
         if not path.is_file():
-            raise ValueError(f'task = "{name}": there is no such file')
+            raise ValueError(
+                f'task = "{name}" is no file: give the path of a FILE.py that defines TASK'
+            )
         spec: Any = importlib.util.spec_from_file_location(f"task_in_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -138,14 +141,16 @@ def load_task(name: str) -> Task:
         module = importlib.import_module(f"{tasks.__name__}.{name}")
     else:
         known = ", ".join(task_names())
-        raise ValueError(f'task = "{name}" is none of {known}, and no FILE.py with a TASK')
+        raise ValueError(
+            f'task = "{name}" is not known: use {known}, or a FILE.py that defines TASK'
+        )
     if not isinstance(getattr(module, "TASK", None), Task):
-        raise ValueError(f'task = "{name}" sets no TASK: let it be a rlhf_jax.tasks.task.Task')
+        raise ValueError(f'task = "{name}" defines no TASK: set it to a rlhf_jax.tasks.task.Task')
     return module.TASK
 
 
 def generated(cfg: DataConfig, task: Task, seed: int, needs: Needs) -> Texts:
-    """The texts of a generated task. Held-out prompts appear in no stage."""
+    """The texts of a generated task. Held-out prompts appear in no training stage."""
     train, held_out = task.prompts(cfg.held_out, seed)
     asked = [train[row] for row in rows_at(len(train), cfg.pairs, seed, 0)]
     rows, rows_held_out, compared = (list(map(row_of, rows)) for rows in (train, held_out, asked))
@@ -164,13 +169,13 @@ def generated(cfg: DataConfig, task: Task, seed: int, needs: Needs) -> Texts:
 
 
 def row_of(row: dict[str, Any]) -> Row:
-    """A row of a generated task as it is read from files."""
+    """A row of a generated task in the form of rows read from files."""
     columns = {name: value for name, value in row.items() if name != "prompt"}
     return Row(row["prompt"], columns, group_of(row["prompt"]))
 
 
 def plain_row(row: Row) -> dict[str, Any]:
-    """A row as a task takes it."""
+    """A row in the form that a task accepts."""
     return {"prompt": row.prompt} | row.columns
 
 
@@ -178,21 +183,21 @@ def plain_row(row: Row) -> dict[str, Any]:
 
 
 def of_group(row) -> str:
-    """The key of a row."""
+    """The group key of a row."""
     return row.group
 
 
 def divided(items: Sequence, cfg: DataConfig, seed: int, name: str, halves: bool = True) -> Pairs:
-    """Comparisons, or the rows that they answer, to train on and held out.
+    """Comparisons, or the rows that they answer, divided into training and held-out ones.
 
-    Raises ValueError, with `name` in it, where one of the parts would be empty.
+    Raises ValueError, naming `name`, where a part would be empty.
     """
     train, held_out = split(items, of_group, cfg.held_out, seed, f"{name} by data.held_out")
     return Pairs(train, halved(train, seed, name) if halves else (train, []), held_out)
 
 
 def halved(train: Sequence, seed: int, name: str) -> tuple[list, list]:
-    """The half that the reward model learns, and the half that the held-out reward model learns."""
+    """(half for the reward model, half for the held-out reward model)."""
     name = f"the halves of {name}, for the reward model and for the held-out one"
     return split(train, of_group, 0.5, seed + 1, name)
 
@@ -200,7 +205,7 @@ def halved(train: Sequence, seed: int, name: str) -> tuple[list, list]:
 def unseen(train: Sequence[Comparison], held_out: Sequence[Comparison], prompts=()) -> Callable:
     """`teaches(group, prompt, response)` of `splits.make_teaches`, for held-out comparisons and prompts.
 
-    A response to a held-out prompt alone is a held-out text; one that prompts of `train` have too is not.
+    A response that only held-out prompts have is a held-out text.
     """
     sides = [(c.prompt, text) for c in held_out for text in (c.chosen, c.rejected)]
     common = {words(text) for c in train for text in (c.chosen, c.rejected)}
@@ -211,7 +216,7 @@ def unseen(train: Sequence[Comparison], held_out: Sequence[Comparison], prompts=
 
 
 def kept(items: list, teaches: Callable, name: str) -> list:
-    """The items that may teach, with a line about those that may not; `name` is the setting of their files.
+    """The items that may be trained on; prints how many may not. `name` is the setting of their files.
 
     Raises ValueError where none is left.
     """
@@ -222,9 +227,7 @@ def kept(items: list, teaches: Callable, name: str) -> list:
             f"left out: {count} rows of {name}, which answer or repeat what is held out", flush=True
         )
     if not found:
-        raise ValueError(
-            f"{name}: all of its rows answer or repeat what is held out: give others too"
-        )
+        raise ValueError(f"{name}: all rows answer or repeat held-out texts: give more rows")
     return found
 
 
@@ -232,7 +235,7 @@ def kept(items: list, teaches: Callable, name: str) -> list:
 
 
 def check_files(cfg: DataConfig, needs: Needs):
-    """Raises ValueError where files are missing, have no effect, or fields are named of files not given."""
+    """Raises ValueError where files are missing or unused, or where fields are named for files not given."""
     for name in FILES:
         fields = "fields" if name == "comparisons" else f"{name}_fields"
         value = getattr(cfg, fields)
@@ -246,23 +249,23 @@ def check_files(cfg: DataConfig, needs: Needs):
     for name in FILES:
         if name in needs.needed and not getattr(cfg, name):
             raise ValueError(
-                f"data.{name} is empty while other files are given: name its JSONL files, or give none "
-                "for a generated task (a reference needs no corpus, a reward_model or a Python reward "
-                "alone, rl.reward, no comparisons)"
+                f"data.{name} is empty while other files are given: name its JSONL files, or give no files "
+                "for a generated task (reference replaces the corpus; reward_model, or rl.reward alone, "
+                "replaces the comparisons)"
             )
     for name in FILES:
         if getattr(cfg, name) and name not in needs.needed + needs.optional:
             raise ValueError(
-                f'data.{name} = "{getattr(cfg, name)}" has no effect, for nothing here learns from it: '
+                f'data.{name} = "{getattr(cfg, name)}" has no effect because nothing here is trained on it: '
                 "leave it out"
             )
 
 
 def read_prompts(cfg: DataConfig, chat: Chat) -> list[Row]:
-    """Each prompt of the files with its columns, which are the other fields of its row.
+    """Each prompt of the files with its columns, the other fields of its row.
 
-    Rows that repeat a prompt and all of its columns are one; a prompt with two answers stays two rows.
-    Raises ValueError, in one sentence that names path and line, for a row without a prompt.
+    Rows with equal prompt and columns are merged; a prompt with two answers keeps two rows. Raises
+    ValueError, in one sentence that names path and line, for a row without a prompt.
     """
     fields, default, rows = cfg.prompts_fields, PromptFields(), {}
     names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
@@ -283,12 +286,12 @@ def read_prompts(cfg: DataConfig, chat: Chat) -> list[Row]:
 
 
 def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Needs = ALL) -> Texts:
-    """The texts of JSONL files, split by hash. Every file is read, and refused, before any training.
+    """Texts of JSONL files, split by hash. Every file is read and checked before any training.
 
-    Prompts and comparisons are held out by one hash of one key, so that a prompt is on the same side of both.
-    No text of the corpus that answers or repeats what is held out is used at all. Without files of prompts
-    the prompts of the comparisons, or of the corpus, take their place; without a corpus that is needed the
-    chosen responses do.
+    Prompts and comparisons are held out by one hash of one key, so a prompt is on the same side of both.
+    Corpus texts that answer or repeat held-out ones are not used at all. Without prompt files, the prompts
+    of the comparisons or of the corpus are used; without a corpus where one is needed, the chosen
+    responses.
     """
     compared, ties, demos, rows = [], 0, [], []  # every file is read before any is split
     if cfg.comparisons:
@@ -341,12 +344,12 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
 
 
 def has_files(cfg: DataConfig) -> bool:
-    """True where files are named; without, the texts are of a generated task."""
+    """True where files are named; otherwise a generated task provides the texts."""
     return any(getattr(cfg, name) for name in FILES)
 
 
 def read(cfg: DataConfig, task: Task | None, seed: int, chat: Chat, needs: Needs) -> Texts:
-    """The texts of the files in `cfg`, or those of `task` where it names none."""
+    """Texts of the files in `cfg`, or of `task` where no file is named."""
     check_files(cfg, needs)
     if task is None:
         return from_files(cfg, seed, chat, needs)
@@ -361,7 +364,7 @@ def judged(task: Task, rows: Sequence[Row], a: list[str], b: list[str]) -> annot
 
 
 def ceiling(run, pairs: Pairs) -> dict[str, float]:
-    """The accuracy that a perfect reward model can expect of simulated people, where they are simulated."""
+    """The accuracy that a perfect reward model can expect of people; empty unless they are simulated."""
     task = run.texts.task
     if task is None:
         return {}

@@ -213,17 +213,18 @@ def takes(said: str, fn: Any) -> Takes:
 
 @dataclass(frozen=True)
 class ScorerConfig(Settings):
-    """How a reward in Python is called."""
+    """Calls of a Python reward."""
 
     threads: Whole = 8
-    """Calls at once, while the devices work; 0: in line, one after the other, and timed in processes only."""
+    """Concurrent calls of the Python reward while the devices work; 0: one call after the other in the main
+    thread, without a timeout unless in processes."""
     processes: bool = False
-    """Makes the calls in as many child processes, for a reward that is not trusted: where it exits, crashes,
-    or hangs in a regular expression, its own process ends, and the sample is named."""
+    """Run each call in a child process, for an untrusted reward: an exit, a crash or a hanging regular
+    expression then ends that process only, and the error names the sample."""
     samples_per_call: Whole = 1
-    """Samples that a call gets, 0: all; an error in a call with several cannot say which of them it was."""
+    """Samples per call; 0: all. An error in a call with several samples cannot name the faulty one."""
     timeout: Annotated[float, Bound(ge=0, le=10**9)] = 60.0
-    """Most seconds of a call; 0: no limit."""
+    """Time limit of a call, in seconds; 0: none."""
 
     def _unread(self) -> dict[str, str]:
         if self.threads or self.processes:

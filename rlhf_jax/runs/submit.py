@@ -22,17 +22,17 @@ class Slurm(Settings):
     """Submits a batch script to SLURM; it is requeued when it is preempted."""
 
     nodes: Count = 1
-    """Machines."""
+    """Number of machines."""
     tasks_per_node: Count = 1
-    """Processes on each; one takes all of its GPUs."""
+    """Processes per machine; a single one uses all GPUs of the machine."""
     gpus_per_node: Whole = 0
-    """GPUs on each; 0 asks for none."""
+    """GPUs per machine; 0: none."""
     cpus_per_task: Whole = 0
-    """Cores of a process; 0 leaves it to the cluster."""
+    """CPU cores per process; 0: the cluster's default."""
     partition: str = ""
-    """Where it runs; empty: the cluster's default."""
+    """Partition to run in; empty: the cluster's default."""
     time: str = ""
-    """Longest time, as 8:00:00; empty: the partition's."""
+    """Time limit, such as 8:00:00; empty: the partition's default."""
     dry_run: bool = False
     """Print the script and submit nothing."""
 
@@ -51,15 +51,15 @@ class TpuVm(Settings):
     """Starts the command on all workers of a TPU slice, by gcloud."""
 
     name: str = ""
-    """Of the TPU VM."""
+    """Name of the TPU VM."""
     zone: str = ""
-    """Where it is."""
+    """Zone of the TPU VM."""
     project: str = ""
-    """Whose; empty: gcloud's default."""
+    """Google Cloud project of the TPU VM; empty: gcloud's default."""
     folder: str = "rlhf_jax"
-    """The checkout on the workers, below the home folder."""
+    """Checkout on the workers, relative to the home folder."""
     python: str = "python3"
-    """The interpreter there; seen from the checkout, as .venv/bin/python."""
+    """Python interpreter on the workers, relative to the checkout, such as .venv/bin/python."""
     dry_run: bool = False
     """Print the command and run nothing."""
 
@@ -76,17 +76,17 @@ class K8s(Settings):
     """Writes a JobSet manifest for Kubernetes (jobset.x-k8s.io), and applies it."""
 
     name: str = "rlhf-jax"
-    """Of the JobSet."""
+    """Name of the JobSet."""
     image: str = ""
-    """Container whose working folder is a checkout, with jax for its accelerator."""
+    """Container image whose working folder is a checkout, with JAX for its accelerator."""
     claim: str = ""
-    """PersistentVolumeClaim, shared by all pods, that becomes the folder /runs: let --run lie there."""
+    """PersistentVolumeClaim that all pods share, mounted at /runs: point --run inside it."""
     pods: Count = 1
-    """Processes."""
+    """Number of pods, with one process each."""
     gpus: Whole = 0
-    """GPUs of each pod."""
+    """GPUs per pod."""
     restarts: Whole = 100
-    """How often it may be started again, after a preemption or the loss of a pod."""
+    """Most restarts after preemptions or lost pods."""
     dry_run: bool = False
     """Print the manifest and apply nothing."""
 

@@ -46,32 +46,33 @@ CHUNK = 256  # rows that are sampled or scored at once, a seed
 
 @dataclass(frozen=True)
 class LabConfig(Settings):
-    """What all small runs of a study share."""
+    """Settings that all small runs of a study share."""
 
     seed: Whole = 0
-    """Of what is shared: language models, teacher, held-out prompts, pool."""
+    """Seed of the shared language models, teacher, held-out prompts and pool."""
     policy: Size = "100k"
-    """Size of the policy and its reference: 10k, 100k, 400k, 1M, 3M or 10M parameters."""
+    """Parameters of the policy and its reference (10k, 100k, 400k, 1M, 3M or 10M)."""
     teacher: Size = "400k"
-    """Size of the teacher: a frozen reward model, larger than those it is gold to."""
+    """Parameters of the teacher: a frozen reward model, larger than the reward models that it labels for."""
     teacher_pairs: Annotated[int, Bound(ge=2)] = 10_000
-    """Comparisons that the teacher learns, labelled by the symbolic gold."""
+    """Comparisons labelled by the symbolic gold that train the teacher."""
     reviews: Count = 20_000
-    """Reviews that the language models learn."""
+    """Reviews that train the language models."""
     sft: stages.SFTConfig = stages.SFTConfig(steps=800, eval_every=100)
     people: annotators.AnnotatorConfig = annotators.AnnotatorConfig()
     reward_epochs: Positive = 1.0
-    """Passes of a reward model over its comparisons,"""
+    """Passes of a reward model over its comparisons; `reward_steps` sets a minimum."""
     reward_steps: Count = 300
-    """but at least so many gradient steps: of 1000 pairs 60 steps learn little."""
+    """Minimum number of gradient steps of a reward model; the 60 steps of 1000 pairs are too few."""
     reward_batch: Count = 16
-    """Pairs a step."""
+    """Pairs per gradient step of a reward model."""
     reward_lr: Positive = 3e-3
-    """Peak learning rate of reward models of width 64; it falls with the root of the width."""
+    """Peak learning rate of a reward model of width 64; wider models divide it by the root of the relative
+    width."""
     pool_prompts: Count = 48
     """Held-out prompts that best of n answers."""
     pool_draws: Annotated[int, Bound(ge=2)] = 128
-    """Responses of the reference to each: the largest n."""
+    """Responses of the reference to each pool prompt: the largest n of best of n."""
 
 
 class Seed(NamedTuple):

@@ -35,20 +35,21 @@ GROUP = {"ppo": 1, "rloo": 4, "grpo": 8}  # responses to a prompt
 
 @dataclass(frozen=True)
 class Method(Settings):
-    """A way to train a policy, and its settings."""
+    """Training method of a policy, and its settings."""
 
     name: MethodName
-    """ppo, rloo, grpo, dpo or sft (on what was chosen)."""
+    """Training method: ppo, rloo, grpo, dpo, or sft on the chosen responses."""
     lr: Positive = 1e-3
     """Peak learning rate; it falls linearly to zero."""
     strength: NonNegative = 0.05
-    """What holds it to the reference: the KL coefficient, DPO's beta; SFT: 1 / passes over the data."""
+    """Strength of the pull to the reference: the KL coefficient, DPO's beta, or 1 / passes over the data
+    for SFT."""
     iterations: Count = 100
-    """On-policy: rollouts."""
+    """Number of rollouts of an on-policy method."""
     batch_size: Count = 128
-    """On-policy: responses in a rollout; from comparisons: pairs a step."""
+    """Responses per rollout of an on-policy method, or pairs per gradient step."""
     epochs: Positive = 1.0
-    """DPO: passes over the comparisons."""
+    """Passes of DPO over the comparisons."""
 
     def _conditions(self, at: str):
         group = GROUP.get(self.name, 1)

@@ -1,11 +1,11 @@
-"""A guessing game in words, of several turns, whose best return is known exactly.
+"""A guessing game of several turns, in words, whose best return is known exactly.
 
     guess 4 . lower 2 . higher 3 . right
 
-The policy names a number and ends its turn; the environment, which holds a secret, says whether that is
-higher or lower. A turn that is anything else gets "what". Each turn costs a little, and the right number
-earns 1 and ends the game: so rewards lie on several tokens, and the environment's words between the
-policy's. All of it is functions of arrays, over rows; the index of a prompt decides its secret.
+The policy names a number and ends its turn; the environment, which holds a secret, answers higher or lower.
+Any other turn gets "what". Each turn costs a little, and the right number earns 1 and ends the game.
+Rewards therefore lie on several tokens, with the environment's words between the policy's. All functions
+act on arrays of rows; the index of a prompt determines its secret.
 """
 
 import functools
@@ -25,14 +25,14 @@ TURN = 2  # columns of a turn: a number and END
 
 @dataclass(frozen=True)
 class GuessingConfig(Settings):
-    """The rules. Binary search wins within `turns` where `numbers` is below 2^turns."""
+    """Rules of the game. Binary search wins within `turns` where `numbers` is below 2^turns."""
 
     numbers: Count = 7
-    """Numbers that the secret is one of."""
+    """Count of numbers that the secret is drawn from."""
     turns: Count = 3
     """Turns before the game is lost."""
     cost: Decay = 0.1
-    """Taken off for each turn."""
+    """Reward subtracted for each turn."""
 
 
 def vocabulary(cfg: GuessingConfig) -> list[str]:
@@ -47,13 +47,13 @@ def text(tokens: Int[np.ndarray, " n"], cfg: GuessingConfig) -> str:
 
 
 def prompts(index: Int[np.ndarray, " B"], draw: Int[np.ndarray, " B"]) -> Prompts:
-    """The one prompt there is: its index names a secret that no token tells."""
+    """The only prompt of the game; its index determines the secret, which no token reveals."""
     shape = len(index), 1
     return Prompts(np.full(shape, GUESS, np.int32), np.ones(shape, bool), index, draw)
 
 
 def secrets(index: Int[np.ndarray, " B"], cfg: GuessingConfig, seed: int) -> Int[np.ndarray, " B"]:
-    """The secret (from 0) of each prompt, each number equally likely: all draws of a prompt share it."""
+    """The secret (from 0) of each prompt, uniform over the numbers; all draws of a prompt share it."""
     drawn = {i: np.random.default_rng((seed, i)).integers(cfg.numbers) for i in set(index.tolist())}
     return np.array([drawn[i] for i in index.tolist()], np.int32)
 
@@ -71,7 +71,7 @@ def respond(
     Float[np.ndarray, " B"],
     Bool[np.ndarray, " B"],
 ]:
-    """(secret, reply, its mask, reward, done) after a turn of `tokens`, as `episodes.play` asks for it."""
+    """(secret, reply, its mask, reward, done) after a turn of `tokens`, as `episodes.play` needs."""
     guess = tokens[:, 0] - len(WORDS)
     understood = (mask.sum(axis=1) == TURN) & (guess >= 0) & (tokens[:, TURN - 1] == END)
     reply = np.select(
@@ -92,7 +92,7 @@ def outcomes(
 def random_turns(
     rows: int, cfg: GuessingConfig, rng: np.random.Generator
 ) -> Int[np.ndarray, "rows n"]:
-    """A turn of a player who knows the words and not the game: any number, equally likely."""
+    """A turn of a player who names any number, equally likely."""
     guess = rng.integers(cfg.numbers, size=rows) + len(WORDS)
     return np.stack([guess, np.full(rows, END)], axis=1).astype(np.int32)
 
@@ -121,8 +121,8 @@ def expected_return(
 ) -> float:
     """The exact return of `player(low, high, turn)`, which gives the probability of each number.
 
-    Secrets `low` to `high - 1` are still possible, counted from 0 as turns are. What is missing to a sum
-    of one are turns that are not understood.
+    Secrets `low` to `high - 1` are still possible, counted from 0 like turns. Probability missing to a sum
+    of one belongs to turns that are not understood.
     """
 
     @functools.cache

@@ -77,14 +77,14 @@ FLOOR = -8.0
 
 
 class Review(NamedTuple):
-    """A prompt and the response that goes on with it; the text is `prompt + " " + response`."""
+    """A prompt and its continuation; the text is `prompt + " " + response`."""
 
     prompt: str
     response: str
 
 
 class Clause(NamedTuple):
-    """One judgement; `connective`, `negation` and `adverb` are "" where the clause has none."""
+    """One judgement; `connective`, `negation` and `adverb` are "" if absent."""
 
     connective: str
     aspect: str
@@ -95,7 +95,7 @@ class Clause(NamedTuple):
 
 
 class Parse(NamedTuple):
-    """The clauses found in a response, how many of its words fit nowhere, and whether it ended."""
+    """The clauses in a response, the number of words that fit nowhere, and True where it ended."""
 
     clauses: list[Clause]
     strays: int
@@ -103,7 +103,7 @@ class Parse(NamedTuple):
 
 
 def prompts() -> list[str]:
-    """Every prompt, 1280 of them, in a fixed order."""
+    """All 1280 prompts, in a fixed order."""
     return [
         template.format(aspect=aspect, genre=qualifier + genre)
         for template, genre, qualifier, aspect in itertools.product(
@@ -113,7 +113,7 @@ def prompts() -> list[str]:
 
 
 def split_prompts(fraction_held_out: float, seed: int) -> tuple[list[str], list[str]]:
-    """The prompts to train on and those held out, a function of the two arguments alone.
+    """(prompts to train on, prompts held out), a function of the two arguments alone.
 
     Raises ValueError where the fraction leaves one side empty.
     """
@@ -143,12 +143,11 @@ def generate(seed: int, n: int, allowed: Sequence[str]) -> list[Review]:
 def gold(prompt: str, response: str) -> float:
     """The sentiment of a response: a weighted average over its clauses, less 4 for every fault.
 
-    A clause is worth strength x adverb x negation ("was not very good" 0.8 x 1.3 x -0.6), over SCALE.
-    It weighs 1, after "but" 2, after "although" 0.5; as this is an average, more clauses are not more
-    sentiment. It is worth 0 where the adjective is another aspect's own.
-    Faults: a word that fits nowhere; a clause whose aspect or adjective was used before (it is also
-    worth 0, and keeps its weight); no "." at the end; no clause at all. Nothing scores below -8.
-    Raises ValueError where the prompt names no aspect.
+    A clause is worth strength x adverb x negation ("was not very good" 0.8 x 1.3 x -0.6), over SCALE, or 0
+    where the adjective belongs to another aspect. Its weight is 1, after "but" 2, after "although" 0.5; in
+    an average, more clauses do not mean more sentiment. Faults are a word that fits nowhere; a clause whose
+    aspect or adjective was used before (also worth 0, at its usual weight); a missing "." at the end; and
+    no clause at all. The minimum is -8. Raises ValueError where the prompt names no aspect.
     """
     clauses, strays, ended = parse(prompt, response)
     faults = strays + (not ended) + (not clauses)
@@ -199,11 +198,11 @@ def log_prob(prompt: str, response: str) -> float:
 
 
 def gold_law(aspect: str) -> tuple[Float64[np.ndarray, " K"], Float64[np.ndarray, " K"]]:
-    """What `gold` can be under the grammar, ascending, and with what probability; a second of work.
+    """The values of `gold` under the grammar, ascending, and their probabilities; takes about a second.
 
-    Exact, by dynamic programming over the clauses. `aspect` is the one that the prompt names, and nothing
-    else of a prompt matters. To the next clause a response leaves its side and the general adjectives that
-    it has used; to gold, the sum of weight x worth. Sums are whole numbers, so equal ones are merged.
+    The law is exact, by dynamic programming over the clauses. `aspect` is the one that the prompt names;
+    the rest of a prompt has no effect. A response passes its side and its used general adjectives on to the
+    next clause, and the sum of weight x worth to gold. Sums are whole numbers, so equal ones are merged.
     Raises ValueError for a word that is no aspect.
     """
     if aspect not in ASPECTS:
@@ -260,8 +259,8 @@ def gold_law(aspect: str) -> tuple[Float64[np.ndarray, " K"], Float64[np.ndarray
 def parse(prompt: str, response: str) -> Parse:
     """The clauses of any text, read from left to right; a word that starts none is a stray.
 
-    The first clause goes on with the prompt and has no connective, later ones need theirs.
-    Raises ValueError where the prompt names no aspect.
+    The first clause continues the prompt and has no connective; later clauses need one. Raises ValueError
+    where the prompt names no aspect.
     """
     words = response.split()
     text = "".join(word + " " for word in words)
@@ -317,7 +316,7 @@ def _fits(clause: Clause) -> bool:
 
 
 def _adjectives(clause: Clause, sign: int, used: Sequence[str]) -> dict[str, float]:
-    """What the grammar can say of this aspect with this sign, and with what odds."""
+    """The adjectives that the grammar allows for this aspect and sign, and their odds."""
     general = [word for word, strength in GENERAL.items() if strength * sign > 0]
     own = [word for word, strength in SPECIFIC[clause.aspect].items() if strength * sign > 0]
     odds = dict.fromkeys(own, SPECIFIC_ODDS)
@@ -326,7 +325,7 @@ def _adjectives(clause: Clause, sign: int, used: Sequence[str]) -> dict[str, flo
 
 
 class _Phrases(NamedTuple):
-    """Clauses as `gold_law` sees them, verbs aside: an adjective, a negation and an adverb each."""
+    """Clauses without verbs, for `gold_law`: an adjective, a negation and an adverb each."""
 
     worth: np.ndarray  # [N], in thousandths: the tables are in tenths, so these are whole numbers
     mark: np.ndarray  # [N], the bit of a general adjective; 0 for one of the aspect's own

@@ -1,6 +1,7 @@
 """The contract of a generated task: texts from a seed, and a true score that is a known function of them.
 
-A file of this folder with a `TASK` is a task, `--task NAME`; so is any other file, `--task FILE.py`.
+A file of this folder that defines `TASK` is a built-in task, `--task NAME`; any other such file is `--task
+FILE.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 Row = dict[str, Any]
-"""A prompt, under "prompt", and its columns, which a reward may ask for."""
+"""A prompt, under "prompt", and further columns that a reward can read."""
 
 
 def _no_facts(corpus: Sequence[tuple[str, str]]) -> dict[str, float]:

@@ -71,7 +71,7 @@ def test_these_are_enough(names, tmp_path, method):
     ("command", "said"),
     [
         ("dpo --data.comparisons C --data.prompts P --reference F --data.corpus T",
-         "data.corpus = .* has no effect, for nothing here learns from it"),
+         "data.corpus = .* has no effect because nothing here is trained on it"),
         (f"grpo --reference F --data.prompts P --data.comparisons C {REWARD}", "data.comparisons = "),
         ("rloo --reference F --data.prompts P", "data.comparisons is empty while other files are given"),
         ("sft --data.prompts P", "data.corpus is empty while other files are given"),

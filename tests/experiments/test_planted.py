@@ -142,9 +142,9 @@ def test_a_task_that_is_none_is_refused(tmp_path):
     (tmp_path / "empty.py").write_text("TASK = 3\n")
     assert "reviews" in texts.task_names()
     for name, said in (
-        ("revews", "is none of .*reviews"),
-        (f"{tmp_path}/gone.py", "no such file"),
-        (f"{tmp_path}/empty.py", "sets no TASK"),
+        ("revews", "is not known: use .*reviews"),
+        (f"{tmp_path}/gone.py", "is no file"),
+        (f"{tmp_path}/empty.py", "defines no TASK"),
     ):
         with pytest.raises(ValueError, match=said):
             texts.load_task(name)

@@ -87,7 +87,7 @@ def test_prompts_alone_do_not_say_how_long_answers_are(tmp_path, words, capsys):
     """Then answers have 256 tokens, or what the model's positions leave."""
     alone = [Texts("data.prompts", texts(5, 6), [])]
     assert lengths.given(settled(tmp_path / "a", words, alone, asked()))["sample.length"] == 256
-    assert "the data, prompts alone, do not say the second" in capsys.readouterr().out
+    assert "the data hold prompts only" in capsys.readouterr().out
     cfg = settled(tmp_path / "b", words, alone, asked(0, 9))
     assert lengths.given(cfg) == {"data.prompt_length": 6, "sample.length": 9}
     assert "lengths that hold the data" in capsys.readouterr().out

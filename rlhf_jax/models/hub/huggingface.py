@@ -4,9 +4,9 @@
     lm = networks.language_model(model.cfg)
     lm.policy_fn(model.params, ...)
 
-Reading streams: one tensor of one layer at a time, and of the embeddings one device's slice, goes from the
-mapped file to its devices, in their sharding and dtype, and layers are stacked there. Above the file cache
-this process never holds more than one of those, as it was and as it becomes (`bench/reading.py`).
+Reading streams: one tensor of one layer at a time (of the embeddings, one device's slice) goes from the
+mapped file to its devices, in its sharding and dtype, and layers are stacked there. Beyond the file cache,
+this process never holds more than one of these, before and after conversion (`bench/reading.py`).
 """
 
 import json
@@ -37,7 +37,7 @@ from rlhf_jax.models.hub.streaming import (
 )
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-"""What is fetched of a hub's repository."""
+"""File patterns to download from a hub repository."""
 GENERATION = "generation_config.json"
 EOS = "eos_token_id"
 NOT_KEPT = (
@@ -48,11 +48,11 @@ NOT_KEPT = (
     "problem_type",
     peft.BIAS,
 )
-"""Keys of a config.json that are not true of the weights that are written."""
+"""Keys of a config.json that do not apply to the written weights."""
 
 
 class Loaded(NamedTuple):
-    """A checkpoint."""
+    """A loaded checkpoint."""
 
     cfg: ModelConfig
     params: Any  # of networks.language_model(cfg), or of its reward_model where `is_reward`
@@ -63,10 +63,10 @@ class Loaded(NamedTuple):
 
 
 def resolve(name: str) -> pathlib.Path:
-    """The folder `name`, or that of a hub's repository in the hub's own cache, fetched where it is not there.
+    """The folder `name`, or that of a hub repository in the hub's own cache, downloaded if needed.
 
-    NAME@REVISION is a branch, a tag or a commit of a repository. Raises ValueError where it is neither, and
-    for a folder with a file that is a link to a place outside it.
+    NAME@REVISION is a branch, a tag or a commit of a repository. Raises ValueError for a name that is
+    neither, and for a folder in which a link leads out of it.
     """
     if pathlib.Path(name).is_dir():
         return closed(pathlib.Path(name))
@@ -85,9 +85,9 @@ def resolve(name: str) -> pathlib.Path:
 
 
 def closed(folder: pathlib.Path) -> pathlib.Path:
-    """`folder`. Raises ValueError for a file of a model in it that is a link to a place outside the folder.
+    """`folder`. Raises ValueError where a model file in it is a link that leads out of the folder.
 
-    The links of a hub's cache, from snapshots/COMMIT to the blobs of the same repository, are not outside.
+    Links of a hub's cache, from snapshots/COMMIT to the blobs of the same repository, are allowed.
     """
     inside = [folder.resolve()]
     if inside[0].parent.name == "snapshots":
@@ -108,11 +108,12 @@ def closed(folder: pathlib.Path) -> pathlib.Path:
 
 
 def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, dict]:
-    """The family and the settings that config.json means; `settings` are further fields of ModelConfig.
+    """The family, the settings that config.json means, and config.json; `settings` are further fields of
+    ModelConfig.
 
-    An adapter's are those of the model that it adapts. A head in the files that is not the embedding is not
-    tied to it, whatever config.json says. Raises ValueError for an architecture or a setting that is not
-    known.
+    An adapter has the settings of the model it adapts. A head in the files that differs from the embedding
+    is never tied to it, whatever config.json says. Raises ValueError for an unknown architecture or
+    setting.
     """
     path = folder / "config.json"
     if (folder / peft.CONFIG).exists():
@@ -141,7 +142,8 @@ def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, 
 
 
 def unties(files: Files, cfg: ModelConfig) -> bool:
-    """Whether the files hold a head that is not their embedding, which transformers then does not tie."""
+    """True where the files hold a head that differs from the embedding, which transformers then does not
+    tie."""
     head, embedding = files.family.head, files.family.tensors(cfg)["embedding/embedding"].name
     if files.real(head) is None or files.real(embedding) is None:
         return False
@@ -153,9 +155,9 @@ def unties(files: Files, cfg: ModelConfig) -> bool:
 
 
 def chain(folder: pathlib.Path) -> list[pathlib.Path]:
-    """`folder`, where it holds an adapter the folder of the model that this adapts, and so on.
+    """`folder`, then for an adapter the folder of the model it adapts, and so on.
 
-    Raises ValueError where an adapter adapts itself.
+    Raises ValueError for an adapter over itself.
     """
     found = [folder]
     while (found[-1] / peft.CONFIG).exists():
@@ -173,15 +175,15 @@ def chain(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def base_of(folder: pathlib.Path) -> pathlib.Path:
-    """The folder of the model that the adapter in `folder` adapts; `folder` itself where there is none."""
+    """Folder of the model that the adapter in `folder` adapts; `folder` itself where it is no adapter."""
     return chain(folder)[:2][-1]
 
 
 def stops_of(folder: pathlib.Path) -> tuple[int, ...]:
-    """Every id that ends a response of the model in `folder`, in order.
+    """Every token id that ends a response of the model in `folder`, in order.
 
-    They are those of generation_config.json, those of a list in config.json (or of a number there, where the
-    first names none), and those of the model that an adapter adapts. Raises ValueError for one that is no id.
+    They come from generation_config.json, from config.json (a list, or a number if the former names none),
+    and from the model that an adapter adapts. Raises ValueError for a value that is no id.
     """
     found = set()
     for place in chain(folder):
@@ -191,7 +193,7 @@ def stops_of(folder: pathlib.Path) -> tuple[int, ...]:
 
 
 def ids_of(path: pathlib.Path) -> list[int]:
-    """The ids that a JSON file names as eos_token_id; none where there is no such file."""
+    """The ids under eos_token_id in a JSON file; none without such a file."""
     ids = read_json(path).get(EOS) if path.exists() else None
     ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
     for x in ids:
@@ -203,13 +205,13 @@ def ids_of(path: pathlib.Path) -> list[int]:
 
 
 def generation_of(folder: pathlib.Path) -> dict:
-    """The generation_config.json of the model in `folder`, or of the one that an adapter adapts."""
+    """The generation_config.json of the model in `folder`, or of the model that an adapter adapts."""
     paths = (place / GENERATION for place in chain(folder))
     return next((read_json(path) for path in paths if path.exists()), {})
 
 
 def classifies(config: dict) -> bool:
-    """Whether config.json is a reward model's."""
+    """True for the config.json of a reward model."""
     return any("SequenceClassification" in x for x in config.get("architectures") or [])
 
 
@@ -219,14 +221,13 @@ def load(
     places: Callable[[Any], Any] | None = None,
     **settings,
 ) -> Loaded:
-    """The model `name` (a folder or a hub's), with its parameters on the devices.
+    """The model `name` (a folder or a hub name), with its parameters on the devices.
 
-    `places(tree of shapes)` gives the shardings that they are read into, as `parallel.Devices.places`
-    does; by default all lie on the first device. `settings` are fields of ModelConfig that config.json
-    does not decide (`config.COMPUTED`). An adapter in PEFT's format is read with its model and
-    merged into it.
+    `places(tree of shapes)` gives the shardings of the parameters, as `parallel.Devices.places` does; by
+    default all go to the first device. `settings` are fields of ModelConfig that config.json does not
+    decide (`config.COMPUTED`). An adapter in PEFT's format is read with its model and merged into it.
 
-    Raises ValueError for what does not fit, naming the tensor, before any is read.
+    Raises ValueError, naming the tensor, for anything that does not fit, before any tensor is read.
     """
     folder = resolve(name)
     if places is None:
@@ -261,13 +262,13 @@ def load(
 
 
 def placed(tree, places: Callable):
-    """NumPy arrays, on the devices."""
+    """NumPy arrays, moved to the devices."""
     put = lambda x, where: jax.make_array_from_callback(x.shape, where, lambda index: x[index])
     return jax.tree.map(put, tree, places(tree))
 
 
 def with_adapter(folder: pathlib.Path, base: Loaded, places: Callable) -> Loaded:
-    """The model, with the adapter in `folder` merged into it."""
+    """The model with the adapter in `folder` merged into it."""
     trunk = base.params["trunk"] if base.is_reward else base.params
     trained, cfg = peft.read(folder, base.family, base.cfg, trunk["blocks"])
     _, _, config = read_config(folder)
@@ -296,14 +297,14 @@ def save(
     generation: dict | None = None,
     shard_bytes: int = 5 * 10**9,
 ):
-    """Writes `params` so that transformers reads them back: config.json, safetensors, and the tokenizer.
+    """Writes `params` in the format of transformers: config.json, safetensors, and the tokenizer.
 
-    `config` is the config.json that the model was read from, whose other keys are kept, and `stops` are the
-    tokens that end a response beside the tokenizer's EOS. A policy gets a generation_config.json, with the
-    other keys of `generation`. A reward model becomes a classifier of one label, which has no bias: ours is
-    "score_bias" in config.json, is read back from there, and is what our scores exceed transformers' by.
-    Files hold at most `shard_bytes`, and one of them is held here at a time. Raises ValueError where no
-    family has the settings.
+    `config` is the config.json that the model was read from, whose other keys are kept; `stops` are the
+    tokens that end a response besides the tokenizer's EOS. A policy gets a generation_config.json with the
+    other keys of `generation`. A reward model becomes a classifier with one label, which has no bias: ours
+    is stored as "score_bias" in config.json, is read back from there, and is the difference between our
+    scores and those of transformers. Files hold at most `shard_bytes`, and only one at a time is in memory.
+    Raises ValueError where no family has the settings.
     """
     family = family_of(cfg, config)
     trunk = params["trunk"] if is_reward else params
@@ -361,20 +362,21 @@ def save(
 
 
 def marks(tokenizer, stops: tuple[int, ...]) -> dict:
-    """The ids of padding, BOS, and all that ends a response, as transformers' files have them."""
+    """The ids of padding, BOS, and all tokens that end a response, as in the files of transformers."""
     ids = list(dict.fromkeys([tokenizer.eos_token_id, *stops]))
     own = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id")}
     return own | {EOS: ids if len(ids) > 1 else ids[0]}
 
 
 def write_generation(folder: pathlib.Path, tokenizer, stops, generation: dict | None = None):
-    """Writes generation_config.json: what transformers ends a response by, and the keys of `generation`."""
+    """Writes generation_config.json: the tokens that end a response, and the keys of `generation`."""
     keys = (generation or {}) | marks(tokenizer, stops)
     (folder / GENERATION).write_text(json.dumps(keys, indent=1))
 
 
 def family_of(cfg: ModelConfig, config: dict | None = None) -> Family:
-    """The family of `config`, or the first whose config.json can say `cfg`, with the other keys of `config`.
+    """The family of `config`, or the first one whose config.json can express `cfg` with the other keys of
+    `config`.
 
     Raises ValueError where none can.
     """
@@ -393,13 +395,13 @@ def family_of(cfg: ModelConfig, config: dict | None = None) -> Family:
 
 
 def keys_of(family: Family, cfg: ModelConfig, config: dict | None) -> dict:
-    """The keys of a config.json that say `cfg`, and those of `config` that say nothing of it."""
+    """The keys of a config.json that express `cfg`, and those keys of `config` that do not concern it."""
     gone = {*family.keys, *NOT_KEPT}
     return {key: x for key, x in (config or {}).items() if key not in gone} | family.config(cfg)
 
 
 def explicit(cfg: ModelConfig) -> ModelConfig:
-    """The settings with the zeros that mean "as usual" spelt out, and without what no checkpoint says."""
+    """The settings with default zeros spelt out, and without those that no checkpoint holds."""
     return replace(
         cfg,
         kv_heads=cfg.kv_heads or cfg.heads,
@@ -412,7 +414,7 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
 
 
 def unflatten(flat: dict[str, Any]) -> dict:
-    """A tree of "a/b/c" paths."""
+    """A tree from paths "a/b/c"."""
     tree = {}
     for path, x in flat.items():
         *parents, last = path.split("/")

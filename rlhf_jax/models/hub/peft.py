@@ -1,12 +1,12 @@
 """Adapters in the format of PEFT: adapter_config.json beside adapter_model.safetensors.
 
-A matrix [out, in] has A [r, in] and B [out, r], and what is added is alpha / r B A. Where a family's file
-fuses several of our matrices into one (queries, keys, values), so are their adapters: with n of them, the A's
-stand one over the other, B has a block for each, and r and alpha are n times ours.
+A matrix [out, in] has A [r, in] and B [out, r], and alpha / r B A is added to it. Where a family's file
+fuses several of our matrices into one (queries, keys, values), their adapters are fused too: with n of
+them, the A's are stacked, B has a block for each, and r and alpha are n times ours.
 
-The head of a reward model is the tensor score.weight. Its bias has no place in the format: it stands as
-"score_bias" in the metadata of adapter_model.safetensors, is read back from there, and is what our scores
-exceed PEFT's by.
+The head of a reward model is the tensor score.weight. The format has no place for its bias: it is stored as
+"score_bias" in the metadata of adapter_model.safetensors, is read back from there, and is the difference
+between our scores and PEFT's.
 """
 
 import json
@@ -34,9 +34,10 @@ PLAIN = {
     "modules_to_save": (None, [], ["score"], ["classifier", "score"]),
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
-"""Settings of adapter_config.json, and the values with which an adapter is alpha / r B A beside a matrix.
+"""Settings of adapter_config.json, and the values with which an adapter adds alpha / r B A to a matrix.
 
-Other initialisations (pissa, olora, loftq, corda, lora_ga) take something off the matrix itself."""
+Other initialisations (pissa, olora, loftq, corda, lora_ga) subtract something from the matrix itself.
+"""
 HARMLESS = {
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"),  # they are read
     *("base_model_name_or_path", "revision"),  # so are these
@@ -44,13 +45,13 @@ HARMLESS = {
     *("fan_in_fan_out", "lora_dropout", "inference_mode", "auto_mapping", "peft_version"),
     *("megatron_core", "qalora_group_size", "eva_config"),  # each is read beside another setting
 }
-"""Settings that change no output of the adapter, or whose every value is known here."""
+"""Settings that change no output of the adapter, or whose values are all supported."""
 OFF = (None, False, [], {})
-"""The values of all other settings, those of later versions of PEFT too, that are known to do nothing."""
+"""Values at which every other setting, later versions of PEFT included, has no effect."""
 
 
 def modules(family: Family, cfg: ModelConfig) -> dict[str, dict[str, Tensor]]:
-    """The file's matrices of a block, as "layers.*.mlp.up_proj", and what of ours each holds, in order."""
+    """The file's matrices of a block, as "layers.*.mlp.up_proj", and our matrices in each, in order."""
     found: dict[str, dict[str, Tensor]] = {}
     for path, tensor in family.tensors(cfg).items():
         if path.startswith("blocks/") and path.endswith("/kernel"):
@@ -62,9 +63,9 @@ def modules(family: Family, cfg: ModelConfig) -> dict[str, dict[str, Tensor]]:
 def write(
     folder: pathlib.Path, family: Family, cfg: ModelConfig, trained, lora: LoraConfig, base: str
 ):
-    """Writes what `lora.split` gives to train of a language or a reward model, over the model `base`.
+    """Writes the trained part of `lora.split`, for a language or a reward model, over the model `base`.
 
-    `base` is a folder, or a name of a hub, NAME or NAME@REVISION.
+    `base` is a folder or a hub name, NAME or NAME@REVISION.
     """
     is_folder = pathlib.Path(base).is_dir()
     base, _, revision = (base, "", "") if is_folder else base.partition("@")
@@ -115,7 +116,7 @@ def write(
 
 
 def read_config(folder: pathlib.Path) -> dict:
-    """adapter_config.json. Raises ValueError, with the setting, where it asks for what is not known here."""
+    """adapter_config.json. Raises ValueError, naming the setting, for anything not implemented."""
     path = folder / CONFIG
     config = read_json(path)
     for key, value in config.items():
@@ -150,7 +151,7 @@ def read_config(folder: pathlib.Path) -> dict:
 
 
 def is_pattern(x: str) -> bool:
-    """Whether `x` is a regular expression."""
+    """True where `x` is a regular expression rather than a plain name."""
     try:
         return bool(re.compile(x))
     except re.error:
@@ -160,7 +161,7 @@ def is_pattern(x: str) -> bool:
 def arrays_of(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors of an adapter in float32, and the metadata of their file.
 
-    Raises ValueError for a file that cannot be read, and for a tensor that is not of finite floats.
+    Raises ValueError for a file that cannot be read, and for a tensor that does not hold finite floats.
     """
     arrays = {}
     try:
@@ -176,10 +177,10 @@ def arrays_of(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]
 
 
 def read(folder: pathlib.Path, family: Family, cfg: ModelConfig, blocks):
-    """(trained, LoraConfig), as `lora.join` takes them; a classifier's are a reward model's.
+    """(trained, LoraConfig) for `lora.join`; a classifier gives those of a reward model.
 
-    `blocks` are those of the model that is adapted.
-    Raises ValueError for a tensor whose name or shape the model has no place for, by its name.
+    `blocks` are those of the model to adapt. Raises ValueError for a tensor whose name or shape the model
+    has no place for, by its name.
     """
     config, path = read_config(folder), folder / WEIGHTS
     arrays, facts = arrays_of(path)
@@ -237,7 +238,8 @@ def read(folder: pathlib.Path, family: Family, cfg: ModelConfig, blocks):
 
 
 def score_bias(value, path: pathlib.Path) -> float:
-    """What is added to the scores of a reward model, as the file `path` says it; ValueError if no number."""
+    """Bias of a reward model's scores, as stored in the file `path`; raises ValueError unless it is a
+    number."""
     try:
         bias = float(value)
     except (TypeError, ValueError):
@@ -248,12 +250,12 @@ def score_bias(value, path: pathlib.Path) -> float:
 
 
 def pattern(config: dict, key: str, name: str, default):
-    """The value that a dict of patterns in adapter_config.json has for the matrix `name`."""
+    """The value for the matrix `name` in a dict of patterns in adapter_config.json."""
     own = (x for words, x in config[key].items() if re.fullmatch(rf"(.*\.)?({words})", name))
     return next(own, default)
 
 
 def scaling(config: dict, name: str, r: int) -> float:
-    """What B A of the matrix `name` is multiplied by."""
+    """The multiplier of B A for the matrix `name`."""
     alpha = pattern(config, "alpha_pattern", name, config["lora_alpha"])
     return alpha / (r**0.5 if config.get("use_rslora") else r)

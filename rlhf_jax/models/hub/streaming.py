@@ -1,7 +1,7 @@
-"""The tensors of a checkpoint's files, checked by their heads, and the way of each to its devices.
+"""Tensors of a checkpoint's files: checked by their headers, then streamed to their devices.
 
-One tensor of one layer at a time goes from the mapped file to where it lies, in its sharding and dtype, and
-layers are stacked there: this process never holds more than that above the file cache.
+One tensor of one layer at a time goes from the mapped file to its device, in its sharding and dtype, and
+layers are stacked there: beyond the file cache, this process never holds more than that.
 """
 
 import json
@@ -38,10 +38,10 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 def write_tensors(arrays: dict[str, np.ndarray], path: pathlib.Path, **facts: str):
-    """Writes a safetensors file for transformers, with `facts` among its metadata.
+    """Writes a safetensors file for transformers, with `facts` in its metadata.
 
-    The file has the mode that the umask gives to every new file, where safetensors itself would make it
-    readable by its owner alone.
+    The file has the mode that the umask gives to new files; safetensors itself makes files that only their
+    owner can read.
     """
     path.touch()
     mode = path.stat().st_mode
@@ -63,7 +63,7 @@ class Files:
             raise ValueError(f"{folder} holds neither model.safetensors nor {INDEX}")
 
     def file(self, name: str):
-        """An open file, mapped into memory; raises ValueError for one that is absent or cut off."""
+        """An open file, mapped into memory; raises ValueError for one that is missing or truncated."""
         if name not in self.open:
             try:
                 self.open[name] = safe_open(self.folder / name, framework="numpy")
@@ -74,16 +74,16 @@ class Files:
         return self.open[name]
 
     def real(self, name: str) -> str | None:
-        """The name that a tensor has here: with the family's prefix, or without."""
+        """The name of a tensor in the files: with the family's prefix, or without."""
         return next((x for x in (self.family.prefix + name, name) if x in self.file_of), None)
 
     def place(self, name: str) -> str:
-        """The file and the name of a tensor, for messages."""
+        """File and name of a tensor, for messages."""
         name = self.real(name) or name
         return f"{self.folder / self.file_of[name]}: the tensor {name}"
 
     def slices(self, name: str):
-        """The tensor as safetensors slices it; raises ValueError where it is not in its file."""
+        """The tensor as a safetensors slice; raises ValueError where its file lacks it."""
         name = self.real(name) or name
         try:
             return self.file(self.file_of[name]).get_slice(name)
@@ -91,18 +91,18 @@ class Files:
             raise ValueError(f"{self.place(name)} cannot be read ({error})") from None
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, from the head of its file; raises ValueError where it holds no floats."""
+        """The shape of a tensor, from the header of its file; raises ValueError where it holds no floats."""
         slices = self.slices(name)
         check_type(slices, self.place(name))
         return tuple(slices.get_shape())
 
     def tensor(self, name: str) -> np.ndarray:
-        """The array itself."""
+        """The whole array."""
         name = self.real(name) or name
         return self.file(self.file_of[name]).get_tensor(name)
 
     def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A slice of the array, and no more of it."""
+        """A slice of the array, read alone."""
         return self.slices(name)[index]
 
     def surplus(self, wanted: set[str]) -> Iterator[str]:
@@ -115,7 +115,7 @@ class Files:
 
 
 def weight_map(path: pathlib.Path) -> dict[str, str]:
-    """The file of each tensor, by an index. Raises ValueError for a file that does not lie beside it."""
+    """The file of each tensor, from an index. Raises ValueError for a file outside the index's folder."""
     found = read_json(path).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise ValueError(f'{path} has no "weight_map" of names to files: fetch it again')
@@ -152,7 +152,7 @@ def check_finite(x: np.ndarray, place: str):
 
 
 def check(files: Files, tensors: dict[str, Tensor], shapes, cfg: ModelConfig, is_reward: bool):
-    """Raises ValueError for a tensor that is missing or surplus, or whose shape does not fit, by its name."""
+    """Raises ValueError, naming the tensor, for one that is missing or surplus, or whose shape is wrong."""
     wanted = {files.family.head} if cfg.tied or is_reward else set()
     for path, tensor in tensors.items():
         layers = range(cfg.layers) if "*" in tensor.name else [0]
@@ -182,7 +182,7 @@ def check(files: Files, tensors: dict[str, Tensor], shapes, cfg: ModelConfig, is
 
 
 def read(files: Files, tensor: Tensor, shape, dtype, sharding) -> jax.Array:
-    """One parameter on its devices; of one that is stacked [layers, ...], a layer at a time."""
+    """One parameter on its devices; a stacked one [layers, ...] is read one layer at a time."""
     if "*" not in tensor.name:  # the largest there are, and none of them is fused
         turn = -1 if tensor.linear else 1
         get = lambda index: tensor.read(files.part(tensor.name, index[::turn]))
@@ -199,7 +199,7 @@ def read(files: Files, tensor: Tensor, shape, dtype, sharding) -> jax.Array:
 
 @cache
 def stacking(shape: tuple[int, ...], dtype, sharding) -> tuple[Callable, Callable]:
-    """What makes an empty stack, and what puts a layer into it; compiled once for all of one kind."""
+    """(function that makes an empty stack, function that inserts a layer), compiled once per kind."""
     put = lambda whole, x, i: jax.lax.dynamic_update_index_in_dim(whole, x, i, 0)
     return (
         jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding),
@@ -208,10 +208,10 @@ def stacking(shape: tuple[int, ...], dtype, sharding) -> tuple[Callable, Callabl
 
 
 def place(get: Callable[[tuple], np.ndarray], shape, dtype, sharding, name: str) -> jax.Array:
-    """An array of what `get` reads of an index: each device takes its slice, one after the other.
+    """An array from `get(index)`: each device gets its slice, one after the other.
 
-    A large slice is filled some rows at a time. All is waited for, because transfers that are under way keep
-    what they copy from. Raises ValueError, with `name`, where a slice is not finite in `dtype`.
+    A large slice is filled a few rows at a time. Every transfer is awaited, because pending ones keep their
+    source in memory. Raises ValueError, naming `name`, where a slice is not finite in `dtype`.
     """
 
     def put(index, device):
@@ -238,12 +238,12 @@ def place(get: Callable[[tuple], np.ndarray], shape, dtype, sharding, name: str)
 
 @partial(jax.jit, donate_argnums=0)
 def write_rows(whole, part, row):
-    """`whole` with `part` from `row` on, in the same memory."""
+    """`whole` with `part` written from `row` on, in the same memory."""
     return jax.lax.dynamic_update_slice_in_dim(whole, part, row, 0)
 
 
 def without_layers(sharding):
-    """The sharding of one layer of what is stacked."""
+    """The sharding of one layer of a stacked parameter."""
     if isinstance(sharding, jax.sharding.NamedSharding):
         return jax.sharding.NamedSharding(
             sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:])

@@ -1,8 +1,7 @@
-"""What each family of Hugging Face checkpoints calls things: one file a family, read by `huggingface.py`.
+"""Names in the Hugging Face checkpoints of each family: one file per family, read by `huggingface.py`.
 
-A family says which settings of the one transformer its `config.json` means, and which tensor of its files is
-which of our parameters. To add one, write such a file, name it here, and make its golden file
-(CONTRIBUTING.md).
+A family maps its `config.json` to settings of the one transformer, and the tensors of its files to our
+parameters. To add one, write such a file, name it here, and make its golden file (CONTRIBUTING.md).
 """
 
 from rlhf_jax.models.hub.families import gemma, gpt2, gpt_neox, llama

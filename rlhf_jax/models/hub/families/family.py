@@ -1,4 +1,4 @@
-"""What a family is."""
+"""The contract of a family of checkpoints."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from rlhf_jax.models.hub.families.keys import COMMON, Kinds, complete
 
 
 class Tensor(NamedTuple):
-    """Where one of our parameters, of one layer, lies in a checkpoint's files."""
+    """Place of one of our parameters, for one layer, in a checkpoint's files."""
 
     name: str  # with * for the layer's number
     linear: bool = False  # it is kept [out, in], and a kernel is [in, out]
@@ -21,7 +21,7 @@ class Tensor(NamedTuple):
     )
 
     def read(self, x: np.ndarray) -> np.ndarray:
-        """Ours, of the file's."""
+        """Our array from the file's array."""
         x = x.T if self.linear else x
         if self.parts == 1:
             return x
@@ -31,12 +31,12 @@ class Tensor(NamedTuple):
         return np.split(x, self.parts, axis=-1)[self.part]
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """The file's, of ours."""
+        """The shape in the file, from our shape."""
         whole = (*ours[:-1], ours[-1] * self.parts)
         return whole[::-1] if self.linear else whole
 
     def write(self, parts: list[np.ndarray]) -> np.ndarray:
-        """The file's, of all parts that it is fused from."""
+        """The file's array, from all parts that it fuses."""
         x = parts[0]
         if self.parts > 1 and self.interleaved:
             heads = [p.reshape(*p.shape[:-1], self.interleaved, 1, -1) for p in parts]
@@ -63,21 +63,21 @@ class Family(NamedTuple):
     ignored: tuple[str, ...] = ()  # regular expressions of names that hold no weight
 
     def settings(self, config: dict) -> dict:
-        """The fields of ModelConfig that `config` means to transformers' class of this family.
+        """The fields of ModelConfig that `config` means to this family's class in transformers.
 
-        Raises KeyError for a key that is needed and absent, and ValueError, naming key, value and what is
-        wanted, for what no such model of transformers has, or none of ours.
+        Raises KeyError for a missing key that is required, and ValueError, naming key, value and
+        requirement, for a value that either transformers or this library does not support.
         """
         return self.read(complete(self.model_type, COMMON | self.keys, config))
 
 
 def linear(ours: str, name: str, bias: bool) -> dict[str, Tensor]:
-    """A projection that is kept [out, in], with its bias if it has one."""
+    """A projection stored as [out, in], with its bias if it has one."""
     tensors = {f"{ours}/kernel": Tensor(f"{name}.weight", linear=True)}
     return tensors | ({f"{ours}/bias": Tensor(f"{name}.bias")} if bias else {})
 
 
 def scale(ours: str, name: str, bias: bool = False) -> dict[str, Tensor]:
-    """A norm."""
+    """The scale, and the bias if there is one, of a norm."""
     tensors = {f"{ours}/scale": Tensor(f"{name}.weight")}
     return tensors | ({f"{ours}/bias": Tensor(f"{name}.bias")} if bias else {})

@@ -25,7 +25,8 @@ KEYS = (
 
 
 def settings(config: dict, **own) -> dict:
-    """Settings of both, of config.json, completed: norms on both sides, caps, embeddings times sqrt(D)."""
+    """Settings shared by Gemma 2 and 3, from a completed config.json: norms on both sides, caps, embeddings
+    times sqrt(D)."""
     return llama.settings(
         config,
         norm_offset=1.0,
@@ -39,18 +40,18 @@ def settings(config: dict, **own) -> dict:
 
 
 def gemma2(config: dict) -> dict:
-    """Gemma 2 caps attention."""
+    """Settings of Gemma 2, which caps attention logits."""
     cap = config["attn_logit_softcapping"] or 0.0
     return settings(config, attention_softcap=cap, **turned(config, config["rope_parameters"]))
 
 
 def gemma3(config: dict) -> dict:
-    """Gemma 3 norms queries and keys in the place of capping attention."""
+    """Settings of Gemma 3, which normalises queries and keys instead of capping attention logits."""
     return settings(config, qk_norm="head", **turned_apart(config))
 
 
 def config(cfg: ModelConfig) -> dict:
-    """Of the settings."""
+    """The keys of config.json that express the settings."""
     scale = cfg.attention_scale or (cfg.head_dim or cfg.d_model // cfg.heads) ** -0.5
     keys = llama.config(
         cfg,
@@ -65,7 +66,7 @@ def config(cfg: ModelConfig) -> dict:
 
 
 def family(model_type: str, name: str, reward: str, keys: Kinds, read: Callable) -> Family:
-    """Gemma 2, or Gemma 3."""
+    """The family of Gemma 2 or Gemma 3."""
     return Family(
         model_type=model_type,
         architecture=f"{name}ForCausalLM",

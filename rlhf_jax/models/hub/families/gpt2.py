@@ -21,7 +21,7 @@ KEYS = {
 
 
 def settings(config: dict) -> dict:
-    """Of config.json, completed."""
+    """Settings from a completed config.json."""
     return dict(
         vocab_size=config["vocab_size"],
         context=config["n_positions"],
@@ -36,7 +36,7 @@ def settings(config: dict) -> dict:
 
 
 def config(cfg: ModelConfig) -> dict:
-    """Of the settings."""
+    """The keys of config.json that express the settings."""
     return dict(
         vocab_size=cfg.vocab_size,
         n_positions=cfg.context,
@@ -54,7 +54,7 @@ def config(cfg: ModelConfig) -> dict:
 
 
 def tensors(cfg: ModelConfig) -> dict[str, Tensor]:
-    """Kernels are kept [in, out]; queries, keys and values are one tensor."""
+    """Tensors of the files: kernels are stored as [in, out]; queries, keys and values are one tensor."""
     del cfg
     both = lambda ours, name, **fused: {
         f"blocks/{ours}/kernel": Tensor(f"h.*.{name}.weight", **fused),

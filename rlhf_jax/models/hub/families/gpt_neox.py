@@ -1,4 +1,4 @@
-"""GPT-NeoX, of which Pythia is (Black et al., 2022; Biderman et al., 2023)."""
+"""GPT-NeoX, the family of Pythia (Black et al., 2022; Biderman et al., 2023)."""
 
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.hub.families.family import Family, Tensor, linear, scale
@@ -24,7 +24,7 @@ KEYS = ROPE | {
 
 
 def settings(config: dict) -> dict:
-    """Of config.json, completed."""
+    """Settings from a completed config.json."""
     width = config["hidden_size"] // config["num_attention_heads"]
     if (config.get("head_dim") or width) != width:
         raise ValueError(f"head_dim = {config['head_dim']}, where {width} is wanted")
@@ -44,7 +44,7 @@ def settings(config: dict) -> dict:
 
 
 def config(cfg: ModelConfig) -> dict:
-    """Of the settings."""
+    """The keys of config.json that express the settings."""
     return dict(
         vocab_size=cfg.vocab_size,
         max_position_embeddings=cfg.context,
@@ -64,7 +64,7 @@ def config(cfg: ModelConfig) -> dict:
 
 
 def tensors(cfg: ModelConfig) -> dict[str, Tensor]:
-    """Queries, keys and values of each head stand together in one tensor."""
+    """Tensors of the files: one tensor holds the queries, keys and values of each head in turn."""
     found = {
         "embedding/embedding": Tensor("embed_in.weight"),
         "unembedding/kernel": Tensor("embed_out.weight", linear=True),

@@ -1,4 +1,4 @@
-"""What the keys of a config.json may hold, and the whole of it as transformers' class completes it."""
+"""Allowed values of the keys of a config.json, and its completion by the class of transformers."""
 
 import copy
 import json
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Kind(NamedTuple):
-    """The values that a key may have."""
+    """The allowed values of a key."""
 
     wanted: str  # in words
     fits: Callable[[Any], bool]
@@ -24,14 +24,14 @@ def only(*values) -> Kind:
 
 
 def or_null(kind: Kind) -> Kind:
-    """A value of `kind`, or null, which means that the model does without."""
+    """A value of `kind`, or null for a model without this feature."""
     return kind._replace(
         wanted=f"{kind.wanted}, or null,", fits=lambda x: x is None or kind.fits(x)
     )
 
 
 def each(*values: str) -> Kind:
-    """A list of strings, each of them one of a few."""
+    """A list of strings, each one of a few."""
     fits = lambda x: isinstance(x, list) and all(isinstance(y, str) and y in values for y in x)
     return Kind(f"a list of {' and '.join(map(json.dumps, values))}", fits)
 
@@ -52,20 +52,20 @@ COMMON: Kinds = {
     "per_layer_config": only(None),
     "quantization_config": only(None),
 }
-"""The keys that any family may have: the last three would make it another model."""
+"""Keys that any family may have; unsupported values of the last three would make another model."""
 
 IDLE: tuple[str, ...] = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id")
-"""The keys that are read elsewhere, and decide no arithmetic."""
+"""Keys that are read elsewhere and affect no arithmetic."""
 
 
 def shown(value) -> str:
-    """A value as config.json has it, and no more than the beginning of a long one."""
+    """A value as in config.json, truncated if it is long."""
     plain = value is None or isinstance(value, bool | int | float | str)
     return (json.dumps(value) if plain else reprlib.repr(value))[:80]
 
 
 def check(kinds: Kinds, config: dict, nulls: bool, where: str = ""):
-    """Raises ValueError for a key of `config` whose value is not of its kind; `nulls` lets null pass."""
+    """Raises ValueError for a key of `config` whose value is not allowed; `nulls` allows null everywhere."""
     for key, kind in kinds.items():
         if key not in config or (nulls and config[key] is None):
             continue
@@ -79,10 +79,10 @@ def check(kinds: Kinds, config: dict, nulls: bool, where: str = ""):
 
 
 def complete(model_type: str, kinds: Kinds, config: dict) -> dict:
-    """`config` with the defaults, and the modern spelling, of transformers' class of that family.
+    """`config` with the defaults and the current spelling of the family's class in transformers.
 
-    Raises KeyError for a key that is needed and absent, and ValueError for a value that is not of its kind,
-    in `config` or in what the class makes of it, and for what the class itself refuses.
+    Raises KeyError for a missing key that is required, and ValueError for a value that is not allowed, in
+    `config` or in the completed one, and for anything that the class itself refuses.
     """
     check(kinds, config, nulls=True)
     for key, kind in kinds.items():

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, and what keeps its names: Mistral, Qwen 2 and 2.5, Qwen 3, OLMo 2."""
+"""Llama 2 and 3, and the families with the same names: Mistral, Qwen 2 and 2.5, Qwen 3, OLMo 2."""
 
 from collections.abc import Callable
 from functools import partial
@@ -40,7 +40,7 @@ PATTERN = LAYERS | {"use_sliding_window": FLAG, "max_window_layers": COUNT}
 
 
 def settings(config: dict, **own) -> dict:
-    """Of config.json, completed; `own` are those of the family."""
+    """Settings from a completed config.json; `own` are those of the family."""
     heads = config["num_attention_heads"]
     return (
         dict(
@@ -63,22 +63,22 @@ def settings(config: dict, **own) -> dict:
 
 
 def flat(config: dict, **own) -> dict:
-    """`settings` of a family whose layers all turn queries and keys alike."""
+    """Settings of a family in which all layers rotate queries and keys alike."""
     return settings(config, **turned(config, config["rope_parameters"]), **own)
 
 
 def mistral(config: dict) -> dict:
-    """Mistral: all layers are local where there is a window."""
+    """Settings of Mistral: all layers are local where there is a window."""
     return flat(config, window=config["sliding_window"] or 0)
 
 
 def mixed(config: dict, **own) -> dict:
-    """A family some of whose layers may be local."""
+    """Settings of a family in which some layers may be local."""
     return flat(config, **local_of(config), **own)
 
 
 def local_of(config: dict) -> dict:
-    """Settings of the layers that see a window alone, which `layer_types` names."""
+    """Settings of the layers with a window, which `layer_types` names."""
     kinds, window = config["layer_types"], config["sliding_window"]
     local = tuple(i for i, kind in enumerate(kinds) if kind == LOCAL)
     if not local:
@@ -92,12 +92,12 @@ def local_of(config: dict) -> dict:
 
 
 def kinds_of(cfg: ModelConfig) -> list[str]:
-    """`layer_types` of the settings."""
+    """The key `layer_types` from the settings."""
     return [LOCAL if i in cfg.local else GLOBAL for i in range(cfg.layers)]
 
 
 def config(cfg: ModelConfig, **own) -> dict:
-    """Of the settings; `own` are keys of the family."""
+    """The keys of config.json that express the settings; `own` are keys of the family."""
     return (
         dict(
             vocab_size=cfg.vocab_size,
@@ -119,7 +119,7 @@ def config(cfg: ModelConfig, **own) -> dict:
 
 
 def windowed(cfg: ModelConfig) -> dict:
-    """The keys of families some of whose models have local layers."""
+    """Keys of families with local layers in some models."""
     return config(
         cfg,
         sliding_window=cfg.window or None,
@@ -133,7 +133,7 @@ def tensors(
     attention_norm: str = "input_layernorm",
     mlp_norm: str = "post_attention_layernorm",
 ) -> dict[str, Tensor]:
-    """Everything that the settings ask for; the names of norms differ."""
+    """Tensors of the files for all parameters of the settings; families differ in the names of norms."""
     found = {
         "embedding/embedding": Tensor("embed_tokens.weight"),
         "unembedding/kernel": Tensor("lm_head.weight", linear=True),
@@ -158,7 +158,7 @@ def tensors(
 def family(
     model_type: str, name: str, keys: Kinds, read: Callable = flat, config: Callable = config
 ) -> Family:
-    """A family that keeps Llama's names; `keys` are its own beside those of the shape."""
+    """A family with Llama's tensor names; `keys` are its own in addition to those of the architecture."""
     return Family(
         model_type=model_type,
         architecture=f"{name}ForCausalLM",

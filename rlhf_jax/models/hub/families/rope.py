@@ -1,4 +1,4 @@
-"""Rotary positions in config.json: `rope_parameters`, and the keys that stood in its place before."""
+"""Rotary positions in config.json: `rope_parameters`, and the keys that preceded it."""
 
 from dataclasses import replace
 from typing import Any
@@ -42,11 +42,12 @@ KEYS: dict[str, Any] = {
     "partial_rotary_factor": or_null(SHARE),
     "original_max_position_embeddings": or_null(SIZE),
 }
-"""The keys of all families that turn queries and keys."""
+"""Keys of all families with rotary positions."""
 
 
 def scaling_of(rope: dict, context: int, truncate: bool) -> RopeScaling:
-    """How `rope` of a completed config.json stretches the wavelengths of a model of `context` positions."""
+    """The scaling of wavelengths in `rope`, part of a completed config.json, for a model of `context`
+    positions."""
     kind = rope["rope_type"]
     if kind == "default":
         return RopeScaling()
@@ -73,9 +74,9 @@ def scaling_of(rope: dict, context: int, truncate: bool) -> RopeScaling:
 
 
 def turned(config: dict, rope: dict, shares: bool = False) -> dict:
-    """Settings of rotary positions: `rope` is the completed config.json's own, or one of its entries.
+    """Settings of rotary positions; `rope` is the completed config.json's own, or one of its entries.
 
-    Raises ValueError where only a part of each head is turned, unless the family `shares` heads so.
+    Raises ValueError where only a part of each head is rotated, unless the family allows it (`shares`).
     """
     if "rope_theta" not in rope:
         raise ValueError(
@@ -96,7 +97,7 @@ def turned(config: dict, rope: dict, shares: bool = False) -> dict:
 
 
 def turned_apart(config: dict) -> dict:
-    """Settings of a family whose local layers have wavelengths of their own, which are never stretched."""
+    """Settings of a family whose local layers have their own, never scaled wavelengths."""
     near = turned(config, config["rope_parameters"]["sliding_attention"])
     if near["rope_scaling"] != RopeScaling():
         raise ValueError(
