@@ -24,6 +24,7 @@ class SampleConfig(Settings):
     """Sampling of responses."""
 
     _main = ("length", "temperature")
+    _hidden = ("top_k", "top_p", "min_length", "pad")
 
     length: Whole = 24
     """Most tokens of a response, its end token included (T). 0, in experiments: 24 for a generated task, or

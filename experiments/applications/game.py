@@ -99,10 +99,7 @@ class Config(Settings):
 
     def _unread(self) -> dict[str, str]:
         other, learner = ("pg", self.ppo) if self.algorithm == "ppo" else ("ppo", self.pg)
-        missing = {
-            other: f'algorithm = "{self.algorithm}" does not read it',
-            "model.vocab_size": "the words of the game decide it",
-        }
+        missing = {other: f'algorithm = "{self.algorithm}" does not read it'}
         if learner.kl_in_reward == learner.kl_in_loss == "none":
             missing["kl_coef"] = "kl_in_reward and kl_in_loss are none"
         return missing

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.algorithms import ppo, rollout
-from rlhf_jax.pipeline import generation, on_policy, people, results, scoring, stages
-from rlhf_jax.pipeline.on_policy import PPORun
+from rlhf_jax.pipeline import generation, learners, on_policy, people, results, scoring, stages
 from rlhf_jax.pipeline.prepare import Prepared, prepare
+from rlhf_jax.pipeline.rl_settings import PPORun
 
 order = 1  # of the launcher's list
 config = PPORun()
@@ -26,7 +26,7 @@ config = PPORun()
 def main(cfg: PPORun):
     """Runs what is not yet in the run directory, and prints the results."""
     # texts, tokenizer, network and folder of the run; None: it is finished, and was shown
-    run = prepare("sentiment", cfg, on_policy.batch_sizes(cfg, cfg.ppo))
+    run = prepare("sentiment", cfg, learners.batch_sizes(cfg, "ppo", cfg.ppo))
     if run is None:
         return
 
@@ -38,7 +38,7 @@ def main(cfg: PPORun):
     reward, held_out_reward = stages.reward_models(run, reference, pairs)
 
     # 3. PPO against the first of them
-    method = on_policy.with_ppo(run, reference, reward)
+    method = learners.with_ppo(run, reference, reward)
     params, kl_coef = on_policy.train(run, method, reference, reward, held_out_reward)
 
     # 4. the results, on held-out prompts

@@ -21,9 +21,9 @@ from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.evaluation import evaluate
 from rlhf_jax.models import networks
-from rlhf_jax.pipeline import generation, keys, on_policy, people, results, stages
-from rlhf_jax.pipeline.on_policy import PolicyGradientRun
+from rlhf_jax.pipeline import generation, keys, learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import Prepared, prepare
+from rlhf_jax.pipeline.rl_settings import PolicyGradientRun
 from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.pipeline.texts import Pairs
 
@@ -48,7 +48,7 @@ config = Config()
 
 def main(cfg: Config):
     """Runs what is not yet in the run directory, and prints the results."""
-    run = prepare("ensemble", cfg, on_policy.batch_sizes(cfg, cfg.pg))
+    run = prepare("ensemble", cfg, learners.batch_sizes(cfg, "pg", cfg.pg))
     if run is None:
         return
     ours, fn = run.cfg.ensemble, networks.reward_model(run.lm).fn
@@ -69,7 +69,7 @@ def main(cfg: Config):
     together = Reward(ensemble.make_score(fn, ours), members)
     if ours.combine == "warm":
         together = Reward(fn, ensemble.weight_average(members))
-    method = on_policy.with_policy_gradient(run, reference)
+    method = learners.with_policy_gradient(run, reference)
     params, _ = on_policy.train(run, method, reference, together, held_out_reward)
 
     # 3. the results, and where they disagree

@@ -19,9 +19,9 @@ from rlhf_jax.algorithms.preference import PreferenceConfig
 from rlhf_jax.batches import PreferenceBatch, Rollout
 from rlhf_jax.bounds import Bound, Count, Settings, check_divides
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import on_policy, people, results, stages
-from rlhf_jax.pipeline.on_policy import OnPolicyConfig, RLConfig
+from rlhf_jax.pipeline import learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import Prepared, prepare
+from rlhf_jax.pipeline.rl_settings import GroupRLConfig, OnPolicyConfig, check_best, check_group
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,14 @@ class Config(OnPolicyConfig):
 
     preference: PreferenceConfig = PreferenceConfig()
     online: OnlineConfig = OnlineConfig()
-    rl: RLConfig = field(
-        default_factory=lambda: RLConfig(kl_coef=0.0, optimizer=OptimizerConfig(lr=1e-3))
+    rl: GroupRLConfig = field(
+        default_factory=lambda: GroupRLConfig(kl_coef=0.0, optimizer=OptimizerConfig(lr=1e-3))
     )
 
     def _conditions(self, at: str):
         super()._conditions(at)
-        on_policy.check_loop(self, at, "preference", "online.draws", self.online.draws)
+        check_group(self, at, "online.draws", self.online.draws)
+        check_best(self, at, "preference", preference.METRICS)
         pairs = self.rl.batch_size // self.online.draws
         whole = f"{at}rl.batch_size / {at}online.draws"
         check_divides(f"{at}online.microbatches", self.online.microbatches, whole, pairs)
@@ -67,9 +68,6 @@ class Config(OnPolicyConfig):
                 f"{at}sample.temperature = {self.sample.temperature}, and the loss of pairs is of the "
                 "policy at 1: leave it there"
             )
-
-    def _unread(self) -> dict[str, str]:
-        return super()._unread() | on_policy.NO_CRITIC
 
 
 config = Config()
@@ -130,4 +128,6 @@ def with_pairs(run: Prepared, reference) -> on_policy.OnPolicy:
             axis_name=devices.axis_name,
         )  # fmt: skip
 
-    return on_policy.on_devices(run, "online_dpo", make, run.lm.policy_fn, tx, reference)
+    return learners.on_devices(run, "online_dpo", make, run.lm.policy_fn, tx, reference)._replace(
+        refill=cfg.rl.refill
+    )

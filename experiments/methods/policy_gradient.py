@@ -26,9 +26,9 @@ signal.
 from dataclasses import replace
 
 from rlhf_jax.algorithms import policy_gradient
-from rlhf_jax.pipeline import on_policy, people, results, stages
-from rlhf_jax.pipeline.on_policy import PolicyGradientRun
+from rlhf_jax.pipeline import learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import prepare
+from rlhf_jax.pipeline.rl_settings import PolicyGradientRun
 
 order = 4  # of the launcher's list
 configs = {
@@ -43,13 +43,13 @@ configs = {
 
 def main(cfg: PolicyGradientRun, name: str):
     """Runs what is not yet in the run directory, and prints the results."""
-    run = prepare(name, cfg, on_policy.batch_sizes(cfg, cfg.pg))
+    run = prepare(name, cfg, learners.batch_sizes(cfg, "pg", cfg.pg))
     if run is None:
         return
     reference, facts = stages.reference(run)
     pairs = people.compare(run, reference)
     reward, held_out_reward = stages.reward_models(run, reference, pairs)
-    method = on_policy.with_policy_gradient(run, reference)
+    method = learners.with_policy_gradient(run, reference)
     params, _ = on_policy.train(run, method, reference, reward, held_out_reward)
     said = results.respond(run, params)
     facts = results.about_rewards(run, reward, pairs) | facts

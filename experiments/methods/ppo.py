@@ -6,9 +6,9 @@ The shared stages are those of every method; --start-from RUN takes them from a 
 minute. `sentiment` is the application that tells its results token by token.
 """
 
-from rlhf_jax.pipeline import on_policy, people, results, stages
-from rlhf_jax.pipeline.on_policy import PPORun
+from rlhf_jax.pipeline import learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import prepare
+from rlhf_jax.pipeline.rl_settings import PPORun
 
 order = 3  # of the launcher's list
 config = PPORun()
@@ -16,13 +16,13 @@ config = PPORun()
 
 def main(cfg: PPORun):
     """Runs what is not yet in the run directory, and prints the results."""
-    run = prepare("ppo", cfg, on_policy.batch_sizes(cfg, cfg.ppo))
+    run = prepare("ppo", cfg, learners.batch_sizes(cfg, "ppo", cfg.ppo))
     if run is None:
         return
     reference, facts = stages.reference(run)
     pairs = people.compare(run, reference)
     reward, held_out_reward = stages.reward_models(run, reference, pairs)
-    method = on_policy.with_ppo(run, reference, reward)
+    method = learners.with_ppo(run, reference, reward)
     params, _ = on_policy.train(run, method, reference, reward, held_out_reward)
     said = results.respond(run, params["policy"])
     facts = results.about_rewards(run, reward, pairs) | facts

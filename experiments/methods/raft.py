@@ -22,8 +22,8 @@ from rlhf_jax.models import lora
 from rlhf_jax.ops import kl
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import keys, on_policy, people, results, stages
-from rlhf_jax.pipeline.on_policy import OnPolicyConfig, RLConfig
 from rlhf_jax.pipeline.prepare import Prepared, prepare
+from rlhf_jax.pipeline.rl_settings import GroupRLConfig, OnPolicyConfig, check_best, check_group
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,16 @@ class Config(OnPolicyConfig):
     """Settings of the raft experiment."""
 
     raft: RAFTConfig = RAFTConfig()
-    rl: RLConfig = field(
-        default_factory=lambda: RLConfig(
+    rl: GroupRLConfig = field(
+        default_factory=lambda: GroupRLConfig(
             iterations=12, batch_size=1024, kl_coef=0.0, save_every=4, optimizer=OptimizerConfig(lr=1e-3)
         )
     )  # fmt: skip
 
     def _conditions(self, at: str):
         super()._conditions(at)
-        on_policy.check_loop(self, at, "sft", "raft.draws", self.raft.draws)
-
-    def _unread(self) -> dict[str, str]:
-        return super()._unread() | on_policy.NO_CRITIC
+        check_group(self, at, "raft.draws", self.raft.draws)
+        check_best(self, at, "sft", ("loss",))
 
 
 config = Config()
@@ -140,4 +138,4 @@ def with_winners(run: Prepared, reference) -> on_policy.OnPolicy:
     annotate = devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA))
     learner = learner._replace(annotate=annotate)
     base, trained = lora.split(keys.adapters(cfg.seed, "policy"), reference, cfg.lora)
-    return on_policy.OnPolicy("raft", learner, base, trained, tx)
+    return on_policy.OnPolicy("raft", learner, base, trained, tx, cfg.rl.refill)

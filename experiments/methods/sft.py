@@ -26,7 +26,7 @@ class Config(settings.RunConfig):
         super()._conditions(at)
         if self.reference:
             raise ValueError(
-                f'{at}reference = "{self.reference}" would skip SFT: give it as model, to start from it'
+                f'{at}reference = "{self.reference}" would skip SFT: give it as pretrained, to start from it'
             )
 
     def _unread(self) -> dict[str, str]:

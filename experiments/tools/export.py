@@ -4,7 +4,7 @@
     python launch.py export --run runs/rloo/1f0c5a77b2 --stage reward --to my-reward-model
 
 transformers loads both (AutoModelForCausalLM, AutoModelForSequenceClassification with one label), and so does
-any experiment here, as --model, --reference or --reward-model. Adapters are merged into their model, or
+any experiment here, as --pretrained, --reference or --reward-model. Adapters are merged into their model, or
 written for PEFT with --adapter.
 
 A response ends at each id of eos_token_id in generation_config.json and config.json. A classifier of
@@ -113,7 +113,7 @@ def main(cfg: Config):
             shard_bytes=int(cfg.shard_gb * 1e9),
         )  # fmt: skip
     print(f"the {'reward model' if is_reward else 'policy'} of {folder}, stage {stage}: {to}")
-    use = "--reward-model" if is_reward else "--reference (as it is) or --model (SFT goes on)"
+    use = "--reward-model" if is_reward else "--reference (as it is) or --pretrained (SFT goes on)"
     print(f"any experiment here takes it as {use}")
     if is_reward:
         print(f"transformers' scores are ours less score_bias = {float(trained['bias']):.6g}")

@@ -46,6 +46,21 @@ from rlhf_jax.ops.reduce import gather, normalise, psum, share
 EPSILON = 1e-6
 
 
+METRICS = (
+    *(
+        "advantage_std",
+        "sampler_kl",
+        "importance",
+        "importance_capped",
+        "flat_groups",
+        "kl_loss",
+        "loss",
+    ),
+    *("policy_loss", "entropy", "approx_kl", "clipfrac", "ratio", "steps"),
+)
+"""The metrics of an update, as `pg/NAME`."""
+
+
 @dataclass(frozen=True)
 class PolicyGradientConfig(Settings):
     """Policy gradients without a critic; the defaults are RLOO's."""

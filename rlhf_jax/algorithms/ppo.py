@@ -20,6 +20,20 @@ from rlhf_jax.ops.advantages import gae
 from rlhf_jax.ops.logprobs import ratio_of
 from rlhf_jax.ops.reduce import normalise, psum, whiten
 
+METRICS = (
+    *(
+        "explained_variance",
+        "advantage_std",
+        "loss",
+        "policy_loss",
+        "value_loss",
+        "entropy",
+        "approx_kl",
+    ),
+    *("policy_clipfrac", "value_clipfrac", "ratio", "steps"),
+)
+"""The metrics of an update, as `ppo/NAME`."""
+
 
 @dataclass(frozen=True)
 class PPOConfig(Settings):

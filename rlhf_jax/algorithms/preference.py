@@ -35,6 +35,10 @@ DEFAULTS: dict[str, dict[str, float]] = {  # the settings that each kind reads
 }
 
 
+METRICS = ("loss", "accuracy", "margin", "chosen_logprob", "rejected_logprob", "sft_loss")
+"""The metrics of a step, as `preference/NAME`."""
+
+
 @dataclass(frozen=True)
 class PreferenceConfig(Settings):
     """Preference loss and its coefficients; None takes the value in `DEFAULTS`, the published one where

@@ -57,6 +57,25 @@ class ModelConfig(Settings):
     """Architecture of a decoder-only transformer; the defaults are a small GPT-2."""
 
     _main = ("layers", "d_model", "dtype")
+    _hidden = (
+        *(
+            "vocab_size",
+            "rope_theta_local",
+            "rope_scaling",
+            "rotary_share",
+            "window",
+            "local_layers",
+        ),
+        *(
+            "norm_eps",
+            "norm_offset",
+            "norm_place",
+            "qk_norm",
+            "attention_scale",
+            "attention_softcap",
+        ),
+        *("logit_softcap", "embedding_scale", "qkv_bias", "parallel_residual"),
+    )
 
     vocab_size: Count = 512
     """Number of tokens in the vocabulary (V); an experiment takes it from the tokenizer."""

@@ -1,147 +1,27 @@
 """The loop of on-policy methods: sample, score, annotate, update."""
 
-import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax import optimizer
-from rlhf_jax.algorithms import policy_gradient, ppo, rollout
+from rlhf_jax.algorithms import rollout
 from rlhf_jax.algorithms.learner import Learner
-from rlhf_jax.algorithms.policy_gradient import PolicyGradientConfig
-from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.batches import Samples
-from rlhf_jax.bounds import Count, NonNegative, Positive, Seed, Whole, check_divides
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA
-from rlhf_jax.models import lora, networks
+from rlhf_jax.models import lora
 from rlhf_jax.ops import kl
-from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import keys, scoring, settings, stages, texts
+from rlhf_jax.pipeline import keys, scoring, stages, texts
 from rlhf_jax.pipeline.prepare import Prepared
 from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.runs import loop
-
-
-@dataclass(frozen=True)
-class RLConfig(scoring.PythonRewardConfig):
-    """The loop of sampling, scoring and updating."""
-
-    _main = ("iterations", "batch_size", "kl_coef")
-
-    iterations: Count = 100
-    """Number of rollouts, each followed by an update."""
-    seed: Seed | None = None
-    """Seed of the prompts and responses drawn in this loop; None: the run's seed."""
-    batch_size: Count = 128
-    """Responses per rollout."""
-    value: Literal["separate", "shared"] = "separate"
-    """PPO's critic: a separate network, or a head on the policy's trunk (shared)."""
-    value_from: Literal["policy", "reward"] = "policy"
-    """Initial weights of a separate critic: the policy's with a zero head, or the reward model's with its
-    head."""
-    kl_coef: NonNegative = 0.1
-    """Weight of the KL penalty; its initial value where `kl_target` is set."""
-    kl_target: NonNegative = 0.0
-    """Target KL of the adaptive coefficient, in nats per response (6: Ziegler et al., 2019); 0: fixed
-    coefficient."""
-    kl_horizon: Positive = 10_000.0
-    """Horizon of the adaptive KL coefficient, in samples."""
-    refill: Whole = 0
-    """Most extra sampling rounds that replace groups of identical scores by groups of the next prompts
-    (dynamic sampling of DAPO: Yu et al., 2025)."""
-    save_every: Count = 20
-    """Iterations between checkpoints."""
-    keep: Count = 2
-    """Number of latest checkpoints to keep."""
-    best: str = "objective/reward"
-    """Metric whose highest mean between two checkpoints selects one more checkpoint to keep, for `export
-    --best`; empty: none."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
-
-    def _conditions(self, at: str):
-        super()._conditions(at)
-        if self.kl_target and not self.kl_coef:
-            raise ValueError(
-                f"{at}kl_target = {self.kl_target} cannot adapt {at}kl_coef = 0, because it multiplies it: "
-                f"set {at}kl_coef above 0"
-            )
-        if self.kl_target and 0.2 * self.batch_size >= self.kl_horizon:
-            raise ValueError(
-                f"{at}kl_horizon = {self.kl_horizon} lets one rollout of {self.batch_size} responses bring "
-                f"the KL coefficient to 0 or below: it must be above {0.2 * self.batch_size:g}"
-            )
-
-    def _unread(self) -> dict[str, str]:
-        missing = super()._unread()
-        if not self.kl_target:
-            missing["kl_horizon"] = "kl_target = 0 holds the coefficient fixed"
-        if self.value == "shared":
-            missing["value_from"] = "the critic shares the policy's trunk"
-        return missing
-
-
-NO_CRITIC = dict.fromkeys(("rl.value", "rl.value_from"), "there is no critic")
-OBJECTIVE = (
-    *(f"objective/{x}" for x in ("score", "reward", "kl", "k3", "surprisal", "length", "kl_coef")),
-    *(f"objective/{x}" for x in ("held_out_score", "eos_rate", "gold", "sampler_gap")),
-    *("train/grad_norm", "train/skipped"),
-)
-METRICS = {  # further metrics of an iteration, by the area of the update
-    "ppo": "explained_variance advantage_std loss policy_loss value_loss entropy approx_kl policy_clipfrac "
-    "value_clipfrac ratio steps",
-    "pg": "advantage_std sampler_kl importance importance_capped flat_groups kl_loss loss policy_loss "
-    "entropy approx_kl clipfrac ratio steps",
-    "preference": "loss accuracy margin chosen_logprob rejected_logprob sft_loss",
-    "sft": "loss",
-}
-
-
-def check_loop(cfg, at: str, area: str, draws: str, group: int):
-    """Raises ValueError for settings of the loop that do not fit each other or the update.
-
-    `area` prefixes the update's metrics; `draws` is the setting that says how many adjacent rows (`group`)
-    share a prompt.
-    """
-    check_divides(f"{at}{draws}", group, f"{at}rl.batch_size", cfg.rl.batch_size)
-    if cfg.rl.refill and group == 1:
-        raise ValueError(
-            f"{at}rl.refill = {cfg.rl.refill} needs several draws per prompt, and there is one: set it to 0"
-        )
-    if area not in METRICS:  # a user's own method: the loop checks its metrics
-        return
-    known = [*OBJECTIVE, *(f"{area}/{name}" for name in METRICS[area].split())]
-    of_reward = cfg.rl.reward and cfg.rl.best.startswith("score/")  # the names are in its file
-    if cfg.rl.best and cfg.rl.best not in known and not of_reward:
-        near = difflib.get_close_matches(cfg.rl.best, known, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f'{at}rl.best = "{cfg.rl.best}" is no metric of {area}: did you mean {near}? (docs/metrics.md)'
-        )
-
-
-def check_update(cfg, at: str, area: str, algorithm):
-    """Runs `check_loop` for `algorithm`, the PPO or policy gradient settings named `area`, and checks its
-    batches."""
-    rows, name = cfg.rl.batch_size, f"{at}{area}"
-    check_divides(f"{name}.minibatches", algorithm.minibatches, f"{at}rl.batch_size", rows)
-    rows, whole = rows // algorithm.minibatches, f"{at}rl.batch_size / {name}.minibatches"
-    check_divides(f"{name}.microbatches", algorithm.microbatches, whole, rows)
-    check_loop(cfg, at, area, f"{area}.group", getattr(algorithm, "group", 1))
-
-
-def no_kl(algorithm) -> dict[str, str]:
-    """The unread settings of the KL penalty where `algorithm` has none, with the reason."""
-    if {algorithm.kl_in_reward, algorithm.kl_in_loss} != {"none"}:
-        return {}
-    return dict.fromkeys(("rl.kl_coef", "rl.kl_target"), "kl_in_reward and kl_in_loss are none")
 
 
 class OnPolicy(NamedTuple):
@@ -152,64 +32,7 @@ class OnPolicy(NamedTuple):
     base: Any  # frozen parameters beneath adapters; empty without adapters
     trained: Any  # trained parameters: adapters and heads, or all
     tx: Any  # the optimizer
-
-
-def batch_sizes(cfg, algorithm) -> dict[str, int]:
-    """Numbers of rows that must divide over the devices; `algorithm` holds the settings of PPO or a policy
-    gradient."""
-    rows, area = cfg.rl.batch_size, "ppo" if hasattr(algorithm, "lam") else "pg"
-    part = f"rl.batch_size / {area}.minibatches"
-    sizes = {"rl.batch_size": rows, part: rows // algorithm.minibatches}
-    rows = sizes[part] // algorithm.microbatches
-    return sizes | {f"{part} / {area}.microbatches": rows}
-
-
-def make_tx(cfg, algorithm):
-    """The optimizer for all updates of a run."""
-    steps = cfg.rl.iterations * algorithm.epochs * algorithm.minibatches
-    return optimizer.make(cfg.rl.optimizer, steps)
-
-
-def on_devices(
-    run: Prepared, stage: str, make: Callable, fn: Callable, tx, params, reward_params=None
-) -> OnPolicy:
-    """The learner `make(fn)`, compiled, for the function `fn` of the trained network.
-
-    With adapters, updates compute `fn` over the frozen base. The policy starts from `params`, and the
-    critic from `reward_params` if given.
-    """
-    learner, adapters = make(fn), run.cfg.lora
-    start = learner.init(params, reward_params)
-    base, trained = lora.split(keys.adapters(run.cfg.seed, "policy"), start, adapters)
-    update = lora.over_base(lambda fn: make(fn).update, fn, adapters)
-    learner = learner._replace(
-        annotate=run.devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA)),
-        update=stages.compile_update(run.devices, update),
-    )
-    return OnPolicy(stage=stage, learner=learner, base=base, trained=trained, tx=tx)
-
-
-def with_ppo(run: Prepared, reference, reward: Reward | None) -> OnPolicy:
-    """PPO with the critic set by `rl.value`."""
-    cfg, tx = run.cfg, make_tx(run.cfg, run.cfg.ppo)
-    lm = run.lm.at(cfg.sample.temperature)
-    critic = networks.actor_critic(lm, value=cfg.rl.value)
-    make = lambda fn: ppo.make_learner(
-        lm.policy_fn, critic._replace(fn=fn), tx, cfg.ppo, cfg.rollout,
-        axis_name=run.devices.axis_name,
-    )  # fmt: skip
-    start = lora.merge(reward.params) if reward and cfg.rl.value_from == "reward" else None
-    return on_devices(run, "ppo", make, critic.fn, tx, reference, start)
-
-
-def with_policy_gradient(run: Prepared, reference) -> OnPolicy:
-    """A policy gradient without a critic; its stage has the name of the experiment."""
-    cfg, tx = run.cfg, make_tx(run.cfg, run.cfg.pg)
-    make = lambda fn: policy_gradient.make_learner(
-        fn, tx, cfg.pg, cfg.rollout, axis_name=run.devices.axis_name
-    )
-    stage = "rloo" if run.name == "ensemble" else run.name
-    return on_devices(run, stage, make, run.lm.at(cfg.sample.temperature).policy_fn, tx, reference)
+    refill: int = 0  # most further rounds of sampling (dynamic sampling)
 
 
 class Drawn(NamedTuple):
@@ -239,31 +62,30 @@ def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callab
 
 
 def dynamic_sampling(
-    run: Prepared, draw: Callable, policy, drawn: int, key, group: int
+    run: Prepared, method: OnPolicy, draw: Callable, policy, drawn: int, key
 ) -> tuple[Drawn, int]:
     """(batch, number of batches drawn so far), where groups without signal are replaced by groups of later
     prompts.
 
-    A group has no signal where all its scores are equal. At most `rl.refill` extra batches are drawn
+    A group has no signal where all its scores are equal. At most `refill` extra batches are drawn
     (DAPO's dynamic sampling, Yu et al., 2025).
     """
-    rl, fetch, parts = run.cfg.rl, run.devices.fetch, []
-    for extra in range(rl.refill + 1):
-        part = draw(policy, drawn + extra, jax.random.fold_in(key, extra))
-        parts.append(
-            (np.array(range(len(part.rows))), fetch(part.samples), part.scores(), part.rows)
-        )
-        scores = np.concatenate([scores["score"] for _, _, scores, _ in parts])
+    devices, group, parts = run.devices, method.learner.group, []
+    wanted = run.cfg.rl.batch_size // group
+    for extra in range(method.refill + 1):
+        batch = draw(policy, drawn + extra, jax.random.fold_in(key, extra))
+        parts.append((batch.rows, devices.fetch(batch.samples), batch.scores()))
+        scores = np.concatenate([scores["score"] for *_, scores in parts])
         flat = np.ptp(scores.reshape(-1, group), axis=1) == 0
-        if (~flat).sum() * group >= rl.batch_size:
+        if (~flat).sum() >= wanted:
             break
-    rows = [row for *_, rows in parts for row in rows]
-    groups = np.argsort(flat, kind="stable")[: rl.batch_size // group]
+    groups = np.argsort(flat, kind="stable")[:wanted]  # those with signal first
     kept = (groups[:, None] * group + np.arange(group)).ravel()
-    join = lambda *x: np.concatenate(x)[kept]
-    samples = jax.tree.map(join, *(samples for _, samples, _, _ in parts))
-    scores = jax.tree.map(join, *(scores for _, _, scores, _ in parts))
-    batch = Drawn([rows[i] for i in kept], run.devices.put_batch(samples), lambda: scores)
+    select = lambda *x: np.concatenate(x)[kept]
+    samples = jax.tree.map(select, *(samples for _, samples, _ in parts))
+    scores = jax.tree.map(select, *(scores for *_, scores in parts))
+    rows = [row for rows, *_ in parts for row in rows]
+    batch = Drawn([rows[i] for i in kept], devices.put_batch(samples), lambda: scores)
     return batch, drawn + len(parts)
 
 
@@ -291,8 +113,8 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
         state, kl_coef, drawn = carry["state"], carry["kl_coef"], int(carry["drawn"])
         params, key = lora.join(base, state.params, cfg.lora), jax.random.fold_in(rollouts, i)
         policy = learner.policy_of(params)
-        if rl.refill:
-            batch, drawn = dynamic_sampling(run, draw, policy, drawn, key, learner.group)
+        if method.refill:
+            batch, drawn = dynamic_sampling(run, method, draw, policy, drawn, key)
         else:
             batch, drawn = draw(policy, drawn, key), drawn + 1
         seen = learner.annotate(params, reference, batch.samples)  # while a Python reward is called
@@ -333,7 +155,7 @@ def make_watch(run: Prepared, held_out_reward: Reward | None) -> Callable:
 
     def watch(rows: Sequence[texts.Row], samples, rolled) -> dict[str, Any]:
         said = devices.fetch(samples)
-        metrics = {"objective/eos_rate": np.float32(said.ended.mean())}
+        metrics: dict[str, Any] = {"objective/eos_rate": np.float32(said.ended.mean())}
         if run.cfg.rollout.recompute_logprobs:
             gap = np.abs(devices.fetch(rolled.logprobs) - said.logprobs).max()
             metrics["objective/sampler_gap"] = gap
@@ -345,56 +167,3 @@ def make_watch(run: Prepared, held_out_reward: Reward | None) -> Callable:
         return metrics
 
     return watch
-
-
-@dataclass(frozen=True)
-class OnPolicyConfig(settings.RunConfig):
-    """Settings of a method that samples from the policy it trains."""
-
-    rl: RLConfig = RLConfig()
-
-    def needs(self) -> texts.Needs:
-        """The files that the method learns from."""
-        return scoring.needs(self)
-
-    def _unread(self) -> dict[str, str]:
-        return super()._unread() | scoring.unread(self)
-
-
-@dataclass(frozen=True)
-class PolicyGradientRun(OnPolicyConfig):
-    """Settings of a policy gradient without a critic."""
-
-    pg: PolicyGradientConfig = policy_gradient.RLOO
-
-    def _conditions(self, at: str):
-        super()._conditions(at)
-        check_update(self, at, "pg", self.pg)
-
-    def _unread(self) -> dict[str, str]:
-        return super()._unread() | NO_CRITIC | no_kl(self.pg)
-
-
-@dataclass(frozen=True)
-class PPORun(OnPolicyConfig):
-    """Settings of PPO."""
-
-    ppo: PPOConfig = PPOConfig(kl_stop=0.02)
-    """A rollout ends once its update has moved far. Where a fault has just become likely, one step unlearns
-    it; later steps would follow Adam's momentum although the ratio clip has removed the gradient. The
-    largest `ppo/approx_kl` of a run was 0.02 in two seeds; without a stop, at 1e-3, it was 0.17 and 0.66."""
-    rl: RLConfig = field(default_factory=lambda: RLConfig(optimizer=OptimizerConfig(lr=5e-4)))
-    """Half the learning rate of methods with one step per rollout, because PPO takes four."""
-
-    def _conditions(self, at: str):
-        super()._conditions(at)
-        check_update(self, at, "ppo", self.ppo)
-        alone = self.rl.value_from == "reward" and not self.rl.model_weight
-        if alone:
-            raise ValueError(
-                f'{at}rl.value_from = "reward" needs a reward model, and only a Python reward is maximised: '
-                'use "policy"'
-            )
-
-    def _unread(self) -> dict[str, str]:
-        return super()._unread() | no_kl(self.ppo)

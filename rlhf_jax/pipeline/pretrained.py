@@ -3,10 +3,9 @@ fit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import jax
-import tyro
 
 from rlhf_jax.bounds import Settings
 from rlhf_jax.data import dialogues, tokenizer
@@ -22,7 +21,7 @@ class Config(Settings):
 
     _main = ("pretrained", "reference")
 
-    pretrained: Annotated[str, tyro.conf.arg(name="model")] = ""
+    pretrained: str = ""
     """Folder or hub name (NAME@REVISION) of a Hugging Face decoder that SFT starts from, tokenizer
     included. Under `model` only dtype, param_dtype, attention, remat and logprob_chunk can then be set.
     Empty: random weights, shaped by `model`."""
@@ -43,7 +42,7 @@ class Config(Settings):
 
     def _unread(self) -> dict[str, str]:
         """The model and tokenizer settings that a pretrained model decides."""
-        missing = {"model.vocab_size": "the tokenizer decides it"}
+        missing = {}
         if self.tokenizer or named(self):
             missing["data.vocab_size"] = "no tokenizer is trained"
         if named(self):
@@ -64,7 +63,7 @@ def named(cfg) -> str:
     """
     if cfg.reference and cfg.pretrained:
         raise ValueError(
-            f'reference = "{cfg.reference}" and model = "{cfg.pretrained}" are both given: name a '
+            f'reference = "{cfg.reference}" and pretrained = "{cfg.pretrained}" are both given: name a '
             "reference to skip SFT, or a model to start it from"
         )
     return cfg.reference or cfg.pretrained

@@ -209,7 +209,9 @@ def respond(run: "Prepared", params, generator: generation.Generator | None = No
 
 def golds(run: "Prepared", rows, said: generation.Responses) -> np.ndarray:
     """True scores of responses [N], in a generated task."""
-    return run.texts.task.gold([texts.plain_row(row) for row in rows], said.texts)
+    task = run.texts.task
+    assert task is not None, "only a generated task has gold"
+    return task.gold([texts.plain_row(row) for row in rows], said.texts)
 
 
 def log_ratios(run: "Prepared", reference, samples: Samples) -> np.ndarray:

@@ -77,7 +77,6 @@ class RunConfig(pretrained.Config):
             missing["reward"] = missing["annotators"] = "no reward model is trained"
         if "comparisons" not in known and not texts.has_files(self.data):
             missing["data.pairs"] = "nothing is trained on comparisons"
-        missing["sample.pad"] = "the tokenizer decides it"
         if self.reference:
             of_sft = (f"sft.{x.name}" for x in fields(self.sft) if x.name != "batch_size")
             missing |= dict.fromkeys(of_sft, "a reference replaces SFT")

@@ -1,7 +1,7 @@
 """Settings of a command line: parsed by tyro, then checked; `--help` shows the main ones, `--help-all` all.
 
 A class of settings names its main fields beside them, as `_main = ("steps", "batch_size")`. Where no class of
-a tree does, `--help` shows everything.
+a tree does, `--help` shows everything. Fields that it names as `_hidden` are set in Python alone, or derived.
 """
 
 import ast
@@ -36,7 +36,8 @@ TRL = {
     "response-length": "sample.length data.length",
     "max-prompt-length": "data.prompt-length",
     "max-length": "data.prompt-length sample.length data.length",
-    "model-name-or-path": "model pretrained reference",
+    "model": "pretrained reference",
+    "model-name-or-path": "pretrained reference",
     "sft-model-path": "reference",
     "reward-model-path": "reward-model",
     "reward-funcs": "rl.reward reward-model",
@@ -104,13 +105,15 @@ class Setting(NamedTuple):
 
 def settings(cls: type, value: Any, at: str = "", part: tuple[str, str] = ("", "")):
     """Every setting of a tree, with the values of `value`."""
-    mains = {name for c in cls.__mro__ for name in vars(c).get("_main", ())}
+    named = lambda kind: {name for c in cls.__mro__ for name in vars(c).get(kind, ())}
+    mains, hidden = named("_main"), named("_hidden")
     nested = []
     for name, kind in bounds.kinds(cls).items():
-        label = next((x.name for x in get_args(kind)[1:] if getattr(x, "name", None)), name)
+        if name in hidden:
+            continue
         if get_origin(kind) is Annotated and not isinstance(get_args(kind)[1], bounds.Bound):
             kind = get_args(kind)[0]
-        field, label = getattr(value, name), f"{at}{label}".replace("_", "-")
+        field, label = getattr(value, name), f"{at}{name}".replace("_", "-")
         if dataclasses.is_dataclass(field):
             about = part if at else (label, (type(field).__doc__ or "").partition("\n")[0])
             nested.append((type(field), field, f"{label}.", about))

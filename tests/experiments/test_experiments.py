@@ -171,7 +171,7 @@ def pretrained(request, larger, tmp_path):
 @pytest.mark.parametrize("pretrained", ["gpt2"], indirect=True)
 def test_all_stages_run_from_a_pretrained_model(pretrained):
     folder = pretrained.parent / "run"
-    assert launch.main([*WITH_MODEL, "--model", str(pretrained), "--run", str(folder)]) == 0
+    assert launch.main([*WITH_MODEL, "--pretrained", str(pretrained), "--run", str(folder)]) == 0
     assert json.loads((folder / "results.json").read_text())["kl"]["mean"] > 0
     assert not (folder / "tokenizer").exists()  # the model's own is used
 
@@ -182,7 +182,7 @@ def test_what_a_run_with_adapters_learned_is_exported_and_another_run_starts_the
     of = lambda name: str(place / name)
     adapters = ["--lora.rank", "2", "--lora.matrices", "query", "down", "--rl.kl-coef", "0.0"]
     command = [*WITH_MODEL, *adapters]
-    assert launch.main([*command, "--model", of("model"), "--run", of("run")]) == 0
+    assert launch.main([*command, "--pretrained", of("model"), "--run", of("run")]) == 0
     saved = runs.arrays(place / "run", "ppo")
     assert not any("kernel" in path for path in saved)
     assert (
@@ -228,7 +228,7 @@ def test_what_a_run_with_adapters_learned_is_exported_and_another_run_starts_the
         (["--shard-gb", "-1"], r"shard_gb = -1\.0: it must be above 0"),
         (["--base", "x"], "base = 'x' has no effect because no adapter is written"),
         (["--adapter"], r"stage ppo trained the whole model \(lora.rank = 0\): no adapter"),
-        (["--stage", "dpo"], 'stage = "dpo" is none of .*: judge, ppo, reward, sft'),
+        (["--stage", "dpo"], 'stage = "dpo" is none of .*: held_out_reward, ppo, reward, sft'),
         (["--stage", "../sft"], r'stage = "\.\./sft" is none of'),
         (["--stage", "sft", "--best"], "best = True, and no checkpoint of stage sft"),
     ],
@@ -452,12 +452,12 @@ def test_what_is_not_installed_is_refused_before_the_run_has_a_folder(
         (["--rl.batch-size", "24", "--devices", "mesh", "--ppo.minibatches", "6"],
          "rl.batch_size / ppo.minibatches = 4 does not divide over 8 devices: use 8"),
         (["--ppo.minibatches", "3"], "ppo.minibatches = 3 does not divide rl.batch_size = 8"),
-        (["--sample.top-k", "5"], "sample.top_k = 5"),
-        (["--model", "GPT2", "--sample.length", "60"], "= 60 do not fit the model's 64 positions"),
-        (["--model", "GPT2", "--reference", "GPT2"], "are both given"),
-        (["--model", "GPT2", "--tokenizer", "WORDS"], r"has token \d+, and the embedding of .* ends at 299"),
+        (["--pretrained", "GPT2", "--sample.length", "60"], "= 60 do not fit the model's 64 positions"),
+        (["--pretrained", "GPT2", "--reference", "GPT2"], "are both given"),
+        (["--pretrained", "GPT2", "--tokenizer", "WORDS"],
+         r"has token \d+, and the embedding of .* ends at 299"),
         (["--reward-model", "GPT2"], "reward_model = .*for sequence classification"),
-        (["--model", "REWARD"], "is a reward model, not a policy"),
+        (["--pretrained", "REWARD"], "is a reward model, not a policy"),
         (["--reward-model", "REWARD"], "has another tokenizer than the policy: .* rl.reward"),
         (["--lora.rank", "2", "--lora.matrices", "gate"], 'lora.matrices has "gate"'),
         (["--ppo.microbatches", "3"], "ppo.microbatches = 3 does not divide rl.batch_size / ppo.minib"),
@@ -465,9 +465,8 @@ def test_what_is_not_installed_is_refused_before_the_run_has_a_folder(
         (["--rl.kl-target", "6", "--rl.kl-horizon", "1"], "rl.kl_horizon = 1.0 .* must be above 1.6"),
         (["--rl.kl-target", "6", "--rl.kl-coef", "0"], "rl.kl_target = 6.0 multiplies rl.kl_coef = 0"),
         (["--rl.refill", "1"], "rl.refill = 1 needs several draws per prompt"),
-        (["--sample.pad", "9"], "sample.pad = 9 has no effect because the tokenizer decides it"),
-        (["--model", "GPT2", "--model.d-model", "8"], "model.d_model = 8 has no effect because"),
-        (["--model", "GPT2", "--sample.stop", "999"], "sample.stop = .* has an id beyond the tokenizer"),
+        (["--pretrained", "GPT2", "--model.d-model", "8"], "model.d_model = 8 has no effect because"),
+        (["--pretrained", "GPT2", "--sample.stop", "999"], "sample.stop = .* has an id beyond the tokenizer"),
         (["--reference", "GPT2", "--sft.steps", "9"], "sft.steps = 9 has no effect because a reference"),
         (["--devices", "moon"], 'devices = "moon"'),
     ],
@@ -479,7 +478,13 @@ def test_what_cannot_work_is_refused_in_one_sentence_before_any_training(
     names = folders | {"A": str(files / "a.jsonl"), "BAD": str(files / "bad.jsonl")}
     settings = [names.get(x, x) for x in settings]
     given = set(settings)
-    tiny = WITH_REFERENCE if "--reference" in given else WITH_MODEL if "--model" in given else TINY
+    tiny = (
+        WITH_REFERENCE
+        if "--reference" in given
+        else WITH_MODEL
+        if "--pretrained" in given
+        else TINY
+    )
     tiny = WITH_FILES if "--data.corpus" in given else tiny
     assert launch.main([*tiny, "--run", str(files / "run"), *settings]) == 1
     said = capsys.readouterr().err.strip()

@@ -58,8 +58,8 @@ import jax.numpy as jnp
 from rlhf_jax import optimizer, train_step
 from rlhf_jax.algorithms import rollout
 from rlhf_jax.algorithms.learner import Learner, policy_alone
-from rlhf_jax.pipeline import on_policy, people, results, stages
-from rlhf_jax.pipeline.on_policy import OnPolicyConfig
+from rlhf_jax.pipeline import learners, on_policy, people, results, stages
+from rlhf_jax.pipeline.rl_settings import OnPolicyConfig
 from rlhf_jax.pipeline.prepare import prepare
 
 def weights_of(batch):
@@ -100,7 +100,7 @@ def main(cfg):
     reward, held_out = stages.reward_models(run, reference, people.compare(run, reference))
     tx = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations)
     make = lambda fn: make_learner(fn, tx, cfg.rollout, run.devices.axis_name)
-    method = on_policy.on_devices(run, "weighed", make, run.lm.policy_fn, tx, reference)
+    method = learners.on_devices(run, "weighed", make, run.lm.policy_fn, tx, reference)
     params, _ = on_policy.train(run, method, reference, reward, held_out)
     results.conclude(run, "mine", reference, results.respond(run, params), results.Judges(reward, held_out),
                      facts=facts)

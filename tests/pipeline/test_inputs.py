@@ -49,7 +49,8 @@ def named(tmp_path, monkeypatch):
     chain = lambda folder: [folder, tmp_path / "base"]  # an adapter, and what it adapts
     monkeypatch.setattr(inputs.huggingface, "chain", chain)
     (tmp_path / "reward.py").write_text("def score(prompts, responses): ...")
-    rows(tmp_path / "a.jsonl", {"text": "a"}), rows(tmp_path / "b.jsonl", {"text": "b"})
+    for name in "ab":
+        rows(tmp_path / f"{name}.jsonl", {"text": name})
     data = texts.DataConfig(corpus=f"{tmp_path}/[ab].jsonl", prompts=f"{tmp_path}/b.jsonl")
     rl = SimpleNamespace(reward=f"{tmp_path}/reward.py:score")
     return SimpleNamespace(

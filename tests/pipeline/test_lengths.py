@@ -27,7 +27,7 @@ def texts(*counts: int) -> list[str]:
     return ["a" + " a" * (n - 2) for n in counts]
 
 
-def settled(folder, words, files, cfg=sentiment.config):
+def settled(folder, words, files, cfg: settings.RunConfig = sentiment.config):
     return lengths.settled(cfg, folder, words, lambda: files)
 
 

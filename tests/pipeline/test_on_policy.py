@@ -20,8 +20,9 @@ from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import generation, keys, on_policy, scoring, stages, texts
+from rlhf_jax.pipeline import generation, keys, learners, on_policy, scoring, stages, texts
 from rlhf_jax.pipeline.prepare import Prepared
+from rlhf_jax.pipeline.rl_settings import CriticRLConfig, GroupRLConfig, PolicyGradientRun, PPORun
 from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.runs import metrics
 from rlhf_jax.sampling import SampleConfig
@@ -30,17 +31,18 @@ B, WIDTH, T, V, K = 16, 4, 6, 20, 2  # rows, prompt columns, response columns, v
 LM = networks.language_model(
     ModelConfig(vocab_size=V, context=WIDTH + T, layers=1, d_model=16, heads=2)
 )
-LOOP = on_policy.RLConfig(iterations=2, batch_size=B, optimizer=OptimizerConfig(lr=1e-2))
+HOW = {"iterations": 2, "batch_size": B, "optimizer": OptimizerConfig(lr=1e-2)}
+LOOP, CRITIC = GroupRLConfig(**HOW), CriticRLConfig(**HOW)
 PPO = PPOConfig(epochs=2, minibatches=2)
 GROUPS = policy_gradient.PolicyGradientConfig(epochs=2, minibatches=2, group=K)
-PPO_OF = lambda run, params: on_policy.with_ppo(run, params, None)
+PPO_OF = lambda run, params: learners.with_ppo(run, params, None)
 METHODS = {
-    "ppo": (PPO_OF, on_policy.PPORun(ppo=PPO, rl=LOOP)),
+    "ppo": (PPO_OF, PPORun(ppo=PPO, rl=CRITIC)),
     "ppo, shared trunk": (
-        PPO_OF, on_policy.PPORun(ppo=PPO, rl=replace(LOOP, value="shared"))
+        PPO_OF, PPORun(ppo=PPO, rl=replace(CRITIC, value="shared"))
     ),
     "policy gradient": (
-        on_policy.with_policy_gradient, on_policy.PolicyGradientRun(pg=GROUPS, rl=LOOP)
+        learners.with_policy_gradient, PolicyGradientRun(pg=GROUPS, rl=LOOP)
     ),
     "online dpo": (online_dpo.with_pairs, online_dpo.Config(rl=replace(LOOP, kl_coef=0.0))),
     "raft": (raft.with_winners, raft.Config(raft=raft.RAFTConfig(draws=K, batch_size=8), rl=LOOP)),
@@ -169,7 +171,7 @@ def trained(monkeypatch, folder, weight=0.5, refill=0):
     file.write_text(FIRST.format(log=str(log)))
     python = {"reward": f"{file}:first", "reward_model_weight": weight, "refill": refill}
     rl = replace(LOOP, iterations=3, optimizer=OptimizerConfig(lr=1e-12), **python)
-    cfg = on_policy.PolicyGradientRun(
+    cfg = PolicyGradientRun(
         pg=replace(policy_gradient.RLOO, group=K), rl=rl, sample=SampleConfig(length=T),
         rollout=RolloutConfig(missing_eos_penalty=0.0),
     )  # fmt: skip
@@ -187,7 +189,7 @@ def trained(monkeypatch, folder, weight=0.5, refill=0):
     )
     params = jax.device_get(jax.jit(LM.init)(jax.random.key(0)))
     last = Reward(lambda scale, tokens, mask: scale * tokens[:, -1], np.float32(2))
-    on_policy.train(run, on_policy.with_policy_gradient(run, params), params, last)
+    on_policy.train(run, learners.with_policy_gradient(run, params), params, last)
     said = np.reshape(log.read_text().splitlines(), (-1, B))
     return said, metrics.read(folder / "metrics.jsonl")
 

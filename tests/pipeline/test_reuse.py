@@ -6,7 +6,7 @@ import json
 import pytest
 
 import launch
-from rlhf_jax.pipeline import on_policy, reuse
+from rlhf_jax.pipeline import reuse, rl_settings
 from rlhf_jax.pipeline.settings import RunConfig
 from rlhf_jax.runs import command_line, run
 
@@ -77,7 +77,7 @@ REFUSED = [  # (both, there, here, the setting that is named)
     (FILES, "", "--model.context 128", "model.context"),
     (FILES, "", "--lora.rank 4", "lora.rank"),
     (FILES, "", "--reference m", "reference"),
-    (ALONE + "--model m ", "", "--lora.rank 4", "lora.rank"),
+    (ALONE + "--pretrained m ", "", "--lora.rank 4", "lora.rank"),
     (ALONE, "", "--data.comparisons p.jsonl", "data.comparisons"),
 ]
 
@@ -126,7 +126,7 @@ def test_longer_lengths_take_them_where_none_of_the_files_was_cut(begun, cut):
 
 
 def test_a_setting_that_a_run_is_older_than_stood_at_its_default(begun):
-    cfg = on_policy.PPORun()
+    cfg = rl_settings.PPORun()
     start = begun("")
     config = json.loads((start / "config.json").read_text())
     del config["settings"]["model"]["window"], config["settings"]["model"]["rope_scaling"]

@@ -93,12 +93,20 @@ def test_every_main_setting_is_a_field(name):
         ("rloo", "--report-to", "--wandb (Log to Weights & Biases"),
         ("rloo", "--temperature", "--sample.temperature ("),
         ("rloo", "--model.layer", "--model.layers or"),
+        ("rloo", "--model", "--pretrained or --reference"),
+        ("raft", "--rl.value", ""),
+        ("sentiment", "--rl.refill", ""),
+        ("rloo", "--sample.pad", ""),
+        ("rloo", "--sample.top-k", ""),
+        ("rloo", "--model.vocab-size", "--data.vocab-size"),
     ],
 )
 def test_a_name_of_trls_or_a_misspelt_one_answers_with_ours_in_one_line(said, name, word, use):
     err = said(name, word, "1")
     option = word.partition("=")[0]
-    assert err.startswith(f"error: there is no setting {option} here: use {use}"), err
+    assert err.startswith(
+        f"error: there is no setting {option} here" + f": use {use}" * bool(use)
+    ), err
     assert err.count("\n") == 1 and err.endswith(f"; python launch.py {name} --help explains\n")
 
 
