@@ -10,7 +10,7 @@ from experiments.applications import sentiment
 from experiments.methods import reward
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.comparisons import Comparison
-from rlhf_jax.pipeline import lengths
+from rlhf_jax.pipeline import lengths, settings
 from rlhf_jax.pipeline.lengths import Texts
 
 LONG = "a " * 5000
