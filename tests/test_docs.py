@@ -1,0 +1,56 @@
+"""README and docs/ name what is there: files, tests, experiments and settings."""
+
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from rlhf_jax import launcher
+from rlhf_jax.runs import command_line
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(text: str):
+    """The launcher's commands in fenced blocks, as words without comments."""
+    for block in re.findall(r"^ *```bash\n(.*?)```", text, flags=re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            found = re.search(r"(?:python launch\.py|^rlhf-jax) (.*)", line)
+            if found:
+                yield shlex.split(found[1].partition("&&")[0], comments=True)
+
+
+def refused(words: list[str]) -> str | None:
+    """The first word that the launcher would refuse; None where there is none."""
+    known = launcher.experiments(launcher.EXPERIMENTS)
+    name, *settings = launcher.cut_at(launcher.cut_at(words, "--on")[0], "--distributed")[0] or [
+        "--help"
+    ]
+    if name in ("new", "--help") or name.endswith(".py"):
+        return None
+    if name not in known:
+        return name
+    cfg = launcher.load(name).config
+    found = [*command_line.settings(type(cfg), cfg)]
+    options = [x.partition("=")[0] for x in settings if x not in ("--help", "--help-all")]
+    return next((x for x in options if command_line.misnamed(x, found)), None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_what_is_there(page):
+    text = page.read_text()
+    for title, target in re.findall(r"\[([^\]]*)\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+        if title.startswith("`test_"):
+            assert f"def {title.strip('`')}(" in (page.parent / target).read_text(), title
+    for words in commands(text):
+        assert refused(words) is None, " ".join(words)
+
+
+def test_a_setting_that_is_not_there_is_found():
+    text = "```bash\npython launch.py rloo --rl.kl-coef 1 \\\n  --rl.zebra 2  # --rl.no\n```"
+    assert [refused(words) for words in commands(text)] == ["--rl.zebra"]
+    assert refused(["nowhere"]) == "nowhere"
