@@ -266,14 +266,14 @@ def test_packed_segments_have_the_log_probabilities_of_each_alone():
     read = jax.jit(LM.policy_fn, static_argnames="last")
     both = lambda x: read(PARAMS, tokens, jnp.array(x), last=SEGMENTS.shape[1] - 1)
     for row, columns, own in each_segment():
-        if own.all():
+        if own.all() and len(own) > 1:
             mask = jnp.array(own)[None]
             alone = read(PARAMS, tokens[row : row + 1, columns], mask, last=len(own) - 1)
             later = slice(columns.start, columns.stop - 1)
             for x, want, leaking in zip(both(SEGMENTS), alone, both(SEGMENTS > 0), strict=True):
                 np.testing.assert_allclose(x[row, later], want[0], atol=1e-5)
                 if SEGMENTS[row, : columns.start].any():
-                    assert not np.allclose(leaking[row, later], want[0], atol=1e-3)
+                    assert not np.allclose(leaking[row, later], want[0], atol=1e-4)
 
 
 def test_segments_are_refused_where_they_cannot_be_kept_apart():
