@@ -3,6 +3,10 @@
 B rows, P prompt columns, T response columns, L = P + T. Prompts are left-padded and responses right-padded,
 so every response starts in column P, and `tokens[:, -T:]` is the response for any P. Batches are plain
 arrays, NumPy or JAX, and no field is optional: a new stage gets a new record.
+
+`attention_mask` is True for real tokens and False for padding. That of Sequences may hold integers instead,
+where several sequences are packed into a row: 0 for padding, else the number of a token's segment. Tokens
+with equal numbers see each other, and positions start again in each segment.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,10 +36,14 @@ class Prompts(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """Prompts with given responses; `mask` marks the response's own tokens, its EOS included."""
+    """Prompts with given responses; `mask` marks the response's own tokens, its EOS included.
+
+    A packed row holds several of both, and T = L - 1. `mask` is False on the first token of each segment,
+    which no token precedes. Fine-tuning accepts such rows; preferences and rewards count a row as one response.
+    """
 
     tokens: Int[Array, "B L"]
-    attention_mask: Bool[Array, "B L"]
+    attention_mask: Bool[Array, "B L"] | Int[Array, "B L"]
     mask: Bool[Array, "B T"]
 
 

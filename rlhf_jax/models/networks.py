@@ -10,6 +10,10 @@
     q_fn(params, target, tokens, attention_mask, *, last)
         -> q, target_q, logprobs [K, B, last], values [B, last]
 
+`attention_mask` is True for real tokens, or holds segment numbers where rows are packed (`ops/padding.py`):
+`prefill_fn` refuses those, and `reward_fn` reads one score per row. In a packed row the log-probability of a
+segment's first token is meaningless, because no token precedes it.
+
 `last` is the number of columns at the right end to evaluate. The policies made here also take a
 `temperature` that divides their logits, 1 by default; `LanguageModel.at` and `at_temperature` bind it, and
 no algorithm passes one.
@@ -26,7 +30,7 @@ from jaxtyping import Array, Bool, Int
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.ops.logprobs import logprobs_of, token_logprobs
-from rlhf_jax.ops.padding import last_real
+from rlhf_jax.ops.padding import last_real, refuse_segments
 
 
 class Policy(NamedTuple):
@@ -149,6 +153,7 @@ def from_logits(apply: Callable) -> Policy:
         return token_logprobs(lambda x: x, logits, tokens[:, -last:], temperature=temperature)
 
     def prefill_fn(params, tokens, attention_mask, room):
+        refuse_segments(attention_mask, "responses follow one prompt in each row")
         grow = lambda x: jnp.pad(x, ((0, 0), (0, room)))
         logits = apply(params, tokens, attention_mask)[:, -1]
         return logits, UncachedPrefix(

@@ -22,7 +22,13 @@ from rlhf_jax.models.attention import (
     softcapped,
 )
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.ops.padding import position_ids, right_pad
+from rlhf_jax.ops.padding import (
+    AttentionMask,
+    position_ids,
+    refuse_segments,
+    right_pad,
+    visible_columns,
+)
 from rlhf_jax.ops.reduce import spread, whole
 
 ACTIVATIONS = {
@@ -248,19 +254,24 @@ class Transformer(nn.Module):
         return spread(x.reshape(-1, self.cfg.d_model))
 
     def hidden(
-        self, tokens: Int[Array, "B L"], attention_mask: Bool[Array, "B L"], blocks=None
+        self, tokens: Int[Array, "B L"], attention_mask: AttentionMask, blocks=None
     ) -> tuple[Float[Array, "B L D"], Any]:
         """Final hidden states, and with `keep` all layers' keys and values, stacked [layers, ...].
 
-        `blocks` replaces the scan over layers, and its second result is returned.
+        `blocks` replaces the scan over layers, and its second result is returned. Raises ValueError where the
+        mask holds segment numbers and cuDNN is to attend.
         """
         B, L = tokens.shape
         check_context(self.cfg, L)
         tokens = jnp.where(attention_mask, tokens, 0)  # what stands on padding is never read
         moved = self.cfg.attention == "cudnn" and not self.keep
         # What stands on padding before a row's first real token sees itself alone, at position 0: where a
-        # prompt is empty, that is what predicts the response's first token, in `prefill` as here
+        # prompt is empty, that is what predicts the response's first token, in `prefill` as here. Beside
+        # segments all padding does
         if moved:  # it wants real tokens first: each goes to the column of its position, and back
+            refuse_segments(
+                attention_mask, 'model.attention = "cudnn" does not take them ("xla" does)'
+            )
             count = jnp.sum(attention_mask, axis=1, keepdims=True)
             places = jnp.where(attention_mask, position_ids(attention_mask), count)[..., None]
             tokens, attention_mask = right_pad(tokens, attention_mask)
@@ -268,7 +279,7 @@ class Transformer(nn.Module):
             sight = attention_mask[:, None]
         else:
             positions = position_ids(attention_mask)
-            sight = attention_mask[:, None] | jnp.eye(L, dtype=bool)[None]
+            sight = visible_columns(attention_mask) | jnp.eye(L, dtype=bool)[None]
         mask = jnp.tril(jnp.ones((L, L), bool))[None] & sight  # [B, L, L]
         seen = (mask,) if moved else masks(self.cfg, mask, jnp.arange(L), jnp.arange(L))
         x, kept = (blocks or self.blocks)(
@@ -308,9 +319,10 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=No
     """Logits after the last column of left-padded prompts [B, P], and a cache with `room` more columns.
 
     A given `read` of the hidden states [B, D] replaces the logits. `params` may come from `ready`, with
-    unrolled layers.
+    unrolled layers. Raises ValueError where the mask holds segment numbers.
     """
     check_context(cfg, tokens.shape[1] + room)
+    refuse_segments(attention_mask, "a cache holds one prompt in each row")
     model, block = Transformer(cfg, keep=True), Block(cfg, keep=True)
 
     def unrolled(x, positions, seen, local):

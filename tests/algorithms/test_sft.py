@@ -7,6 +7,7 @@ from rlhf_jax import train_step
 from rlhf_jax.algorithms import sft
 from rlhf_jax.batches import Sequences
 from rlhf_jax.models import networks
+from rlhf_jax.models.config import ModelConfig
 
 RNG = np.random.default_rng(0)
 V, P, T = 7, 2, 5
@@ -62,3 +63,26 @@ def test_a_table_of_bigrams_learns_the_frequencies():
     for _ in range(300):
         state, _ = step(state, {}, batch)
     np.testing.assert_allclose(jax.nn.softmax(state.params[0]), [0, 0.75, 0.25], atol=2e-2)
+
+
+def test_a_packed_row_takes_the_step_of_its_sequences_in_rows_of_their_own():
+    """Two rows of three sequences, with padding between and after, beside six rows of one."""
+    lm = networks.language_model(ModelConfig(vocab_size=V, context=24, d_model=8, heads=2))
+    rows = demonstrations()
+    tokens, numbers, mask = (np.zeros((2, 24), kind) for kind in (int, np.int32, bool))
+    for i, real in enumerate(np.asarray(rows.attention_mask)):
+        at = i % 2, 8 * (i // 2) + np.arange(real.sum())
+        tokens[at], numbers[at] = rows.tokens[i][real], i + 1
+        mask[at] = np.arange(real.sum()) >= P
+    packed = Sequences(jnp.array(tokens), jnp.array(numbers), jnp.array(mask[:, 1:]))
+
+    tx = optax.sgd(1.0)
+    state = train_step.init_state(jax.jit(lm.init)(jax.random.key(0)), tx)
+    step = jax.jit(sft.make_train_step(lm.policy_fn, tx))
+    want, expected = step(state, {}, rows)
+    got, metrics = step(state, {}, packed)
+    np.testing.assert_allclose(metrics["sft/loss"], expected["sft/loss"], rtol=1e-5)
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)
+    jax.tree.map(close, got.params, want.params)
+    seen = packed._replace(attention_mask=packed.attention_mask > 0)  # by the segments after
+    assert abs(step(state, {}, seen)[1]["sft/loss"] - expected["sft/loss"]) > 1e-3

@@ -217,6 +217,78 @@ def test_left_padding_and_what_stands_on_it_change_nothing(kind):
         np.testing.assert_allclose(got[b, b:], alone[0], atol=1e-5)
 
 
+# Padding before, between, inside and after segments, in numbers of any order, and two that alternate
+SEGMENTS = np.array(
+    [
+        [0, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2, 3, 3, 0],
+        [9, 9, 9, 2, 2, 0, 2, 2, 2, 2, 7, 0, 0, 0],
+        [0, 0, 4, 4, 1, 4, 1, 1, 0, 4, 4, 1, 1, 1],
+    ]
+)
+
+
+def each_segment():
+    """(row, its columns from the first token to the last, which of them are the segment's)."""
+    for row, numbers in enumerate(SEGMENTS):
+        for number in set(numbers.tolist()) - {0}:
+            columns = np.flatnonzero(numbers == number)
+            between = slice(columns[0], columns[-1] + 1)
+            yield row, between, numbers[between] == number
+
+
+def test_packed_segments_have_the_logits_of_each_alone(kind):
+    cfg, params = kind
+    tokens, _ = inputs(*SEGMENTS.shape)
+    got = logits_of(cfg, params, tokens, jnp.array(SEGMENTS))
+    leaking = logits_of(cfg, params, tokens, jnp.array(SEGMENTS > 0))
+    noise = jnp.where(jnp.array(SEGMENTS > 0), tokens, 22 - tokens)
+    np.testing.assert_array_equal(logits_of(cfg, params, noise, jnp.array(SEGMENTS)), got)
+    for row, columns, own in each_segment():
+        mask = jnp.array(own)[None]
+        alone = logits_of(cfg, params, tokens[row : row + 1, columns], mask)[0][own]
+        np.testing.assert_allclose(got[row, columns][own], alone, atol=1e-5)
+        if SEGMENTS[row, : columns.start].any() and not cfg.window:
+            assert not np.allclose(leaking[row, columns][own], alone, atol=1e-2)
+
+
+def test_one_segment_has_the_digits_of_a_mask_of_true_and_false(kind):
+    cfg, params = kind
+    tokens, mask = inputs()
+    mask = mask.at[:, 5].set(False)
+    want = logits_of(cfg, params, tokens, mask)
+    got = logits_of(cfg, params, tokens, 3 * mask.astype(jnp.int32))
+    np.testing.assert_array_equal(got[mask], want[mask])
+
+
+def test_packed_segments_have_the_log_probabilities_of_each_alone():
+    """Column t is read for token t + 1: the first token of a segment is predicted by no other."""
+    tokens, _ = inputs(*SEGMENTS.shape)
+    read = jax.jit(LM.policy_fn, static_argnames="last")
+    both = lambda x: read(PARAMS, tokens, jnp.array(x), last=SEGMENTS.shape[1] - 1)
+    for row, columns, own in each_segment():
+        if own.all() and len(own) > 1:
+            mask = jnp.array(own)[None]
+            alone = read(PARAMS, tokens[row : row + 1, columns], mask, last=len(own) - 1)
+            later = slice(columns.start, columns.stop - 1)
+            for x, want, leaking in zip(both(SEGMENTS), alone, both(SEGMENTS > 0), strict=True):
+                np.testing.assert_allclose(x[row, later], want[0], atol=1e-5)
+                if SEGMENTS[row, : columns.start].any():
+                    assert not np.allclose(leaking[row, later], want[0], atol=1e-4)
+
+
+def test_segments_are_refused_where_they_cannot_be_kept_apart():
+    moved = dataclasses.replace(TINY)
+    object.__setattr__(moved, "attention", "cudnn")  # which is refused in float32
+    tokens, mask = inputs()
+    numbers = mask.astype(jnp.int32)
+    with pytest.raises(ValueError, match=r"segment numbers \(int32\).*cudnn.*True and False"):
+        logits_of(moved, PARAMS, tokens, numbers)
+    plain = networks.from_logits(lambda p, t, m: logits_of(TINY, p, t, m))
+    for lm in (LM, plain):
+        with pytest.raises(ValueError, match=r"segment numbers.*one prompt in each row"):
+            lm.prefill_fn(PARAMS, tokens, numbers, 1)
+
+
 def test_a_later_token_changes_no_earlier_logits(kind):
     cfg, params = kind
     tokens, mask = inputs()
