@@ -1,6 +1,5 @@
 """The pictures of a report: inline SVG that takes the page's colours, each with its text in words."""
 
-import html
 import io
 import math
 import re
@@ -8,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 PANELS = (  # heading, then each panel: title, and the metrics it shows (those that the run has)
@@ -58,8 +58,8 @@ COLOURS = ("#2f7ed8", "#e0722a", "#2a9d6f", "#b0529c")  # told apart on white, o
 INK = "#010203"  # stands for the page's own text colour, whether it is light or dark
 
 
-def _picture(draw, title, alt, *, size=(4.2, 2.5), wide=False) -> str:
-    """`draw(axes)` as a figure whose picture is inside the page and takes the page's colours."""
+def _picture(draw, title, alt, *, size=(4.2, 2.5)) -> Markup:
+    """`draw(axes)` as SVG that takes the page's colours."""
     settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,  # equal runs give equal pages, and no two pictures share a clip path
@@ -89,9 +89,7 @@ def _picture(draw, title, alt, *, size=(4.2, 2.5), wide=False) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # matplotlib's names repeat from picture to picture
     svg = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
-    kind = ' class="wide"' if wide else ""
-    return f"<figure{kind}><figcaption>{html.escape(title)}</figcaption>{svg}</figure>"
+    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
 
 
 def _curve(rows, name):
@@ -108,7 +106,7 @@ def _smooth(y):
     )
 
 
-def panels(panels, rows) -> str:
+def panels(panels, rows) -> list[dict]:
     """One group of PANELS over iterations, each a small picture; those without a metric are left out."""
     present = {name for row in rows for name in row}
     figures = []
@@ -138,9 +136,8 @@ def panels(panels, rows) -> str:
             axes.margins(x=0.02)
 
         alt = f"{title} over iterations. " + " ".join(map(_spoken, curves, curves.values()))
-        figures.append(_picture(draw, title, alt))
-    note = '<p class="soft">Thin lines are what was measured, thick ones their running mean.</p>'
-    return f'{note}<div class="panels">{"".join(figures)}</div>' if figures else ""
+        figures.append({"title": title, "picture": _picture(draw, title, alt)})
+    return figures
 
 
 def _spoken(name, curve) -> str:
@@ -182,8 +179,4 @@ def gold_against_kl(rows, points) -> str:
     alt = "Scatter of scores against KL, a point an iteration. " + " ".join(
         map(_spoken, ("KL", "gold", "reward model"), ((None, kl), (None, gold), (None, score)))
     )
-    text = (
-        '<p class="soft">A point is an iteration. Where the reward model still rises and gold '
-        "does not, the policy has found what the reward model gets wrong.</p>"
-    )
-    return text + _picture(draw, "Gold against KL", alt, size=(6.4, 3.8), wide=True)
+    return _picture(draw, "Gold against KL", alt, size=(6.4, 3.8))

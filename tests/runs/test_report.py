@@ -8,7 +8,10 @@ import pytest
 
 from rlhf_jax.runs import metrics, pictures, report, run
 
-EVIL = '<script>alert("x")</script>\' & <img src=x onerror=y>'
+EVIL = (
+    '<script>alert("x")</script>\' & <img src=x onerror=y> </style></title> '
+    "{{ 7 * 7 }} {{ config }} {% raw %} {# gone #} ${x} \\u003c"
+)
 VOID = {"meta", "br", "img", "use", "path", "line", "circle", "rect", "link"}
 
 
@@ -83,12 +86,22 @@ def test_nothing_that_a_model_says_becomes_markup(tmp_path):
     tags = {tag for tag, _ in page.elements}
     assert "script" not in tags and "img" not in tags
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
-    assert EVIL in "".join(page.text)
+    said = "".join(page.text)
+    assert said.count(EVIL) > 90  # each sample holds it three times
+    assert "alert" not in said.replace(EVIL, "").replace(EVIL.replace("/", ""), "")
     # nothing is fetched: the only addresses are the names of the SVG namespaces and links in the page
     assert not re.search(r"url\((?!#)|@import", text)
     for _, attrs in page.elements:
         for name in ("src", "href", "xlink:href"):
             assert attrs.get(name, "#").startswith("#")
+
+
+def test_half_an_emoji_is_written_as_an_escape(tmp_path):
+    place = run.open_run("sentiment", {}, str(tmp_path / "run"))
+    run.write_json(
+        place / "samples.jsonl", [{"prompt": "half \ud83d", "before": "", "after": "\x00"}]
+    )
+    assert "half \\ud83d" in report.write(place).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
