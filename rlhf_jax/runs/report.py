@@ -6,7 +6,7 @@ of the run alone, and each is optional but `config.json`:
     results.json    nested results; a value is a number, a text, {"mean", "low", "high"}, or rows
                     (a list of flat objects) that become a table. `gold.before`, `gold.after` and
                     `kl` also become points in the picture of gold against KL.
-    metrics.jsonl   the curves of pictures.PANELS
+    metrics.jsonl   every metric becomes a curve
     samples.jsonl   {"method", "prompt", "before", "after", "before_gold", "after_gold", ..."_score",
                     ..."_python_reward"}, each number where there is one
     tokens.jsonl    {"prompt", "tokens": [text], "kl": [...], "value": ..., "advantage": ..., "reward": ...}
@@ -16,11 +16,13 @@ of the run alone, and each is optional but `config.json`:
 import math
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jinja2
 
 from rlhf_jax.runs import metrics, pictures
+from rlhf_jax.runs.metric_names import SHOWN, areas, capital, words
 from rlhf_jax.runs.run import CONFIG, read_config, read_json
 
 QUANTITIES = ("kl", "value", "advantage", "reward")  # of each token
@@ -53,10 +55,7 @@ def write(run: pathlib.Path) -> pathlib.Path:
     sections = [
         Section("Results", "results", _results(results)),
         Section("Gold against KL", "gold", pictures.gold_against_kl(rows, _evaluated(results))),
-        *(
-            Section(heading, "panels", pictures.panels(panels, rows))
-            for heading, *panels in pictures.PANELS
-        ),
+        *_curves(rows),
         Section("Samples side by side", "samples", _samples(_optional(run / "samples.jsonl", []))),
         Section("Token by token", "tokens", _tokens(_optional(run / "tokens.jsonl", []))),
         Section("Time", "stages", _stages(run)),
@@ -92,16 +91,6 @@ def said(x) -> str:
     return ", ".join(map(str, x)) if isinstance(x, list) else str(x)
 
 
-def words(name) -> str:
-    """The name of a field as words, its abbreviations in capitals."""
-    return re.sub(r"\b(eos|kl|ppo|sft)\b", lambda x: x[0].upper(), str(name).replace("_", " "))
-
-
-def capital(text: str) -> str:
-    """The text with a capital at its beginning."""
-    return text[:1].upper() + text[1:]
-
-
 def _is_number(x) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
@@ -123,6 +112,7 @@ PAGES = jinja2.Environment(
 )
 PAGES.filters |= {"said": said, "words": words, "capital": capital, "numbers": _judged}
 PAGES.filters |= {"fields": lambda rows: dict.fromkeys(name for row in rows for name in row)}
+PAGES.globals["frame"] = pictures.FRAME
 PAGES.tests |= {"interval": _is_interval, "right": lambda x: _is_number(x) or _is_interval(x)}
 
 
@@ -186,6 +176,14 @@ def _evaluated(results):
 
 
 # --- the rest
+
+
+def _curves(rows) -> Iterator[Section]:
+    """A section for each area of metrics; the panels after the first few of it are folded."""
+    for n, (area, panels) in enumerate(areas(rows).items()):
+        drawn = [panel._asdict() | {"picture": pictures.curves(panel, rows)} for panel in panels]
+        content = {"shown": drawn[:SHOWN], "folded": drawn[SHOWN:], "first": n == 0}
+        yield Section(f"Curves: {area}" if area else "Curves", "curves", content)
 
 
 def _samples(rows) -> dict:
