@@ -24,6 +24,7 @@ class SampleConfig(Settings):
     """How responses are drawn."""
 
     _main = ("length", "temperature")
+    _incidental = ("slots",)
 
     length: Whole = 24
     """Most tokens of a response, its end included (T). Experiments take 0: 24 in the generated world, and

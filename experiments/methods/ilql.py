@@ -34,6 +34,7 @@ class QConfig(Settings):
     """The loop round the loss."""
 
     _main = ("steps", "batch_size")
+    _length = ("steps",)
 
     steps: Count = 1000
     """Gradient steps."""

@@ -27,7 +27,7 @@ from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.hub import huggingface, peft
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.pipeline import pretrained, stages
-from rlhf_jax.runs import checkpoint
+from rlhf_jax.runs import checkpoint, disk
 from rlhf_jax.runs import run as runs
 
 SHARED = ("sft", "reward", "judge", "ensemble")  # the stages that are no method's own
@@ -78,7 +78,7 @@ def main(cfg: Config):
     name, is_reward = of.tokenizer or folder / "tokenizer", "trunk" in trained
     centre = folder / "stages" / stage / stages.CENTRE
     if is_reward and centre.exists():  # it does not where a run was made by an older version
-        trained = reward_model.centre(trained, np.float32(runs.read_json(centre)["mean"]))
+        trained = reward_model.centre(trained, np.float32(disk.read_json(centre)["mean"]))
     words = tokenizer.load(name, bos=pretrained.begins(of))
     named = pretrained.named(of)
     source = huggingface.resolve(named) if named else None
@@ -151,7 +151,7 @@ def settings_of(folder: pathlib.Path) -> SimpleNamespace:
     model, adapters = settings["model"], settings.get("lora", {})
     scaling, local = model.get("rope_scaling", {}), model.get("local_layers", ())
     if (folder / "lengths.json").exists():
-        model["context"] = runs.read_json(folder / "lengths.json")["context"]
+        model["context"] = disk.read_json(folder / "lengths.json")["context"]
     model |= {"rope_scaling": RopeScaling(**scaling), "local_layers": tuple(local)}
     if adapters:
         adapters |= {"matrices": tuple(adapters["matrices"])}

@@ -36,6 +36,8 @@ class RLConfig(scoring.PythonRewardConfig):
     """The loop round the algorithm."""
 
     _main = ("iterations", "batch_size", "kl_coef")
+    _incidental = ("keep", "best")
+    _length = ("iterations",)
 
     iterations: Count = 100
     """Rollouts, each followed by an update."""

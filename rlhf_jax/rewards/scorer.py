@@ -215,6 +215,8 @@ def takes(said: str, fn: Any) -> Takes:
 class ScorerConfig(Settings):
     """How a reward in Python is called."""
 
+    _incidental = ("threads", "processes", "samples_per_call", "timeout")
+
     threads: Whole = 8
     """Calls at once, while the devices work; 0: in line, one after the other, and timed in processes only."""
     processes: bool = False

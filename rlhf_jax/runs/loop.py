@@ -22,7 +22,7 @@ from rich.console import Console
 from rlhf_jax.devices import hosts
 from rlhf_jax.devices.process import PREEMPTED
 from rlhf_jax.runs import checkpoint, metric_names, metrics
-from rlhf_jax.runs.run import read_json, write_json
+from rlhf_jax.runs.disk import read_json, write_json
 
 NO_STEP = 20  # iterations in a row whose steps were all skipped, after which a stage stops
 

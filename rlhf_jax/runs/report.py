@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import jinja2
 
 from rlhf_jax.runs import metrics, pictures
+from rlhf_jax.runs.disk import read_json
 from rlhf_jax.runs.metric_names import SHOWN, areas, capital, words
-from rlhf_jax.runs.run import CONFIG, read_config, read_json
+from rlhf_jax.runs.run import CONFIG, read_config
 
 QUANTITIES = ("kl", "value", "advantage", "reward")  # of each token
 JUDGED = ("gold", "score", "python_reward")  # of each sample

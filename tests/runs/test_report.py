@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from rlhf_jax.runs import metric_names, metrics, pictures, report, run
+from rlhf_jax.runs import disk, metric_names, metrics, pictures, report, run
 
 EVIL = (
     '<script>alert("x")</script>\' & <img src=x onerror=y> </style></title> '
@@ -69,14 +69,16 @@ def whole_run(tmp_path, evil, names=FEW):
         "empty": None,
         "calibration": [{evil: evil, "n": 1}],
     }
-    run.write_json(place / "results.json", results)
+    disk.write_json(place / "results.json", results)
     sample = {"method": evil, "prompt": evil, "before": evil, "after": evil} | {
         f"{who}_{kind}": 0.25 for who in ("before", "after") for kind in ("gold", "score")
     }
-    run.write_json(place / "samples.jsonl", [sample] * 40)
+    disk.write_json(place / "samples.jsonl", [sample] * 40)
     values = {name: [-1.5, 0.0, None] for name in report.QUANTITIES}
-    run.write_json(place / "tokens.jsonl", [{"prompt": evil, "tokens": [evil, "", "\n"], **values}])
-    run.write_json(
+    disk.write_json(
+        place / "tokens.jsonl", [{"prompt": evil, "tokens": [evil, "", "\n"], **values}]
+    )
+    disk.write_json(
         place / "stages" / evil.replace("/", "") / "done.json", {"iterations": 9, "seconds": 1.5}
     )
     return place
@@ -100,7 +102,7 @@ def test_nothing_that_a_model_says_becomes_markup(tmp_path):
 
 def test_half_an_emoji_is_written_as_an_escape(tmp_path):
     place = run.open_run("sentiment", {}, str(tmp_path / "run"))
-    run.write_json(
+    disk.write_json(
         place / "samples.jsonl", [{"prompt": "half \ud83d", "before": "", "after": "\x00"}]
     )
     assert "half \\ud83d" in report.write(place).read_text(encoding="utf-8")
