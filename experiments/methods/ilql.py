@@ -21,7 +21,7 @@ from rlhf_jax.batches import LoggedBatch
 from rlhf_jax.bounds import Count, NonNegative, Settings
 from rlhf_jax.data.batching import batch_at
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
-from rlhf_jax.models import networks
+from rlhf_jax.models import q_networks
 from rlhf_jax.ops import advantages
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import generation, people, results, settings, stages, texts
@@ -82,7 +82,7 @@ def main(cfg: Config):
 
     # Q and V, from the log
     log, root = logged(run, reward, pairs.train), jax.random.key(cfg.seed)
-    q, tx = networks.q_network(run.lm), optimizer.make(cfg.q.optimizer, cfg.q.steps)
+    q, tx = q_networks.q_network(run.lm), optimizer.make(cfg.q.optimizer, cfg.q.steps)
     job = stages.Fit(
         stage="ilql",
         params=q.init(root, reference),
@@ -100,7 +100,7 @@ def main(cfg: Config):
     state = state._replace(train=state.train._replace(params=devices.host(params)))
 
     # a policy for every beta
-    policy = networks.guided(run.lm, q)
+    policy = q_networks.guided(run.lm, q)
     generator = generation.make_generator(
         cfg.sample, devices, policy, run.tokenizer, run.lengths[0], 4 * cfg.sft.batch_size
     )

@@ -27,10 +27,10 @@ from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.hub import huggingface, peft
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.pipeline import pretrained, stages
-from rlhf_jax.runs import checkpoint, disk
+from rlhf_jax.pipeline.reuse import STAGES as SHARED
+from rlhf_jax.runs import checkpoint, disk, metrics
 from rlhf_jax.runs import run as runs
 
-SHARED = ("sft", "reward", "judge", "ensemble")  # the stages that are no method's own
 POLICY = ("['best']", "['state'].params['policy']", "['state'].params", ".params")
 """Where a checkpoint may hold the parameters of a policy or a reward model; the first that is there does."""
 
@@ -161,15 +161,16 @@ def settings_of(folder: pathlib.Path) -> SimpleNamespace:
 
 
 def own_stage(folder: pathlib.Path) -> str:
-    """The stage of a run that is its method's own. Raises ValueError where there is none."""
-    if (name := runs.read_config(folder)["experiment"]) in SHARED[:2]:  # a run of that stage alone
+    """The last stage of a run that is its method's own. Raises ValueError where there is none."""
+    if (name := runs.read_config(folder)["experiment"]) in SHARED:  # a run of that stage alone
         return name
-    own = [path.name for path in (folder / "stages").glob("*") if path.name not in SHARED]
-    if len(own) != 1:
+    stages = dict.fromkeys(row["stage"] for row in metrics.read(folder / metrics.FILE))
+    own = [name for name in stages if name not in SHARED]
+    if not own:
         raise ValueError(
             f'run = "{folder}" has no policy of a method: set stage to sft, reward or judge'
         )
-    return own[0]
+    return own[-1]
 
 
 def arrays(folder: pathlib.Path, stage: str, best: bool = False) -> dict:

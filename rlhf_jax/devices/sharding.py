@@ -28,7 +28,11 @@ RULES = {
     "position_embedding/embedding": (None, FSDP),
     "embedding/embedding": (TENSOR, FSDP),
     "unembedding/kernel": (FSDP, TENSOR),
-    "q/head": (FSDP, TENSOR),
+    "head": (
+        None,
+        FSDP,
+        TENSOR,
+    ),  # several heads over a vocabulary; a scalar head has fewer dimensions
 }
 """The end of a path, to the axes of the last dimensions; what no rule names is whole on every device."""
 
