@@ -39,7 +39,8 @@ class Sequences(NamedTuple):
     """Prompts with given responses; `mask` marks the response's own tokens, its EOS included.
 
     A packed row holds several of both, and T = L - 1. `mask` is False on the first token of each segment,
-    which no token precedes. Fine-tuning accepts such rows; preferences and rewards count a row as one response.
+    which no token precedes. Fine-tuning accepts such rows; preferences and rewards count a row as one
+    response.
     """
 
     tokens: Int[Array, "B L"]

@@ -25,6 +25,7 @@ class SampleConfig(Settings):
 
     _main = ("length", "temperature")
     _hidden = ("top_k", "top_p", "min_length", "pad")
+    _incidental = ("slots",)
 
     length: Whole = 24
     """Most tokens of a response, its end token included (T). 0, in experiments: 24 for a generated task, or

@@ -76,6 +76,7 @@ def test_the_wheel_takes_one_name_and_has_every_file(wheel):
             if path.is_file() and "__pycache__" not in path.parts:
                 assert f"{at}{path.relative_to(ROOT)}" in names
     assert "rlhf_jax/py.typed" in names
+    assert {f"rlhf_jax/runs/templates/report.{end}" for end in ("html.j2", "css")} <= {*names}
     told = zipfile.ZipFile(wheel).read(next(x for x in names if x.endswith("METADATA"))).decode()
     assert "Author: The rlhf_jax developers" in told
     assert "Project-URL: Repository, https://github.com/rlhf-jax/rlhf_jax" in told

@@ -29,7 +29,7 @@ from rlhf_jax.batches import (
     Samples,
     Sequences,
 )
-from rlhf_jax.models import lora, networks
+from rlhf_jax.models import lora, networks, q_networks
 from rlhf_jax.models.config import ModelConfig
 
 B, P, T, V = 4, 3, 5, 11
@@ -100,7 +100,7 @@ LM = networks.language_model(
 )
 AC = networks.actor_critic(LM)
 REWARD = networks.reward_model(LM)
-Q = networks.q_network(LM)
+Q = q_networks.q_network(LM)
 ADAPTERS = lora.LoraConfig(rank=2)
 MEMBERS = ensemble.EnsembleConfig(members=2)
 TX = optimizer.make(

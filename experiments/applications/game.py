@@ -51,6 +51,7 @@ class Config(Settings):
     """Settings of the game experiment."""
 
     _main = ("seed", "run", "devices", "algorithm")
+    _incidental = ("run", "devices", "wandb")
 
     seed: Seed = 0
     """Seed of every random draw."""

@@ -38,6 +38,7 @@ class DPOConfig(Settings):
     """The training loop."""
 
     _main = ("epochs", "batch_size")
+    _length = ("epochs",)
 
     epochs: Positive = 1.0
     """Passes over the comparisons (1: Rafailov et al., 2023)."""

@@ -21,7 +21,7 @@ from rlhf_jax.batches import LoggedBatch
 from rlhf_jax.bounds import Count, NonNegative, Settings
 from rlhf_jax.data.batching import batch_at
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
-from rlhf_jax.models import networks
+from rlhf_jax.models import q_networks
 from rlhf_jax.ops import advantages
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import generation, keys, people, results, settings, stages, texts
@@ -34,6 +34,7 @@ class QConfig(Settings):
     """The training loop of Q and V."""
 
     _main = ("steps", "batch_size")
+    _length = ("steps",)
 
     steps: Count = 1000
     """Number of gradient steps."""
@@ -81,7 +82,7 @@ def main(cfg: Config):
 
     # Q and V, from the log
     log = logged(run, reward, pairs.train)
-    q, tx = networks.q_network(run.lm), optimizer.make(cfg.q.optimizer, cfg.q.steps)
+    q, tx = q_networks.q_network(run.lm), optimizer.make(cfg.q.optimizer, cfg.q.steps)
     job = stages.Fit(
         stage="ilql",
         params=q.init(keys.key_of(cfg.seed, "policy"), reference),
@@ -99,7 +100,7 @@ def main(cfg: Config):
     state = state._replace(train=state.train._replace(params=devices.host(params)))
 
     # a policy for every beta
-    policy = networks.guided(run.lm, q)
+    policy = q_networks.guided(run.lm, q)
     generator = generation.make_generator(
         cfg.sample, devices, policy, run.tokenizer, run.lengths[0], 4 * cfg.sft.batch_size
     )

@@ -64,6 +64,8 @@ class Config(Settings):
         "matched",
     )
 
+    _incidental = ("run", "population", "devices")
+
     run: str = ""
     """Run directory; empty: runs/compare/HASH-OF-CONFIG."""
     seeds: Annotated[int, Bound(ge=2)] = 3
@@ -186,7 +188,7 @@ def gold_at(points: Sequence[dict], start: float, kl: float) -> float:
 def main(cfg: Config):
     """Runs what is not yet in the run directory, and writes tables and a picture of it."""
     how, layout = resolve(cfg.population, cfg.devices, cfg.lab)
-    folder = run.open_run("compare", cfg, cfg.run, ignore=(*run.UNTELLING, "population"))
+    folder = run.open_run("compare", cfg, cfg.run)
     again = f"python launch.py compare --seeds {cfg.seeds + 3} (or any other setting)"
     middle = sorted(cfg.matched)[len(cfg.matched) // 2]
     columns = [f"gold at KL {kl:g}" for kl in cfg.matched]

@@ -24,7 +24,7 @@ from rlhf_jax.bounds import Bound, Count, Settings
 from rlhf_jax.devices import parallel
 from rlhf_jax.evaluation import overoptimization as maths
 from rlhf_jax.pipeline.results import show, stands, write
-from rlhf_jax.runs import run
+from rlhf_jax.runs import disk, run
 from rlhf_jax.studies import curves, figures
 from rlhf_jax.studies import lab as labs
 from rlhf_jax.studies.frontier import LAMBDAS, frontier_of, frontier_run
@@ -57,6 +57,8 @@ class Config(Settings):
         "sizes",
         "trained_against",
     )
+
+    _incidental = ("run", "population", "devices")
 
     run: str = ""
     """Run directory; empty: runs/EXPERIMENT/HASH-OF-CONFIG."""
@@ -155,7 +157,7 @@ def rl_of(trained) -> list[dict]:
 def main(cfg: Config, name: str):
     """Runs what is not yet in the run directory, and writes tables and pictures of it."""
     how, layout = resolve(cfg.population, cfg.devices, cfg.lab)
-    folder = run.open_run(name, cfg, cfg.run, ignore=(*run.UNTELLING, "population"))
+    folder = run.open_run(name, cfg, cfg.run)
     again = f"python launch.py {name} --seeds {cfg.seeds + 2} (or any other setting)"
     if stands(folder):
         print("this run is finished")
@@ -206,7 +208,7 @@ def main(cfg: Config, name: str):
             kind: float(labs.pool_gold(lab, kind).mean()) for kind in cfg.golds
         },
     }
-    run.write_json(folder / "curves.json", {job.name: found[job.name] for job in jobs})
+    disk.write_json(folder / "curves.json", {job.name: found[job.name] for job in jobs})
     panels = {
         kind: {way: curves.panel(found, cfg, kind, way) for way in curves.WAYS}
         for kind in cfg.golds

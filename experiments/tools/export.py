@@ -27,10 +27,10 @@ from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.hub import huggingface, peft
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.pipeline import pretrained, stages
-from rlhf_jax.runs import checkpoint
+from rlhf_jax.pipeline.reuse import STAGES as SHARED
+from rlhf_jax.runs import checkpoint, disk, metrics
 from rlhf_jax.runs import run as runs
 
-SHARED = ("sft", "reward", "held_out_reward", "ensemble")  # the stages that are no method's own
 POLICY = ("['best']", "['state'].params['policy']", "['state'].params", ".params")
 """Where a checkpoint may hold the parameters of a policy or a reward model; the first that is there does."""
 
@@ -80,7 +80,7 @@ def main(cfg: Config):
     name, is_reward = of.tokenizer or folder / "tokenizer", "trunk" in trained
     centre = folder / "stages" / stage / stages.CENTRE
     if is_reward and centre.exists():  # it does not where a run was made by an older version
-        trained = reward_model.centre(trained, np.float32(runs.read_json(centre)["mean"]))
+        trained = reward_model.centre(trained, np.float32(disk.read_json(centre)["mean"]))
     words = tokenizer.load(name, bos=pretrained.begins(of))
     named = pretrained.named(of)
     source = huggingface.resolve(named) if named else None
@@ -153,7 +153,7 @@ def settings_of(folder: pathlib.Path) -> SimpleNamespace:
     model, adapters = settings["model"], settings.get("lora", {})
     scaling, local = model.get("rope_scaling", {}), model.get("local_layers", ())
     if (folder / "lengths.json").exists():
-        model["context"] = runs.read_json(folder / "lengths.json")["context"]
+        model["context"] = disk.read_json(folder / "lengths.json")["context"]
     model |= {"rope_scaling": RopeScaling(**scaling), "local_layers": tuple(local)}
     if adapters:
         adapters |= {"matrices": tuple(adapters["matrices"])}
@@ -163,15 +163,16 @@ def settings_of(folder: pathlib.Path) -> SimpleNamespace:
 
 
 def own_stage(folder: pathlib.Path) -> str:
-    """The stage of a run that is its method's own. Raises ValueError where there is none."""
-    if (name := runs.read_config(folder)["experiment"]) in SHARED[:2]:  # a run of that stage alone
+    """The last stage of a run that is its method's own. Raises ValueError where there is none."""
+    if (name := runs.read_config(folder)["experiment"]) in SHARED:  # a run of that stage alone
         return name
-    own = [path.name for path in (folder / "stages").glob("*") if path.name not in SHARED]
-    if len(own) != 1:
+    stages = dict.fromkeys(row["stage"] for row in metrics.read(folder / metrics.FILE))
+    own = [name for name in stages if name not in SHARED]
+    if not own:
         raise ValueError(
             f'run = "{folder}" has no policy of a method: set stage to sft, reward or held_out_reward'
         )
-    return own[0]
+    return own[-1]
 
 
 def arrays(folder: pathlib.Path, stage: str, best: bool = False) -> dict:

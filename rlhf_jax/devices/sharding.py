@@ -29,7 +29,11 @@ RULES = {
     "position_embedding/embedding": (None, FSDP),
     "embedding/embedding": (TENSOR, FSDP),
     "unembedding/kernel": (FSDP, TENSOR),
-    "q/head": (FSDP, TENSOR),
+    "head": (
+        None,
+        FSDP,
+        TENSOR,
+    ),  # several heads over a vocabulary; a scalar head has fewer dimensions
 }
 """Patterns of path ends, with the axes of the last dimensions; all other parameters are replicated."""
 

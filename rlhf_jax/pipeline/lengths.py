@@ -11,7 +11,7 @@ from rlhf_jax.data.comparisons import Comparison
 from rlhf_jax.data.demonstrations import answer_ids
 from rlhf_jax.data.prompts import prompt_ids
 from rlhf_jax.pipeline import pretrained
-from rlhf_jax.runs import run
+from rlhf_jax.runs import disk
 
 SHARE = 0.99
 """Share of the texts of each file that fit into lengths taken from the data."""
@@ -72,7 +72,7 @@ def settled(cfg, folder: pathlib.Path, words, texts: Callable[[], list[Texts]]) 
     a file.
     """
     asked = given(cfg)
-    told = run.cached(folder, "lengths.json", lambda: _measured(cfg, words, texts()))
+    told = disk.cached(folder, "lengths.json", lambda: _measured(cfg, words, texts()))
     cfg = put(cfg, *told["lengths"])
     for line in told["lines"]:
         print(line, flush=True)

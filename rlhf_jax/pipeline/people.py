@@ -5,7 +5,7 @@ from rlhf_jax.people import annotators
 from rlhf_jax.pipeline import keys, texts
 from rlhf_jax.pipeline.prepare import Prepared
 from rlhf_jax.pipeline.texts import Pairs
-from rlhf_jax.runs import run as runs
+from rlhf_jax.runs import disk
 
 FILE = "comparisons.jsonl"
 
@@ -18,7 +18,7 @@ def compare(run: Prepared, reference) -> Pairs | None:
     """
     if run.texts.task is None or "comparisons" not in run.cfg.needs().needed:
         return run.texts.pairs
-    runs.cached(run.folder, FILE, lambda: _compare(run, reference))
+    disk.cached(run.folder, FILE, lambda: _compare(run, reference))
     compared, _ = read_comparisons([str(run.folder / FILE)])
     cfg = run.cfg.data
     name, halves = f"data.pairs = {cfg.pairs}", run.cfg.needs().halves

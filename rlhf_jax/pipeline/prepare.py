@@ -92,7 +92,6 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
         name,
         cfg,
         cfg.run,
-        ignore=(*runs.UNTELLING, "start_from"),
         content=lambda: inputs.content(cfg),
     )
     if results.stands(folder):

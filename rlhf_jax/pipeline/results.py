@@ -16,7 +16,7 @@ from rlhf_jax.evaluation.evaluate import bootstrap_interval
 from rlhf_jax.pipeline import generation, keys, scoring, texts
 from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.pipeline.texts import Pairs, ceiling
-from rlhf_jax.runs import report
+from rlhf_jax.runs import disk, report, surroundings
 from rlhf_jax.runs import run as runs
 
 if TYPE_CHECKING:
@@ -118,10 +118,13 @@ def write(folder, results: dict, **rows):
     last."""
     if not hosts.is_first():
         return
-    results = results | {"seconds": runs.seconds(folder), "peak memory, GiB": runs.peak_memory()}
+    results = results | {
+        "seconds": runs.seconds(folder),
+        "peak memory, GiB": surroundings.peak_memory(),
+    }
     for name, lines in rows.items():
-        runs.write_json(folder / f"{name}.jsonl", lines)
-    runs.write_json(folder / "results.json", results)
+        disk.write_json(folder / f"{name}.jsonl", lines)
+    disk.write_json(folder / "results.json", results)
     report.write(folder)
 
 
@@ -131,7 +134,7 @@ def stands(folder) -> bool:
     if not page.exists():
         return False
     try:
-        if not isinstance(runs.read_json(results), dict):
+        if not isinstance(disk.read_json(results), dict):
             raise ValueError(f"{results} holds no results")
         if not page.read_bytes().rstrip().endswith(b"</html>"):
             raise ValueError(f"{page} is torn")
@@ -156,7 +159,7 @@ def show(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None):
         elif not isinstance(value, list):
             table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value), "")
 
-    results = runs.read_json(folder / "results.json")
+    results = disk.read_json(folder / "results.json")
     for name, value in results.items():
         add(name, value)
     rich.print(table)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rlhf_jax.devices import hosts
 from rlhf_jax.pipeline import inputs, texts
-from rlhf_jax.runs import manifest, run
+from rlhf_jax.runs import disk, identity, manifest, run
 
 STAGES = ("sft", "reward", "held_out_reward")
 """The stages that methods share."""
@@ -27,7 +27,7 @@ LENGTHS = "data.prompt_length", "sample.length"
 
 
 def shared(settings: dict[str, Any], stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
-    """The settings, flattened by `run.flat`, that determine the results of these stages."""
+    """The settings, flattened by `identity.flat`, that determine the results of these stages."""
     files = [settings[f"data.{name}"] for name in ("corpus", "comparisons", "prompts")]
     free = [*COMPUTED, *DECIDED]
     if any(files):
@@ -61,17 +61,17 @@ def check(start: pathlib.Path, cfg, default):
     if not (start / run.CONFIG).exists():
         raise ValueError(f'start_from = "{start}" holds no config.json: name the folder of a run')
     begun = run.read_config(start)
-    theirs = run.flat(run.plain(default)) | run.flat(begun["settings"])
-    ours = run.flat(run.plain(cfg))
+    theirs = identity.flat(disk.plain(default)) | identity.flat(begun["settings"])
+    ours = identity.flat(disk.plain(cfg))
     whole = _whole(start) if texts.has_files(cfg.data) else ()
     if whole and all(ours[name] >= least for name, least in zip(LENGTHS, whole, strict=True)):
         theirs |= {name: ours[name] for name in LENGTHS}  # which adds columns that are masked
     stages = stages_of(start, cfg)
     names = {**shared(theirs, stages), **shared(ours, stages)}
     there, here = ({n: x[n] for n in names if n in x} for x in (theirs, ours))
-    if changes := run.differences(there, here):
+    if changes := identity.differences(there, here):
         raise ValueError(
-            f'start_from = "{start}" was trained with other settings ({run.in_words(changes)}): '
+            f'start_from = "{start}" was trained with other settings ({identity.in_words(changes)}): '
             "give the same, or train from the start"
         )
     if not any(run.finished(start, stage) for stage in STAGES):
@@ -81,7 +81,7 @@ def check(start: pathlib.Path, cfg, default):
         )
     if "content" in begun and hosts.is_first():
         known = lambda content: {name: x for name, x in content.items() if name in names}
-        changed = run.changes_of(known(begun["content"]), known(inputs.content(cfg)))
+        changed = identity.changes_of(known(begun["content"]), known(inputs.content(cfg)))
         if changed:
             raise ValueError(
                 f'start_from = "{start}" was trained on other file contents: {changed}. '
@@ -94,7 +94,7 @@ def _whole(start: pathlib.Path) -> tuple[int, ...]:
     place = start / "lengths.json"
     if not place.exists():
         return ()
-    told = run.read_json(place)
+    told = disk.read_json(place)
     lines = [line for line in told["lines"] if not line.startswith("lengths")]
     return tuple(told["lengths"]) if all(": none of " in line for line in lines) else ()
 
@@ -110,7 +110,7 @@ def copy(start: pathlib.Path, folder: pathlib.Path, cfg):
     (folder / "stages").mkdir(exist_ok=True)
     finished = stages_of(start, cfg)
     print(f"taken from {start}: {', '.join(finished)}", flush=True)
-    both = [run.flat(run.read_config(place)["settings"]) for place in (start, folder)]
+    both = [identity.flat(run.read_config(place)["settings"]) for place in (start, folder)]
     lengths = [[settings.get(name) for name in LENGTHS] for settings in both]
     names = [
         name + end

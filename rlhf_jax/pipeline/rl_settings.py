@@ -18,6 +18,8 @@ class RLConfig(scoring.PythonRewardConfig):
     """The loop of sampling, scoring and updating."""
 
     _main = ("iterations", "batch_size", "kl_coef")
+    _incidental = ("keep", "best")
+    _length = ("iterations",)
 
     iterations: Count = 100
     """Number of rollouts, each followed by an update."""

@@ -28,6 +28,7 @@ class RunConfig(pretrained.Config):
     """Settings of a run and of the stages that methods share."""
 
     _main = ("seed", "run", "start_from", "devices", "task", "reward_model", "eval_draws")
+    _incidental = ("run", "start_from", "devices", "wandb")
 
     seed: Seed = 0
     """Seed of every random draw."""

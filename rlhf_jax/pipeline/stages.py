@@ -31,8 +31,7 @@ from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import generation, keys, pretrained, scoring
 from rlhf_jax.pipeline.texts import Pairs
-from rlhf_jax.runs import loop
-from rlhf_jax.runs import run as runs
+from rlhf_jax.runs import disk, loop
 
 if TYPE_CHECKING:
     from rlhf_jax.pipeline.prepare import Prepared
@@ -221,7 +220,7 @@ def reference(run: "Prepared"):
             nats = float(held_out_loss(devices, run.lm, held_out)(devices.share(start)))
     else:
         encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths)
-        train = runs.mapped(run.folder / "data" / "demonstrations", encode, held_out)
+        train = disk.mapped(run.folder / "data" / "demonstrations", encode, held_out)
         params, nats = sft(
             place(run), cfg.sft, run.lm, train, held_out, start=start, adapters=cfg.lora
         )
@@ -280,7 +279,7 @@ def reward_model_of(run: "Prepared", stage: str, pairs: list[Comparison], trunk)
     cfg, devices, seed = run.cfg.reward, run.devices, run.cfg.seed
     encode = lambda pairs: encode_comparisons(run.tokenizer, pairs, *run.lengths)
     like = encode(pairs[:1])
-    train = runs.mapped(run.folder / "data" / stage, lambda: encode(pairs), like)
+    train = disk.mapped(run.folder / "data" / stage, lambda: encode(pairs), like)
     network = networks.reward_model(run.lm)
     steps = max(1, round(cfg.epochs * len(pairs) / cfg.batch_size))
     tx = optimizer.make(cfg.optimizer, steps)
@@ -311,7 +310,7 @@ def centred(
     texts = demonstrations(run.tokenizer, run.texts.corpus_held_out, run.lengths)
     score = lambda: generation.score(run.devices, reward.fn, reward.params, texts)
     find = lambda: {"mean": float(score().mean())}
-    mean = (runs.cached(kept.parent, kept.name, find) if kept else find())["mean"]
+    mean = (disk.cached(kept.parent, kept.name, find) if kept else find())["mean"]
     return reward._replace(params=reward_model.centre(reward.params, jnp.float32(mean)))
 
 
@@ -339,7 +338,7 @@ def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
     place = folder / "tokenizer"
     if not name:
         texts = (text for pair in corpus for text in (pair[0], tokenizer.at_seam(*pair)))
-        runs.kept(place, lambda path: tokenizer.train(texts, vocab_size, path))
+        disk.kept(place, lambda path: tokenizer.train(texts, vocab_size, path))
     return tokenizer.load(name or place, bos=bos)
 
 

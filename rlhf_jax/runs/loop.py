@@ -21,24 +21,10 @@ from rich.console import Console
 
 from rlhf_jax.devices import hosts
 from rlhf_jax.devices.process import PREEMPTED
-from rlhf_jax.runs import checkpoint, metrics
-from rlhf_jax.runs.run import read_json, write_json
+from rlhf_jax.runs import checkpoint, metric_names, metrics
+from rlhf_jax.runs.disk import read_json, write_json
 
 NO_STEP = 20  # iterations in a row whose steps were all skipped, after which a stage stops
-HEADLINES = (
-    "objective/gold",
-    "objective/score",
-    "objective/kl",
-    "objective/length",
-    "game/win_rate",
-    "preference/loss",
-    "preference/held_out_accuracy",
-    "reward/loss",
-    "reward/accuracy",
-    "reward/held_out_accuracy",
-    "sft/loss",
-    "sft/held_out_loss",
-)  # what a progress line shows, where a stage has it; else its first three metrics
 
 
 def iterate(
@@ -263,8 +249,8 @@ def _progress(stage, unit, first, end):
             compiled = i, now
         rate = (i - compiled[0]) / max(now - compiled[1], 1e-9)
         parts = [f"{rate:.3g} {unit}/s", f"{_duration((end - i) / rate)} left"] if rate else []
-        names = [name for name in HEADLINES if name in seen][:4] or sorted(seen)[:3]
-        return "  ".join(parts + [f"{n.rpartition('/')[2]} {seen[n]:.4g}" for n in names])
+        shown = [f"{n.rpartition('/')[2]} {seen[n]:.4g}" for n in metric_names.headlines(seen)]
+        return "  ".join(parts + shown)
 
     if not hosts.is_first():
         yield lambda i, values: None

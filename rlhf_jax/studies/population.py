@@ -22,7 +22,7 @@ import jax
 from rich.progress import track
 
 from rlhf_jax.devices import hosts, parallel
-from rlhf_jax.runs import run
+from rlhf_jax.runs import disk
 from rlhf_jax.studies.lab import Lab, LabConfig, Seed, open_lab
 from rlhf_jax.studies.proxies import with_teacher
 
@@ -95,9 +95,9 @@ def run_jobs(
         done = _in_processes(opening, tasks)
     for (job, some), results in track(done, "small runs", total=len(tasks)):
         for seed, result in zip(some, results, strict=True):
-            run.write_json(folder / place(job, seed), result)
+            disk.write_json(folder / place(job, seed), result)
     hosts.wait("cells")
-    return {job.name: [run.read_json(folder / place(job, s)) for s in seeds] for job in jobs}
+    return {job.name: [disk.read_json(folder / place(job, s)) for s in seeds] for job in jobs}
 
 
 def work(opening: tuple, job: Job, seeds: Sequence[Seed]) -> list:

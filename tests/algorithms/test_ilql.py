@@ -18,7 +18,7 @@ from rlhf_jax import bounds, optimizer, sampling
 from rlhf_jax.algorithms import ilql
 from rlhf_jax.algorithms.ilql import ILQLConfig
 from rlhf_jax.batches import LoggedBatch, Prompts, Sequences
-from rlhf_jax.models import networks
+from rlhf_jax.models import networks, q_networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.ops.advantages import gae, on_last_token
 from rlhf_jax.ops.reduce import DATA, normalise
@@ -325,7 +325,7 @@ def test_the_conservative_term_by_hand():
     }
     params = {"trunk": {}, "q": heads, "value": {"head": jnp.zeros(1), "bias": jnp.zeros(())}}
     tokens = jnp.array([[0, 1]])
-    q_fn = networks.q_network(lm).q_fn
+    q_fn = q_networks.q_network(lm).q_fn
     batch = LoggedBatch(
         Sequences(tokens, jnp.ones((1, 2), bool), jnp.ones((1, 1), bool)), rewards=jnp.zeros((1, 1))
     )
@@ -439,7 +439,7 @@ def bare(hidden):
 
 TABLE = networks.from_logits(enumerable.apply)
 # One hidden unit a prefix: heads on it are tables
-TABLE_Q = networks.q_network(bare(lambda *x: enumerable.apply(jnp.eye(PREFIXES), *x)))
+TABLE_Q = q_networks.q_network(bare(lambda *x: enumerable.apply(jnp.eye(PREFIXES), *x)))
 
 
 def soft_heads(seed):
@@ -465,7 +465,7 @@ def test_guided_by_the_soft_optimal_q_the_reference_is_the_optimum(seed):
     """Their 1 / beta is the decoder's beta. It is normalised as it stands, for V is right too."""
     w, q_params = soft_heads(seed)
     pi_star, _ = enumerable.optimum(w)
-    policy = networks.guided(TABLE, TABLE_Q)
+    policy = q_networks.guided(TABLE, TABLE_Q)
     responses = jax.tree.map(jnp.asarray, enumerable.responses())
 
     def probabilities(beta):
@@ -485,7 +485,7 @@ def test_guided_by_the_soft_optimal_q_the_reference_is_the_optimum(seed):
 
 def test_what_the_sampler_draws_from_it_has_the_probabilities_of_the_optimum():
     w, q_params = soft_heads(0)
-    policy = networks.guided(TABLE, TABLE_Q)
+    policy = q_networks.guided(TABLE, TABLE_Q)
     cfg = sampling.SampleConfig(length=LENGTH, stop=(EOS,), pad=PAD)
     params = {"policy": w.ref_logits, "q": q_params, "beta": jnp.float32(1 / BETA)}
     samples = jax.jit(sampling.make_sample(policy, cfg))(params, enumerable.prompts(256), KEY)
@@ -500,7 +500,7 @@ def test_what_the_sampler_draws_from_it_has_the_probabilities_of_the_optimum():
 B, WIDTH, T, V = 16, 4, 6, 20  # rows, prompt columns, response columns, vocabulary
 MODEL = ModelConfig(vocab_size=V, context=WIDTH + T + 6, layers=1, d_model=16, heads=2, tied=False)
 LM = networks.language_model(MODEL)
-Q = networks.q_network(LM)
+Q = q_networks.q_network(LM)
 TX = optimizer.make(optimizer.OptimizerConfig(lr=1e-2), steps=10)
 CFG = ILQLConfig(cql_coef=0.1, polyak=0.1)
 
@@ -562,10 +562,10 @@ def test_v_starts_at_zero_and_the_heads_near_it_unlike_each_other():
     np.testing.assert_array_equal(values, np.zeros((B, T)))
     assert 0.05 < jnp.std(q) < 0.2
     assert jnp.std(q[0] - q[1]) > jnp.std(q[0])
-    assert networks.q_network(LM, heads=3).init(KEY, trunk)["q"]["head"].shape == (3, 16, V)
+    assert q_networks.q_network(LM, heads=3).init(KEY, trunk)["q"]["head"].shape == (3, 16, V)
 
 
-GUIDED = networks.guided(LM, Q)
+GUIDED = q_networks.guided(LM, Q)
 
 
 def prompts():
@@ -647,11 +647,11 @@ def test_a_transformer_taught_and_decoded_by_the_shipped_stages_says_what_the_fi
     lm = networks.language_model(
         ModelConfig(vocab_size=VOCABULARY, context=1 + LENGTH, layers=1, d_model=32, tied=False)
     )
-    q_net, steps = networks.q_network(lm), 400
+    q_net, steps = q_networks.q_network(lm), 400
     cfg = at(0.7, polyak=0.05, beta=2.0)
     tx = optimizer.make(optimizer.OptimizerConfig(lr=1e-2), steps=steps)
     step = ilql.make_train_step(q_net.q_fn, tx, cfg)
-    policy = networks.guided(TABLE, q_net)
+    policy = q_networks.guided(TABLE, q_net)
     uniform = jnp.zeros((PREFIXES, VOCABULARY))
 
     @jax.jit

@@ -76,6 +76,11 @@ def test_an_axis_that_does_not_divide_is_left_out():
     assert sharding.spec_of("embedding/embedding", (50257, 48), SIZES) == P(None, "fsdp")
     assert sharding.spec_of("blocks/up/kernel", (3, 48, 112), SIZES) == P(None, "fsdp", "tensor")
     assert sharding.spec_of("final_norm/scale", (48,), SIZES) == P()
+    # heads over a vocabulary, whoever's they are; scalar heads, and members' scalar heads, stay whole
+    assert sharding.spec_of("q/head", (2, 48, 112), SIZES) == P(None, "fsdp", "tensor")
+    assert sharding.spec_of("anyone/head", (2, 48, 112), SIZES) == P(None, "fsdp", "tensor")
+    assert sharding.spec_of("value/head", (48,), SIZES) == P()
+    assert sharding.spec_of("head", (4, 48), SIZES) == P()
 
 
 def test_a_checkpoint_goes_from_every_layout_to_every_other(tmp_path):

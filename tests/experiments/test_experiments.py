@@ -22,7 +22,7 @@ from rlhf_jax.models.hub import huggingface
 from rlhf_jax.pipeline import results as results_of_runs
 from rlhf_jax.pipeline import texts
 from rlhf_jax.pipeline.pretrained import stops
-from rlhf_jax.runs import checkpoint, metrics, run
+from rlhf_jax.runs import checkpoint, disk, metrics
 from rlhf_jax.tasks import reviews
 
 parts = str.split  # of a command line
@@ -83,7 +83,7 @@ def test_held_out_prompts_were_used_in_no_stage(whole):
 
 def test_an_interval_that_one_value_leaves_open_is_printed_as_unknown(tmp_path, capsys):
     gold = evaluate.bootstrap_interval(np.ones(3), ["one prompt"] * 3)._asdict()
-    run.write_json(tmp_path / "results.json", {"gold": gold, "rows": [{"gold": gold}]})
+    disk.write_json(tmp_path / "results.json", {"gold": gold, "rows": [{"gold": gold}]})
     results_of_runs.show(tmp_path, "the same")
     assert capsys.readouterr().out.count("unknown") == 2
 

@@ -126,6 +126,8 @@ def test_a_planted_algorithm_learns_a_planted_task(planted):
     assert {"sft", "weighed"} == {row["stage"] for row in rows}  # nothing else is asked for
     for row in own:  # gold and the reward are one function, and the columns reached both
         assert row["score/counted"] == pytest.approx(row["objective/gold"])
+    page = (planted / "report.html").read_text()
+    assert "Curves: weighed" in page and "<code>weighed/loss</code>" in page
     results = json.loads((planted / "results.json").read_text())
     assert list(results)[:3] == ["Python reward", "gold", "words"]
     assert results["Python reward"] == results["gold"]

@@ -11,7 +11,7 @@ import launch
 from experiments.methods import reward
 from rlhf_jax.pipeline import inputs, reuse, settings, texts
 from rlhf_jax.pipeline import results as results_of_runs
-from rlhf_jax.runs import run
+from rlhf_jax.runs import disk, identity, run
 
 NO_INPUT = {"run", "start_from", "devices", "rl.best", "to", "stage", "base"}
 """Texts that may be left empty and name nothing that is learned from, or that `export` reads."""
@@ -64,7 +64,7 @@ def test_a_change_of_any_byte_that_is_read_is_a_change_of_content(named, tmp_pat
     for path in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
         text = path.read_text()
         path.write_text(text + " ")
-        changed = run.changes_of(before, inputs.content(named))
+        changed = identity.changes_of(before, inputs.content(named))
         path.write_text(text)
         seen |= {path.relative_to(tmp_path).as_posix()} if str(path) in changed else set()
     small = {f"{x}/{y}.json" for x in ("base", "model", "words") for y in ("config", "tokenizer")}
@@ -101,7 +101,7 @@ def test_labels_that_were_turned_round_are_refused_before_anything_is_done(
     with pytest.raises(ZeroDivisionError):
         reward.main(cfg)
     if finished:
-        run.write_json(tmp_path / "run" / "results.json", {"x": 1})
+        disk.write_json(tmp_path / "run" / "results.json", {"x": 1})
         (tmp_path / "run" / "report.html").write_text("<html></html>")
         assert reward.main(cfg) is None
     rows(tmp_path / "pairs.jsonl", *pairs("bad", "good"))
@@ -115,7 +115,7 @@ def test_stages_are_not_taken_from_a_run_of_other_content(tmp_path):
     path = rows(tmp_path / "a.jsonl", {"text": "a"})
     cfg = settings.RunConfig(data=texts.DataConfig(corpus=path))
     run.open_run("toy", cfg, str(tmp_path / "run"), content=lambda: inputs.content(cfg))
-    run.write_json(tmp_path / "run" / "stages" / "sft" / "done.json", {"iterations": 1})
+    disk.write_json(tmp_path / "run" / "stages" / "sft" / "done.json", {"iterations": 1})
     reuse.check(tmp_path / "run", cfg, settings.RunConfig())
     rows(tmp_path / "a.jsonl", {"text": "b"})
     with pytest.raises(ValueError, match=r"other content: .*a.jsonl of data.corpus has changed"):

@@ -8,7 +8,7 @@ import pytest
 import launch
 from rlhf_jax.pipeline import reuse, rl_settings
 from rlhf_jax.pipeline.settings import RunConfig
-from rlhf_jax.runs import command_line, run
+from rlhf_jax.runs import command_line, disk, identity, run
 
 FILES = "--data.corpus c.jsonl --data.comparisons p.jsonl --data.prompts q.jsonl "
 ALONE = "--data.corpus c.jsonl --data.prompts q.jsonl --rl.reward r.py:score "
@@ -23,9 +23,9 @@ def begun(tmp_path, monkeypatch):
     def begin(settings, **more):
         start = run.open_run("sentiment", of(settings), str(tmp_path / "start"))
         for stage in reuse.STAGES:
-            run.write_json(start / "stages" / stage / "done.json", {"iterations": 1})
+            disk.write_json(start / "stages" / stage / "done.json", {"iterations": 1})
         for name, content in more.items():
-            run.write_json(start / f"{name}.json", content)
+            disk.write_json(start / f"{name}.json", content)
         return start
 
     return begin
@@ -130,7 +130,7 @@ def test_a_setting_that_a_run_is_older_than_stood_at_its_default(begun):
     start = begun("")
     config = json.loads((start / "config.json").read_text())
     del config["settings"]["model"]["window"], config["settings"]["model"]["rope_scaling"]
-    run.write_json(start / "config.json", config)
+    disk.write_json(start / "config.json", config)
     reuse.check(start, cfg, RunConfig())
     other = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, window=8))
     with pytest.raises(ValueError, match=r"settings \(model.window is 0 there and 8 here\)"):
@@ -143,7 +143,7 @@ def test_a_setting_that_a_run_is_older_than_stood_at_its_default(begun):
 
 def test_every_setting_of_the_shared_stages_is_known():
     """What is added to a part is refused until it is shown to be free."""
-    settings = run.flat(run.plain(RunConfig()))
+    settings = identity.flat(disk.plain(RunConfig()))
     for name in (*reuse.COMPUTED, *reuse.DECIDED, *reuse.LENGTHS):
         assert name in settings
     others = {n.partition(".")[0] for n in settings} - set(reuse.PARTS)

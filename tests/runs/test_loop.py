@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.runs import checkpoint, loop, metrics, run
+from rlhf_jax.runs import checkpoint, disk, loop, metrics, run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def test_a_lengthened_stage_ends_with_the_bits_of_one_of_that_length(tmp_path):
     assert not run.finished(tmp_path / "b", "toy")
     assert_same_bits(whole("b", body, 15), want)
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
-    assert run.read_json(tmp_path / "b" / "stages" / "toy" / "done.json")["iterations"] == 15
+    assert disk.read_json(tmp_path / "b" / "stages" / "toy" / "done.json")["iterations"] == 15
     assert_same_bits(whole("b", never, 15), want)
 
 
@@ -234,7 +234,7 @@ def test_a_damaged_clock_or_end_is_told_and_made_again(tmp_path, capsys, text):
         (stage / name).write_text(text)
         assert_same_bits(whole(never), want)
         assert f"{stage / name} is damaged" in capsys.readouterr().err
-    assert run.read_json(stage / "done.json")["iterations"] == 3
+    assert disk.read_json(stage / "done.json")["iterations"] == 3
     (stage / "3.manifest.json").unlink()
     assert_same_bits(whole(body), want)
     assert "toy was finished, and its last checkpoint is gone" in capsys.readouterr().err

@@ -1,14 +1,18 @@
 import html.parser
 import itertools
 import math
+import pathlib
 import re
 
 import numpy as np
 import pytest
 
-from rlhf_jax.runs import metrics, pictures, report, run
+from rlhf_jax.runs import disk, metric_names, metrics, pictures, report, run
 
-EVIL = '<script>alert("x")</script>\' & <img src=x onerror=y>'
+EVIL = (
+    '<script>alert("x")</script>\' & <img src=x onerror=y> </style></title> '
+    "{{ 7 * 7 }} {{ config }} {% raw %} {# gone #} ${x} \\u003c"
+)
 VOID = {"meta", "br", "img", "use", "path", "line", "circle", "rect", "link"}
 
 
@@ -42,7 +46,9 @@ def interval(mean):
     return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
 
 
-EVERY = [name for _, *panels in pictures.PANELS for _, names in panels for name in names]
+DOCUMENTED = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
+OF_NO_ONE = ["weighed/loss", "weighed/odd_thing", "weighed/step/loss", "bare"]  # by a new algorithm
+EVERY = sorted({*re.findall("`([a-z]+/[a-z_0-9]+)`", DOCUMENTED.read_text()), *OF_NO_ONE})
 FEW = ["objective/gold", "objective/kl", "objective/score"]
 
 
@@ -63,32 +69,43 @@ def whole_run(tmp_path, evil, names=FEW):
         "empty": None,
         "calibration": [{evil: evil, "n": 1}],
     }
-    run.write_json(place / "results.json", results)
+    disk.write_json(place / "results.json", results)
     sample = {"method": evil, "prompt": evil, "before": evil, "after": evil} | {
         f"{who}_{kind}": 0.25 for who in ("before", "after") for kind in ("gold", "score")
     }
-    run.write_json(place / "samples.jsonl", [sample] * 40)
+    disk.write_json(place / "samples.jsonl", [sample] * 40)
     values = {name: [-1.5, 0.0, None] for name in report.QUANTITIES}
-    run.write_json(place / "tokens.jsonl", [{"prompt": evil, "tokens": [evil, "", "\n"], **values}])
-    run.write_json(
+    disk.write_json(
+        place / "tokens.jsonl", [{"prompt": evil, "tokens": [evil, "", "\n"], **values}]
+    )
+    disk.write_json(
         place / "stages" / evil.replace("/", "") / "done.json", {"iterations": 9, "seconds": 1.5}
     )
     return place
 
 
 def test_nothing_that_a_model_says_becomes_markup(tmp_path):
-    path = report.write(whole_run(tmp_path, EVIL))
+    path = report.write(whole_run(tmp_path, EVIL, [*FEW, EVIL]))
     text = path.read_text()
     page = Page(text)
     tags = {tag for tag, _ in page.elements}
     assert "script" not in tags and "img" not in tags
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
-    assert EVIL in "".join(page.text)
+    said = "".join(page.text)
+    assert said.count(EVIL) > 90  # each sample holds it three times
     # nothing is fetched: the only addresses are the names of the SVG namespaces and links in the page
     assert not re.search(r"url\((?!#)|@import", text)
     for _, attrs in page.elements:
         for name in ("src", "href", "xlink:href"):
             assert attrs.get(name, "#").startswith("#")
+
+
+def test_half_an_emoji_is_written_as_an_escape(tmp_path):
+    place = run.open_run("sentiment", {}, str(tmp_path / "run"))
+    disk.write_json(
+        place / "samples.jsonl", [{"prompt": "half \ud83d", "before": "", "after": "\x00"}]
+    )
+    assert "half \\ud83d" in report.write(place).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +119,91 @@ def test_the_page_is_accessible_and_has_every_section(text):
     assert ("html", {"lang": "en"}) in page.elements and kinds.count("h1") == 1
     headings = [int(tag[1]) for tag in kinds if re.fullmatch("h[1-6]", tag)]
     assert all(b - a <= 1 for a, b in itertools.pairwise(headings))
-    assert len([h for h in headings if h == 2]) == 6 + len(pictures.PANELS)
+    areas = {name.rpartition("/")[0].partition("/")[0] for name in EVERY}
+    assert len([h for h in headings if h == 2]) == 6 + len(areas)
     for tag, attrs in page.elements:
         assert tag != "svg" or attrs.get("aria-label") or attrs.get("aria-hidden")
         assert tag != "th" or attrs["scope"]
     ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
     targets = {attrs["href"][1:] for tag, attrs in page.elements if tag == "a"}
-    headers = [i for i in ids if re.fullmatch("[a-z-]+", i)]
-    assert targets == set(headers) and len(headers) == len(targets)
-    panels = sum(len(panels) for _, *panels in pictures.PANELS)
-    assert kinds.count("figure") == panels + 1
+    headers = [attrs["id"] for tag, attrs in page.elements if tag == "h2"]
+    assert targets == {*headers} and len(headers) == len(targets) and len(ids) == len({*ids})
+
+
+def test_every_metric_is_drawn_whoever_names_it(text):
+    drawn = re.findall("<figcaption>.* <code>(.*)</code></figcaption>", text)
+    assert sorted(name for names in drawn for name in names.split(", ")) == EVERY
+    assert "Curves: weighed" in text and ">Odd thing <code>weighed/odd_thing</code>" in text
+    order = re.findall("<h2 [^>]*>Curves(?:: )?(.*)</h2>", text)
+    assert order[0] == "objective" and order[-1] == "train"
+
+
+def test_what_stands_together_and_what_is_folded():
+    names = ["a/loss", "a/held_out_loss", "a/chosen_logprob", "a/rejected_logprob", "a/z", "a/b"]
+    rows = [{"stage": "s", "iteration": 0, "time": 0.0} | dict.fromkeys(names, 1.0)]
+    (panels,) = metric_names.areas(rows).values()
+    assert [panel.names for panel in panels] == [
+        ("a/loss", "a/held_out_loss"), ("a/chosen_logprob", "a/rejected_logprob"), ("a/b",), ("a/z",)
+    ]  # fmt: skip
+    assert [panel.title for panel in panels[1:]] == ["Log-probability per response, nats", "B", "Z"]
+
+
+def test_the_areas_of_the_last_stage_come_first():
+    row = lambda stage, *names: {"stage": stage, "iteration": 0} | dict.fromkeys(names, 1.0)
+    shared = ("train/grad_norm", "loop/loss")
+    rows = [
+        row("sft", "sft/loss", *shared),
+        row("new", "odd/x", "objective/kl", "new/loss", *shared),
+    ]
+    assert [*metric_names.areas(rows)] == ["objective", "new", "loop", "sft", "odd", "train"]
+
+
+def test_a_progress_line_shows_what_every_algorithm_can_have():
+    headlines = metric_names.headlines
+    objective = ["objective/kl", "objective/score", "objective/length"]
+    assert headlines(["new/loss", "x/y", *objective]) == [
+        "objective/score", "objective/kl", "objective/length", "new/loss"
+    ]  # fmt: skip
+    assert headlines(["new/held_out_accuracy", "new/loss", "b/c"]) == [
+        "new/loss",
+        "new/held_out_accuracy",
+    ]
+    assert headlines(["new/d", "new/c", "new/b", "new/a"]) == ["new/a", "new/b", "new/c"]
+
+
+def test_a_curve_keeps_its_peaks_and_its_gaps():
+    y = np.zeros(5000)
+    y[1234], y[77] = 9.0, -3.0
+    x, kept = pictures._extremes(np.arange(5000.0), y)
+    assert len(x) <= 2 * pictures.FRAME.width and kept.max() == 9.0 and kept.min() == -3.0
+    assert x[kept.argmax()] == 1234 and (np.diff(x) > 0).all()
+    path = pictures._path(np.arange(5.0), np.array([1.0, math.nan, 2.0, 3.0, math.inf]))
+    assert path == "M0.0 1.0h0M2.0 2.0h0L3.0 3.0"
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0.0, 1.0], ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        ([1.0, 1.0001], ["1", "1.00002", "1.00004", "1.00006", "1.00008", "1.0001"]),
+        ([-2.0, -2.0], ["-2.1", "-2.05", "-2", "-1.95", "-1.9"]),
+        ([math.nan], ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        ([0.0, 0.0], ["-0.4", "-0.2", "0", "0.2", "0.4"]),
+    ],
+)
+def test_ticks_are_round_and_told_apart(values, texts):
+    of, ticks = pictures._axis([np.array(values)], 100, 0)
+    assert [text.replace("\N{MINUS SIGN}", "-") for _, text in ticks] == texts
+    for place, text in ticks:
+        value = float(text.replace("\N{MINUS SIGN}", "-"))
+        assert of(value) == pytest.approx(float(place), abs=0.06) and 0 <= float(place) <= 100
+
+
+def test_curves_beyond_the_colours_are_drawn_too():
+    stages = [f"s{n}" for n in range(9)]
+    rows = [{"stage": s, "iteration": i, "a/b": i + 1.0} for s in stages for i in range(3)]
+    drawn = pictures.curves(metric_names.Panel("B", ("a/b",)), rows)["curves"]
+    assert len({(curve["colour"], curve["dash"]) for curve in drawn}) == 9
 
 
 def test_numbers_are_readable_without_colour(text):
@@ -122,7 +214,7 @@ def test_numbers_are_readable_without_colour(text):
     )
     assert text.count(token) == 1
     assert "30 of 40 held-out prompts" in text
-    assert "kl goes from 0.5 to 59.5" in text
+    assert "KL goes from 0.5 to 59.5" in text
     assert "value loss is never finite." in text
 
 
@@ -135,7 +227,7 @@ def test_a_run_that_has_only_some_of_the_files(tmp_path, present):
     page = Page(report.write(place).read_text())
     assert "Settings" in page.text
     assert ("Results" in page.text) == ("results.json" in present)
-    assert ("Reinforcement learning" in page.text) == ("metrics.jsonl" in present)
+    assert ("Curves: objective" in page.text) == ("metrics.jsonl" in present)
 
 
 def test_equal_runs_give_equal_pages_and_no_run_is_refused(tmp_path):

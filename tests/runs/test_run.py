@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.runs import manifest, run
+from rlhf_jax.runs import disk, manifest, run, surroundings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Inner:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    _incidental = ("run", "wandb")
+
     seed: int = 0
     run: str | None = None
     wandb: bool = False
@@ -65,7 +67,7 @@ def older(place, *without):
     """The run at `place`, as one from before the settings `without`."""
     config = run.read_config(place)
     settings = {n: x for n, x in config["settings"].items() if n not in without}
-    run.write_json(place / "config.json", config | {"settings": settings})
+    disk.write_json(place / "config.json", config | {"settings": settings})
 
 
 def test_a_run_goes_on_where_a_setting_is_new_and_stands_at_its_default(tmp_path):
@@ -85,7 +87,7 @@ def test_a_run_goes_on_where_a_setting_is_new_and_stands_at_its_default(tmp_path
         run.open_run("toy", Later(), str(place))
     config = run.read_config(place)
     gone = config | {"settings": config["settings"] | {"dropout": 0.1}}
-    run.write_json(place / "config.json", gone)
+    disk.write_json(place / "config.json", gone)
     with pytest.raises(ValueError, match=r"\(dropout is 0.1 there and 'absent' here\)"):
         run.open_run("toy", Config(seed=1), str(place))
 
@@ -119,6 +121,8 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class RL:
+    _length = ("iterations",)
+
     iterations: int = 100
     optimizer: Optimizer = Optimizer()
 
@@ -215,7 +219,7 @@ def test_a_run_that_learned_from_other_content_is_refused_by_file(tmp_path, caps
     assert capsys.readouterr().err == ""
     # runs from before that go on, with a note
     config = json.loads((tmp_path / "config.json").read_text())
-    run.write_json(tmp_path / "config.json", {k: x for k, x in config.items() if k != "content"})
+    disk.write_json(tmp_path / "config.json", {k: x for k, x in config.items() if k != "content"})
     begin(begun)
     assert "nothing of data.corpus, rl.reward has changed is not checked" in capsys.readouterr().err
     run.open_run("toy", Config(), str(tmp_path))
@@ -295,15 +299,15 @@ def test_json_is_plain_whole_and_computed_once(tmp_path):
 
     want = [{"a": 0.5, "b": [0, 1], "c": None}, {"a": [1, None]}]
     for name in ("x.json", "x.jsonl"):
-        assert run.cached(tmp_path, name, make) == run.cached(tmp_path, name, make) == want
+        assert disk.cached(tmp_path, name, make) == disk.cached(tmp_path, name, make) == want
     assert len(calls) == 2
     assert len((tmp_path / "x.jsonl").read_text().splitlines()) == 2
     with pytest.raises(ValueError, match="plain values"):
-        run.write_json(tmp_path / "x.json", {"a": object()})
-    assert run.read_json(tmp_path / "x.json") == want
+        disk.write_json(tmp_path / "x.json", {"a": object()})
+    assert disk.read_json(tmp_path / "x.json") == want
     made = {path.name for path in tmp_path.iterdir() if not path.name.endswith(manifest.SUFFIX)}
     assert made == {"x.json", "x.jsonl"}
-    assert 0.01 < run.peak_memory() < 1000
+    assert 0.01 < surroundings.peak_memory() < 1000
 
 
 # --- what was computed once
@@ -321,14 +325,14 @@ def records(n):
 def test_arrays_are_made_once_and_read_from_disk(tmp_path):
     made = []
     make = lambda: made.append(1) or records(20)
-    first = run.mapped(tmp_path / "data" / "x", make, records(1))
-    again = run.mapped(tmp_path / "data" / "x", make, records(1))
+    first = disk.mapped(tmp_path / "data" / "x", make, records(1))
+    again = disk.mapped(tmp_path / "data" / "x", make, records(1))
     assert made == [1] and isinstance(again, Records)
     jax.tree.map(np.testing.assert_array_equal, first, records(20))
     jax.tree.map(np.testing.assert_array_equal, again, records(20))
     for x, like in zip(jax.tree.leaves(again), jax.tree.leaves(records(20)), strict=True):
         assert x.dtype == like.dtype and not x.flags.writeable and not x.flags.owndata
-    assert len(run.mapped(tmp_path / "none", lambda: records(0), records(1)).a) == 0
+    assert len(disk.mapped(tmp_path / "none", lambda: records(0), records(1)).a) == 0
 
 
 def test_arrays_that_were_half_written_are_made_again(tmp_path):
@@ -337,20 +341,20 @@ def test_arrays_that_were_half_written_are_made_again(tmp_path):
         raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
-        run.mapped(tmp_path / "x", lambda: list(fails()), [0, 0])
+        disk.mapped(tmp_path / "x", lambda: list(fails()), [0, 0])
     assert (tmp_path / ".partial.x").is_dir() and not (tmp_path / "x").exists()
     (tmp_path / ".partial.x" / "0.npy").write_bytes(b"half")
     want = [np.arange(3), np.eye(2)]
     jax.tree.map(
-        np.testing.assert_array_equal, run.mapped(tmp_path / "x", lambda: want, [0, 0]), want
+        np.testing.assert_array_equal, disk.mapped(tmp_path / "x", lambda: want, [0, 0]), want
     )
 
 
 @pytest.mark.parametrize("what", ["array", "manifest", "missing", "rows"])
 def test_what_was_computed_once_is_made_again_where_it_is_damaged(tmp_path, capsys, what):
     want = [{"text": "good"}, {"text": "bad"}]
-    arrays = lambda: run.mapped(tmp_path / "x", lambda: records(20), records(1))
-    rows = lambda: run.cached(tmp_path, "x.jsonl", lambda: want)
+    arrays = lambda: disk.mapped(tmp_path / "x", lambda: records(20), records(1))
+    rows = lambda: disk.cached(tmp_path, "x.jsonl", lambda: want)
     arrays(), rows()
     if what == "array":
         (tmp_path / "x" / "1.npy").write_bytes((tmp_path / "x" / "1.npy").read_bytes()[:-1] + b"!")
@@ -368,7 +372,7 @@ def test_what_was_computed_once_is_made_again_where_it_is_damaged(tmp_path, caps
 
 
 def test_what_is_made_again_must_be_what_it_was(tmp_path):
-    make = lambda text: lambda: run.kept(tmp_path / "x", lambda path: path.write_text(text))
+    make = lambda text: lambda: disk.kept(tmp_path / "x", lambda path: path.write_text(text))
     make("good")(), make("other")()  # it stands, and is not made again
     assert (tmp_path / "x").read_text() == "good"
     (tmp_path / "x").write_text("gone")

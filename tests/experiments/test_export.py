@@ -1,0 +1,35 @@
+"""Which stage of a run an export takes."""
+
+import pytest
+
+from experiments.tools import export
+from rlhf_jax.runs import disk, metrics
+
+
+def run(folder, experiment, *stages):
+    """A folder that holds what such a run says of itself."""
+    begun = {"experiment": experiment, "settings": {}, "versions": {}}
+    disk.write_json(folder / "config.json", begun)
+    for stage in stages:
+        with metrics.open_writer(folder, stage) as write:
+            write(0, {f"{stage}/loss": 1.0})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("experiment", "stages", "own"),
+    [
+        ("sentiment", ["sft", "reward", "judge", "ppo"], "ppo"),
+        ("ensemble", ["sft", "judge", "ensemble", "rloo"], "rloo"),
+        ("mine", ["first", "second"], "second"),  # shared stages are another run's
+        ("sft", ["sft"], "sft"),
+        ("reward", ["sft", "judge", "reward"], "reward"),
+    ],
+)
+def test_the_last_stage_of_a_method_is_its_policy(tmp_path, experiment, stages, own):
+    assert export.own_stage(run(tmp_path, experiment, *stages)) == own
+
+
+def test_a_run_without_a_method_of_its_own_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no policy of a method: set stage to sft"):
+        export.own_stage(run(tmp_path, "best_of_n", "sft", "reward", "judge"))
