@@ -3,6 +3,7 @@
 An attention mask is True for a real token and False for padding. Where several sequences are packed into
 one row it holds integers: 0 for padding, and the number of its segment for a real token. Tokens of one
 segment see each other and no others.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
