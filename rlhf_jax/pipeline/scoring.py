@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec as P
 from rlhf_jax.bounds import NonNegative, Settings
 from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.pipeline import generation, texts
-from rlhf_jax.rewards import scorer as rewards
+from rlhf_jax.rewards.functions import columns_of
+from rlhf_jax.rewards.scorer import Pending, Scorer, ScorerConfig
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class PythonRewardConfig(Settings):
     with `reward_model_weight`."""
     reward_model_weight: NonNegative = 0.0
     """Weight of the reward model beside a Python reward."""
-    scorer: rewards.ScorerConfig = rewards.ScorerConfig()
+    scorer: ScorerConfig = ScorerConfig()
 
     def _conditions(self, at: str):
         if self.reward_model_weight and not self.reward:
@@ -71,7 +72,7 @@ def unread(cfg) -> dict[str, str]:
     return alone
 
 
-def python_reward(cfg, read: texts.Texts) -> rewards.Scorer | None:
+def python_reward(cfg, read: texts.Texts) -> Scorer | None:
     """The Python reward of an experiment, loaded once, and its columns compared with all rows of prompts.
 
     Raises ValueError where it cannot be called, or names a column that the rows lack.
@@ -79,7 +80,7 @@ def python_reward(cfg, read: texts.Texts) -> rewards.Scorer | None:
     own = getattr(cfg, "rl", PythonRewardConfig())
     if not own.reward:
         return None
-    found = rewards.Scorer(own.reward, own.scorer)
+    found = Scorer(own.reward, own.scorer)
     rows = read.rows + read.rows_held_out
     found.check([row.prompt for row in rows], [row.columns for row in rows])
     return found
@@ -121,9 +122,9 @@ class RewardScorer:
         return result
 
 
-def submit(run, rows: Sequence[texts.Row], responses: Sequence[str]) -> rewards.Pending:
+def submit(run, rows: Sequence[texts.Row], responses: Sequence[str]) -> Pending:
     """The Python reward's scores of responses to rows, in the making."""
-    columns = rewards.columns_of([row.columns for row in rows])
+    columns = columns_of([row.columns for row in rows])
     return run.scorer.submit([row.prompt for row in rows], responses, **columns)
 
 
