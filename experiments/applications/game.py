@@ -26,7 +26,7 @@ from rlhf_jax.algorithms.rollout import RolloutConfig
 from rlhf_jax.bounds import Bound, Count, NonNegative, Seed, Settings, check_divides
 from rlhf_jax.devices import parallel
 from rlhf_jax.devices.parallel import DATA
-from rlhf_jax.evaluation.evaluate import bootstrap_interval
+from rlhf_jax.evaluation.intervals import bootstrap_interval
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.optimizer import OptimizerConfig

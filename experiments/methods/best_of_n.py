@@ -13,7 +13,7 @@ import jax
 
 from rlhf_jax.algorithms import best_of_n
 from rlhf_jax.bounds import Bound, Settings
-from rlhf_jax.evaluation.evaluate import bootstrap_interval
+from rlhf_jax.evaluation.intervals import bootstrap_interval
 from rlhf_jax.pipeline import generation, people, results, scoring, settings, stages, texts
 from rlhf_jax.pipeline.prepare import prepare
 from rlhf_jax.pipeline.scoring import PythonRewardConfig

@@ -27,7 +27,7 @@ from rlhf_jax.bounds import Count, Positive, Settings, check_divides
 from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.devices.parallel import DATA
-from rlhf_jax.evaluation import evaluate
+from rlhf_jax.evaluation import intervals
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import people, results, settings, stages, texts
 from rlhf_jax.pipeline.prepare import Prepared, prepare
@@ -112,7 +112,7 @@ def main(cfg: Config):
     params = run.devices.host(params)
 
     found = margins(params, held_out, logprobs_of, kind)
-    own = evaluate.accuracy(found, [c.group for c in compared.held_out])
+    own = intervals.accuracy(found, [c.group for c in compared.held_out])
     first = {"accuracy of the policy's own reward, held-out pairs": own._asdict()}
     said = results.respond(run, params)
     results.conclude(run, kind.upper(), reference, said, results.Judges(), first=first, facts=facts)

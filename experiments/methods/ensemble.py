@@ -19,7 +19,7 @@ from rlhf_jax.algorithms import ensemble, reward_model
 from rlhf_jax.algorithms.ensemble import EnsembleConfig
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import encode_comparisons
-from rlhf_jax.evaluation import evaluate
+from rlhf_jax.evaluation import intervals
 from rlhf_jax.models import networks
 from rlhf_jax.pipeline import generation, on_policy, people, results, stages
 from rlhf_jax.pipeline.on_policy import PolicyGradientRun
@@ -61,7 +61,7 @@ def main(cfg: Config):
     members = train(run, reference, pairs)
     scored = on_held_out_pairs(run, reward, members, pairs)
     groups = [c.group for c in pairs.held_out]
-    accuracy = lambda x: evaluate.accuracy(x[:, 0] - x[:, 1], groups)._asdict()
+    accuracy = lambda x: intervals.accuracy(x[:, 0] - x[:, 1], groups)._asdict()
     rows = [{"scores of": name, "held-out accuracy": accuracy(x)} for name, x in scored.items()]
     facts = results.about_scored(run, scored[ours.combine], pairs, pairs.halves[0]) | facts
 

@@ -138,8 +138,8 @@ def load(place: str) -> Callable:
     """Loads the reward at "FILE.py:NAME", a function or another callable.
 
     The file runs as a module; its imports find files beside it only if they are on the path. Raises
-    RewardError, in one sentence that names `place`, if the file or the name is missing, the file fails, or the
-    named object does not take (prompts, responses).
+    RewardError, in one sentence that names `place`, if the file or the name is missing, the file fails, or
+    the named object does not take (prompts, responses).
     """
     path, _, name = place.rpartition(":")
     file, label = Path(path).expanduser(), f"the reward {place!r}"

@@ -81,8 +81,8 @@ class _Chunk(Call):
 class Scorer:
     """Calls a reward on the samples of a batch, in threads or child processes.
 
-    `reward` is a function, or a place as `functions.load` takes it. Raises RewardError as `load` does, and for
-    a function that is to be called in child processes, which need a place.
+    `reward` is a function, or a place as `functions.load` takes it. Raises RewardError as `load` does, and
+    for a function that is to be called in child processes, which need a place.
     """
 
     def __init__(self, reward: Callable | str, cfg: ScorerConfig = ScorerConfig()):
