@@ -123,9 +123,9 @@ def frontier_of_samples(
     """The frontier from N responses to each prompt, by self-normalised weights, averaged over prompts.
 
     Response i of a prompt weighs w_i exp(lambda gold_i), with log w_i = `log_weights` = log pi_ref - log q
-    for a response drawn from q (`balance_log_weights` computes them), and 0 for one from the reference. Prompts
-    with the same distribution of gold may be pooled into one row. `ess` is (sum of weights)^2 / sum of
-    weights^2 (Kong, 1992), the least over prompts; lambdas with less than `least_ess` are left out, so the
+    for a response drawn from q (`balance_log_weights` computes them), and 0 for one from the reference.
+    Prompts with the same distribution of gold may be pooled into one row. `ess` is (sum of weights)^2 / sum
+    of weights^2 (Kong, 1992), the least over prompts; lambdas with less than `least_ess` are left out, so the
     frontier ends where its estimate does. Gold is biased down, by the order of 1 / ess.
     Raises ValueError if no lambda is left.
     """
