@@ -169,7 +169,7 @@ PLANTED = {
     "a run knows an algorithm": ("runs/report.py", "from rlhf_jax.algorithms.ppo import loss"),
     "a run knows what is measured": ("runs/report.py", "from rlhf_jax.evaluation import intervals"),
     "data knows array maths": ("data/batching.py", "from rlhf_jax.ops import padding"),
-    "the pipeline knows a study": ("pipeline/rl.py", "from rlhf_jax.studies import lab"),
+    "the pipeline knows a study": ("pipeline/rl.py", "from rlhf_jax.studies import context"),
     "an experiment": ("algorithms/ppo.py", "from experiments.applications import sentiment"),
     "an experiment knows another": (
         "../experiments/methods/ppo.py",

@@ -270,27 +270,8 @@ def turning_point(
     its end by `margin`; otherwise it counts as `end`.
     Raises ValueError for fewer than two seeds, or seeds without a common range of KL.
     """
-    if len(kl) != len(gold) or len(kl) < 2:
-        raise ValueError(
-            f"kl has {len(kl)} curves, gold {len(gold)}: give two seeds or more of each"
-        )
-    if not all(np.all(np.isfinite(x)) for x in (*kl, *gold)):
-        raise ValueError("kl and gold must be finite: leave out the other points")
-    d = [np.sqrt(np.maximum(np.asarray(x, float), 0.0)) for x in kl]
-    low, high = max(x.min() for x in d), min(x.max() for x in d)
-    if not low < high:
-        raise ValueError(
-            f"some seed ends at KL {high**2:.3g}, another begins at {low**2:.3g}: "
-            "no KL is common to all"
-        )
-    grid = np.linspace(low, high, 201)
-    curves = np.array(
-        [
-            _smooth(grid, x, np.asarray(y, float), bandwidth * (high - low))
-            for x, y in zip(d, gold, strict=True)
-        ]
-    )
-    seeds = len(curves)
+    grid, curves = _on_common_grid(kl, gold, bandwidth)
+    seeds, high = len(curves), grid[-1]
     others = (curves.sum(axis=0) - curves) / (seeds - 1)
     drops = curves[np.arange(seeds), others.argmax(axis=1)] - curves[:, -1]
     drop = float(drops.mean())
@@ -352,6 +333,26 @@ def _r2(predicted, measured, weights) -> float:
     spread = weights @ (measured - np.average(measured, weights=weights)) ** 2
     wrong = weights @ (predicted - measured) ** 2
     return float(1.0 - wrong / spread) if spread > 0 else float("nan")
+
+
+def _on_common_grid(kl, gold, bandwidth, points: int = 201) -> tuple[np.ndarray, np.ndarray]:
+    """A grid of d = sqrt(KL) that all seeds cover, and the smoothed curve of each seed on it [S, points]."""
+    if len(kl) != len(gold) or len(kl) < 2:
+        raise ValueError(
+            f"kl has {len(kl)} curves, gold {len(gold)}: give two seeds or more of each"
+        )
+    if not all(np.all(np.isfinite(x)) for x in (*kl, *gold)):
+        raise ValueError("kl and gold must be finite: leave out the other points")
+    d = [np.sqrt(np.maximum(np.asarray(x, float), 0.0)) for x in kl]
+    low, high = max(x.min() for x in d), min(x.max() for x in d)
+    if not low < high:
+        raise ValueError(
+            f"some seed ends at KL {high**2:.3g}, another begins at {low**2:.3g}: "
+            "no KL is common to all"
+        )
+    grid, width = np.linspace(low, high, points), bandwidth * (high - low)
+    curves = zip(d, gold, strict=True)
+    return grid, np.array([_smooth(grid, x, np.asarray(y, float), width) for x, y in curves])
 
 
 def _smooth(grid, x, y, width) -> np.ndarray:

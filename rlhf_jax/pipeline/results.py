@@ -141,6 +141,15 @@ def stands(folder) -> bool:
     return True
 
 
+def is_finished(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None) -> bool:
+    """True for a run that has its results, after showing them."""
+    if not stands(folder):
+        return False
+    print("this run is finished")
+    show(folder, again, columns)
+    return True
+
+
 def show(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None):
     """Prints the numbers, how to start another run, and where this one is; of wide tables some columns."""
     if not hosts.is_first():

@@ -242,14 +242,14 @@ def place(run: "Prepared") -> "Place":
 def compile_step(devices: Devices, stage: str, step: Callable) -> Callable:
     """A pure `step(state, frozen, batch)` on the devices, which prints the memory it needs."""
     compiled = devices.compile(step, (P(), P(), P(DATA)), (P(), P()))
-    return memory.told(stage, compiled, f"a smaller batch, more microbatches, {SMALLER}")
+    return memory.announce_memory(stage, compiled, f"a smaller batch, more microbatches, {SMALLER}")
 
 
 def compile_update(devices: Devices, update: Callable) -> Callable:
     """A pure `update(state, frozen, kl_coef, rollout, rng)`, which is given its state, in the same way."""
     compiled = devices.compile(update, (P(), P(), P(), P(DATA), P()), (P(), P()), donate=0)
     remedy = f"a smaller batch, more minibatches or microbatches, {SMALLER}"
-    return memory.told("update", compiled, remedy)
+    return memory.announce_memory("update", compiled, remedy)
 
 
 def init_state_on(devices: Devices, trained, tx, init: Callable = train_step.init_state):
