@@ -2,13 +2,13 @@
 
     python launch.py dpo                            # --preference.kind ipo, simpo, orpo or kto, too
 
-A minute beyond the shared stages; --start-from RUN takes those from a run. Gold goes from -0.11 to 0.70 at
+A minute beyond the shared stages; --start-from RUN takes those from a run. Gold rises from -0.11 to 0.70 at
 a KL of 1.4 (seed 0). A second pass over the comparisons, or three times the learning rate,
 overfits: gold falls below the start, in responses that leave the grammar. With the same settings: IPO 0.48,
 KTO 0.50, SimPO 0.30, ORPO 0.17 (KL 0.25).
 
-It learns from all training comparisons, and no reward model is trained. With --reference FOLDER and
---data.comparisons FILES it needs nothing else, and tells its accuracy on held-out pairs and its KL.
+It learns from all training comparisons, without a reward model. With --reference FOLDER and
+--data.comparisons FILES it needs nothing else, and reports its accuracy on held-out pairs and its KL.
 """
 
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class DPOConfig(Settings):
     eval_every: Count = 50
     """Steps between held-out accuracies (and checkpoints)."""
     microbatches: Count = 1
-    """Parts that a batch is cut into, on each device, to save memory."""
+    """Parts of a batch, processed one after the other on each device to save memory."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-4, warmup=20))
 
     def _conditions(self, at: str):
