@@ -20,7 +20,7 @@ from rich.table import Table
 
 from experiments.studies import overoptimization
 from rlhf_jax.bounds import Bound, Count, Settings
-from rlhf_jax.studies.context import SharedConfig
+from rlhf_jax.studies.context import SharedConfig, Size
 from rlhf_jax.studies.curves import Cell
 from rlhf_jax.studies.population import Job, Setup, context_of, nested_seeds, run_jobs, work
 from rlhf_jax.studies.proxies import comparisons
@@ -31,7 +31,7 @@ class Config(Settings):
     """Settings of the measurement."""
 
     seeds: Count = 8
-    size: str = "100k"
+    size: Size = "100k"
     """Of the policy and the reward model."""
     pairs: Annotated[int, Bound(ge=2)] = 1000
     """Comparisons that each reward model learns."""

@@ -5,8 +5,8 @@
 
 takes one to two minutes on two CPU cores. A language model learns the words from games of a player who
 guesses at random (SFT); then it plays, and rewards on several of its tokens teach it binary search. The
-environment's words, which lie between its own, are carried as holes in the mask, and no loss sees them.
-The return should rise from that of random play, which is exact, to within 5 % of the exact optimum.
+environment's words lie between its own as holes in the mask, and no loss sees them. The return should rise
+from the exact return of random play to within 5 % of the exact optimum.
 """
 
 from dataclasses import dataclass, field, replace
@@ -33,9 +33,7 @@ from rlhf_jax.runs import loop, metrics, run
 from rlhf_jax.tasks import guessing
 from rlhf_jax.tasks.guessing import GuessingConfig
 
-ROLLOUT = (
-    rollout.RolloutConfig()
-)  # rewards are given token by token, so a missing END costs nothing
+ROLLOUT = rollout.RolloutConfig()  # a missing END costs nothing: tokens have rewards of their own
 SFT = OptimizerConfig(lr=1e-2, warmup=10, b2=0.99, eps=1e-8)
 
 

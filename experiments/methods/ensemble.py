@@ -51,7 +51,7 @@ def main(cfg: Config):
     run = prepare("ensemble", cfg, on_policy.batch_sizes(cfg, cfg.pg))
     if run is None:
         return
-    cfg, fn = run.cfg.ensemble, networks.reward_model(run.lm).fn
+    own, fn = run.cfg.ensemble, networks.reward_model(run.lm).fn
     reference, facts = stages.reference(run)
     pairs = people.compare(run, reference)
     reward, held_out_reward = stages.reward_models(run, reference, pairs)
@@ -63,13 +63,13 @@ def main(cfg: Config):
     groups = [c.group for c in pairs.held_out]
     accuracy = lambda x: intervals.accuracy(x[:, 0] - x[:, 1], groups)._asdict()
     rows = [{"scores of": name, "held-out accuracy": accuracy(x)} for name, x in scored.items()]
-    facts = results.about_scored(run, scored[cfg.combine], pairs, pairs.halves[0]) | facts
+    facts = results.about_scored(run, scored[own.combine], pairs, pairs.halves[0]) | facts
 
     # 2. RLOO against their combined score
-    if cfg.combine == "warm":
+    if own.combine == "warm":
         combined = Reward(fn, ensemble.weight_average(members))
     else:
-        combined = Reward(ensemble.make_score(fn, cfg), members)
+        combined = Reward(ensemble.make_score(fn, own), members)
     method = on_policy.with_policy_gradient(run, reference)
     params, _ = on_policy.train(run, method, reference, combined, held_out_reward)
 
@@ -81,7 +81,7 @@ def main(cfg: Config):
         "ensemble": rows,
     }
     judges = results.Judges(combined, held_out_reward)
-    name = f"RLOO ({cfg.combine})"
+    name = f"RLOO ({own.combine})"
     results.conclude(run, name, reference, said, judges, extra=extra, facts=facts)
 
 

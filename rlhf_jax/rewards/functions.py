@@ -97,7 +97,7 @@ class Part(NamedTuple):
     name: str
     weight: float
     signature: Signature
-    score: Callable[[Call], Float32[np.ndarray, " n"]]
+    score: Callable[..., Float32[np.ndarray, " n"]]  # of the samples of a Call
 
     @property
     def label(self) -> str:
