@@ -20,8 +20,10 @@ from rich.table import Table
 
 from experiments.studies import overoptimization
 from rlhf_jax.bounds import Bound, Count, Settings
-from rlhf_jax.studies.lab import LabConfig
-from rlhf_jax.studies.population import Job, nested, opened, run_jobs, work
+from rlhf_jax.studies.context import SharedConfig, Size
+from rlhf_jax.studies.curves import Cell
+from rlhf_jax.studies.population import Job, Setup, context_of, nested_seeds, run_jobs, work
+from rlhf_jax.studies.proxies import comparisons
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Config(Settings):
     """Settings of the measurement."""
 
     seeds: Count = 8
-    size: str = "100k"
+    size: Size = "100k"
     """Of the policy and the reward model."""
     pairs: Annotated[int, Bound(ge=2)] = 1000
     """Comparisons that each reward model learns."""
@@ -43,20 +45,20 @@ class Config(Settings):
 def main(cfg: Config):
     """Prints the table."""
     folder = pathlib.Path(tempfile.mkdtemp())
-    opening = folder, LabConfig(policy=cfg.size), (cfg.size,), False, "device"
-    method = replace(overoptimization.config.method, iterations=cfg.iterations)
-    job = Job("run", overoptimization.proxy_run, ("symbolic", cfg.size, cfg.pairs, method))
-    seeds, lab = nested(cfg.seeds), opened(opening)
-    overoptimization.learn_rewards(lab, cfg.size, "symbolic", cfg.pairs, seeds)
+    setup = Setup(folder, SharedConfig(policy=cfg.size), (cfg.size,))
+    method = replace(overoptimization.configs["overoptimization"].method, iterations=cfg.iterations)
+    job = Job("run", overoptimization.small_run, (Cell("symbolic", cfg.size, cfg.pairs), method))
+    seeds = nested_seeds(cfg.seeds)
+    comparisons(context_of(setup), "symbolic", cfg.pairs, seeds)
 
     def once(way):
         began = time.perf_counter()
         if way == "loop":
             for seed in seeds[: cfg.looped]:
-                work(opening, job, [seed])
+                work(setup, job, [seed])
             return (time.perf_counter() - began) * cfg.seeds / cfg.looped
         shutil.rmtree(folder / "cells", ignore_errors=True)
-        run_jobs(opening, [job], seeds, way)
+        run_jobs(setup, [job], seeds, way)
         return time.perf_counter() - began
 
     seconds = {way: (once(way), once(way))[1] for way in cfg.ways}

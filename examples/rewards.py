@@ -11,7 +11,7 @@ A function written for TRL, with `completions` in the place of `responses`, is c
 
 import re
 
-from rlhf_jax.rewards.scorer import weighted
+from rlhf_jax.rewards.functions import weighted
 
 KIND = {"good", "great", "superb", "decent"}
 

@@ -167,9 +167,9 @@ PLANTED = {
     "a device knows an algorithm": ("devices/parallel.py", "import rlhf_jax.algorithms.ppo"),
     "a device knows a wing": ("devices/parallel.py", "from rlhf_jax.models.config import X"),
     "a run knows an algorithm": ("runs/report.py", "from rlhf_jax.algorithms.ppo import loss"),
-    "a run knows what is measured": ("runs/report.py", "from rlhf_jax.evaluation import evaluate"),
+    "a run knows what is measured": ("runs/report.py", "from rlhf_jax.evaluation import intervals"),
     "data knows array maths": ("data/batching.py", "from rlhf_jax.ops import padding"),
-    "the pipeline knows a study": ("pipeline/rl.py", "from rlhf_jax.studies import lab"),
+    "the pipeline knows a study": ("pipeline/rl.py", "from rlhf_jax.studies import context"),
     "an experiment": ("algorithms/ppo.py", "from experiments.applications import sentiment"),
     "an experiment knows another": (
         "../experiments/methods/ppo.py",

@@ -1,7 +1,7 @@
-"""Best of n: no training, the draw that the reward model likes best (Nakano et al., 2021).
+"""Best of n: no training, only the draw with the highest score of the reward model (Nakano et al., 2021).
 
     python launch.py best_of_n
-    python launch.py best_of_n --rl.reward FILE.py:FUNCTION       # the draw that a Python reward likes best
+    python launch.py best_of_n --rl.reward FILE.py:FUNCTION        # the highest score of a Python reward
 
 Half a minute beyond the shared stages; --start-from RUN takes those from a run.
 """
@@ -13,7 +13,7 @@ import jax
 
 from rlhf_jax.algorithms import best_of_n
 from rlhf_jax.bounds import Bound, Settings
-from rlhf_jax.evaluation.evaluate import bootstrap_interval
+from rlhf_jax.evaluation.intervals import bootstrap_interval
 from rlhf_jax.pipeline import generation, keys, people, results, scoring, settings, stages, texts
 from rlhf_jax.pipeline.prepare import prepare
 from rlhf_jax.pipeline.scoring import PythonRewardConfig
@@ -21,12 +21,12 @@ from rlhf_jax.pipeline.scoring import PythonRewardConfig
 
 @dataclass(frozen=True)
 class BestOfNConfig(Settings):
-    """Number of draws."""
+    """The number of draws."""
 
     _main = ("draws",)
 
     draws: Annotated[int, Bound(ge=2)] = 64
-    """Draws for each evaluated response (N)."""
+    """Draws for each response of the results (N)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs the missing stages of the experiment, and prints its results."""
     run = prepare("best_of_n", cfg, {})
     if run is None:
         return
@@ -77,7 +77,7 @@ def main(cfg: Config):
     chosen = best_of_n.best_rows(scores, N)
     samples = jax.tree.map(lambda x: x[chosen], pool.samples)
     said = generation.Responses([pool.texts[row] for row in chosen], samples)
-    bound = float(best_of_n.kl(N))  # of the policy: it has no log-probabilities that would tell
+    bound = float(best_of_n.kl(N))  # of the policy, which has no log-probabilities
     results.conclude(
         run, f"the best of {N}", reference, said, judges,
         kl={"mean": bound, "low": bound, "high": bound},

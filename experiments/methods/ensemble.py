@@ -1,11 +1,11 @@
-"""RLOO against the common score of several reward models (Coste et al., 2024).
+"""RLOO against the combined score of several reward models (Coste et al., 2024).
 
     python launch.py ensemble                          # --ensemble.combine mean, min or uwo
     python launch.py ensemble --ensemble.combine warm                             # averaged weights
 
-Some minutes beyond the shared stages; --start-from RUN takes those from a run. Held-out accuracy 0.715 to
-0.768 a member, 0.755 of their mean, 0.759 of mean less half a deviation (UWO), 0.717 of averaged weights
-(WARM); RLOO against UWO takes gold from -0.11 to 1.48 (seed 0).
+Some minutes beyond the shared stages; --start-from RUN takes those from a run. Held-out accuracy is 0.715 to
+0.768 for a member, 0.755 for their mean, 0.759 for mean less half a deviation (UWO) and 0.717 for averaged
+weights (WARM); RLOO against UWO raises gold from -0.11 to 1.48 (seed 0).
 """
 
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from rlhf_jax.algorithms import ensemble, reward_model
 from rlhf_jax.algorithms.ensemble import EnsembleConfig
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import encode_comparisons
-from rlhf_jax.evaluation import evaluate
+from rlhf_jax.evaluation import intervals
 from rlhf_jax.models import networks
 from rlhf_jax.pipeline import generation, keys, learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import Prepared, prepare
@@ -47,48 +47,49 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs the missing stages of the experiment, and prints its results."""
     run = prepare("ensemble", cfg, learners.batch_sizes(cfg, "pg", cfg.pg))
     if run is None:
         return
-    ours, fn = run.cfg.ensemble, networks.reward_model(run.lm).fn
+    own, fn = run.cfg.ensemble, networks.reward_model(run.lm).fn
     reference, facts = stages.reference(run)
     pairs = people.compare(run, reference)
     reward, held_out_reward = stages.reward_models(run, reference, pairs)
     assert reward is not None and pairs is not None
 
-    # 1. more reward models, and what they know of pairs that nothing was trained on
+    # 1. more reward models, and their accuracy on held-out pairs
     members = train(run, reference, pairs)
     scored = on_held_out_pairs(run, reward, members, pairs)
     groups = [c.group for c in pairs.held_out]
-    accuracy = lambda x: evaluate.accuracy(x[:, 0] - x[:, 1], groups)._asdict()
+    accuracy = lambda x: intervals.accuracy(x[:, 0] - x[:, 1], groups)._asdict()
     rows = [{"scores of": name, "held-out accuracy": accuracy(x)} for name, x in scored.items()]
-    facts = results.about_scored(run, scored[ours.combine], pairs, pairs.halves[0]) | facts
+    facts = results.about_scored(run, scored[own.combine], pairs, pairs.halves[0]) | facts
 
-    # 2. RLOO against what they say together
-    together = Reward(ensemble.make_score(fn, ours), members)
-    if ours.combine == "warm":
-        together = Reward(fn, ensemble.weight_average(members))
+    # 2. RLOO against their combined score
+    if own.combine == "warm":
+        combined = Reward(fn, ensemble.weight_average(members))
+    else:
+        combined = Reward(ensemble.make_score(fn, own), members)
     method = learners.with_policy_gradient(run, reference)
-    params, _ = on_policy.train(run, method, reference, together, held_out_reward)
+    params, _ = on_policy.train(run, method, reference, combined, held_out_reward)
 
-    # 3. the results, and where they disagree
+    # 3. the results, and the disagreement of the members
     before, said = results.respond(run, reference), results.respond(run, params)
-    spread = lambda said: each(run, members, said.samples).std(axis=-1).mean().item()
+    spread = lambda said: member_scores(run, members, said.samples).std(axis=-1).mean().item()
     extra = {
         "disagreement of the reward models": {"before": spread(before), "after": spread(said)},
         "ensemble": rows,
     }
-    judges = results.Judges(together, held_out_reward)
-    name = f"RLOO ({ours.combine})"
+    judges = results.Judges(combined, held_out_reward)
+    name = f"RLOO ({own.combine})"
     results.conclude(run, name, reference, said, judges, extra=extra, facts=facts)
 
 
 def train(run: Prepared, reference, compared: Pairs):
-    """The parameters of all members [M, ...], taught by the pairs that taught the one reward model.
+    """Trains the members [M, ...] on the pairs of the single reward model, and returns their parameters.
 
-    Member 0 has that model's head and order of pairs, and parts from it by rounding alone, which a thousand
-    steps make large; the others have their own.
+    Member 0 has the head and the order of pairs of that model and differs from it by rounding alone, which
+    grows over a thousand steps; the other members have their own.
     """
     cfg, devices, M = run.cfg, run.devices, run.cfg.ensemble.members
     rm, root = networks.reward_model(run.lm), keys.key_of(cfg.seed, "reward")
@@ -122,11 +123,11 @@ def train(run: Prepared, reference, compared: Pairs):
     params, _ = stages.fit(stages.place(run), job)
     params = devices.host(params)
     texts = stages.demonstrations(run.tokenizer, run.texts.corpus_held_out, run.lengths)
-    return reward_model.centre(params, each(run, params, texts).mean(axis=0))
+    return reward_model.centre(params, member_scores(run, params, texts).mean(axis=0))
 
 
-def each(run: Prepared, members, sequences) -> np.ndarray:
-    """The score that each member gives to each row [N, M]."""
+def member_scores(run: Prepared, members, sequences) -> np.ndarray:
+    """The scores [N, M] of each row by each member."""
     fn = jax.vmap(networks.reward_model(run.lm).fn, in_axes=(0, None, None), out_axes=1)
     return generation.score(run.devices, fn, members, sequences)
 
@@ -134,10 +135,10 @@ def each(run: Prepared, members, sequences) -> np.ndarray:
 def on_held_out_pairs(
     run: Prepared, reward: Reward, members, compared: Pairs
 ) -> dict[str, np.ndarray]:
-    """Scores [N, 2] of both sides of every held-out pair: by one model, each member, and them together."""
+    """Scores [N, 2] of both sides of every held-out pair: by one model, each member, and each combination."""
     fn, cfg = networks.reward_model(run.lm).fn, run.cfg.ensemble
     pairs = encode_comparisons(run.tokenizer, compared.held_out, *run.lengths)
-    sides = [jnp.asarray(each(run, members, side)).T for side in pairs.sides]  # [M, N] each
+    sides = [jnp.asarray(member_scores(run, members, side)).T for side in pairs.sides]  # [M, N]
     scored = {
         "one reward model": generation.both_scores(run.devices, reward.fn, reward.params, pairs)
     }

@@ -2,9 +2,9 @@
 
     python launch.py ilql
 
-The log are both responses of every training comparison, each with the reward model's score. Q and V are
-learned from it and the SFT policy stays as it is: decoding adds beta (Q - V) to its log-probabilities, so
-one training gives a policy for every beta, and a table shows gold against KL over some of them. Gold goes
+The log consists of both responses of every training comparison, each with the reward model's score. Q and V
+learn from it and the SFT policy stays unchanged: decoding adds beta (Q - V) to its log-probabilities, so
+one training gives a policy for every beta, and a table shows gold against KL over some of them. Gold rises
 from -0.11 to 1.30 at a KL of 1.9, and to 1.46 at 3.0 with beta 8 (seed 0); a minute beyond the shared stages.
 """
 
@@ -31,7 +31,7 @@ from rlhf_jax.pipeline.scoring import Reward
 
 @dataclass(frozen=True)
 class QConfig(Settings):
-    """The training loop of Q and V."""
+    """The loop around the loss."""
 
     _main = ("steps", "batch_size")
     _length = ("steps",)
@@ -39,11 +39,11 @@ class QConfig(Settings):
     steps: Count = 1000
     """Number of gradient steps."""
     batch_size: Count = 64
-    """Logged responses per gradient step."""
+    """Logged responses in a step."""
     save_every: Count = 200
     """Steps between checkpoints."""
     betas: tuple[NonNegative, ...] = (1.0, 2.0, 4.0, 8.0)
-    """Extra weights of Q - V to list in the table; the report judges the policy of ilql.beta."""
+    """Further weights of Q - V in the table; the main results are for ilql.beta."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, warmup=20, b2=0.99, eps=1e-8)
     )
@@ -70,7 +70,7 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs the missing stages of the experiment, and prints its results."""
     run = prepare("ilql", cfg, {"q.batch_size": cfg.q.batch_size})
     if run is None:
         return
@@ -127,7 +127,7 @@ def main(cfg: Config):
 
 
 def logged(run: Prepared, reward: Reward, compared: list[Comparison]) -> LoggedBatch:
-    """Both sides of every comparison, with the reward model's score on the last token, of deviation 1."""
+    """Both sides of every comparison, with the standardised score of the reward model on the last token."""
     pairs = encode_comparisons(run.tokenizer, compared, *run.lengths)
     responses = jax.tree.map(lambda *x: np.concatenate(x), *pairs.sides)
     scores = generation.score(run.devices, reward.fn, reward.params, responses)

@@ -1,8 +1,8 @@
-"""Online DPO: the reward model picks the better of two draws (Guo et al., 2024).
+"""Online DPO: the reward model chooses the better of two draws (Guo et al., 2024).
 
     python launch.py online_dpo
 
-A minute beyond the shared stages; --start-from RUN takes those from a run. Gold goes from -0.11 to 1.41 at
+A minute beyond the shared stages; --start-from RUN takes those from a run. Gold rises from -0.11 to 1.41 at
 a KL of 4.8 (seed 0).
 """
 
@@ -26,14 +26,14 @@ from rlhf_jax.pipeline.rl_settings import GroupRLConfig, OnPolicyConfig, check_b
 
 @dataclass(frozen=True)
 class OnlineConfig(Settings):
-    """Pairs made from draws."""
+    """Settings of the pairs."""
 
     _main = ("draws",)
 
     draws: Annotated[int, Bound(ge=2)] = 2
-    """Draws of each prompt; the best and the worst by the reward make a pair (2: Guo et al., 2024)."""
+    """Draws of each prompt, the best and worst of which by reward are a pair (2: Guo et al., 2024)."""
     microbatches: Count = 1
-    """Microbatches per device and gradient step, to save memory."""
+    """Parts of a rollout's pairs, processed one after the other on each device to save memory."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs the missing stages of the experiment, and prints its results."""
     run = prepare("online_dpo", cfg, batch_sizes(cfg))
     if run is None:
         return
@@ -90,13 +90,13 @@ def main(cfg: Config):
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:
-    """What must divide over the devices."""
+    """Numbers of rows, by setting, that the devices must divide."""
     rows, name = cfg.rl.batch_size // cfg.online.draws, "rl.batch_size / online.draws"
     return {name: rows, f"{name} / online.microbatches": rows // cfg.online.microbatches}
 
 
 def with_pairs(run: Prepared, reference) -> on_policy.OnPolicy:
-    """Each rollout is one gradient step on the best against the worst of every prompt's draws."""
+    """Online DPO: each update is one gradient step on the best and the worst of every prompt's draws."""
     cfg, devices = run.cfg, run.devices
     tx, k = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations), cfg.online.draws
 

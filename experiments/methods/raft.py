@@ -2,7 +2,7 @@
 
     python launch.py raft
 
-A minute beyond the shared stages; --start-from RUN takes those from a run. Gold goes from -0.11 to 1.30 at
+A minute beyond the shared stages; --start-from RUN takes those from a run. Gold rises from -0.11 to 1.30 at
 a KL of 3.1 (seed 0).
 """
 
@@ -28,18 +28,18 @@ from rlhf_jax.pipeline.rl_settings import GroupRLConfig, OnPolicyConfig, check_b
 
 @dataclass(frozen=True)
 class RAFTConfig(Settings):
-    """Draws of a round, and the fine-tuning on the best of them."""
+    """Settings of a round: its draws, and the training on the best ones."""
 
     _main = ("draws", "epochs")
 
     draws: Count = 8
-    """Draws of each prompt; the policy is fine-tuned on the best one (8 to 32: Dong et al., 2023)."""
+    """Draws of each prompt, the best of which is a winner to train on (8 to 32: Dong et al., 2023)."""
     epochs: Count = 1
     """Passes over the best draws."""
     batch_size: Count = 32
-    """Best draws per gradient step."""
+    """Winners in a gradient step."""
     microbatches: Count = 1
-    """Microbatches per device and gradient step, to save memory."""
+    """Parts of a batch, processed one after the other on each device to save memory."""
 
     def _conditions(self, at: str):
         check_divides(f"{at}microbatches", self.microbatches, f"{at}batch_size", self.batch_size)
@@ -66,7 +66,7 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs the missing stages of the experiment, and prints its results."""
     run = prepare("raft", cfg, batch_sizes(cfg))
     if run is None:
         return
@@ -82,18 +82,18 @@ def main(cfg: Config):
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:
-    """What must divide over the devices."""
+    """Numbers of rows, by setting, that the devices must divide."""
     return {"rl.batch_size": cfg.rl.batch_size} | stages.parts("raft", cfg.raft)
 
 
 def steps_of(cfg: Config) -> int:
-    """Gradient steps of a round; the last one of a pass may reach into the next."""
+    """Gradient steps of a round; the last step of a pass may reach into the next pass."""
     winners = cfg.rl.batch_size // cfg.raft.draws
     return max(1, round(cfg.raft.epochs * winners / cfg.raft.batch_size))
 
 
 def with_winners(run: Prepared, reference) -> on_policy.OnPolicy:
-    """Each rollout is supervised fine-tuning on its winners by the reward, less `rl.kl_coef` times the KL."""
+    """RAFT: each update is SFT on the winners of a rollout by reward less `rl.kl_coef` times the KL."""
     cfg, devices, steps = run.cfg, run.devices, steps_of(run.cfg)
     tx = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations * steps)
     make = lambda policy_fn: sft.make_train_step(
@@ -106,23 +106,23 @@ def with_winners(run: Prepared, reference) -> on_policy.OnPolicy:
         donate=0,
     )
 
-    def look(rolled: Rollout, kl_coef):
-        """What the draws are ranked by [B], and metrics."""
+    def rank(rolled: Rollout, kl_coef):
+        """The numbers [B] that rank the draws, and metrics."""
         ratio = kl.k1(rolled.logprobs, rolled.ref_logprobs)
-        penalised = rolled.rewards - kl_coef * ratio  # zero where nothing was said
+        penalised = rolled.rewards - kl_coef * ratio  # zero after the end of a response
         return penalised.sum(axis=1), rollout.objective_metrics(
             rolled.samples, rolled.rewards, penalised, rolled.logprobs, rolled.ref_logprobs, kl_coef,
             axis_name=devices.axis_name,
         )  # fmt: skip
 
-    look = devices.compile(look, (P(DATA), P()), (P(DATA), P()))
+    rank = devices.compile(rank, (P(DATA), P()), (P(DATA), P()))
 
     def update(state, frozen, kl_coef, rolled: Rollout, rng):
-        ranked_by, metrics = look(rolled, kl_coef)
+        ranked_by, metrics = rank(rolled, kl_coef)
         samples, ranked_by = devices.fetch((rolled.samples, ranked_by))
         winners = best_of_n.select(samples, ranked_by, cfg.raft.draws)
         first = int(jax.device_get(state.step))
-        for i in range(first, first + steps):  # the order of a round goes on from the one before
+        for i in range(first, first + steps):  # a round continues the order of the round before
             batch = batch_at(winners, cfg.raft.batch_size, cfg.seed, i, devices.take)
             state, learned = step(state, frozen, batch)
         return state, metrics | learned

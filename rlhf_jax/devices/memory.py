@@ -1,4 +1,4 @@
-"""Device memory of a compiled program, printed before its first run."""
+"""The device memory that a compiled program needs, announced before its first call."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ import jax
 
 from rlhf_jax.devices import hosts
 
-FULL = 0.95  # of a device: beyond it a program is warned of
+FULL = 0.95  # fraction of a device's memory above which a warning is printed
 
 
 def held() -> int:
@@ -28,32 +28,31 @@ def room() -> int:
 
 
 def more(fn: Callable, *args) -> int:
-    """Bytes that the compiled `fn(*args)` needs on a device beyond its arguments; 0 if unknown."""
+    """Bytes on a device that `fn(*args)`, compiled here, takes beside its arguments; 0 if unknown."""
     stats = fn.lower(*args).compile().memory_analysis()  # the call that follows finds it compiled
     if stats is None:
         return 0
     return stats.output_size_in_bytes - stats.alias_size_in_bytes + stats.temp_size_in_bytes
 
 
-def told(name: str, fn: Callable, remedy: str) -> Callable:
-    """Wraps `fn` to print its memory estimate before the first call.
+def announce_memory(name: str, fn: Callable, remedy: str) -> Callable:
+    """Wraps the compiled `fn` to print its memory estimate before the first call.
 
-    Where the estimate exceeds the device, the message includes the `remedy`; the call runs all the same.
+    An estimate above the memory of the device prints a warning with the `remedy`; the call is tried anyway.
     """
     calls = []
 
     def call(*args):
         if not calls:
             calls.append(name)
-            tell(name, held(), more(fn, *args), room(), remedy)
+            print_estimate(name, held(), more(fn, *args), room(), remedy)
         return fn(*args)
 
     return call
 
 
-def tell(name: str, held: int, more: int, room: int, remedy: str):
-    """Prints the memory estimate of a stage on the first process, with a warning where it exceeds the
-    device."""
+def print_estimate(name: str, held: int, more: int, room: int, remedy: str):
+    """Prints the memory of a stage, and a warning if it exceeds the device; only in the first process."""
     if not hosts.is_first():
         return
     text = f"{_size(held)} held and {_size(more)} more in a step, of {_size(room)} a device"

@@ -1,7 +1,7 @@
-"""What a method does over nested seeds: of the data, of the reward model in it, of RL in that.
+"""Means and intervals over nested seeds: of the data, of the reward model on it, of RL against that model.
 
-An interval over prompts says how one trained policy does on other prompts. Whether a method works is a
-question about other runs of it: every stage draws anew, and runs that share a stage are not independent.
+An interval over prompts is about one trained policy on other prompts. A claim about a method is about other
+runs of it: every stage draws anew, and runs that share a stage are not independent.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Num
 
-from rlhf_jax.evaluation.evaluate import Interval, widened
+from rlhf_jax.evaluation.intervals import Interval, percentile_interval
 
 
 def interquartile_mean(
@@ -17,9 +17,9 @@ def interquartile_mean(
 ) -> Float[np.ndarray, "..."] | np.floating:
     """The mean of the middle half of the values (Agarwal et al., 2021), over `axis` or over all.
 
-    Of n sorted values exactly n / 4 are left out at each end, a fraction of the next where n / 4 is no
-    whole number: of 1, 2, 6 it is (0.25 1 + 1 2 + 0.25 6) / 1.5. It equals scipy.stats.trim_mean(values,
-    0.25) where 4 divides n; that one rounds n / 4 down. Raises ValueError where there are no values.
+    Of n sorted values exactly n / 4 are left out at each end, with a fraction of the next if n / 4 is no
+    whole number: for 1, 2, 6 it is (0.25 1 + 1 2 + 0.25 6) / 1.5. It equals scipy.stats.trim_mean(values,
+    0.25) if 4 divides n; that function rounds n / 4 down. Raises ValueError for no values.
     """
     values = np.asarray(values, np.float64)
     values = np.sort(values.reshape(-1) if axis is None else np.moveaxis(values, axis, -1))
@@ -42,18 +42,18 @@ def nested_bootstrap(
     `values` [data seeds, reward seeds, RL seeds, ...] is dense, and an axis is nested in those before it:
     reward seed 0 of one data seed is no relative of reward seed 0 of another. Each resample draws data
     seeds with replacement; within each that was drawn, anew, its reward seeds; and so on (a multistage
-    bootstrap: Davison and Hinkley, 1997, section 3.8). The percentile interval is `widened` for the number of
-    seeds at the top, on which it rests. A level of one seed adds nothing, so the interval says nothing
-    about it, and the top is the first level of more; of one run alone it is infinite.
+    bootstrap: Davison and Hinkley, 1997, section 3.8). The percentile interval is widened for the number
+    of seeds at the top level, which dominates it. A level of one seed adds nothing, so the interval
+    ignores it, and the top is the first level with more; for a single run the interval is infinite.
     `statistic(values, axis)` is the interquartile mean, or np.mean.
 
-    Two methods on the same seeds are compared by the interval of `a - b`: what a seed does to both cancels.
-    Raises ValueError for no values, or one that is not finite.
+    Compare two methods on the same seeds by the interval of `a - b`, in which common effects cancel.
+    Raises ValueError for no values, or a value that is not finite.
 
-    95 % intervals hold the truth of normal effects so often, for the interquartile mean (for the mean): of
-    2, 3, 5 and 10 data seeds, one run in each, .93 (.93), .92 (.93), .97 (.94), .97 (.95); of 3 x 3 x 3 and
-    10 x 3 x 2 runs, where data seeds deviate twice as far as the other two, .98 (.98), .98 (.97); of
-    10 x 3 x 2 where the policy's seeds alone matter 1.00 (1.00), for the interval cannot know that.
+    Coverage of 95 % intervals for normal effects, for the interquartile mean (for the mean): 2, 3, 5 and
+    10 data seeds, one run in each, .93 (.93), .92 (.93), .97 (.94), .97 (.95); 3 x 3 x 3 and 10 x 3 x 2
+    runs, where data seeds deviate twice as far as the other two, .98 (.98), .98 (.97); 10 x 3 x 2 where
+    only the policy's seeds matter 1.00 (1.00), because the interval cannot know that.
     """
     values = np.asarray(values, np.float64)
     if not values.ndim or not values.size:
@@ -72,4 +72,4 @@ def nested_bootstrap(
             drawn = np.take_along_axis(drawn, rows, axis)
         found[start : start + chunk] = statistic(drawn.reshape(len(drawn), -1), axis=1)
     top = next((seeds for seeds in values.shape if seeds > 1), 1)
-    return widened(statistic(values.reshape(-1), axis=0), found, top, level)
+    return percentile_interval(statistic(values.reshape(-1), axis=0), found, top, level)

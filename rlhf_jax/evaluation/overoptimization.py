@@ -1,9 +1,9 @@
-"""How much of what a policy gains in the eyes of its reward model it gains in truth.
+"""Over-optimization of a reward model: gold against KL, the frontier of gold, and where gold turns.
 
 After Gao, Schulman and Hilton, "Scaling laws for reward model overoptimization" (2022): gold against
-the KL to the reference, in nats a response, and the curves that it follows. Where the distribution of
-gold under the reference is known, or can be sampled, so is the frontier: the most gold that any policy of
-that KL can have. What a policy lacks to it is its regret.
+the KL to the reference, in nats a response, and the curves that it follows. The frontier, the most gold that
+any policy of a KL can have, follows from the distribution of gold under the reference, known or sampled. The
+regret of a policy is its distance to the frontier.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from jaxtyping import Float, Num
 from scipy.special import log_softmax, logsumexp
 from scipy.stats import t as student
 
-from rlhf_jax.evaluation.evaluate import widening
+from rlhf_jax.evaluation.intervals import widening_factor
 
 # 1 / beta of a fine frontier, where gold is in standard deviations
 LAMBDAS = (0.0, *np.geomspace(1e-3, 1e3, 1000).tolist())
@@ -26,7 +26,7 @@ class Frontier(NamedTuple):
     lambdas: np.ndarray  # [M], ascending; 0 is the reference
     kl: np.ndarray  # [M], nats a response
     gold: np.ndarray  # [M]
-    ess: np.ndarray  # [M], effective samples that it is an estimate from; infinite where exact
+    ess: np.ndarray  # [M], effective sample size of the estimate; infinite if exact
 
 
 class Fit(NamedTuple):
@@ -47,7 +47,7 @@ class Fit(NamedTuple):
 
     @property
     def peak(self) -> float:
-        """The KL where gold turns: d* = alpha / (2 beta), or e^(alpha / beta - 1); inf where beta <= 0."""
+        """The KL at which gold turns: d* = alpha / (2 beta), or e^(alpha / beta - 1); inf if beta <= 0."""
         if self.beta <= 0:
             return float("inf")
         share = np.float64(self.alpha) / self.beta
@@ -58,27 +58,29 @@ class Fit(NamedTuple):
 
 
 class Extrapolation(NamedTuple):
-    """What a curve fitted up to a KL says of the points beyond."""
+    """The errors of a curve, fitted up to a KL, on the points beyond."""
 
     fit: Fit
-    cut: float  # the KL that it was fitted up to
-    points: int  # how many lie beyond
-    bias: float  # their mean of predicted - measured
-    rmse: float  # the root of their mean squared error
-    r2: float  # 1 - sum of squared errors / that of their mean: below 0, a constant is better
+    cut: float  # largest KL of the fit
+    points: int  # number of points beyond
+    bias: float  # mean of predicted - measured
+    rmse: float  # root mean squared error
+    r2: float  # 1 - sum of squared errors / that of the mean: below 0, a constant is better
 
 
 class TurningPoint(NamedTuple):
-    """Where gold stops rising, over seeds; a KL of `end` says: not within the range."""
+    """The KL at which gold stops rising, over seeds; `end` if it rises over the whole range."""
 
-    turned: bool  # whether `drop` is above `margin`
-    kl: float  # where the mean curve is highest; `end` if it did not turn
-    low: float  # bootstrap interval over seeds, each resample that did not turn counting as `end`
+    turned: bool  # True if `drop` is above `margin`
+    kl: float  # KL at which the mean curve is highest; `end` if it did not turn
+    low: float  # bootstrap interval over seeds, where each resample that did not turn counts as `end`
     high: float
-    share: float  # of the resamples, those that turned
+    share: float  # fraction of the resamples that turned
     gold: float  # the mean curve's value at `kl`
-    drop: float  # how far gold fell from its peak to `end`, the peak of each seed taken from the others
-    margin: float  # what the drop must exceed to be more than noise
+    drop: (
+        float  # fall of gold from its peak to `end`; the peak of each seed is taken from the others
+    )
+    margin: float  # the drop that noise alone can reach
     end: float  # the largest KL that all seeds reach
 
 
@@ -89,10 +91,10 @@ def frontier_of_law(
 ) -> Frontier:
     """The optimum of E[gold] - beta KL(pi || pi_ref) for each lambda = 1 / beta (LAMBDAS), and infinite.
 
-    pi* ~ pi_ref exp(lambda gold), and only the law of gold under the reference matters: with
+    pi* ~ pi_ref exp(lambda gold), which depends on the reference only through its distribution of gold: with
     Z = E_ref[exp(lambda gold)], its gold is d log Z / d lambda and its KL lambda gold - log Z. The last point
     is the best response alone: gold max(values), KL -log of its probability.
-    Raises ValueError where the probabilities are no distribution.
+    Raises ValueError if the probabilities are no distribution.
     """
     values, p = np.asarray(values, float), np.asarray(probabilities, float)
     if np.any(p < 0) or not np.isclose(p.sum(), 1.0):
@@ -118,14 +120,14 @@ def frontier_of_samples(
     log_weights: Float[np.ndarray, "prompts N"] | None = None,
     least_ess: float | int = 100,
 ) -> Frontier:
-    """The same from N responses to each prompt, by self-normalised weights, averaged over prompts.
+    """The frontier from N responses to each prompt, by self-normalised weights, averaged over prompts.
 
     Response i of a prompt weighs w_i exp(lambda gold_i), with log w_i = `log_weights` = log pi_ref - log q
-    where it was drawn from q (`balance_log_weights` makes them), and 0 where from the reference. Prompts that
-    share a law of gold may be pooled into one row. `ess` is (sum of weights)^2 / sum of weights^2 (Kong,
-    1992), the least over prompts; lambdas where it is below `least_ess` are left out, so the frontier ends
-    where its estimate does. Gold is biased down, by the order of 1 / ess.
-    Raises ValueError where nothing is left.
+    for a response drawn from q (`balance_log_weights` computes them), and 0 for one from the reference.
+    Prompts with the same distribution of gold may be pooled into one row. `ess` is (sum of weights)^2 / sum
+    of weights^2 (Kong, 1992), the least over prompts; lambdas with less than `least_ess` are left out, so the
+    frontier ends where its estimate does. Gold is biased down, by the order of 1 / ess.
+    Raises ValueError if no lambda is left.
     """
     golds = np.asarray(golds, float)
     log_w = np.zeros_like(golds) if log_weights is None else np.asarray(log_weights, float)
@@ -147,7 +149,7 @@ def average(frontiers: Sequence[Frontier], weights: Sequence[float] | None = Non
     """The frontier of a mixture of prompts: the mean of KL and gold at each lambda.
 
     E[gold] - beta KL is a sum over prompts, so its optimum has one beta for all of them, and spends more KL
-    where gold is easier to gain. Raises ValueError where the lambdas differ.
+    on prompts whose gold is easier to gain. Raises ValueError if the lambdas differ.
     """
     lambdas = frontiers[0].lambdas
     if any(not np.array_equal(f.lambdas, lambdas) for f in frontiers):
@@ -167,8 +169,8 @@ def balance_log_weights(
 ) -> Float[np.ndarray, "*n"]:
     """log pi_ref - log q of responses pooled from J policies, q = sum_j counts_j / sum(counts) pi_j.
 
-    The balance heuristic (Veach and Guibas, 1995): every response is weighed against the mixture, whichever
-    policy it came from, so `logprobs` [J, ...] has each one's log-probability under all J. With the
+    The balance heuristic (Veach and Guibas, 1995) weighs every response against the mixture, whichever policy
+    drew it, so `logprobs` [J, ...] holds each response's log-probability under all J policies. With the
     reference among them no weight exceeds sum(counts) / its count.
     """
     shares = np.asarray(counts, float) / np.sum(counts)
@@ -179,9 +181,9 @@ def balance_log_weights(
 def gold_at(frontier: Frontier, kl: float | int | Num[np.ndarray, "*n"]) -> np.ndarray:
     """The most gold that a policy of each KL can have: min over lambda of (KL + log Z) / lambda.
 
-    That is gold + (kl - KL) / lambda at each point of the frontier: its tangents, which touch it there
-    and lie above it between, so no policy lies above their minimum, however coarse the grid. NaN below 0,
-    and beyond the last KL of a frontier from samples; an exact one ends at the largest gold, and stays there.
+    The tangents of the frontier, gold + (kl - KL) / lambda at each of its points, lie above it elsewhere, so
+    no policy lies above their minimum, however coarse the grid. The result is NaN below 0 and beyond the
+    last KL of a frontier from samples; an exact frontier ends at the largest gold, and stays there.
     """
     kl = np.asarray(kl, float)
     beyond = kl[..., None] - frontier.kl
@@ -197,7 +199,7 @@ def regret(
     kl: float | int | Num[np.ndarray, "*n"],
     gold: float | int | Num[np.ndarray, "*n"],
 ) -> np.ndarray:
-    """What a policy lacks to the frontier at its own KL: `gold_at(frontier, kl) - gold`, 0 at best."""
+    """The distance of a policy to the frontier at its own KL: `gold_at(frontier, kl) - gold`, 0 at best."""
     return np.asarray(gold_at(frontier, kl) - gold)
 
 
@@ -226,9 +228,9 @@ def fit(
 def extrapolation(
     kl: Num[np.ndarray, " K"], gold: Num[np.ndarray, " K"], form: str, fraction: float
 ) -> Extrapolation:
-    """Fits the points whose KL is at most `fraction` of the largest, and tests it on those beyond.
+    """Fits a curve to the points whose KL is at most `fraction` of the largest, and tests it on the others.
 
-    Raises ValueError where either side has too few points.
+    Raises ValueError if either side has too few points.
     """
     kl, gold = np.asarray(kl, float), np.asarray(gold, float)
     if not 0 < fraction < 1:
@@ -260,35 +262,16 @@ def turning_point(
 
     Each curve is smoothed onto a grid of d = sqrt(KL) that all seeds cover (local linear regression, Gaussian
     weights whose standard deviation is `bandwidth` of the range), and the peak is the maximum of their mean.
-    A maximum over noise is always above the end, so the drop is measured where noise cannot choose:
-    for each seed from the peak of the *other* seeds' mean to the end, in its own curve. On a plateau that
-    has mean zero. It turned if the mean drop is above `margin`, Student's one-sided bound at `level` (S - 1
-    degrees of freedom) times the standard error over seeds. The interval resamples seeds, and departs from
-    the mean `evaluate.widening` times as far as each resample, few seeds varying too little. A resample
-    turns if its maximum is above its end by `margin`, and counts as `end` where not.
-    Raises ValueError for fewer than two seeds, or where their ranges of KL have nothing in common.
+    A maximum over noise is always above the end, so the drop of each seed is measured in its own curve from
+    the peak of the *other* seeds' mean to the end; on a plateau this drop has mean zero. Gold turned if the
+    mean drop is above `margin`, Student's one-sided bound at `level` (S - 1 degrees of freedom) times the
+    standard error over seeds. The interval resamples seeds, with deviations from the mean widened by
+    `intervals.widening_factor` because few seeds vary too little. A resample turns if its maximum is above
+    its end by `margin`; otherwise it counts as `end`.
+    Raises ValueError for fewer than two seeds, or seeds without a common range of KL.
     """
-    if len(kl) != len(gold) or len(kl) < 2:
-        raise ValueError(
-            f"kl has {len(kl)} curves, gold {len(gold)}: give two seeds or more of each"
-        )
-    if not all(np.all(np.isfinite(x)) for x in (*kl, *gold)):
-        raise ValueError("kl and gold must be finite: leave out the other points")
-    d = [np.sqrt(np.maximum(np.asarray(x, float), 0.0)) for x in kl]
-    low, high = max(x.min() for x in d), min(x.max() for x in d)
-    if not low < high:
-        raise ValueError(
-            f"some seed ends at KL {high**2:.3g}, another begins at {low**2:.3g}: "
-            "no KL is common to all"
-        )
-    grid = np.linspace(low, high, 201)
-    curves = np.array(
-        [
-            _smooth(grid, x, np.asarray(y, float), bandwidth * (high - low))
-            for x, y in zip(d, gold, strict=True)
-        ]
-    )
-    seeds = len(curves)
+    grid, curves = _on_common_grid(kl, gold, bandwidth)
+    seeds, high = len(curves), grid[-1]
     others = (curves.sum(axis=0) - curves) / (seeds - 1)
     drops = curves[np.arange(seeds), others.argmax(axis=1)] - curves[:, -1]
     drop = float(drops.mean())
@@ -298,7 +281,8 @@ def turning_point(
     place = int(mean.argmax()) if turned else len(grid) - 1
 
     rows = np.random.default_rng(seed).integers(seeds, size=(resamples, seeds))
-    means = mean + widening(seeds, level) * (curves[rows].mean(axis=1) - mean)  # [resamples, grid]
+    factor = widening_factor(seeds, level)
+    means = mean + factor * (curves[rows].mean(axis=1) - mean)  # [resamples, grid]
     turns = means.max(axis=1) - means[:, -1] > margin
     peaks = np.where(turns, grid[means.argmax(axis=1)], high) ** 2
     bounds = np.quantile(peaks, [(1 - level) / 2, (1 + level) / 2])
@@ -351,6 +335,26 @@ def _r2(predicted, measured, weights) -> float:
     return float(1.0 - wrong / spread) if spread > 0 else float("nan")
 
 
+def _on_common_grid(kl, gold, bandwidth, points: int = 201) -> tuple[np.ndarray, np.ndarray]:
+    """A grid of d = sqrt(KL) that all seeds cover, and the smoothed curve of each seed on it [S, points]."""
+    if len(kl) != len(gold) or len(kl) < 2:
+        raise ValueError(
+            f"kl has {len(kl)} curves, gold {len(gold)}: give two seeds or more of each"
+        )
+    if not all(np.all(np.isfinite(x)) for x in (*kl, *gold)):
+        raise ValueError("kl and gold must be finite: leave out the other points")
+    d = [np.sqrt(np.maximum(np.asarray(x, float), 0.0)) for x in kl]
+    low, high = max(x.min() for x in d), min(x.max() for x in d)
+    if not low < high:
+        raise ValueError(
+            f"some seed ends at KL {high**2:.3g}, another begins at {low**2:.3g}: "
+            "no KL is common to all"
+        )
+    grid, width = np.linspace(low, high, points), bandwidth * (high - low)
+    curves = zip(d, gold, strict=True)
+    return grid, np.array([_smooth(grid, x, np.asarray(y, float), width) for x, y in curves])
+
+
 def _smooth(grid, x, y, width) -> np.ndarray:
     """Local linear regression of y on x at each point of the grid."""
     away = x - grid[:, None]  # [G, K]
@@ -359,6 +363,6 @@ def _smooth(grid, x, y, width) -> np.ndarray:
     w /= w.sum(axis=1, keepdims=True)
     centre = np.sum(w * away, axis=1, keepdims=True)
     spread = np.sum(w * (away - centre) ** 2, axis=1)
-    # where a single point is in reach there is no slope to see: then the level alone
+    # a single point in reach determines no slope: then the level alone
     slope = np.sum(w * (away - centre) * y, axis=1) / (spread + 1e-6 * width**2)
     return np.sum(w * y, axis=1) - slope * centre[:, 0]

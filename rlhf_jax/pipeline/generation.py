@@ -74,10 +74,15 @@ def score(devices: Devices, fn, params, sequences: Sequences | Samples) -> np.nd
     return by_batches(devices, run, sequences)
 
 
-def by_batches(devices: Devices, run: Callable, records):
-    """Results of `run(batch on the devices)` for all rows of a tree of arrays, as NumPy arrays."""
-    rows, parts = rows_of(devices, len(jax.tree.leaves(records)[0])), []
-    for batch, real in padded_batches(records, rows):
+def by_batches(devices: Devices, run: Callable, records, bar: str = ""):
+    """What `run(batch on the devices)` gives of all rows of any tree of arrays, as NumPy arrays.
+
+    A progress bar named `bar` shows the batches.
+    """
+    n, parts = len(jax.tree.leaves(records)[0]), []
+    rows = rows_of(devices, n)
+    batches, total = padded_batches(records, rows), -(-n // rows)
+    for batch, real in track(batches, bar, total=total, transient=True, disable=not bar):
         got = devices.fetch(run(devices.put_batch(batch)))
         parts.append(jax.tree.map(lambda x, real=real: x[real], got))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)

@@ -46,7 +46,9 @@ class Drawn(NamedTuple):
 def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callable:
     """`draw(policy, drawn, key) -> Drawn`: responses to the next batch of prompts after `drawn` batches."""
     rl, devices, rows = run.cfg.rl, run.devices, run.texts.rows
-    sample = memory.told("rollout", run.generator.sample, "a smaller batch or --sample.slots 32")
+    sample = memory.announce_memory(
+        "rollout", run.generator.sample, "a smaller batch or --sample.slots 32"
+    )
     prompts = encode_prompts(run.tokenizer, [row.prompt for row in rows], run.lengths[0])
 
     def draw(policy, drawn: int, key) -> Drawn:

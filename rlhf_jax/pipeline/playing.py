@@ -1,4 +1,4 @@
-"""Games of `game.py` on the host: played by a policy or at random, and listed as rows of a report."""
+"""Games of `game.py` on the host: played by a policy or at random, and described for a report."""
 
 from functools import partial
 
@@ -8,14 +8,15 @@ import numpy as np
 from rlhf_jax.algorithms import episodes
 from rlhf_jax.algorithms.episodes import EpisodeConfig
 from rlhf_jax.batches import Demonstrations, Samples
+from rlhf_jax.evaluation.intervals import bootstrap_interval
 from rlhf_jax.tasks import guessing
 
 SFT_FROM, EVALUATION_FROM = 2**29, 2**30
-"""First prompt indices of SFT and of evaluation; training counts from 0, so secrets are not shared."""
+"""First numbers of prompts, which share no secrets with those of training, numbered from 0."""
 
 
 def play(cfg, sample_turn, params, index, draw, key) -> tuple[Samples, np.ndarray]:
-    """One game per row, and its rewards [B, T]; rows of one index share a secret."""
+    """Plays one game a row, and returns it with its rewards [B, T]; rows of one index share a secret."""
     return episodes.play(
         sample_turn,
         partial(guessing.respond, cfg=cfg.game),
@@ -27,8 +28,8 @@ def play(cfg, sample_turn, params, index, draw, key) -> tuple[Samples, np.ndarra
     )
 
 
-def demonstrations(cfg) -> Demonstrations:
-    """Games of random play whose policy tokens are learned and environment tokens are not."""
+def demonstrations(cfg) -> tuple[Demonstrations, Demonstrations]:
+    """Games of random play for SFT, and an eighth of them held out; the environment's words are masked."""
     rows, rng = cfg.demonstrations, np.random.default_rng(cfg.seed)
 
     def random_turn(params, prompts, key):
@@ -45,22 +46,43 @@ def demonstrations(cfg) -> Demonstrations:
 
     index = SFT_FROM + np.arange(rows, dtype=np.int32)
     games, _ = play(cfg, random_turn, None, index, 0 * index, jax.random.key(0))
-    return Demonstrations(games.tokens, games.attention_mask, games.mask)
+    games = Demonstrations(games.tokens, games.attention_mask, games.mask)
+    train, held_out = (slice(rows // 8, None), slice(rows // 8))
+    return jax.tree.map(lambda x: x[train], games), jax.tree.map(lambda x: x[held_out], games)
 
 
 def words_of(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """All tokens after the prompt [B, T], and a mask of the environment's tokens."""
+    """All tokens after the prompt [B, T], and which of them are the environment's."""
     T = samples.mask.shape[1]
     return samples.tokens[:, -T:], samples.attention_mask[:, -T:] & ~samples.mask
 
 
 def evaluate_games(cfg, sample_turn, params, index, key):
-    """Samples and rewards of one game per index, played in batches of one size."""
+    """Plays one game for each index, in batches of one size, and returns samples and rewards."""
     parts = []
     for start in range(0, len(index), cfg.batch_size):
         rows = np.resize(index[start : start + cfg.batch_size], cfg.batch_size)
         parts.append(play(cfg, sample_turn, params, rows, 0 * rows, key))
     return jax.tree.map(lambda *x: np.concatenate(x)[: len(index)], *parts)
+
+
+def compare(cfg, sample_turn, policies: dict, key) -> tuple[dict, list[dict], list[dict]]:
+    """Lets policies, by name, play the same games: results, and rows of samples.jsonl and tokens.jsonl."""
+    index = EVALUATION_FROM + np.arange(cfg.eval_games, dtype=np.int32)
+    sides = {name: evaluate_games(cfg, sample_turn, x, index, key) for name, x in policies.items()}
+    returns = {name: rewards.sum(axis=1) for name, (_, rewards) in sides.items()}
+    ends = {name: guessing.outcomes(*words_of(samples)) for name, (samples, _) in sides.items()}
+    optimum, random = guessing.optimal_return(cfg.game), guessing.random_return(cfg.game)
+    intervals = lambda of: {name: bootstrap_interval(x)._asdict() for name, x in of.items()}
+    exact = {"of random play, exact": random, "optimum, exact": optimum}
+    results = {
+        "return": intervals(returns) | exact,
+        "share of the optimum": float(returns["after"].mean() / optimum),
+        "games won": intervals({name: won for name, (won, _) in ends.items()}),
+        "turns a game": intervals({name: turns for name, (_, turns) in ends.items()}),
+        "entropy of random play, nats a token": float(np.log(cfg.game.numbers) / guessing.TURN),
+    }
+    return results, *rows_of(cfg, index, sides, returns)
 
 
 def rows_of(cfg, index, sides, returns, games: int = 30, shown: int = 8):

@@ -94,9 +94,7 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
         cfg.run,
         content=lambda: inputs.content(cfg),
     )
-    if results.stands(folder):
-        print("this run is finished")
-        results.show(folder, results.again(name))
+    if results.is_finished(folder, results.again(name)):
         return None
     if start:
         hosts.once(lambda: False, lambda: reuse.copy(start, folder, cfg))

@@ -11,8 +11,8 @@ from rich.table import Table
 from rlhf_jax.batches import Samples
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.devices import hosts, process
-from rlhf_jax.evaluation import evaluate
-from rlhf_jax.evaluation.evaluate import bootstrap_interval
+from rlhf_jax.evaluation import intervals, reward_models
+from rlhf_jax.evaluation.intervals import bootstrap_interval
 from rlhf_jax.pipeline import generation, keys, scoring, texts
 from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.pipeline.texts import Pairs, ceiling
@@ -50,7 +50,7 @@ def before_and_after(method, prompts, measured: dict) -> dict:
         return {}
     by = next((x for x in (GOLD, HELD_OUT) if x in measured), next(iter(measured)))
     before, after = measured[by]
-    wins = evaluate.win_rate(after, before, prompts)._asdict()
+    wins = intervals.win_rate(after, before, prompts)._asdict()
     return results | {f"win rate of {method} over SFT, by {by}": wins}
 
 
@@ -67,13 +67,13 @@ def about_scores(scores, train, held_out, gold=None) -> dict:
     groups, margins = [c.group for c in held_out], scores[:, 0] - scores[:, 1]
     words = lambda pairs, side: np.array([len(getattr(c, side).split()) for c in pairs])
     lengths = np.stack([words(held_out, "chosen"), words(held_out, "rejected")], axis=1)
-    length = evaluate.length_baseline(
+    length = reward_models.length_baseline(
         words(train, "chosen"), words(train, "rejected"), lengths[:, 0], lengths[:, 1], groups
     )
-    taste = evaluate.length_report(scores, lengths, gold, groups)
+    taste = reward_models.length_report(scores, lengths, gold, groups)
     where_known = lambda found: {k: x._asdict() for k, x in found.items() if x is not None}
     accuracies = {
-        "held-out pairs": evaluate.accuracy(margins, groups),
+        "held-out pairs": intervals.accuracy(margins, groups),
         f"length alone: {length.rule} wins": length.accuracy,
         "where the longer was chosen": taste.accuracy_longer_chosen,
         "where the shorter was chosen": taste.accuracy_shorter_chosen,
@@ -82,8 +82,8 @@ def about_scores(scores, train, held_out, gold=None) -> dict:
     return {
         "reward accuracy": where_known(accuracies),
         "correlation of score and length": where_known(correlations),
-        "reward calibration error": evaluate.ece(margins),
-        "calibration": [row._asdict() for row in evaluate.calibration_table(margins)],
+        "reward calibration error": reward_models.ece(margins),
+        "calibration": [row._asdict() for row in reward_models.calibration_table(margins)],
     }
 
 
@@ -141,6 +141,15 @@ def stands(folder) -> bool:
     except (FileNotFoundError, ValueError) as error:
         print(f"the results are made again: {error}", file=sys.stderr)
         return False
+    return True
+
+
+def is_finished(folder, again: str, columns: dict[str, tuple[str, ...]] | None = None) -> bool:
+    """True for a run that has its results, after showing them."""
+    if not stands(folder):
+        return False
+    print("this run is finished")
+    show(folder, again, columns)
     return True
 
 

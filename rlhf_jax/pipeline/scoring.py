@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec as P
 from rlhf_jax.bounds import NonNegative, Settings
 from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.pipeline import generation, texts
-from rlhf_jax.rewards import scorer as rewards
+from rlhf_jax.rewards.functions import columns_of
+from rlhf_jax.rewards.scorer import Pending, Scorer, ScorerConfig
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class PythonRewardConfig(Settings):
     response. Further parameters name fields of the prompt rows. Replaces the reward model unless
     `reward_model_weight` is set."""
     reward_model_weight: NonNegative = 0.0
-    """Weight of the reward model in its sum with a Python reward; 0: the Python reward alone."""
-    scorer: rewards.ScorerConfig = rewards.ScorerConfig()
+    """Weight of the reward model beside a Python reward."""
+    scorer: ScorerConfig = ScorerConfig()
 
     def _conditions(self, at: str):
         if self.reward_model_weight and not self.reward:
@@ -71,15 +72,15 @@ def unread(cfg) -> dict[str, str]:
     return alone
 
 
-def python_reward(cfg, read: texts.Texts) -> rewards.Scorer | None:
-    """The Python reward of an experiment, loaded and checked against all rows of prompts.
+def python_reward(cfg, read: texts.Texts) -> Scorer | None:
+    """The Python reward of an experiment, loaded once, and its columns compared with all rows of prompts.
 
     Raises ValueError where it cannot be called, or needs a column that the rows lack.
     """
     own = getattr(cfg, "rl", PythonRewardConfig())
     if not own.reward:
         return None
-    found = rewards.Scorer(own.reward, own.scorer)
+    found = Scorer(own.reward, own.scorer)
     rows = read.rows + read.rows_held_out
     found.check([row.prompt for row in rows], [row.columns for row in rows])
     return found
@@ -121,9 +122,9 @@ class RewardScorer:
         return result
 
 
-def submit(run, rows: Sequence[texts.Row], responses: Sequence[str]) -> rewards.Pending:
-    """Pending scores of responses to rows by the Python reward."""
-    columns = rewards.columns_of([row.columns for row in rows])
+def submit(run, rows: Sequence[texts.Row], responses: Sequence[str]) -> Pending:
+    """The Python reward's scores of responses to rows, in the making."""
+    columns = columns_of([row.columns for row in rows])
     return run.scorer.submit([row.prompt for row in rows], responses, **columns)
 
 

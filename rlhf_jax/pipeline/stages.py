@@ -241,7 +241,7 @@ def place(run: "Prepared") -> "Place":
 def compile_step(devices: Devices, stage: str, step: Callable) -> Callable:
     """Compiles a pure `step(state, frozen, batch)` for the devices, and prints the memory it needs."""
     compiled = devices.compile(step, (P(), P(), P(DATA)), (P(), P()))
-    return memory.told(stage, compiled, f"a smaller batch, more microbatches, {SMALLER}")
+    return memory.announce_memory(stage, compiled, f"a smaller batch, more microbatches, {SMALLER}")
 
 
 def compile_update(devices: Devices, update: Callable) -> Callable:
@@ -249,7 +249,7 @@ def compile_update(devices: Devices, update: Callable) -> Callable:
     the memory it needs."""
     compiled = devices.compile(update, (P(), P(), P(), P(DATA), P()), (P(), P()), donate=0)
     remedy = f"a smaller batch, more minibatches or microbatches, {SMALLER}"
-    return memory.told("update", compiled, remedy)
+    return memory.announce_memory("update", compiled, remedy)
 
 
 def init_state_on(devices: Devices, trained, tx, init: Callable = train_step.init_state):

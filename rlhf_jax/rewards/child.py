@@ -1,11 +1,11 @@
-"""A child process for code that is not trusted: it may hang, exit or crash, and this process goes on.
+"""A child process for untrusted code, which may hang, exit or crash while this process goes on.
 
     child = Child("from rlhf_jax.rewards import scorer; scorer.serve(fd)")
     answer = child.ask({"part": 0, ...}, timeout=60.0)  # both are JSON objects
 
-The child is a new interpreter and no fork, because JAX runs threads in this process. Its standard output is
-that of this process, and its standard input is empty: questions and answers are lines of JSON on a socket of
-their own, so nothing that the child prints is taken for an answer, and nothing it answers is executed here.
+The child is a new interpreter instead of a fork, because JAX runs threads in this process. Its standard
+output is that of this process, and its standard input is empty. Questions and answers are lines of JSON on a
+socket of their own, so printing in the child cannot be taken for an answer, and no answer is executed here.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ from collections.abc import Callable
 from typing import Any
 
 LONGEST = 2e6  # seconds that a socket can wait
-GRACE = 1.0  # seconds by which a child outlives the timeout of its parent, where that is dead
+GRACE = 1.0  # seconds that a child outlives the timeout of a dead parent
 
 
 class ChildEndedError(Exception):
-    """A child that ended before it answered; the message says how it ended."""
+    """A child ended before it answered; the message says how."""
 
 
 class Child:
-    """A process that answers questions; it ends with this object, and with this process."""
+    """A process that answers questions until this object or this process ends."""
 
     def __init__(self, program: str):
         """Runs `program`, which is source code that calls `serve(fd, ...)`, in a new interpreter."""
@@ -48,9 +48,9 @@ class Child:
         self.end = weakref.finalize(self, _end, self._process, ours)
 
     def ask(self, question: dict, timeout: float = 0.0) -> dict:
-        """The child's answer. Raises TimeoutError after `timeout` seconds (0: never), or ChildEndedError.
+        """Returns the child's answer.
 
-        After either error the child is gone.
+        Raises TimeoutError after `timeout` seconds (0: never), or ChildEndedError; both end the child.
         """
         timeout = min(timeout, LONGEST)
         until = time.monotonic() + timeout if timeout else None
@@ -81,13 +81,13 @@ class Child:
             raise ChildEndedError(f"ended its process with {how}") from None
         except (ValueError, RecursionError):
             self.end()
-            raise ChildEndedError("answered what is no answer") from None
+            raise ChildEndedError("gave a malformed answer") from None
 
 
 def serve(fd: int, answer: Callable[[dict], dict]):
-    """Gives `answer(question)` to every question that comes to the child on `fd`, until the parent is gone.
+    """Answers every question that the child receives on `fd` by `answer(question)`, until the parent is gone.
 
-    Where a question has a `timeout`, a watchdog ends the child soon after that many seconds, even if the
+    If a question has a `timeout`, a watchdog ends the child soon after that many seconds, even if the
     parent no longer can, and even while no Python code runs.
     """
     os.set_inheritable(fd, False)
@@ -110,18 +110,18 @@ def serve(fd: int, answer: Callable[[dict], dict]):
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(0)  # and wait for no thread that was started here
+    os._exit(0)  # without waiting for threads
 
 
 def _plain(value: Any) -> Any:
-    """Python's own numbers and lists for NumPy's."""
+    """Converts NumPy's numbers and arrays to Python's numbers and lists."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be sent to another process")
 
 
 def _end(process: subprocess.Popen, channel: socket.socket):
-    """Kills a child and whatever it started; a process that has not been waited for keeps its number."""
+    """Kills a child and its own children; a process that was not waited for keeps its number."""
     channel.close()
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):

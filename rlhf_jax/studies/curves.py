@@ -1,33 +1,53 @@
-"""Gold and proxy over KL: what small runs of over-optimization come to, as numbers and as curves to draw."""
+"""Gold and proxy against KL in a study of over-optimization: numbers, and curves to draw."""
+
+from typing import NamedTuple
 
 import numpy as np
 
 from rlhf_jax.evaluation import overoptimization as maths
 from rlhf_jax.evaluation.nested_seeds import nested_bootstrap
 
-WAYS = {"best of n": "best_of_n", "RL": "rl"}  # to spend KL, and the curve of Gao et al. for each
-MATCHED = (1.0, 2.0, 4.0)  # KLs at which regret is told, nats a response
+WAYS = {
+    "best of n": "best_of_n",
+    "RL": "rl",
+}  # ways to spend KL, and the curve of Gao et al. for each
+MATCHED = (1.0, 2.0, 4.0)  # KLs of the reported regrets, nats a response
 
 
-def panel(found, cfg, kind, way):
-    """A label, the curves of its seeds, and what was fitted to half their KL, for one picture."""
-    shown = [(f"{n}", found.get(f"{kind}-{cfg.trained_against}-{n}", [])) for n in cfg.pairs]
-    shown.append(("gold itself", found[f"{kind}-gold"]))
-    cells = []
-    for label, runs in shown:
-        curves = [curve for run in runs if (curve := curve_of(run, way)) is not None]
-        if not curves:
-            continue
-        x, gain = pooled(curves, min(kl.max() for kl, _, _ in curves))
-        beyond = tested(x, gain, WAYS[way])
-        cells.append((label, curves, beyond.fit if beyond else None))
-    return cells
+class Cell(NamedTuple):
+    """One setting of the study; its runs have one result for each seed."""
+
+    gold: str
+    size: str  # of the reward model
+    pairs: int | None  # None: gold itself is the reward
+
+    @property
+    def name(self) -> str:
+        """The name of the cell's folder."""
+        return f"{self.gold}-gold" if self.pairs is None else "-".join(map(str, self))
 
 
-def rows_of(runs, frontier, shape, cell) -> list[dict]:
-    """What a cell's best of n and policies came to: a row each."""
-    kind, size, pairs = cell
-    about = {"gold": kind, "reward model": size, "pairs": pairs}
+def panels(found: dict[Cell, list], size: str) -> dict[str, dict[str, list]]:
+    """Picture panels by gold and way: for each cell a label, the curves of its seeds, and a fit.
+
+    The cells are those of reward models of `size`, and gold itself. The fit is to the lower half of their KL.
+    """
+    drawn = {}
+    for cell, runs in found.items():
+        ways = drawn.setdefault(cell.gold, {way: [] for way in WAYS})
+        for way, form in WAYS.items():
+            curves = [curve for run in runs if (curve := curve_of(run, way)) is not None]
+            if not curves or (cell.pairs is not None and cell.size != size):
+                continue
+            beyond = extrapolate(*pool(curves, min(kl.max() for kl, _, _ in curves)), form)
+            label = "gold itself" if cell.pairs is None else str(cell.pairs)
+            ways[way].append((label, curves, beyond.fit if beyond else None))
+    return drawn
+
+
+def table_rows(runs: list, frontier: maths.Frontier, shape: tuple, cell: Cell) -> list[dict]:
+    """One row for the best of n of a cell, and one for its policies; `shape` is that of the nested seeds."""
+    about = {"gold": cell.gold, "reward model": cell.size, "pairs": cell.pairs}
     interval = lambda values: nested_bootstrap(np.reshape(values, shape))._asdict()
     rows = []
     for way, form in WAYS.items():
@@ -35,16 +55,16 @@ def rows_of(runs, frontier, shape, cell) -> list[dict]:
         if any(curve is None for curve in curves):
             continue
         kls, golds, proxies = zip(*curves, strict=True)
-        x, gain = pooled(curves, min(kl.max() for kl in kls))
+        x, gain = pool(curves, min(kl.max() for kl in kls))
         if len(np.unique(x[x > 0])) < 5:  # too few points for a curve, as in a trial
             continue
         turn = maths.turning_point(kls, golds)
-        fitted, beyond = maths.fit(x, gain, form), tested(x, gain, form)
+        fitted, beyond = maths.fit(x, gain, form), extrapolate(x, gain, form)
         end = lambda ys, kls=kls, kl=turn.end: interval(
             [np.interp(kl, x, y) for x, y in zip(kls, ys, strict=True)]
         )
         row = about | {"policy": way}
-        if pairs is not None:
+        if cell.pairs is not None:
             row["accuracy"] = interval([x["accuracy"] for x in runs])
         at = {"mean": turn.kl, "low": turn.low, "high": turn.high}
         row |= {
@@ -70,24 +90,25 @@ def rows_of(runs, frontier, shape, cell) -> list[dict]:
     return rows
 
 
-def tested(x, gain, form) -> maths.Extrapolation | None:
-    """A curve fitted up to half the KL and tested beyond; None where too few points lie in either half."""
+def extrapolate(x, gain, form) -> maths.Extrapolation | None:
+    """A curve fitted up to half the KL and tested beyond; None if either half has too few points."""
     lower, upper = x[(x > 0) & (x <= x.max() / 2)], x[x > x.max() / 2]
     enough = len(np.unique(lower)) >= 2 and len(upper) >= 2
     return maths.extrapolation(x, gain, form, 0.5) if enough else None
 
 
-def pooled(curves, end):
-    """KL and gain of gold over its start, of all seeds, as far as all of them reach."""
+def pool(curves, end):
+    """KL and gain of gold of all seeds, up to the KL `end`."""
     x = np.concatenate([kl for kl, _, _ in curves])
     gain = np.concatenate([gold - gold[0] for _, gold, _ in curves])
     return x[x <= end], gain[x <= end]
 
 
 def curve_of(run_of_seed, way):
-    """KL ascending, gold and proxy of one small run, or None.
+    """KL (ascending), gold and proxy of one small run; None without any.
 
-    RL's are over windows of a tenth of it: means, and the median of KL, which few responses can dominate.
+    The curve of RL is over windows of a tenth of it: means, and for KL the median, which a few responses
+    cannot dominate.
     """
     if way == "best of n":
         if "gold" not in run_of_seed:

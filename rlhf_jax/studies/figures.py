@@ -1,4 +1,4 @@
-"""The pictures of the studies, as PNG files."""
+"""Pictures of the studies, as PNG files."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,7 +9,7 @@ COLOURS = ("#2f7ed8", "#e0722a", "#2a9d6f", "#b0529c", "#8a6d3b", "#444444", "#c
 
 
 def band(axes, curves, grid, colour, label, style="-"):
-    """The mean of curves (x, y) over seeds on a grid of x that all of them cover, and a 95 % band."""
+    """Draws the mean of curves (x, y) over seeds on the part of `grid` that all cover, and a 95 % band."""
     end = min(x.max() for x, _ in curves)
     grid = grid[grid <= end]
     values = np.array([np.interp(grid, x, y) for x, y in curves])
@@ -21,11 +21,11 @@ def band(axes, curves, grid, colour, label, style="-"):
 
 
 def overoptimization(path, panels, frontiers, grammar):
-    """Gold and proxy against the root of KL: a row for each gold, best of n on the left, RL on the right.
+    """Draws gold and proxy against the root of KL: a row for each gold, best of n left, RL right.
 
     `panels[gold][way]` are a label, the (KL, gold, proxy) of each seed, and the curve fitted to the lower
-    half of their KL or None; `frontiers[gold]` is what is possible, and `grammar` the same for the grammar
-    itself, whose law of gold is exact.
+    half of their KL or None; `frontiers[gold]` is the frontier of the reference, and `grammar` the exact one
+    of the grammar.
     """
     kinds = list(panels)
     figure = Figure(figsize=(11, 4.2 * len(kinds)), layout="constrained")
@@ -49,7 +49,7 @@ def overoptimization(path, panels, frontiers, grammar):
                 shown = np.sqrt(grammar.kl) <= far
                 axes.plot(np.sqrt(grammar.kl)[shown], grammar.gold[shown], ":", color="k",
                           linewidth=1.2, label="frontier of the grammar, exact")  # fmt: skip
-            axes.set_ylim(axes.get_ylim())  # a fit may lead anywhere
+            axes.set_ylim(axes.get_ylim())  # fixed, because a fit may leave the range
             for colour, end, (_, seeds, fit) in zip(COLOURS, ends, cells, strict=False):
                 if fit:
                     start = np.mean([gold[0] for _, gold, _ in seeds])
@@ -71,7 +71,7 @@ def overoptimization(path, panels, frontiers, grammar):
 
 
 def by_size(path, table):
-    """The accuracy of reward models, and what their best of n is worth in truth, by size and pairs."""
+    """Draws the accuracy of reward models and the gold of their best of n, by size and pairs."""
     rows = [row for row in table if row["policy"] == "best of n" and "accuracy" in row]
     kinds, columns = (
         list(dict.fromkeys(row["gold"] for row in rows)),
@@ -103,7 +103,7 @@ def by_size(path, table):
 
 
 def comparison(path, curves, points, frontier, matched):
-    """Gold against KL for each method: `points[name]` its runs, `curves[name]` (KL, gold of each seed)."""
+    """Draws gold against KL: `points[name]` are a method's runs, `curves[name]` (KL, gold of each seed)."""
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     axes = figure.subplots()
     far = 1.1 * max(max(kl) for kl, _ in points.values())

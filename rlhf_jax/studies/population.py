@@ -1,12 +1,12 @@
 """Many seeds of one small run: as one program on an accelerator, as a process each on a CPU.
 
-A job is a module-level function `work(lab, *args, seeds) -> [result of each seed]`, mapped over its seeds
-by `jax.vmap` on each device. As "vmap" it is called once with all of them, which are cut over the devices of
-the layout (and filled up with copies of the last); as "processes" once for each, in worker
-processes that hold one core each. Measured (`bench/population.py`): on a GPU one program is 11 times as fast
-as one seed after another; on two CPU cores it is no faster, and processes are by a third. The results are
-the same to float tolerance, and stand in the run directory, a file a seed: what is there is not computed
-again.
+A job is a module-level function `work(context, *args, seeds) -> [result of each seed]`, mapped over its
+seeds by `jax.vmap` on each device. With "vmap" it is called once with all seeds, which are split over the
+devices of the layout (and padded with copies of the last); with "processes" it is called once for each seed,
+in worker processes that hold one core each. Measured (`bench/population.py`): on a GPU one program is 11
+times as fast as one seed after another; on two CPU cores it is no faster, and processes are faster by a
+third. The results are the same to float tolerance. Each seed's result is a file in the run directory and is
+not computed again.
 """
 
 import concurrent.futures
@@ -23,12 +23,12 @@ from rich.progress import track
 
 from rlhf_jax.devices import hosts, parallel
 from rlhf_jax.runs import disk
-from rlhf_jax.studies.lab import Lab, LabConfig, Seed, open_lab
+from rlhf_jax.studies.context import Seed, SharedConfig, StudyContext, open_context
 from rlhf_jax.studies.proxies import with_teacher
 
 Population = Literal["auto", "vmap", "processes"]
-# glibc gives the large arrays of each step back to the kernel and faults them in again in the next: a fifth
-# of the time of a step of 1M parameters. Workers keep what they have; they read this as they start.
+# glibc returns the large arrays of each step to the kernel and faults them in again in the next one, which
+# takes a fifth of the time of a step of 1M parameters. Workers keep their memory: they read this at start.
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
@@ -38,18 +38,28 @@ ALLOCATOR = {
 
 
 class Job(NamedTuple):
-    """What is done once for each seed. `name` is a file's name."""
+    """Work that is done once for each seed; `name` also names the folder of its results."""
 
     name: str
     work: Callable
     args: tuple
 
 
-def resolve(how: str, layout: str, cfg: LabConfig) -> tuple[str, str]:
-    """How seeds are run, and the layout of devices: for "auto", as processes on the cores of one host.
+class Setup(NamedTuple):
+    """What a process needs to open the context of a study."""
 
-    Raises ValueError for no such layout, and for those that do not go together or do not divide the batches
-    of `cfg`.
+    folder: pathlib.Path
+    shared: SharedConfig
+    sizes: tuple[str, ...] = ()  # of language models beside the policy's
+    teacher: bool = False
+    layout: str = "device"
+
+
+def resolve(how: str, layout: str, cfg: SharedConfig) -> tuple[str, str]:
+    """The population and the layout of devices; "auto" means processes on the cores of one host.
+
+    Raises ValueError for an unknown layout, for a population and a layout that exclude each other, and for a
+    layout that does not divide the batches of `cfg`.
     """
     if how == "auto":
         cores = jax.default_backend() == "cpu" and jax.process_count() == 1
@@ -61,7 +71,7 @@ def resolve(how: str, layout: str, cfg: LabConfig) -> tuple[str, str]:
                 "are others: use --population vmap"
             )
         return how, "device"
-    devices = parallel.choose(layout, {"lab.sft.batch_size": cfg.sft.batch_size})
+    devices = parallel.choose(layout, {"shared.sft.batch_size": cfg.sft.batch_size})
     if devices.sizes.get("tensor", 1) > 1:
         raise ValueError(
             f'devices = "{layout}" cuts a model, and a study cuts its seeds: use mesh:data=-1'
@@ -69,8 +79,8 @@ def resolve(how: str, layout: str, cfg: LabConfig) -> tuple[str, str]:
     return how, layout
 
 
-def nested(data: int, reward: int = 1, policy: int = 1, first: int = 0) -> list[Seed]:
-    """Every combination of so many seeds of each level, in order: a seed of a level belongs to one above."""
+def nested_seeds(data: int, reward: int = 1, policy: int = 1, first: int = 0) -> list[Seed]:
+    """Nested seeds: each of `data` seeds has `reward` seeds of its own, and each of those `policy` seeds."""
     return [
         Seed(d, d * reward + r, (d * reward + r) * policy + p)
         for d in range(first, first + data)
@@ -80,41 +90,41 @@ def nested(data: int, reward: int = 1, policy: int = 1, first: int = 0) -> list[
 
 
 def run_jobs(
-    opening: tuple, jobs: Sequence[Job], seeds: Sequence[Seed], how: str
+    setup: Setup, jobs: Sequence[Job], seeds: Sequence[Seed], how: str
 ) -> dict[str, list[Any]]:
-    """The results of every job by name, one for each seed; `opening` are the arguments of `opened`."""
-    folder: pathlib.Path = opening[0]
-    place = lambda job, seed: f"cells/{job.name}/{'-'.join(map(str, seed))}.json"
-    stands = lambda job, seed: hosts.agreed((folder / place(job, seed)).exists())
-    missing = [(job, [seed for seed in seeds if not stands(job, seed)]) for job in jobs]
+    """Results of every job by name, one for each seed; missing ones are computed."""
+    place = lambda job, seed: setup.folder / "cells" / job.name / f"{'-'.join(map(str, seed))}.json"
+    exists = lambda job, seed: hosts.agreed(place(job, seed).exists())
+    missing = [(job, [seed for seed in seeds if not exists(job, seed)]) for job in jobs]
     if how == "vmap":
         tasks = [(job, some) for job, some in missing if some]
-        done = ((task, work(opening, *task)) for task in tasks)
+        done = ((task, work(setup, *task)) for task in tasks)
     else:
         tasks = [(job, [seed]) for job, some in missing for seed in some]
-        done = _in_processes(opening, tasks)
+        done = _in_processes(setup, tasks)
     for (job, some), results in track(done, "small runs", total=len(tasks)):
         for seed, result in zip(some, results, strict=True):
-            disk.write_json(folder / place(job, seed), result)
+            disk.write_json(place(job, seed), result)
     hosts.wait("cells")
-    return {job.name: [disk.read_json(folder / place(job, s)) for s in seeds] for job in jobs}
+    return {job.name: [disk.read_json(place(job, seed)) for seed in seeds] for job in jobs}
 
 
-def work(opening: tuple, job: Job, seeds: Sequence[Seed]) -> list:
-    """One job for some seeds, in this process."""
-    return job.work(opened(opening), *job.args, seeds)
+def work(setup: Setup, job: Job, seeds: Sequence[Seed]) -> list:
+    """Results of one job for some seeds, computed in this process."""
+    return job.work(context_of(setup), *job.args, seeds)
 
 
 @functools.lru_cache(maxsize=1)
-def opened(opening: tuple) -> Lab:
-    """The lab of (folder, LabConfig, sizes, whether it has a teacher, layout), once in a process."""
-    folder, cfg, sizes, teacher, layout = opening
-    lab = open_lab(folder, cfg, (*sizes, *[cfg.teacher] * teacher), parallel.choose(layout, {}))
-    return with_teacher(lab) if teacher else lab
+def context_of(setup: Setup) -> StudyContext:
+    """The context of a study, opened once in a process."""
+    folder, shared, sizes, teacher, layout = setup
+    sizes = (*sizes, *[shared.teacher] * teacher)
+    context = open_context(folder, shared, sizes, parallel.choose(layout, {}))
+    return with_teacher(context) if teacher else context
 
 
-def _in_processes(opening, tasks):
-    """Pairs of a task and its results as they come; each worker has a core of its own."""
+def _in_processes(setup, tasks):
+    """Yields each task and its results, as they are done; each worker has a core of its own."""
     cores = (
         sorted(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -128,7 +138,7 @@ def _in_processes(opening, tasks):
     with concurrent.futures.ProcessPoolExecutor(
         min(len(cores), max(1, len(tasks))), context, _take_core, (free,)
     ) as pool:
-        waiting = {pool.submit(work, opening, *task): task for task in tasks}
+        waiting = {pool.submit(work, setup, *task): task for task in tasks}
         try:
             for future in concurrent.futures.as_completed(waiting):
                 yield waiting[future], future.result()
@@ -137,7 +147,7 @@ def _in_processes(opening, tasks):
 
 
 def _take_core(free):
-    """This worker's core, before JAX counts them; what it says of finished stages is not shown."""
+    """Pins this worker to a core, before JAX counts them, and hides what it prints."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {free.get()})
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -400,7 +400,9 @@ def _entropy(corpus: Sequence[tuple[str, str]]) -> dict[str, float]:
 
 TASK = Task(
     prompts=_split_rows,
-    corpus=lambda seed, n, rows: [tuple(x) for x in generate(seed, n, _prompts_of(rows))],
+    corpus=lambda seed, n, rows: [
+        (x.prompt, x.response) for x in generate(seed, n, _prompts_of(rows))
+    ],
     gold=lambda rows, responses: golds(_prompts_of(rows), responses),
     facts=_entropy,
     defaults={"data.prompt_length": 10, "sample.length": 24},

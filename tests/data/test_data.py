@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlhf_jax.data import batching, comparisons, demonstrations, prompts, sources, splits, tokenizer
 from rlhf_jax.data.comparisons import Comparison, ComparisonFields
-from rlhf_jax.rewards import scorer as rewards
+from rlhf_jax.rewards import functions as rewards
 from rlhf_jax.tasks import reviews
 
 PAD, BOS, EOS = 0, 1, 2

@@ -24,9 +24,9 @@ RUN = parts(
 )
 STUDY = parts(
     """overoptimization --golds symbolic --pairs 4 --sizes 10k --trained-against 10k --method.iterations 2
-    --method.batch-size 8 --lab.policy 10k --lab.reviews 80 --lab.sft.steps 12 --lab.sft.batch-size 8
-    --lab.sft.eval-every 6 --lab.reward-steps 3 --lab.reward-batch 4 --lab.pool-prompts 8 --lab.pool-draws 8
-    --seeds 3 --devices mesh"""
+    --method.batch-size 8 --shared.policy 10k --shared.reviews 80 --shared.sft.steps 12
+    --shared.sft.batch-size 8 --shared.sft.eval-every 6 --shared.reward-steps 3 --shared.reward-batch 4
+    --shared.pool-prompts 8 --shared.pool-draws 8 --seeds 3 --devices mesh"""
 )
 PROGRAM = """
 import os, signal, sys

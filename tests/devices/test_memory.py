@@ -35,12 +35,12 @@ def test_what_is_held_is_every_array_of_the_device():
 
 def test_it_is_told_once_and_warned_of_where_it_does_not_fit(capsys, monkeypatch):
     x = jnp.ones((N, N))
-    fn = memory.told("update", jax.jit(chain), "--model.remat")
+    fn = memory.announce_memory("update", jax.jit(chain), "--model.remat")
     jax.tree.map(lambda a, b: None, fn(x), fn(x))
     said = capsys.readouterr()
     assert said.out.count("update: memory") == 1 and not said.err
     monkeypatch.setattr(memory, "room", lambda: SQUARE)
-    memory.told("update", jax.jit(chain), "--model.remat")(x)
+    memory.announce_memory("update", jax.jit(chain), "--model.remat")(x)
     said = capsys.readouterr()
     assert "of 1.0 MB a device" in said.out
     assert said.err.startswith("warning: update may not fit (") and "try --model.remat" in said.err

@@ -1,161 +1,146 @@
-"""How often intervals that say 95 % hold the truth: docstrings quote the shares of MEASURED."""
+import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binomtest
+from scipy.stats import t as student
 
-from rlhf_jax.evaluation import evaluate
-from rlhf_jax.evaluation.nested_seeds import interquartile_mean, nested_bootstrap
-
-pytestmark = pytest.mark.more
-TRIALS = 1000
-FEW = dict(resamples=400)
-LAWS = {  # a law's draws and its mean
-    "normal": (lambda rng, n: rng.normal(size=n), 0.0),
-    "exponential": (lambda rng, n: rng.exponential(size=n), 1.0),
-}
+from rlhf_jax.evaluation import intervals
 
 
-def share(covers, trials=TRIALS):
-    """How often `covers(generator, trial)` is true."""
-    return np.mean([covers(np.random.default_rng(trial), trial) for trial in range(trials)])
+def test_the_bootstrap_interval_covers_the_true_mean_as_often_as_it_says():
+    rng, covered, n = np.random.default_rng(0), 0, 300
+    for trial in range(n):
+        values = rng.exponential(size=60)
+        _, low, high = intervals.bootstrap_interval(values, seed=trial, resamples=400)
+        covered += low <= 1.0 <= high
+    assert 0.88 <= covered / n <= 0.98
 
 
-def holds(interval, truth):
-    return interval.low <= truth <= interval.high
+def test_the_bootstrap_interval_is_the_normal_one_for_many_values():
+    values = np.random.default_rng(1).normal(3.0, 2.0, size=4000)
+    mean, low, high = intervals.bootstrap_interval(values, resamples=4000)
+    assert mean == pytest.approx(values.mean())
+    half = 1.96 * values.std() / math.sqrt(4000)
+    assert low == pytest.approx(mean - half, abs=0.06 * half)
+    assert high == pytest.approx(mean + half, abs=0.06 * half)
+    assert intervals.bootstrap_interval(values) == intervals.bootstrap_interval(values)
+    wider = intervals.bootstrap_interval(values, level=0.99)
+    assert wider.low < low < high < wider.high
 
 
-def of_values(law, n):
-    draw, mean = LAWS[law]
-    return share(
-        lambda rng, i: holds(evaluate.bootstrap_interval(draw(rng, n), seed=i, **FEW), mean)
+def test_of_few_values_the_interval_is_wider_than_all_of_them():
+    """Resamples of three values reach the least and the greatest; Student's t goes 2.7 times as far."""
+    assert intervals.widening_factor(3) == pytest.approx(
+        4.30265 / 1.95996 * math.sqrt(3 / 2), rel=1e-4
     )
+    far = intervals.widening_factor(3)
+    assert intervals.bootstrap_interval(np.array([0.0, 1.0, 5.0])) == pytest.approx(
+        (2.0, 2.0 - 2.0 * far, 2.0 + 3.0 * far)
+    )
+    grouped = intervals.bootstrap_interval(np.repeat([0.0, 1.0, 5.0], 4), np.repeat([0, 1, 2], 4))
+    assert grouped == pytest.approx((2.0, 2.0 - 2.0 * far, 2.0 + 3.0 * far))
+    assert intervals.bootstrap_interval(np.ones(4), np.zeros(4)) == (1.0, -np.inf, np.inf)
 
 
-def of_ragged_groups(many):
-    def covers(rng, i):
-        sizes = rng.integers(1, 9, size=many)
-        groups = np.repeat(np.arange(many), sizes)
-        values = rng.normal(size=many)[groups] + 0.3 * rng.normal(size=len(groups))
-        return holds(evaluate.bootstrap_interval(values, groups, i, **FEW), 0.0)
-
-    return share(covers)
-
-
-def of_shares(p, n):
-    """Exact: a sum over all that may happen."""
-    found = (evaluate.wilson_interval(k, n) for k in range(n + 1))
-    return binom.pmf(np.arange(n + 1), n, p) @ [holds(interval, p) for interval in found]
+def test_groups_widen_the_interval_as_many_times_as_they_repeat():
+    """Each value nine times over, in one group, is no more evidence than once."""
+    values = np.random.default_rng(2).normal(size=300)
+    once = intervals.bootstrap_interval(values, resamples=4000)
+    copies, names = np.repeat(values, 9), [f"prompt {i}" for i in np.repeat(np.arange(300), 9)]
+    grouped = intervals.bootstrap_interval(copies, groups=names, resamples=4000)
+    naive = intervals.bootstrap_interval(copies, resamples=4000)
+    assert grouped.mean == pytest.approx(once.mean)
+    assert grouped.high - grouped.low == pytest.approx(once.high - once.low, rel=0.08)
+    assert grouped.high - grouped.low == pytest.approx(3 * (naive.high - naive.low), rel=0.08)
 
 
-def of_ties(tied, n):
-    """Wins and losses alike, and so many ties: the truth is a half."""
-    margins = lambda rng: rng.choice([-1.0, 0.0, 1.0], n, p=[(1 - tied) / 2, tied, (1 - tied) / 2])
-    return share(lambda rng, i: holds(evaluate.accuracy(margins(rng)), 0.5))
+def test_the_grouped_mean_is_over_values_and_covers_with_ragged_groups():
+    rng, covered, n = np.random.default_rng(3), 0, 200
+    for trial in range(n):
+        sizes = rng.integers(1, 9, size=50)
+        groups = np.repeat(np.arange(50), sizes)
+        values = rng.normal(size=50)[groups] + 0.3 * rng.normal(size=len(groups)) + 2.0
+        mean, low, high = intervals.bootstrap_interval(values, groups, trial, 400)
+        assert mean == pytest.approx(values.mean())
+        covered += low <= 2.0 <= high
+    assert 0.86 <= covered / n <= 0.985
 
 
-def of_grouped_judgements(p, many, size, alike):
-    """`many` groups of `size` judgements (of 1 to 2 size - 1, where it is 16) that correlate by `alike`."""
-
-    def covers(rng, i):
-        sizes = rng.integers(1, 2 * size, size=many) if size == 16 else np.full(many, size)
-        groups = np.repeat(np.arange(many), sizes)
-        k = 1 / alike - 1 if alike else np.inf
-        rates = rng.beta(p * k, (1 - p) * k, size=many) if 0 < k < np.inf else np.full(many, p)
-        rates = rates if k else rng.random(many) < p
-        right = rng.random(len(groups)) < rates[groups]
-        return holds(evaluate.accuracy(np.where(right, 1.0, -1.0), groups), p)
-
-    return share(covers)
+def test_the_memory_bound_changes_no_statistics():
+    values = np.random.default_rng(4).normal(size=2000)  # 500 resamples a chunk
+    mean, low, high = intervals.bootstrap_interval(values)
+    half = 1.96 * values.std() / math.sqrt(2000)
+    assert (mean - low, high - mean) == pytest.approx((half, half), rel=0.1)
 
 
-def of_correlations(truth, many):
-    """Pairs of responses in `many` groups of two pairs; scores and lengths are normal."""
-
-    def covers(rng, i):
-        lengths, noise = rng.normal(size=(2, 2 * many, 2))
-        scores = truth * lengths + np.sqrt(1 - truth**2) * noise
-        groups = np.repeat(np.arange(many), 2)
-        report = evaluate.length_report(scores, lengths, groups=groups, seed=i, resamples=200)
-        return holds(report.correlation, truth)
-
-    return share(covers, 400)
+@pytest.mark.parametrize(
+    ("k", "n"), [(0, 10), (10, 10), (40, 40), (0, 7), (3, 7), (72, 100), (501, 1000)]
+)
+def test_wilson_is_scipys(k, n):
+    want = binomtest(k, n).proportion_ci(0.95, "wilson")
+    got = intervals.wilson_interval(k, n)
+    assert got == pytest.approx((k / n, want.low, want.high), abs=1e-9)
+    assert (got.low == 0) == (k == 0) and (got.high == 1) == (k == n)  # not but for rounding
 
 
-def of_seeds(statistic, shape, deviations):
-    """Of data, reward models and policies, each with a normal effect of its own deviation."""
-
-    def covers(rng, i):
-        ones = [(*shape[: level + 1], *[1] * (2 - level)) for level in range(3)]
-        levels = zip(ones, deviations, strict=True)
-        values = sum(deviation * rng.normal(size=size) for size, deviation in levels)
-        values = np.broadcast_to(values, shape)
-        return holds(nested_bootstrap(values, statistic, seed=i, **FEW), 0.0)
-
-    return share(covers)
+def test_wilson_is_the_published_number():
+    # Newcombe (1998), table I, method 3: 81 of 263
+    assert intervals.wilson_interval(81, 263)[1:] == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
-MEASURED = [
-    (of_values, ("normal", 2), 0.933),
-    (of_values, ("normal", 3), 0.933),
-    (of_values, ("normal", 5), 0.947),
-    (of_values, ("normal", 10), 0.952),
-    (of_values, ("normal", 30), 0.946),
-    (of_values, ("normal", 100), 0.941),
-    (of_values, ("exponential", 2), 0.889),
-    (of_values, ("exponential", 3), 0.877),
-    (of_values, ("exponential", 5), 0.879),
-    (of_values, ("exponential", 10), 0.91),
-    (of_values, ("exponential", 30), 0.932),
-    (of_values, ("exponential", 100), 0.938),
-    (of_ragged_groups, (5,), 0.942),
-    (of_ragged_groups, (10,), 0.941),
-    (of_ragged_groups, (30,), 0.935),
-    (of_ragged_groups, (100,), 0.945),
-    (of_shares, (0.5, 10), 0.979),
-    (of_shares, (0.5, 30), 0.957),
-    (of_shares, (0.5, 100), 0.943),
-    (of_shares, (0.5, 1000), 0.946),
-    (of_shares, (0.76, 10), 0.984),
-    (of_shares, (0.76, 30), 0.948),
-    (of_shares, (0.76, 100), 0.954),
-    (of_shares, (0.76, 1000), 0.95),
-    (of_shares, (0.97, 10), 0.965),
-    (of_shares, (0.97, 30), 0.94),
-    (of_shares, (0.97, 100), 0.969),
-    (of_shares, (0.97, 1000), 0.949),
-    (of_ties, (0.2, 30), 0.967),
-    (of_ties, (0.5, 30), 0.989),
-    (of_ties, (0.8, 30), 1.0),
-    (of_grouped_judgements, (0.76, 10, 4, 0.3), 0.955),
-    (of_grouped_judgements, (0.76, 30, 4, 0.3), 0.94),
-    (of_grouped_judgements, (0.76, 100, 4, 0.3), 0.945),
-    (of_grouped_judgements, (0.97, 10, 4, 0.3), 0.956),
-    (of_grouped_judgements, (0.97, 30, 1, 0), 0.919),
-    (of_grouped_judgements, (0.97, 30, 4, 0.3), 0.969),
-    (of_grouped_judgements, (0.97, 30, 4, 1), 0.919),
-    (of_grouped_judgements, (0.97, 30, 16, 0.3), 0.861),
-    (of_grouped_judgements, (0.97, 100, 4, 0.3), 0.927),
-    (of_seeds, (interquartile_mean, (2, 1, 1), (1, 0, 0)), 0.926),
-    (of_seeds, (interquartile_mean, (3, 1, 1), (1, 0, 0)), 0.916),
-    (of_seeds, (interquartile_mean, (5, 1, 1), (1, 0, 0)), 0.966),
-    (of_seeds, (interquartile_mean, (10, 1, 1), (1, 0, 0)), 0.97),
-    (of_seeds, (interquartile_mean, (3, 3, 3), (1, 0.5, 0.5)), 0.984),
-    (of_seeds, (interquartile_mean, (10, 3, 2), (1, 0.5, 0.5)), 0.979),
-    (of_seeds, (interquartile_mean, (10, 3, 2), (0, 0, 1)), 0.997),
-    (of_seeds, (np.mean, (2, 1, 1), (1, 0, 0)), 0.926),
-    (of_seeds, (np.mean, (3, 1, 1), (1, 0, 0)), 0.925),
-    (of_seeds, (np.mean, (5, 1, 1), (1, 0, 0)), 0.938),
-    (of_seeds, (np.mean, (10, 1, 1), (1, 0, 0)), 0.948),
-    (of_seeds, (np.mean, (3, 3, 3), (1, 0.5, 0.5)), 0.984),
-    (of_seeds, (np.mean, (10, 3, 2), (1, 0.5, 0.5)), 0.967),
-    (of_seeds, (np.mean, (10, 3, 2), (0, 0, 1)), 0.998),
-    (of_correlations, (0.8, 10), 0.95),
-    (of_correlations, (0.8, 30), 0.93),
-    (of_correlations, (0.8, 100), 0.948),
-]
+def test_ties_count_half():
+    a, b = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.0, 2.0, 5.0, 4.0])
+    assert intervals.win_rate(a, b).mean == (1 + 0.5 + 0 + 0.5) / 4
+    assert intervals.win_rate(a, b).mean + intervals.win_rate(b, a).mean == 1
+    assert intervals.accuracy(np.array([0.0, 0.0])).mean == 0.5
+    assert intervals.accuracy(a - b) == intervals.win_rate(a, b)
 
 
-@pytest.mark.parametrize(("measure", "case", "want"), MEASURED)
-def test_the_share_of_intervals_that_hold_the_truth(measure, case, want):
-    assert measure(*case) == pytest.approx(want, abs=0.025)
+def test_accuracy_with_groups_is_wilsons_of_as_many_judgements_as_they_are_worth():
+    margins = np.repeat(np.random.default_rng(5).normal(0.5, 1, size=100), 16)
+    groups = np.repeat(np.arange(100), 16)
+    alone, grouped = intervals.accuracy(margins), intervals.accuracy(margins, groups)
+    assert alone.mean == grouped.mean == np.mean(margins > 0)
+    assert grouped.high - grouped.low == pytest.approx(4 * (alone.high - alone.low), rel=0.05)
+    # copies are worth one each, but for the degrees of freedom
+    once = intervals.accuracy(margins[::16])
+    assert grouped == pytest.approx(once, abs=0.004)
+
+
+def test_accuracy_does_not_collapse_where_all_are_right_or_wrong():
+    every = np.ones(40)
+    singles = intervals.accuracy(every, np.arange(40))
+    assert singles == intervals.accuracy(every) == intervals.wilson_interval(40, 40)
+    assert singles[0] == singles[2] == 1.0 and singles.low == pytest.approx(0.912, abs=5e-4)
+    wrong = intervals.accuracy(-every, np.arange(40))
+    assert wrong == pytest.approx((0.0, 0.0, 1 - singles.low)) and wrong.low == 0.0
+    # nobody knows how alike judgements of a group are: ten groups are ten judgements, one is one
+    fewer = student.ppf(0.975, [39, 9])  # degrees of freedom
+    ten = intervals.effective_size(every, np.repeat(np.arange(10), 4))
+    assert ten == pytest.approx(10 * (fewer[0] / fewer[1]) ** 2)
+    assert intervals.accuracy(every, np.zeros(40)) == intervals.wilson_interval(1, 1)
+
+
+def test_the_effective_size_of_groups_that_are_alike_by_a_half():
+    """Values of a pair that correlate by r are worth n / (1 + r) judgements (Kish, 1965)."""
+    rng = np.random.default_rng(9)
+    first = rng.random(20_000) < 0.7
+    again = np.where(rng.random(20_000) < 0.5, first, rng.random(20_000) < 0.7)
+    values = np.stack([first, again], axis=1).reshape(-1).astype(float)
+    groups = np.repeat(np.arange(20_000), 2)
+    assert intervals.effective_size(values, groups) == pytest.approx(40_000 / 1.5, rel=0.02)
+    assert intervals.effective_size(values, np.arange(40_000)) == 40_000
+    apart = np.stack([first, ~first], axis=1).reshape(-1).astype(float)  # a group's mean is fixed
+    assert intervals.effective_size(apart, groups) == pytest.approx(20_000, rel=1e-3)
+
+
+def test_bad_values_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"margins\[1\] is nan"):
+        intervals.accuracy(np.array([1.0, np.nan]))
+    with pytest.raises(ValueError, match="values are empty"):
+        intervals.bootstrap_interval(np.array([]))
+    with pytest.raises(ValueError, match="there are 1 groups for 2 values"):
+        intervals.bootstrap_interval(np.array([1.0, 2.0]), ["a"])
+    with pytest.raises(ValueError, match="n = 0"):
+        intervals.wilson_interval(0, 0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from rlhf_jax.evaluation import evaluate
+from rlhf_jax.evaluation import intervals
 from rlhf_jax.evaluation.nested_seeds import interquartile_mean, nested_bootstrap
 
 
@@ -37,7 +37,7 @@ def test_the_interquartile_mean_of_values_is_that_of_four_copies_of_them(n, rng)
 
 def test_one_level_is_the_plain_bootstrap(rng):
     values = rng.exponential(size=70)
-    plain = evaluate.bootstrap_interval(values, seed=3)
+    plain = intervals.bootstrap_interval(values, seed=3)
     assert nested_bootstrap(values, np.mean, seed=3) == pytest.approx(plain, rel=1e-12)
     many = dict(statistic=np.mean, resamples=40_000)  # their own noise is then .002
     one, three = (nested_bootstrap(x, **many) for x in (values, values[None, :, None]))
@@ -47,7 +47,7 @@ def test_one_level_is_the_plain_bootstrap(rng):
 
 
 def test_few_seeds_are_widened_by_how_many_there_are_at_the_top():
-    far = evaluate.widening(3)
+    far = intervals.widening_factor(3)
     seeds = np.array([0.0, 1.0, 5.0]).reshape(3, 1, 1)
     wide = nested_bootstrap(seeds, np.mean)
     assert wide == pytest.approx((2.0, 2.0 - 2.0 * far, 2.0 + 3.0 * far))
@@ -60,7 +60,7 @@ def test_copies_at_a_lower_level_are_no_evidence(rng):
     """Copies of a run make the interval no narrower than the seeds above them do."""
     seeds = rng.normal(size=60)
     copies = np.broadcast_to(seeds[:, None, None], (60, 4, 3))
-    plain = evaluate.bootstrap_interval(seeds, resamples=4000)
+    plain = intervals.bootstrap_interval(seeds, resamples=4000)
     nested = nested_bootstrap(copies, np.mean, resamples=4000)
     assert nested == pytest.approx(plain, rel=0.06, abs=0.012)
 

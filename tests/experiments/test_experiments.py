@@ -15,7 +15,7 @@ import runs
 
 import launch
 from rlhf_jax.data import dialogues, tokenizer
-from rlhf_jax.evaluation import evaluate
+from rlhf_jax.evaluation import intervals
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.hub import huggingface
@@ -82,7 +82,7 @@ def test_held_out_prompts_were_used_in_no_stage(whole):
 
 
 def test_an_interval_that_one_value_leaves_open_is_printed_as_unknown(tmp_path, capsys):
-    gold = evaluate.bootstrap_interval(np.ones(3), ["one prompt"] * 3)._asdict()
+    gold = intervals.bootstrap_interval(np.ones(3), ["one prompt"] * 3)._asdict()
     disk.write_json(tmp_path / "results.json", {"gold": gold, "rows": [{"gold": gold}]})
     results_of_runs.show(tmp_path, "the same")
     assert capsys.readouterr().out.count("unknown") == 2

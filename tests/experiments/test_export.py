@@ -19,11 +19,11 @@ def run(folder, experiment, *stages):
 @pytest.mark.parametrize(
     ("experiment", "stages", "own"),
     [
-        ("sentiment", ["sft", "reward", "judge", "ppo"], "ppo"),
-        ("ensemble", ["sft", "judge", "ensemble", "rloo"], "rloo"),
+        ("sentiment", ["sft", "reward", "held_out_reward", "ppo"], "ppo"),
+        ("ensemble", ["sft", "held_out_reward", "ensemble", "rloo"], "rloo"),
         ("mine", ["first", "second"], "second"),  # shared stages are another run's
         ("sft", ["sft"], "sft"),
-        ("reward", ["sft", "judge", "reward"], "reward"),
+        ("reward", ["sft", "held_out_reward", "reward"], "reward"),
     ],
 )
 def test_the_last_stage_of_a_method_is_its_policy(tmp_path, experiment, stages, own):
@@ -32,4 +32,4 @@ def test_the_last_stage_of_a_method_is_its_policy(tmp_path, experiment, stages, 
 
 def test_a_run_without_a_method_of_its_own_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no policy of a method: set stage to sft"):
-        export.own_stage(run(tmp_path, "best_of_n", "sft", "reward", "judge"))
+        export.own_stage(run(tmp_path, "best_of_n", "sft", "reward", "held_out_reward"))

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 import launch
-from experiments.studies import compare, overoptimization
+from experiments.studies import overoptimization
 from rlhf_jax.models import networks
 from rlhf_jax.pipeline import stages
-from rlhf_jax.studies import lab as labs
-from rlhf_jax.studies import learners, population, proxies
-from rlhf_jax.studies.lab import LabConfig, Seed
+from rlhf_jax.studies import context as contexts
+from rlhf_jax.studies import learners, matched_kl, population, proxies
+from rlhf_jax.studies.context import Seed, SharedConfig
+from rlhf_jax.studies.curves import Cell
 from rlhf_jax.studies.learners import Method
-from rlhf_jax.studies.population import Job, nested
+from rlhf_jax.studies.population import Job, Setup, nested_seeds
+from rlhf_jax.studies.trees import tree_repeat
 
-LAB = LabConfig(
+SHARED = SharedConfig(
     policy="10k",
     teacher="100k",
     teacher_pairs=8,
@@ -30,11 +32,12 @@ LAB = LabConfig(
     pool_draws=8,
 )
 RL = Method("rloo", strength=0.1, iterations=2, batch_size=8)
+CELL = Cell("symbolic", "10k", 8)
 
 
 @pytest.fixture(scope="module")
-def opening(tmp_path_factory):
-    return tmp_path_factory.mktemp("lab"), LAB, (), False, "device"
+def setup(tmp_path_factory):
+    return Setup(tmp_path_factory.mktemp("study"), SHARED)
 
 
 def close(a, b):
@@ -48,59 +51,69 @@ def close(a, b):
 
 
 JOBS = {
-    "proxy": Job("proxy", overoptimization.proxy_run, ("symbolic", "10k", 8, RL)),
-    "ppo": Job("ppo", overoptimization.proxy_run, ("symbolic", "10k", 8, replace(RL, name="ppo"))),
+    "proxy": Job("proxy", overoptimization.small_run, (CELL, RL)),
+    "ppo": Job("ppo", overoptimization.small_run, (CELL, replace(RL, name="ppo"))),
 }
 
 
 @pytest.mark.parametrize("name", ["proxy", pytest.param("ppo", marks=pytest.mark.more)])
-def test_all_seeds_as_one_program_are_the_single_runs(opening, name):
-    seeds, job = nested(2), JOBS[name]
-    together = population.work(opening, job, seeds)
+def test_all_seeds_as_one_program_are_the_single_runs(setup, name):
+    seeds, job = nested_seeds(2), JOBS[name]
+    together = population.work(setup, job, seeds)
     for seed, got in zip(seeds, together, strict=True):
-        close(got, population.work(opening, job, [seed])[0])
+        close(got, population.work(setup, job, [seed])[0])
     assert np.abs(np.subtract(*(row["rl"]["proxy"] for row in together))).max() > 1e-3
 
 
-def test_processes_are_the_single_runs_and_what_stands_is_not_computed_again(opening):
-    job, seeds = JOBS["proxy"], nested(2)
-    alone = [population.work(opening, job, [seed])[0] for seed in seeds]
-    found = population.run_jobs(opening, [job], seeds, "processes")["proxy"]
+def test_processes_are_the_single_runs_and_what_stands_is_not_computed_again(setup):
+    job, seeds = JOBS["proxy"], nested_seeds(2)
+    alone = [population.work(setup, job, [seed])[0] for seed in seeds]
+    found = population.run_jobs(setup, [job], seeds, "processes")["proxy"]
     for got, want in zip(found, alone, strict=True):
         close(got, json.loads(json.dumps(want, default=np.ndarray.tolist)))
-    place = opening[0] / "cells" / "proxy" / "0-0-0.json"
+    place = setup.folder / "cells" / "proxy" / "0-0-0.json"
     place.write_text('{"stands": 1}')
-    again = population.run_jobs(opening, [job], seeds, "vmap")["proxy"]
+    again = population.run_jobs(setup, [job], seeds, "vmap")["proxy"]
     assert again == [{"stands": 1}, found[1]]
 
 
 @pytest.mark.layouts
 @pytest.mark.parametrize("layout", ["mesh", "pmap", "mesh:data=2,fsdp=4"])
-def test_seeds_cut_over_devices_are_those_of_one_program(opening, layout):
-    seeds, job = nested(3), JOBS["proxy"]  # of eight devices: the rest gets copies of the last
-    cut = population.work((*opening[:-1], layout), job, seeds)
-    want = population.work(opening, job, seeds)
+def test_seeds_cut_over_devices_are_those_of_one_program(setup, layout):
+    seeds, job = (
+        nested_seeds(3),
+        JOBS["proxy"],
+    )  # of eight devices: the rest gets copies of the last
+    cut = population.work(setup._replace(layout=layout), job, seeds)
+    want = population.work(setup, job, seeds)
     assert len(cut) == len(want) == 3
     for got, row in zip(cut, want, strict=True):
         close(got, row)
 
 
-def test_no_device_waits_for_another_while_seeds_are_trained(opening):
-    lab = population.opened((*opening[:-1], "mesh"))
-    params = networks.reward_model(lab.lms["10k"]).init(jax.random.key(0), lab.trunks["10k"])
-    rows = jax.tree.map(lambda x: x[:8, None], (lab.pool.tokens, lab.pool.attention_mask))
-    args = lab.devices.put_batch((labs.one_more(params, 8), *rows))
-    hlo = labs.scorer(lab.devices.each, lab.lms["10k"]).lower(*args).compile().as_text()
+def test_no_device_waits_for_another_while_seeds_are_trained(setup):
+    context = population.context_of(setup._replace(layout="mesh"))
+    params = networks.reward_model(context.lms["10k"]).init(
+        jax.random.key(0), context.references["10k"]
+    )
+    rows = jax.tree.map(lambda x: x[:8, None], (context.pool.tokens, context.pool.attention_mask))
+    args = context.devices.put_batch((tree_repeat(params, 8), *rows))
+    hlo = (
+        contexts.make_score(context.devices.each, context.lms["10k"])
+        .lower(*args)
+        .compile()
+        .as_text()
+    )
     assert not re.search("all-reduce|all-gather|all-to-all|collective-permute", hlo)
 
 
 @pytest.mark.more
-def test_from_comparisons_too(opening):
-    lab = population.opened(opening)
+def test_from_comparisons_too(setup):
+    context = population.context_of(setup)
     for name, strength in (("dpo", 0.1), ("sft", 1.0)):
-        method, seeds = Method(name, strength=strength, batch_size=4), nested(2)
+        method, seeds = Method(name, strength=strength, batch_size=4), nested_seeds(2)
         train = lambda some, m=method: learners.from_comparisons(
-            lab, m, some, kind="symbolic", pairs=8
+            context, m, some, kind="symbolic", pairs=8
         )
         together = train(seeds).curves["loss"]
         for s, seed in enumerate(seeds):
@@ -108,31 +121,33 @@ def test_from_comparisons_too(opening):
 
 
 def test_nested_seeds_belong_to_one_above():
-    assert nested(2, 2, 1, first=3) == [Seed(3, 6, 6), Seed(3, 7, 7), Seed(4, 8, 8), Seed(4, 9, 9)]
-    assert len({seed.policy for seed in nested(3, 2, 4)}) == 24
+    assert nested_seeds(2, 2, 1, first=3) == [
+        Seed(3, 6, 6),
+        Seed(3, 7, 7),
+        Seed(4, 8, 8),
+        Seed(4, 9, 9),
+    ]
+    assert len({seed.policy for seed in nested_seeds(3, 2, 4)}) == 24
 
 
-def test_comparisons_of_few_pairs_are_the_first_of_many(opening):
-    lab, seeds = population.opened(opening), nested(2)
-    few, many = (proxies.compare(lab, "symbolic", n, seeds) for n in (4, 8))
+def test_comparisons_of_few_pairs_are_the_first_of_many(setup):
+    context, seeds = population.context_of(setup), nested_seeds(2)
+    few, many = (proxies.comparisons(context, "symbolic", n, seeds) for n in (4, 8))
     np.testing.assert_array_equal(few.chosen.tokens, many.chosen.tokens[:, :4])
     assert (many.chosen.tokens[0] != many.chosen.tokens[1]).any()
 
 
 def test_gold_at_a_kl_lies_between_runs_in_the_root_of_kl():
     points = [{"kl": 4.0, "gold": 2.0}, {"kl": 1.0, "gold": 1.5}]
-    assert compare.gold_at(points, 0.5, 0.0) == 0.5
-    assert compare.gold_at(points, 0.5, 2.25) == pytest.approx(1.75)
-    assert np.isnan(compare.gold_at(points, 0.5, 4.5))
+    assert matched_kl.gold_at(points, 0.5, 0.0) == 0.5
+    assert matched_kl.gold_at(points, 0.5, 2.25) == pytest.approx(1.75)
+    assert np.isnan(matched_kl.gold_at(points, 0.5, 4.5))
 
 
-SMALL = (
-    str.split(  # of a command line; shapes as above, so that much is compiled once for all of them
-        """--lab.policy 10k --lab.reviews 80 --lab.sft.steps 12 --lab.sft.batch-size 8 --lab.sft.eval-every 6
-    --lab.reward-steps 3 --lab.reward-batch 4 --lab.pool-prompts 8 --lab.pool-draws 8 --population vmap
-    --seeds 2"""
-    )
-)
+# a command line with the shapes above, so that much is compiled once for all of them
+SMALL = str.split("""--shared.policy 10k --shared.reviews 80 --shared.sft.steps 12 --shared.sft.batch-size 8
+    --shared.sft.eval-every 6 --shared.reward-steps 3 --shared.reward-batch 4 --shared.pool-prompts 8
+    --shared.pool-draws 8 --population vmap --seeds 2""")
 
 
 def test_overoptimization_writes_its_table_and_picture(tmp_path, capsys):
@@ -176,9 +191,12 @@ def test_compare_writes_gold_at_matched_kl(tmp_path):
         (["overoptimization", "--method.name", "sft", "--method.strength", "1"], "draws nothing"),
         (["compare", "--devices", "mesh:tensor=2"], "a study cuts its seeds: use mesh:data=-1"),
         (["compare", "--devices", "mesh", "--population", "processes"], "use --population vmap"),
-        (["compare", "--devices", "mesh", "--lab.sft.batch-size", "12"], "lab.sft.batch_size = 12"),
+        (
+            ["compare", "--devices", "mesh", "--shared.sft.batch-size", "12"],
+            "shared.sft.batch_size = 12",
+        ),
         (["compare", "--methods", "ppo", "magic"], "methods"),
-        (["compare", "--lab.policy", "7B"], "lab.policy"),
+        (["compare", "--shared.policy", "7B"], "shared.policy"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_training(tmp_path, capsys, settings, words):

@@ -23,7 +23,7 @@ def named_texts(cfg, prefix=""):
         value = getattr(cfg, field.name)
         if dataclasses.is_dataclass(value):
             yield from named_texts(value, f"{prefix}{field.name}.")
-        elif value == "" and not prefix.startswith(("lab.", "export.")):
+        elif value == "" and not prefix.startswith(("shared.", "export.")):
             yield prefix + field.name
 
 

@@ -11,8 +11,9 @@ import threading
 import numpy as np
 import pytest
 
-from rlhf_jax.rewards import scorer as rewards
-from rlhf_jax.rewards.scorer import RewardError, RewardTimeoutError, Scorer, ScorerConfig
+from rlhf_jax.rewards import functions as rewards
+from rlhf_jax.rewards.functions import RewardError, RewardTimeoutError
+from rlhf_jax.rewards.scorer import Scorer, ScorerConfig
 
 PROMPTS = [f"prompt {i}" for i in range(10)]
 RESPONSES = [f"{i} is the response" for i in range(10)]
@@ -284,7 +285,8 @@ def test_a_call_that_hangs_does_not_keep_the_interpreter():
     """An executor's threads would be joined at exit, and this program would not end."""
     program = """
 import threading
-from rlhf_jax.rewards.scorer import RewardTimeoutError, Scorer, ScorerConfig
+from rlhf_jax.rewards.functions import RewardTimeoutError
+from rlhf_jax.rewards.scorer import Scorer, ScorerConfig
 
 def reward(prompts, responses):
     threading.Event().wait()
@@ -460,7 +462,7 @@ def test_sums_of_what_is_no_reward_are_refused():
 
 WILD = """
 import os, re, sys
-from rlhf_jax.rewards.scorer import weighted
+from rlhf_jax.rewards.functions import weighted
 
 
 def number(prompts, responses):
@@ -602,7 +604,7 @@ FILE = """
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_jax.rewards.scorer import weighted
+from rlhf_jax.rewards.functions import weighted
 
 
 def length(prompts, responses):

@@ -1,0 +1,178 @@
+"""Diagnostics of a reward model on held-out pairs: calibration, and how much it rewards length."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Num
+from scipy.special import expit
+
+from rlhf_jax.evaluation.intervals import (
+    Groups,
+    Interval,
+    accuracy,
+    check_finite,
+    group_numbers,
+    percentile_interval,
+    win_rate,
+)
+
+
+class LengthBaseline(NamedTuple):
+    """The better rule on the training pairs, "longer" or "shorter" wins, and its held-out accuracy."""
+
+    rule: str
+    accuracy: Interval
+
+
+class LengthReport(NamedTuple):
+    """How strongly a reward model prefers length.
+
+    The correlations are over responses, of score with length: plain, and given gold. The accuracies are on
+    pairs whose longer response was chosen and on pairs whose shorter response was chosen; `pairs_` count
+    them. A value without data is None.
+    """
+
+    correlation: Interval
+    correlation_given_gold: Interval | None
+    accuracy_longer_chosen: Interval | None
+    accuracy_shorter_chosen: Interval | None
+    pairs_longer_chosen: int
+    pairs_shorter_chosen: int
+
+
+class CalibrationRow(NamedTuple):
+    """Mean predicted probability and observed frequency of the pairs predicted in (low, high]."""
+
+    low: float
+    high: float
+    count: int
+    predicted: float
+    observed: float
+
+
+def length_baseline(
+    lengths_chosen_train: Num[np.ndarray, " M"],
+    lengths_rejected_train: Num[np.ndarray, " M"],
+    lengths_chosen: Num[np.ndarray, " N"],
+    lengths_rejected: Num[np.ndarray, " N"],
+    groups: Groups = None,
+) -> LengthBaseline:
+    """The accuracy of length alone: the rule is chosen on the training pairs and measured on the others."""
+    longer = win_rate(lengths_chosen_train, lengths_rejected_train).mean >= 0.5
+    if longer:
+        return LengthBaseline("longer", win_rate(lengths_chosen, lengths_rejected, groups))
+    return LengthBaseline("shorter", win_rate(lengths_rejected, lengths_chosen, groups))
+
+
+def length_report(
+    scores: Num[np.ndarray, "N 2"],
+    lengths: Num[np.ndarray, "N 2"],
+    gold: Num[np.ndarray, "N 2"] | None = None,
+    groups: Groups = None,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> LengthReport:
+    """The effect of length on scores of pairs: column 0 is the chosen response, column 1 the rejected.
+
+    A reward model may score long texts high because they are better. The correlation given `gold`, the
+    true score, is the (linear) remainder. If people ignored length, a model without a length bias is as
+    accurate where the longer response was chosen as where the shorter was; a model that counts words is right
+    only in the first case. Correlations have bootstrap intervals over `groups` (without them: over pairs),
+    accuracies those of `accuracy`; all are 95 %. Pairs of equal length enter the correlations only.
+
+    Coverage for a correlation of .8 over 10, 30 and 100 groups of two pairs: .95, .93, .95.
+    """
+    rng, n = np.random.default_rng(seed), len(scores)
+    group = np.arange(n) if groups is None else group_numbers(groups, n)
+    margins, longer = scores[:, 0] - scores[:, 1], np.sign(lengths[:, 0] - lengths[:, 1])
+
+    def correlation(given):
+        rows = _moments(*(None if x is None else x.reshape(-1) for x in (scores, lengths, given)))
+        sums = np.zeros((group.max() + 1, 4, 4))
+        np.add.at(sums, np.repeat(group, 2), rows)
+        share = np.full(len(sums), 1 / len(sums))
+        draws = (rng.multinomial(len(sums), share) for _ in range(resamples))
+        found = _partial(np.stack([np.tensordot(times, sums, 1) for times in draws]))
+        plain = percentile_interval(_partial(rows.sum(axis=0)), found, len(sums))
+        return plain._replace(low=max(plain.low, -1.0), high=min(plain.high, 1.0))
+
+    def within(rows):
+        if not rows.any():
+            return None
+        return accuracy(margins[rows], None if groups is None else group[rows])
+
+    return LengthReport(
+        correlation=correlation(None),
+        correlation_given_gold=None if gold is None else correlation(gold),
+        accuracy_longer_chosen=within(longer > 0),
+        accuracy_shorter_chosen=within(longer < 0),
+        pairs_longer_chosen=int(np.sum(longer > 0)),
+        pairs_shorter_chosen=int(np.sum(longer < 0)),
+    )
+
+
+def partial_correlation(
+    x: Num[np.ndarray, " N"], y: Num[np.ndarray, " N"], given: Num[np.ndarray, " N"] | None = None
+) -> float:
+    """The correlation of the residuals of x and y after linear regression on `given` (Yule, 1907).
+
+    Without `given` it is Pearson's. It is 0 if x or y has no residual (less than 1e-6 of its deviation).
+    Raises ValueError for no values, or a value that is not finite.
+    """
+    return float(_partial(_moments(x, y, given).sum(axis=0)))
+
+
+def calibration_table(margins: Num[np.ndarray, " N"], bins: int = 5) -> list[CalibrationRow]:
+    """How often people chose the response that the model prefers, by the confidence of the model.
+
+    `margins` are score(chosen) - score(rejected). The prediction of a pair is sigmoid(|margin|), from 0.5
+    to 1, for the response with the higher score; it is correct where the margin is positive, and half
+    correct at zero. This equals the table of a judge who sees each pair in random order, folded at 0.5, where
+    the rows for p and 1 - p agree. `bins` are equally wide; empty bins are left out.
+    """
+    margins = check_finite(margins, "margins")
+    predicted, observed = expit(np.abs(margins)), 0.5 + 0.5 * np.sign(margins)
+    edges = np.linspace(0.5, 1.0, bins + 1)
+    bin_of = np.clip(np.ceil((predicted - 0.5) * 2 * bins).astype(int) - 1, 0, bins - 1)
+    return [
+        CalibrationRow(
+            low=float(edges[i]),
+            high=float(edges[i + 1]),
+            count=int(np.sum(bin_of == i)),
+            predicted=float(predicted[bin_of == i].mean()),
+            observed=float(observed[bin_of == i].mean()),
+        )
+        for i in range(bins)
+        if np.any(bin_of == i)
+    ]
+
+
+def ece(margins: Num[np.ndarray, " N"], bins: int = 5) -> float:
+    """The expected calibration error (Naeini et al., 2015): mean |predicted - observed| over the table."""
+    rows = calibration_table(margins, bins)
+    total = sum(row.count * abs(row.predicted - row.observed) for row in rows)
+    return total / sum(row.count for row in rows)
+
+
+def _moments(x, y, given) -> Float[np.ndarray, "N 4 4"]:
+    """Products of 1, x, y and `given` in each row, the last three standardised (constants become 0)."""
+    columns = [np.ones(len(x))]
+    for name, values in (("x", x), ("y", y), ("given", 0.0 * x if given is None else given)):
+        values = check_finite(values, name)
+        left, deviation = values - values.mean(), values.std()
+        constant = deviation <= 1e-10 * np.abs(values).max()  # up to rounding
+        columns.append(0.0 * left if constant else left / deviation)
+    rows = np.stack(columns, axis=1)
+    return rows[:, :, None] * rows[:, None, :]
+
+
+def _partial(moments: Float[np.ndarray, "*R 4 4"]) -> Float[np.ndarray, "*R"]:
+    """The correlation of x and y given the third, from sums of `_moments` over rows."""
+    mean = moments / moments[..., :1, :1]
+    covariance = mean[..., 1:, 1:] - mean[..., 1:, :1] * mean[..., :1, 1:]
+    given = covariance[..., 2:, 2:]
+    slope = covariance[..., :2, 2:] / np.where(given > 1e-12, given, np.inf)
+    left = covariance[..., :2, :2] - slope * covariance[..., 2:, :2]
+    x, y = left[..., 0, 0], left[..., 1, 1]
+    defined = np.minimum(x, y) > 1e-12
+    return np.where(defined, left[..., 0, 1] / np.sqrt(np.where(defined, x * y, 1.0)), 0.0)
