@@ -35,14 +35,10 @@ def test_it_is_one_page_over_the_ground_floors():
     text = PATH.read_text()
     assert len(text.splitlines()) <= 150
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = (
-                [getattr(node, "module", None)]
-                if isinstance(node, ast.ImportFrom)
-                else [x.name for x in node.names]
-            )
-            for name in names:
-                assert name.startswith(FLOORS), name
+        if isinstance(node, ast.Import):
+            assert all(alias.name.startswith(FLOORS) for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert str(node.module).startswith(FLOORS), node.module
 
 
 def test_the_score_is_that_of_a_loop(page):
