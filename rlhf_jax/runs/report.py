@@ -113,7 +113,7 @@ PAGES = jinja2.Environment(
 )
 PAGES.filters |= {"said": said, "words": words, "capital": capital, "numbers": _judged}
 PAGES.filters |= {"fields": lambda rows: dict.fromkeys(name for row in rows for name in row)}
-PAGES.globals["frame"] = pictures.FRAME
+PAGES.globals |= {"small": pictures.SMALL, "wide": pictures.WIDE}
 PAGES.tests |= {"interval": _is_interval, "right": lambda x: _is_number(x) or _is_interval(x)}
 
 
@@ -163,16 +163,16 @@ def _group(name, entries) -> list[dict]:
 
 
 def _evaluated(results):
-    """(KL, gold, label, marker) of the evaluations before and after, where results have them."""
+    """(KL, gold, label) of the evaluations before and after, where results have them."""
     interval = lambda x: x if _is_interval(x) else {"mean": x, "low": x, "high": x}
     gold, kl = results.get("gold", {}), results.get("kl", math.nan)
     after = kl.get("after", math.nan) if isinstance(kl, dict) and not _is_interval(kl) else kl
     found = []
-    for label, x, marker in (("before", 0.0, "s"), ("after", after, "D")):
+    for label, x in (("before", 0.0), ("after", after)):
         if isinstance(gold, dict) and label in gold:
             point = interval(x), interval(gold[label])
             if all(_is_number(value) for end in point for value in end.values()):
-                found.append((*point, label, marker))
+                found.append((*point, label))
     return found
 
 

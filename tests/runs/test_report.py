@@ -175,7 +175,7 @@ def test_a_curve_keeps_its_peaks_and_its_gaps():
     y = np.zeros(5000)
     y[1234], y[77] = 9.0, -3.0
     x, kept = pictures._extremes(np.arange(5000.0), y)
-    assert len(x) <= 2 * pictures.FRAME.width and kept.max() == 9.0 and kept.min() == -3.0
+    assert len(x) <= 2 * pictures.SMALL.width and kept.max() == 9.0 and kept.min() == -3.0
     assert x[kept.argmax()] == 1234 and (np.diff(x) > 0).all()
     path = pictures._path(np.arange(5.0), np.array([1.0, math.nan, 2.0, 3.0, math.inf]))
     assert path == "M0.0 1.0h0M2.0 2.0h0L3.0 3.0"
@@ -245,3 +245,17 @@ def test_smoothing_is_the_mean_of_its_neighbours():
     np.testing.assert_allclose(got[40], y[38:43].mean())
     np.testing.assert_allclose(got[0], y[:3].mean())
     np.testing.assert_allclose(got[3], (y[1] + y[2] + y[4] + y[5]) / 4)
+
+
+def test_gold_against_kl_holds_each_iteration_and_the_evaluations():
+    rows = [{"iteration": i, "objective/gold": i / 2, "objective/kl": float(i)} for i in range(5)]
+    rows[3]["objective/gold"] = math.nan
+    at = lambda mean: {"mean": mean, "low": mean - 1, "high": mean + 2}
+    got = pictures.gold_against_kl(rows, [(at(3.0), at(9.0), "after")])
+    (gold,) = got["curves"]  # no reward model was asked
+    assert len(gold["dots"]) == 4 and gold["thin"].count("M") == 2
+    (point,) = got["points"]
+    x, y = ({end: float(v) for end, v in point[axis].items()} for axis in "xy")
+    assert pictures.WIDE.left < x["low"] < x["mean"] < x["high"] < pictures.WIDE.right
+    assert pictures.WIDE.top < y["high"] < y["mean"] < y["low"] < pictures.WIDE.bottom
+    assert not pictures.gold_against_kl([{"iteration": 0, "objective/kl": 1.0}], [])
