@@ -112,7 +112,7 @@ def likeliest(x):
 class Rows(NamedTuple):
     """Loop state of all rows side by side."""
 
-    t: Int[Array, ""]  # how many tokens every response has
+    t: Int[Array, ""]  # number of tokens in each response so far
     alive: Bool[Array, " B"]  # rows that have not ended
     logits: Float[Array, "B V"]
     cache: Any

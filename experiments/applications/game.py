@@ -3,10 +3,10 @@
     python launch.py game
     python launch.py game --algorithm rloo
 
-takes one to two minutes on two CPU cores. A language model learns the words from games of a player who
-guesses at random (SFT); then it plays, and rewards on several of its tokens teach it binary search. The
-environment's words, which lie between its own, are carried as holes in the mask, and no loss sees them.
-The return should rise from that of random play, which is exact, to within 5 % of the exact optimum.
+takes one to two minutes on two CPU cores. A language model first learns the words from games of random play
+(SFT). It then plays, and rewards on several of its tokens teach it binary search. The environment's words
+between its own are holes in the mask, and no loss sees them. The return should rise from that of random
+play, which is exact, to within 5 % of the exact optimum.
 """
 
 from dataclasses import dataclass, field, replace
@@ -113,7 +113,7 @@ AGAIN = "python launch.py game --seed 1 (or any other setting, or --run NEW_FOLD
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints what came of it."""
+    """Runs whatever the run directory lacks, and prints the results."""
     own = cfg.ppo if cfg.algorithm == "ppo" else cfg.pg
     networks.check_backend(cfg.model)
     if cfg.wandb:
@@ -202,7 +202,7 @@ def main(cfg: Config):
 
 
 def batch_sizes(cfg: Config, learner) -> dict[str, int]:
-    """What must divide over the devices."""
+    """Numbers of rows that must divide over the devices."""
     area, rows = "ppo" if cfg.algorithm == "ppo" else "pg", cfg.batch_size // learner.minibatches
     return stages.parts("sft", cfg.sft) | {
         "batch_size": cfg.batch_size,
@@ -212,7 +212,7 @@ def batch_sizes(cfg: Config, learner) -> dict[str, int]:
 
 
 def make_learner(cfg: Config, lm, tx, axis_name) -> Learner:
-    """PPO or RLOO, as `algorithm` says."""
+    """The learner of PPO or RLOO, chosen by `algorithm`."""
     if cfg.algorithm == "ppo":
         critic = networks.actor_critic(lm)
         return ppo.make_learner(lm.policy_fn, critic, tx, cfg.ppo, ROLLOUT, axis_name=axis_name)

@@ -1,9 +1,9 @@
-"""Best of n: no training, the draw that the reward model likes best (Nakano et al., 2021).
+"""Best of n: no training, the draw that the reward model scores highest (Nakano et al., 2021).
 
     python launch.py best_of_n
-    python launch.py best_of_n --rl.reward FILE.py:FUNCTION       # the draw that a Python reward likes best
+    python launch.py best_of_n --rl.reward FILE.py:FUNCTION  # the draw that a Python reward scores highest
 
-Half a minute beyond the shared stages; --start-from RUN takes those from a run.
+Takes half a minute after the shared stages; --start-from RUN copies these from a run.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Config(settings.RunConfig):
     rl: PythonRewardConfig = PythonRewardConfig()
 
     def needs(self) -> texts.Needs:
-        """The files that the method learns from."""
+        """The files that the method trains on."""
         return scoring.needs(self)
 
     def _unread(self) -> dict[str, str]:
@@ -48,7 +48,7 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs whatever the run directory lacks, and prints the results."""
     run = prepare("best_of_n", cfg, {})
     if run is None:
         return

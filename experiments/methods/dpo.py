@@ -2,13 +2,13 @@
 
     python launch.py dpo                            # --preference.kind ipo, simpo, orpo or kto, too
 
-A minute beyond the shared stages; --start-from RUN takes those from a run. Gold goes from -0.11 to 0.70 at
-a KL of 1.4 (seed 0). A second pass over the comparisons, or three times the learning rate,
+Takes a minute after the shared stages; --start-from RUN copies these from a run. Gold goes from -0.11 to
+0.70 at a KL of 1.4 (seed 0). A second pass over the comparisons, or three times the learning rate,
 overfits: gold falls below the start, in responses that leave the grammar. With the same settings: IPO 0.48,
 KTO 0.50, SimPO 0.30, ORPO 0.17 (KL 0.25).
 
-It learns from all training comparisons, and no reward model is trained. With --reference FOLDER and
---data.comparisons FILES it needs nothing else, and tells its accuracy on held-out pairs and its KL.
+DPO trains on all training comparisons, and no reward model is trained. With --reference FOLDER and
+--data.comparisons FILES it needs nothing else, and reports its accuracy on held-out pairs and its KL.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ class Config(settings.RunConfig):
     dpo: DPOConfig = DPOConfig()
 
     def needs(self) -> texts.Needs:
-        """The files that the method learns from; without a corpus SFT learns the chosen responses."""
+        """The files that the method trains on; without a corpus, SFT uses the chosen responses."""
         return texts.Needs(
             ("comparisons",), ("prompts",) if self.reference else ("corpus", "prompts")
         )
@@ -76,7 +76,7 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs whatever the run directory lacks, and prints the results."""
     run = prepare("dpo", cfg, stages.parts("dpo", cfg.dpo))
     if run is None:
         return
@@ -119,7 +119,8 @@ def main(cfg: Config):
 
 
 def make_logprobs_of(run: Prepared) -> Callable:
-    """`logprobs_of(params, responses, bar="") -> [N]`: log pi(y | x) of each row, under a bar."""
+    """`logprobs_of(params, responses, bar="") -> [N]`: log pi(y | x) of each row, with a progress bar if
+    named."""
     devices, size = run.devices, 4 * run.cfg.sft.batch_size
     fn = devices.compile(
         preference.make_reference_logprobs(run.lm.policy_fn), (P(), P(DATA)), P(DATA)
@@ -138,16 +139,17 @@ def make_logprobs_of(run: Prepared) -> Callable:
 
 
 def pairs_of(run: Prepared, reference, compared, logprobs_of) -> PreferenceBatch:
-    """Comparisons as arrays, with what the SFT policy says of them: it is asked once, and never in a step."""
+    """Comparisons as arrays, with the SFT policy's log-probabilities, computed once for all steps."""
     pairs = encode_comparisons(run.tokenizer, compared, *run.lengths)
     both = (logprobs_of(reference, side, "reference") for side in pairs.sides)
     return PreferenceBatch(pairs, *both)
 
 
 def labelled(pairs: PreferenceBatch, prompts, reference, logprobs_of) -> LabelledBatch:
-    """Both sides of every pair as responses of their own, for KTO: chosen are desirable, rejected are not.
+    """Both sides of every pair as single responses for KTO: chosen ones are desirable, rejected ones are
+    not.
 
-    Rows of one prompt stand together, so that a shift by half of all rows meets another prompt.
+    Rows of one prompt are adjacent, so a shift by half of all rows meets another prompt.
     """
     join = lambda chosen, rejected: np.concatenate([chosen, rejected])
     responses = jax.tree.map(join, *pairs.comparisons.sides)
@@ -167,9 +169,9 @@ def labelled(pairs: PreferenceBatch, prompts, reference, logprobs_of) -> Labelle
 
 
 def margins(params, pairs: PreferenceBatch, logprobs_of, kind: str) -> np.ndarray:
-    """By how much `params` hold the chosen response of each pair for better [N], up to a factor.
+    """Margins by which `params` prefer the chosen response of each pair [N], up to a factor.
 
-    The reward is log pi / pi_ref, or for kinds without a reference the mean of a token's log-probability.
+    The reward is log pi / pi_ref, or the mean log-probability per token for kinds without a reference.
     """
     chosen, rejected = (logprobs_of(params, side) for side in pairs.comparisons.sides)
     if kind in ("simpo", "orpo"):

@@ -1,11 +1,11 @@
-"""RLOO against the common score of several reward models (Coste et al., 2024).
+"""RLOO against the combined score of several reward models (Coste et al., 2024).
 
     python launch.py ensemble                          # --ensemble.combine mean, min or uwo
     python launch.py ensemble --ensemble.combine warm                             # averaged weights
 
-Some minutes beyond the shared stages; --start-from RUN takes those from a run. Held-out accuracy 0.715 to
-0.768 a member, 0.755 of their mean, 0.759 of mean less half a deviation (UWO), 0.717 of averaged weights
-(WARM); RLOO against UWO takes gold from -0.11 to 1.48 (seed 0).
+Takes some minutes after the shared stages; --start-from RUN copies these from a run. Held-out accuracy is
+0.715 to 0.768 for a member, 0.755 for their mean, 0.759 for the mean less half a standard deviation (UWO),
+and 0.717 for averaged weights (WARM); RLOO against UWO takes gold from -0.11 to 1.48 (seed 0).
 """
 
 from dataclasses import dataclass, replace
@@ -47,7 +47,7 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs whatever the run directory lacks, and prints the results."""
     run = prepare("ensemble", cfg, on_policy.batch_sizes(cfg, cfg.pg))
     if run is None:
         return
@@ -85,10 +85,10 @@ def main(cfg: Config):
 
 
 def train(run: Prepared, reference, compared: Pairs):
-    """The parameters of all members [M, ...], taught by the pairs that taught the one reward model.
+    """Parameters of all members [M, ...], trained on the pairs of the one reward model.
 
-    Member 0 has that model's head and order of pairs, and parts from it by rounding alone, which a thousand
-    steps make large; the others have their own.
+    Member 0 has that model's head and order of pairs, and differs only by rounding, which a thousand steps
+    make large; the others have their own.
     """
     cfg, devices, M = run.cfg, run.devices, run.cfg.ensemble.members
     rm, root = networks.reward_model(run.lm), jax.random.key(cfg.seed)
@@ -126,7 +126,7 @@ def train(run: Prepared, reference, compared: Pairs):
 
 
 def each(run: Prepared, members, sequences) -> np.ndarray:
-    """The score that each member gives to each row [N, M]."""
+    """Scores of every row by every member [N, M]."""
     fn = jax.vmap(networks.reward_model(run.lm).fn, in_axes=(0, None, None), out_axes=1)
     return generation.score(run.devices, fn, members, sequences)
 
@@ -134,7 +134,8 @@ def each(run: Prepared, members, sequences) -> np.ndarray:
 def on_held_out_pairs(
     run: Prepared, reward: Reward, members, compared: Pairs
 ) -> dict[str, np.ndarray]:
-    """Scores [N, 2] of both sides of every held-out pair: by one model, each member, and them together."""
+    """Scores [N, 2] of both sides of every held-out pair: by one model, by each member, and by all
+    combined."""
     fn, cfg = networks.reward_model(run.lm).fn, run.cfg.ensemble
     pairs = encode_comparisons(run.tokenizer, compared.held_out, *run.lengths)
     sides = [jnp.asarray(each(run, members, side)).T for side in pairs.sides]  # [M, N] each

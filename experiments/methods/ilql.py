@@ -2,10 +2,11 @@
 
     python launch.py ilql
 
-The log are both responses of every training comparison, each with the reward model's score. Q and V are
-learned from it and the SFT policy stays as it is: decoding adds beta (Q - V) to its log-probabilities, so
-one training gives a policy for every beta, and a table shows gold against KL over some of them. Gold goes
-from -0.11 to 1.30 at a KL of 1.9, and to 1.46 at 3.0 with beta 8 (seed 0); a minute beyond the shared stages.
+The log holds both responses of every training comparison, each with the reward model's score. Q and V are
+trained on it while the SFT policy stays frozen: decoding adds beta (Q - V) to its log-probabilities, so one
+training gives a policy for every beta, and a table shows gold against KL for some of them. Gold goes from
+-0.11 to 1.30 at a KL of 1.9, and to 1.46 at 3.0 with beta 8 (seed 0); takes a minute after the shared
+stages.
 """
 
 from dataclasses import dataclass, field, replace
@@ -56,7 +57,7 @@ class Config(settings.RunConfig):
     q: QConfig = QConfig()
 
     def needs(self) -> texts.Needs:
-        """The files that the method learns from."""
+        """The files that the method trains on."""
         corpus = () if self.reference else ("corpus",)
         optional = ("corpus",) if self.reference else ()
         return texts.Needs((*corpus, "comparisons"), (*optional, "prompts"), halves=True)
@@ -69,7 +70,7 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs whatever the run directory lacks, and prints the results."""
     run = prepare("ilql", cfg, {"q.batch_size": cfg.q.batch_size})
     if run is None:
         return
@@ -126,7 +127,8 @@ def main(cfg: Config):
 
 
 def logged(run: Prepared, reward: Reward, compared: list[Comparison]) -> LoggedBatch:
-    """Both sides of every comparison, with the reward model's score on the last token, of deviation 1."""
+    """Both sides of every comparison, with the reward model's score on the last token, scaled to standard
+    deviation 1."""
     pairs = encode_comparisons(run.tokenizer, compared, *run.lengths)
     responses = jax.tree.map(lambda *x: np.concatenate(x), *pairs.sides)
     scores = generation.score(run.devices, reward.fn, reward.params, responses)

@@ -2,8 +2,8 @@
 
     python launch.py online_dpo
 
-A minute beyond the shared stages; --start-from RUN takes those from a run. Gold goes from -0.11 to 1.41 at
-a KL of 4.8 (seed 0).
+Takes a minute after the shared stages; --start-from RUN copies these from a run. Gold goes from -0.11 to
+1.41 at a KL of 4.8 (seed 0).
 """
 
 from dataclasses import dataclass, field
@@ -76,7 +76,7 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs whatever the run directory lacks, and prints the results."""
     run = prepare("online_dpo", cfg, batch_sizes(cfg))
     if run is None:
         return
@@ -92,13 +92,13 @@ def main(cfg: Config):
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:
-    """What must divide over the devices."""
+    """Numbers of rows that must divide over the devices."""
     rows, name = cfg.rl.batch_size // cfg.online.draws, "rl.batch_size / online.draws"
     return {name: rows, f"{name} / online.microbatches": rows // cfg.online.microbatches}
 
 
 def with_pairs(run: Prepared, reference) -> on_policy.OnPolicy:
-    """Each rollout is one gradient step on the best against the worst of every prompt's draws."""
+    """The learner: each rollout is one gradient step on the best against the worst draw of every prompt."""
     cfg, devices = run.cfg, run.devices
     tx, k = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations), cfg.online.draws
 

@@ -2,8 +2,8 @@
 
     python launch.py ppo
 
-The shared stages are those of every method; --start-from RUN takes them from a run, and PPO adds less than a
-minute. `sentiment` is the application that tells its results token by token.
+The shared stages are those of every method; --start-from RUN copies them from a run, and PPO takes less
+than a minute more. The application `sentiment` also reports its results token by token.
 """
 
 from rlhf_jax.pipeline import on_policy, people, results, stages
@@ -15,7 +15,7 @@ config = PPORun()
 
 
 def main(cfg: PPORun):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs whatever the run directory lacks, and prints the results."""
     run = prepare("ppo", cfg, on_policy.batch_sizes(cfg, cfg.ppo))
     if run is None:
         return

@@ -116,7 +116,7 @@ class Dense(nn.Module):
     cfg: ModelConfig
     width: int
     scale: float = 1.0
-    bias: bool = False  # though the model's other projections have none
+    bias: bool = False  # adds a bias even where `cfg.bias` is False
 
     @nn.compact
     def __call__(self, x):  # noqa: D102
@@ -138,7 +138,7 @@ class Block(nn.Module):
     """Attention and MLP around a flat residual stream."""
 
     cfg: ModelConfig
-    keep: bool = False  # hand out this pass's keys and values, for a cache
+    keep: bool = False  # return this pass's keys and values, for a cache
 
     @nn.compact
     def __call__(self, x, positions, masks, local, cache=None, column=0):

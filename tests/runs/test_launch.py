@@ -263,7 +263,7 @@ def test_a_copy_of_one_of_several_runs_under_its_own_name(start, here, tmp_path)
         assert start(name, "--seed", "5") == (0, said, "")
     assert start("new", "mine_of_it", "--from", "other")[::2] == (
         1,
-        "error: mine_of_it.py is there already: choose another name\n",
+        "error: mine_of_it.py already exists: choose another name\n",
     )
 
 
@@ -278,10 +278,10 @@ def test_a_copy_of_a_whole_file_keeps_it(start, here):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["mine"], "new takes a name and an experiment"),
-        (["--from", "toy"], "new takes a name and an experiment"),
+        (["mine"], "new needs a name and an experiment"),
+        (["--from", "toy"], "new needs a name and an experiment"),
         (["mine", "--from", "toi"], "there is no experiment 'toi': did you mean toy?"),
-        (["my-toy", "--from", "toy"], "NAME = 'my-toy': write small letters, digits and _"),
+        (["my-toy", "--from", "toy"], "NAME = 'my-toy' is no module name: use lower-case letters, digits and _"),
         (["../mine", "--from", "toy"], "NAME = '../mine': write small letters"),
         (["class", "--from", "toy"], "NAME = 'class': write small letters"),
         (["toy", "--from", "toy"], "NAME = 'toy' is taken here"),

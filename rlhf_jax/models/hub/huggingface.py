@@ -55,11 +55,11 @@ class Loaded(NamedTuple):
     """A loaded checkpoint."""
 
     cfg: ModelConfig
-    params: Any  # of networks.language_model(cfg), or of its reward_model where `is_reward`
+    params: Any  # parameters of networks.language_model(cfg), or of its reward_model if `is_reward`
     family: Family
-    config: dict  # config.json as it was
+    config: dict  # config.json, unchanged
     folder: pathlib.Path
-    is_reward: bool  # it classifies, into one label
+    is_reward: bool  # True for a classifier with one label
 
 
 def resolve(name: str) -> pathlib.Path:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 class Kind(NamedTuple):
     """The allowed values of a key."""
 
-    wanted: str  # in words
+    wanted: str  # the requirement in words
     fits: Callable[[Any], bool]
     needed: bool = (
         False  # the key must be there: a default of transformers' class would mean nothing
