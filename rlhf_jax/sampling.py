@@ -78,7 +78,7 @@ def truncate(logits, cfg: SampleConfig):
     if cfg.top_p < 1:
         descending = jnp.sort(logits, axis=-1, descending=True)
         probs = jax.nn.softmax(descending)
-        kept = jnp.cumsum(probs, axis=-1) - probs < cfg.top_p  # the first is always kept
+        kept = jnp.cumsum(probs, axis=-1) - probs < cfg.top_p  # always keeps the first
         least = jnp.min(jnp.where(kept, descending, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return logits

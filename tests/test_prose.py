@@ -1,4 +1,4 @@
-"""Docstrings stand alone: `--help` prints each setting's by itself, and readers open one function at a time."""
+"""Docstrings stand alone: `--help` prints each setting's by itself, and readers open one function."""
 
 import ast
 import pathlib
@@ -85,7 +85,10 @@ def test_no_docstring_begins_with_a_riddle():
         ("slope of the logit.", "does not begin with a capital letter"),
         ("Slope of the logit", "does not end with a full stop"),
         ("Discount (1: Ziegler et al., 2019)", "does not end with a full stop"),
-        ("Weight of the loss, with the coefficient of the field above.", "points elsewhere: 'above'"),
+        (
+            "Weight of the loss, with the coefficient of the field above.",
+            "points elsewhere: 'above'",
+        ),
         ("Weight of the loss; see below.", "points elsewhere: 'below'"),
         ("Weight of the latter.", "points elsewhere: 'the latter'"),
         ("Likewise the weight.", "points elsewhere: 'Likewise'"),
@@ -112,7 +115,9 @@ def test_plain_words_are_left_alone(said):
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("code", ['"""{}."""', 'class A:\n    """{}."""', 'def f():\n    """{}."""'])
+@pytest.mark.parametrize(
+    "code", ['"""{}."""', 'class A:\n    """{}."""', 'def f():\n    """{}."""']
+)
 def test_a_planted_riddle_is_found_in_files_classes_and_functions(head, code):
     said = [said for _, said in headings(ast.parse(code.format(f"{head} the rows")))]
     assert [head_of(x) for x in said if x] == [head]

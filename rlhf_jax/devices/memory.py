@@ -29,7 +29,9 @@ def room() -> int:
 
 def more(fn: Callable, *args) -> int:
     """Bytes that the compiled `fn(*args)` needs on a device beyond its arguments; 0 if unknown."""
-    stats = fn.lower(*args).compile().memory_analysis()  # the call that follows finds it compiled
+    stats = (
+        fn.lower(*args).compile().memory_analysis()
+    )  # the following call reuses this compilation
     if stats is None:
         return 0
     return stats.output_size_in_bytes - stats.alias_size_in_bytes + stats.temp_size_in_bytes
@@ -56,7 +58,7 @@ def tell(name: str, held: int, more: int, room: int, remedy: str):
     device."""
     if not hosts.is_first():
         return
-    text = f"{_size(held)} held and {_size(more)} more in a step, of {_size(room)} a device"
+    text = f"{_size(held)} held and {_size(more)} more in a step, of {_size(room)} per device"
     print(f"{name}: memory {text}", flush=True)
     if held + more > FULL * room:
         print(f"warning: {name} may not fit ({text}): try {remedy}", file=sys.stderr, flush=True)

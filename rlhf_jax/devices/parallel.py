@@ -223,7 +223,9 @@ def check_name(name: str, setting: str = "devices") -> dict[str, int]:
     if name in ("auto", "device", "pmap"):
         return {}
     if name != "mesh" and not name.startswith("mesh:"):
-        raise ValueError(f'{setting} = "{name}" is no layout: use auto, device, pmap or mesh')
+        raise ValueError(
+            f'{setting} = "{name}" is no device layout: use auto, device, pmap or mesh'
+        )
     given = [x.partition("=") for x in name[5:].split(",") if x]
     axes = {axis: int(n) for axis, _, n in given if n == "-1" or n.isdecimal()}
     known = all(axis in sharding.AXES and (n > 0 or n == -1) for axis, n in axes.items())

@@ -423,7 +423,7 @@ def test_reward_prints_accuracy_beside_length_and_a_calibration_table(files, cap
 def test_what_wants_a_gpu_is_refused_before_the_run_has_a_folder(tmp_path, capsys):
     command = [*TINY, "--model.attention", "cudnn", "--model.dtype", "bfloat16"]
     assert launch.main([*command, "--run", str(tmp_path / "run")]) == 1
-    assert 'model.attention = "cudnn" runs on NVIDIA GPUs' in capsys.readouterr().err
+    assert 'model.attention = "cudnn" needs an NVIDIA GPU' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()  # where the same command with "xla" would be refused
 
 
