@@ -174,7 +174,8 @@ class ModelConfig(Settings):
             )
         if self.local_layers and not self.window:
             raise ValueError(
-                f"{at}local_layers = {self.local_layers} have no window: set {at}window, or leave them out"
+                f"{at}local_layers = {self.local_layers} need a window, and {at}window = 0: set the window, "
+                "or leave the layers out"
             )
         if not set(self.local_layers) <= set(range(self.layers)):
             raise ValueError(

@@ -229,7 +229,10 @@ def test_settings_that_are_not_set_are_the_papers():
 @pytest.mark.parametrize(
     "settings, said",
     [
-        (dict(gamma=0.5), 'gamma = 0.5 has no effect with PreferenceConfig.kind = "dpo": .* use simpo'),
+        (
+            dict(gamma=0.5),
+            'gamma = 0.5 has no effect with PreferenceConfig.kind = "dpo": .* use simpo',
+        ),
         (dict(kind="ipo", label_smoothing=0.1), "label_smoothing = 0.1 is not read .* use dpo"),
         (dict(kind="orpo", desirable_weight=1.0), "desirable_weight = 1.0 is not read .* use kto"),
         (dict(beta=0.0), "beta = 0.0: it must be above 0"),

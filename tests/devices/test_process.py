@@ -117,7 +117,7 @@ def test_an_error_of_the_machine_is_one_sentence_and_exit_1(begin):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(errno.EROFS, "Read-only", "runs/x"), "runs/x: Read-only: name a folder that can be"),
+        (OSError(errno.EROFS, "Read-only", "runs/x"), "runs/x: Read-only: name a writable folder"),
         (OSError(errno.EACCES, "Denied", b"a\xff"), "a\udcff: Denied: name a folder of your own"),
         (OSError(errno.EMFILE, "Too many"), "HERE: Too many: raise the limit (ulimit -n 4096)"),
         (OSError(errno.EIO, "Bad disk", "x"), "x: Bad disk: fix that, and start the same command"),

@@ -162,10 +162,19 @@ def test_bad_input_is_one_sentence_and_a_stopped_run_keeps_its_code(start, monke
     ("args", "said"),
     [
         (["--distributed"], 'distributed = "" is no address: use auto, or HOST:PORT'),
-        (["--distributed", "--seed", "1"], 'distributed = "" is no address: use auto, or HOST:PORT'),
+        (
+            ["--distributed", "--seed", "1"],
+            'distributed = "" is no address: use auto, or HOST:PORT',
+        ),
         (["--distributed=here"], 'distributed = "here" is no address: use auto, or HOST:PORT'),
-        (["--distributed", "a:1,2,2"], 'distributed = "a:1,2,2" is no address: use auto, or HOST:PORT'),
-        (["--distributed=auto", "--on", "slurm"], 'distributed = "auto" conflicts with on = "slurm"'),
+        (
+            ["--distributed", "a:1,2,2"],
+            'distributed = "a:1,2,2" is no address: use auto, or HOST:PORT',
+        ),
+        (
+            ["--distributed=auto", "--on", "slurm"],
+            'distributed = "auto" conflicts with on = "slurm"',
+        ),
     ],
 )
 def test_distributed_is_refused_where_it_is_given_wrongly(start, args, said):
@@ -281,7 +290,10 @@ def test_a_copy_of_a_whole_file_keeps_it(start, here):
         (["mine"], "new needs a name and an experiment"),
         (["--from", "toy"], "new needs a name and an experiment"),
         (["mine", "--from", "toi"], "there is no experiment 'toi': did you mean toy?"),
-        (["my-toy", "--from", "toy"], "NAME = 'my-toy' is no module name: use lower-case letters, dig"),
+        (
+            ["my-toy", "--from", "toy"],
+            "NAME = 'my-toy' is no module name: use lower-case letters, dig",
+        ),
         (["../mine", "--from", "toy"], "NAME = '../mine' is no module name: use lower"),
         (["class", "--from", "toy"], "NAME = 'class' is no module name: use lower"),
         (["toy", "--from", "toy"], "NAME = 'toy' is taken here"),

@@ -198,9 +198,7 @@ def ids_of(path: pathlib.Path) -> list[int]:
     ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
     for x in ids:
         if not isinstance(x, int) or isinstance(x, bool) or x < 0:
-            raise ValueError(
-                f"{path} has {EOS} = {x!r}: an id of a token, or a list of ids, is wanted"
-            )
+            raise ValueError(f"{path} has {EOS} = {x!r}: it must be a token id or a list of ids")
     return ids
 
 
