@@ -29,15 +29,17 @@ class SampleConfig(Settings):
     """Most tokens of a response, its end token included (T). 0, in experiments: 24 for a generated task, or
     for files the least length that holds 99 % of the answers of each."""
     temperature: NonNegative = 1.0
-    """Divisor of the logits; 0: greedy decoding, with log-probabilities at temperature 1."""
+    """Divisor of the logits; 0: greedy decoding, with log-probabilities at temperature 1 (refused by
+    experiments)."""
     top_k: Whole = 0
-    """Sample among the k likeliest tokens and ties with the k-th; 0: all tokens. Refused in on-policy
-    training."""
+    """Sample among the k likeliest tokens and ties with the k-th; 0: all tokens. Refused by experiments,
+    which need the policy's own log-probabilities."""
     top_p: Share = 1.0
     """Sample among the fewest tokens whose probability reaches p, and ties with the last; 1: all tokens.
-    Refused in on-policy training."""
+    Refused by experiments, which need the policy's own log-probabilities."""
     min_length: Whole = 0
-    """Tokens before a stop token can be sampled. Refused in on-policy training."""
+    """Tokens before a stop token can be sampled. Refused by experiments, which need the policy's own
+    log-probabilities."""
     stop: tuple[Whole, ...] = ()
     """Extra token ids that end a response; an experiment adds those of the tokenizer and the model."""
     pad: Whole = 0

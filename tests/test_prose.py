@@ -65,13 +65,22 @@ def test_every_setting_has_a_sentence_that_stands_alone():
     assert sorted(bad) == []
 
 
-def test_no_docstring_begins_with_a_riddle():
-    files = [ROOT / "launch.py", *(ROOT / "rlhf_jax").rglob("*.py")]
-    files += (ROOT / "experiments").rglob("*.py")
-    assert len(files) > 100
+TOPS = (".", "rlhf_jax")
+FOLDERS = [
+    f"{top}/{path.name}"
+    for top in ("rlhf_jax", "experiments")
+    for path in sorted((ROOT / top).iterdir())
+    if (path / "__init__.py").exists()
+]
+
+
+@pytest.mark.parametrize("folder", [*TOPS, *FOLDERS])
+def test_no_docstring_begins_with_a_riddle(folder):
+    files = sorted((ROOT / folder).glob("*.py" if folder in TOPS else "**/*.py"))
+    assert files
     bad = [
         f"{path.relative_to(ROOT)}:{line} begins with {head!r}"
-        for path in sorted(files)
+        for path in files
         for line, said in headings(ast.parse(path.read_text(encoding="utf-8")))
         if (head := head_of(said))
     ]

@@ -42,7 +42,7 @@ class DPOConfig(Settings):
     epochs: Positive = 1.0
     """Passes over the comparisons (1: Rafailov et al., 2023)."""
     batch_size: Count = 32
-    """Pairs per gradient step; for kto, twice as many labelled responses."""
+    """Pairs per gradient step; for kto, labelled responses instead, of which each pair has two."""
     eval_every: Count = 50
     """Steps between evaluations of the held-out accuracy, each with a checkpoint."""
     microbatches: Count = 1

@@ -77,7 +77,7 @@ class Config(Settings):
     """Devices over which a program's seeds are divided: auto, device (the first one), pmap, or mesh
     (mesh:data=-1)."""
     methods: tuple[MethodName, ...] = METHODS
-    """Methods to compare; best of n is always there, and needs no training."""
+    """Methods to compare; best of n is always included, since it needs no training."""
     pairs: Annotated[int, Bound(ge=2)] = 4000
     """Comparisons of each data seed."""
     lrs: tuple[Positive, ...] = (3e-4, 1e-3)

@@ -78,8 +78,8 @@ class Config(Settings):
     pairs: tuple[Annotated[int, Bound(ge=2)], ...] = (100, 1000, 4000)
     """Numbers of comparisons to train reward models on."""
     sizes: tuple[Size, ...] = ("100k",)
-    """Parameters of the reward models (10k, 100k, 400k, 1M, 3M, 10M); with a teacher, only sizes smaller
-    than the teacher's run."""
+    """Sizes of the reward models, in parameters; with the teacher as gold, only sizes smaller than its own
+    are trained."""
     trained_against: Size = "100k"
     """Size of the reward model that policies are trained against; best of n is reported for all sizes."""
     method: Method = Method("rloo", strength=0.0, iterations=80, batch_size=64)

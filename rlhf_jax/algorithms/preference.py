@@ -37,8 +37,7 @@ DEFAULTS: dict[str, dict[str, float]] = {  # the settings that each kind reads
 
 @dataclass(frozen=True)
 class PreferenceConfig(Settings):
-    """Preference loss and its coefficients; None takes the value in `DEFAULTS`, the published one where
-    there is one."""
+    """Preference loss and its coefficients; None takes the value in `DEFAULTS`."""
 
     _main = ("kind", "beta")
 

@@ -51,9 +51,10 @@ class LabConfig(Settings):
     seed: Whole = 0
     """Seed of the shared language models, teacher, held-out prompts and pool."""
     policy: Size = "100k"
-    """Parameters of the policy and its reference (10k, 100k, 400k, 1M, 3M or 10M)."""
+    """Size of the policy and its reference, in parameters."""
     teacher: Size = "400k"
-    """Parameters of the teacher: a frozen reward model, larger than the reward models that it labels for."""
+    """Size of the teacher, a frozen reward model, in parameters; larger than the reward models that it
+    labels for."""
     teacher_pairs: Annotated[int, Bound(ge=2)] = 10_000
     """Comparisons labelled by the symbolic gold that train the teacher."""
     reviews: Count = 20_000

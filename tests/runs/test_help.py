@@ -43,7 +43,7 @@ def test_help_is_the_settings_that_people_change_and_says_how_to_see_the_rest(sa
     assert everything.count("\n") < 330
     rest = len(re.findall("^  --", everything, flags=re.MULTILINE)) - shown
     assert f"python launch.py sentiment --help-all shows {rest} more settings.\n" in out
-    assert "\n  --rl.optimizer.lr FLOAT > 0 (0.001)" in everything and "\nrl: " in everything
+    assert "\n  --rl.optimizer.lr FLOAT > 0 (0.0005)" in everything and "\nrl: " in everything
 
 
 @pytest.mark.parametrize("name", NAMES)
