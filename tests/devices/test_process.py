@@ -124,7 +124,7 @@ def test_an_error_of_the_machine_is_one_sentence_and_exit_1(begin):
         (OSError("a sentence"), "a sentence"),
         (Exception("I/O error: No space left (os error 28)"), "HERE: No space left on device: make"),
         (ValueError("NOT_FOUND: ... [os_error_code='24']"), "HERE: Too many open files: raise the"),
-        (RuntimeError("Unable to initialize backend 'cuda': none"), "JAX_PLATFORMS = 'cuda' cannot"),
+        (RuntimeError("Unable to initialize backend 'cuda': none"), "JAX_PLATFORMS = 'cuda' is not"),
     ],
 )  # fmt: skip
 def test_errors_have_a_remedy(monkeypatch, error, said):
