@@ -265,7 +265,7 @@ def test_a_lengthened_run_ends_with_the_bits_of_one_of_that_length(base, tmp_pat
         ("online_dpo --online.microbatches 3", "online.microbatches = 3 .* rl.batch_size / online.draws"),
         ("raft --rl.best pg/loss", 'rl.best = "pg/loss" is no metric of sft: did you mean sft/loss'),
         ("raft --rl.value shared", "rl.value = 'shared' has no effect because there is no critic"),
-        ("dpo --preference.gamma 1", "preference.gamma = 1.0 is not read .* use simpo"),
+        ("dpo --preference.gamma 1", "preference.gamma = 1.0 has no effect .* use simpo"),
         ("best_of_n --best.draws 1", "best.draws = 1: it must be 2 or more"),
         ("ensemble --ensemble.members 1", "ensemble.members = 1: it must be 2 or more"),
         ("dpo --rollout.missing-eos-penalty 2", "rollout.missing_eos_penalty = 2.0 has no effect"),

@@ -477,7 +477,7 @@ def test_a_model_of_logits_alone_serves_the_same_protocol():
         (dict(positions="rotary", head_dim=8, rotary_share=0.4), "rotary_share = 0.4 .* odd"),
         (
             dict(positions="rotary", head_dim=8, rotary_share=0.1),
-            "0.1 .* rotates no pair .*at least 0.25",
+            "0.1 rotates no pair .*at least 0.25",
         ),
         (dict(local_layers=(1,)), r"local_layers = \(1,\) .* ModelConfig.window = 0"),
         (dict(window=3, local_layers=(0, 2)), r"local_layers = \(0, 2\) .* layers from 0 to 1"),
