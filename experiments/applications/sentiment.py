@@ -19,7 +19,7 @@ from rlhf_jax.pipeline import generation, on_policy, people, results, scoring, s
 from rlhf_jax.pipeline.on_policy import PPORun
 from rlhf_jax.pipeline.prepare import Prepared, prepare
 
-order = 1  # of the launcher's list
+order = 1  # position in the launcher's list
 config = PPORun()
 
 

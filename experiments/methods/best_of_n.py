@@ -77,7 +77,7 @@ def main(cfg: Config):
     chosen = best_of_n.best_rows(scores, N)
     samples = jax.tree.map(lambda x: x[chosen], pool.samples)
     said = generation.Responses([pool.texts[row] for row in chosen], samples)
-    bound = float(best_of_n.kl(N))  # of the policy: it has no log-probabilities that would tell
+    bound = float(best_of_n.kl(N))  # KL of best of n, which has no log-probabilities to measure it
     results.conclude(
         run, f"the best of {N}", reference, said, judges,
         kl={"mean": bound, "low": bound, "high": bound},

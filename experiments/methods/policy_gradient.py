@@ -29,7 +29,7 @@ from rlhf_jax.pipeline import on_policy, people, results, stages
 from rlhf_jax.pipeline.on_policy import PolicyGradientRun
 from rlhf_jax.pipeline.prepare import prepare
 
-order = 4  # of the launcher's list
+order = 4  # position in the launcher's list
 configs = {
     "reinforce": PolicyGradientRun(pg=policy_gradient.REINFORCE),
     "rloo": PolicyGradientRun(pg=policy_gradient.RLOO),

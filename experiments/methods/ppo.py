@@ -10,7 +10,7 @@ from rlhf_jax.pipeline import on_policy, people, results, stages
 from rlhf_jax.pipeline.on_policy import PPORun
 from rlhf_jax.pipeline.prepare import prepare
 
-order = 3  # of the launcher's list
+order = 3  # position in the launcher's list
 config = PPORun()
 
 

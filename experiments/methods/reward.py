@@ -36,7 +36,7 @@ class Config(settings.RunConfig):
         return super()._unread() | settings.NO_ROLLOUT | own
 
 
-order = 2  # of the launcher's list
+order = 2  # position in the launcher's list
 config = Config()
 
 

@@ -33,7 +33,7 @@ class Config(settings.RunConfig):
         return super()._unread() | settings.NO_ROLLOUT | {"reward_model": "nothing is maximised"}
 
 
-order = 1  # of the launcher's list
+order = 1  # position in the launcher's list
 config = Config()
 
 

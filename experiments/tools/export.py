@@ -80,7 +80,7 @@ def main(cfg: Config):
     trained = arrays(folder, stage, best=cfg.best)
     name, is_reward = of.tokenizer or folder / "tokenizer", "trunk" in trained
     centre = folder / "stages" / stage / stages.CENTRE
-    if is_reward and centre.exists():  # it does not where a run was made by an older version
+    if is_reward and centre.exists():  # missing in runs of older versions
         trained = reward_model.centre(trained, np.float32(runs.read_json(centre)["mean"]))
     words = tokenizer.load(name, bos=pretrained.begins(of))
     named = pretrained.named(of)

@@ -241,7 +241,7 @@ def prepare(rollout: Rollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=N
         left = T - jnp.sum(mask, axis=1)
         rewards = rewards - on_last_token(jnp.maximum(1.0 - left / (cfg.overlong * T), 0.0), mask)
     total = lambda x: gather(jnp.sum(jnp.where(mask, x, 0.0), axis=1), axis_name)  # all rows
-    advantages = advantages_of(total(rewards), cfg)  # of all rows, on every device
+    advantages = advantages_of(total(rewards), cfg)  # all rows, on every device
     mine = share(jnp.arange(len(advantages)), axis_name)
     metrics = objective_metrics(
         samples,

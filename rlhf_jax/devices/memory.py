@@ -8,7 +8,7 @@ import jax
 
 from rlhf_jax.devices import hosts
 
-FULL = 0.95  # of a device: beyond it a program is warned of
+FULL = 0.95  # share of a device's memory beyond which a warning is printed
 
 
 def held() -> int:

@@ -133,7 +133,7 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
             place = lambda spec, x: jax.lax.with_sharding_constraint(x, of(spec, x))
             return jax.tree.map(place, out_specs, fn(*args), is_leaf=lambda x: isinstance(x, P))
 
-        # what is P() lies where `put` left it
+        # arrays with the spec P() keep the sharding that `put` gave them
         jitted = jax.jit(
             placed,
             in_shardings=tuple(None if spec == P() else rows for spec in in_specs),

@@ -217,7 +217,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embed(cfg.vocab_size, cfg.d_model, **kinds)
         if cfg.positions == "learned":
             self.position_embedding = nn.Embed(cfg.context, cfg.d_model, **kinds)
-        # what is cheap is computed again in the backward pass: results of projections are kept, or nothing
+        # the backward pass keeps the results of projections, or nothing, and recomputes the rest
         kept = None if cfg.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         self.blocks = nn.scan(
             nn.remat(Block, prevent_cse=False, policy=kept),
@@ -256,11 +256,13 @@ class Transformer(nn.Module):
         """
         B, L = tokens.shape
         check_context(self.cfg, L)
-        tokens = jnp.where(attention_mask, tokens, 0)  # what stands on padding is never read
+        tokens = jnp.where(attention_mask, tokens, 0)  # token ids of padding are never looked up
         moved = self.cfg.attention == "cudnn" and not self.keep
         # What stands on padding before a row's first real token sees itself alone, at position 0: where a
         # prompt is empty, that is what predicts the response's first token, in `prefill` as here
-        if moved:  # it wants real tokens first: each goes to the column of its position, and back
+        if (
+            moved
+        ):  # cuDNN needs real tokens first: move each to the column of its position, and back later
             count = jnp.sum(attention_mask, axis=1, keepdims=True)
             places = jnp.where(attention_mask, position_ids(attention_mask), count)[..., None]
             tokens, attention_mask = right_pad(tokens, attention_mask)

@@ -460,7 +460,7 @@ def test_what_is_not_installed_is_refused_before_the_run_has_a_folder(
         (["--ppo.microbatches", "3"], "ppo.microbatches = 3 does not divide rl.batch_size / ppo.minib"),
         (["--rl.best", "ppo/los"], 'rl.best = "ppo/los" is no metric of ppo: did you mean ppo/loss'),
         (["--rl.kl-target", "6", "--rl.kl-horizon", "1"], "rl.kl_horizon = 1.0 .* must be above 1.6"),
-        (["--rl.kl-target", "6", "--rl.kl-coef", "0"], "rl.kl_target = 6.0 multiplies rl.kl_coef = 0"),
+        (["--rl.kl-target", "6", "--rl.kl-coef", "0"], "rl.kl_target = 6.0 cannot adapt rl.kl_coef = 0"),
         (["--rl.refill", "1"], "rl.refill = 1 needs several draws per prompt"),
         (["--sample.pad", "9"], "sample.pad = 9 has no effect because the tokenizer decides it"),
         (["--model", "GPT2", "--model.d-model", "8"], "model.d_model = 8 has no effect because"),

@@ -23,10 +23,8 @@ from rlhf_jax.models.hub.streaming import check_finite, check_type, read_json, w
 from rlhf_jax.models.lora import LoraConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-ROOT = "base_model.model."  # of every name
-BIAS = (
-    "score_bias"  # of a reward model: in the metadata of an adapter, in the config.json of a model
-)
+ROOT = "base_model.model."  # prefix of every name
+BIAS = "score_bias"  # a reward model's bias, in the metadata of an adapter or the config.json of a model
 PLAIN = {
     "peft_type": ("LORA",),
     "task_type": ("CAUSAL_LM", "SEQ_CLS", None),

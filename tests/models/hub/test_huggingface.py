@@ -351,8 +351,8 @@ REFUSED = [  # a case, keys of its config.json, and the sentence
     ("llama3", dict(quantization_config={"bits": 4}), "quantization_config = .*: it must be null"),
     ("llama3", dict(per_layer_config={"0": {}}), "per_layer_config = .*: it must be null"),
     ("llama3", dict(rope_scaling="yarn"), 'rope_scaling = "yarn": it must be an object with keys'),
-    ("llama3", dict(rope_scaling={"type": "dynamic", "factor": 2.0}), 'type = "dynamic", where'),
-    ("llama3", dict(rope_scaling={"type": "linear", "factor": -1}), "rope_scaling.factor = -1, wh"),
+    ("llama3", dict(rope_scaling={"type": "dynamic", "factor": 2.0}), 'type = "dynamic": it must'),
+    ("llama3", dict(rope_scaling={"type": "linear", "factor": -1}), "rope_scaling.factor = -1: it"),
     ("llama3", dict(rope_scaling={"type": "linear"}), "transformers reads no llama .*factor"),
     (
         "llama3",
@@ -393,7 +393,7 @@ REFUSED = [  # a case, keys of its config.json, and the sentence
         dict(attn_logit_softcapping=0.0),
         r"attn_logit_softcapping = 0\.0: it must be a positive",
     ),
-    ("gemma3", dict(use_bidirectional_attention=True), "use_bidirectional_attention = true, where"),
+    ("gemma3", dict(use_bidirectional_attention=True), "use_bidirectional_attention = true: it"),
     (
         "gemma3",
         dict(rope_parameters={GLOBAL: {}, LOCAL: {"rope_type": "linear", "factor": 2.0}}),
