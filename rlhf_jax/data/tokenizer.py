@@ -79,9 +79,7 @@ def load(
             trust_remote_code=False,  # never prompt for permission to run code
             **({"tokenizer_type": "gpt2"} if bare else {}),
         )
-    except (
-        Exception
-    ) as error:  # a damaged file makes transformers and tokenizers raise any exception
+    except Exception as error:  # damaged files make transformers raise any exception
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"no tokenizer could be loaded from {str(directory_or_name)!r} ({reason}): "

@@ -260,9 +260,7 @@ class Transformer(nn.Module):
         moved = self.cfg.attention == "cudnn" and not self.keep
         # What stands on padding before a row's first real token sees itself alone, at position 0: where a
         # prompt is empty, that is what predicts the response's first token, in `prefill` as here
-        if (
-            moved
-        ):  # cuDNN needs real tokens first: move each to the column of its position, and back later
+        if moved:  # cuDNN needs real tokens first: each moves to the column of its position
             count = jnp.sum(attention_mask, axis=1, keepdims=True)
             places = jnp.where(attention_mask, position_ids(attention_mask), count)[..., None]
             tokens, attention_mask = right_pad(tokens, attention_mask)
