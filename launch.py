@@ -3,9 +3,7 @@
 import os
 import signal
 
-if (
-    __name__ == "__main__"
-):  # a batch system may stop a run from its first line on, and is to hear 75
+if __name__ == "__main__":  # a batch system may stop a run at any time, and must get exit code 75
     signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
 
 from rlhf_jax.launcher import EXPERIMENTS, cut_at, experiments, load, main, start

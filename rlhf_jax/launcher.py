@@ -1,8 +1,8 @@
-"""The launcher: `python launch.py` in a checkout, and the command `rlhf-jax` where the package is installed.
+"""The launcher: `python launch.py` in a checkout, or the command `rlhf-jax` of the installed package.
 
-Without arguments it lists the experiments; EXPERIMENT --help explains the settings that people change. The
-same command on an unfinished run goes on where it was. `new NAME --from EXPERIMENT` writes NAME.py, a copy
-of an experiment's file, which ./NAME.py starts as any other.
+Without arguments it lists the experiments; EXPERIMENT --help explains the main settings. Repeating the
+command of an unfinished run resumes it. `new NAME --from EXPERIMENT` writes NAME.py, a copy of an
+experiment's file, which ./NAME.py starts like any other experiment.
 """
 
 import ast
@@ -33,21 +33,23 @@ LAST = sys.maxsize
 
 
 def start() -> None:
-    """Runs the command line of this process, and ends it."""
-    # a batch system stops a run whenever it likes, and is to hear 75 from the first line on
+    """Runs this process's command line, then exits."""
+    # a batch system may stop a run at any time, and must get exit code 75 from the first line on
     signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        # glibc, which reads it as a process starts, then takes large arrays from huge pages: a step on the
-        # CPU faults its memory in anew each time, and otherwise spends a fifth of its time in that
+        # glibc reads this at process start and then allocates large arrays in huge pages: each step on the
+        # CPU faults its memory in again, which otherwise takes a fifth of the time
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until it is heard again
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, [signal.SIGTERM]
+        )  # until the new process unblocks it
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     process.make_streams_patient()
     process.exit_on_sigterm()
     process.check_columns()
     code = main(sys.argv[1:])
-    if code == 1:  # what a failed save has left to do would only fail again, at length
+    if code == 1:  # the exit handlers of a failed save would only fail again, slowly
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -55,7 +57,7 @@ def start() -> None:
 
 
 class Place(NamedTuple):
-    """The file of an experiment, the line about it, and its place in the list."""
+    """The file of an experiment, its one-line description, and its position in the list."""
 
     path: pathlib.Path
     line: str
@@ -63,10 +65,11 @@ class Place(NamedTuple):
 
 
 def experiments(folder: pathlib.Path) -> dict[str, Place]:
-    """The file, the line and the place of each experiment in the folders of `folder`, by name, as listed.
+    """File, description and position of each experiment in the folders of `folder`, by name, in listed
+    order.
 
-    A folder is a heading. In it files stand by the number `order` that they set, those without one last.
-    Files are read and not imported: listing them is quick, and works where one of them would not.
+    A folder is a heading. Its files are sorted by the number `order` that they set, files without one last.
+    Files are read and not imported, so listing is quick and works where an import would fail.
     """
     at = {name: i for i, name in enumerate(HEADINGS)}
     heading = lambda path: (at.get(path.parent.name, LAST), path.parent.name)
@@ -75,15 +78,16 @@ def experiments(folder: pathlib.Path) -> dict[str, Place]:
     ]
     found.sort(
         key=lambda x: (*heading(x[0]), x[2].order, x[0].stem)
-    )  # keys of one file as it has them
+    )  # keys of one file keep their order
     return {name: place for _, name, place in found}
 
 
 def read(path: pathlib.Path) -> dict[str, Place]:
     """The experiments of one file, by name.
 
-    A file that sets `config` is one experiment, of its own name and its docstring's first line. One that sets
-    `configs`, a dictionary, is one for each key, and its docstring has a line `    KEY   description` for it.
+    A file that sets `config` is one experiment, with the file's name and its docstring's first line. A file
+    that sets `configs`, a dictionary, is one experiment per key, described by a line ` KEY description` of
+    its docstring.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     said = ast.get_docstring(tree) or ""
@@ -103,7 +107,7 @@ def read(path: pathlib.Path) -> dict[str, Place]:
 
 
 class Experiment(NamedTuple):
-    """The default settings of an experiment, its `main(cfg)`, and the docstring of its file."""
+    """Default settings of an experiment, its `main(cfg)`, and its file's docstring."""
 
     config: Any
     main: Callable
@@ -111,16 +115,16 @@ class Experiment(NamedTuple):
 
 
 def load(name: str, folder: pathlib.Path = EXPERIMENTS) -> Experiment:
-    """The experiment of that name; its file is imported."""
+    """Imports the experiment of that name."""
     path = experiments(folder)[name].path
     package = "rlhf_jax.experiments" if folder == INSTALLED else folder.name
     return _of(importlib.import_module(f"{package}.{path.parent.name}.{path.stem}"), name)
 
 
 def load_file(path: pathlib.Path, name: str) -> Experiment:
-    """The experiment of that name in a file of the user's, which worker processes can import as well.
+    """Imports the experiment of that name from a user's file, in a way that worker processes can repeat.
 
-    Raises ValueError where something else has the name of the file.
+    Raises ValueError where another module has the file's name.
     """
     sys.path.append(str(path.resolve().parent))
     module = importlib.import_module(path.stem)
@@ -137,9 +141,9 @@ def _of(module, name: str) -> Experiment:
 
 
 def cut_at(settings: list[str], option: str) -> tuple[list[str], str | None, list[str]]:
-    """(what stands before `option`, its value, what follows), of `option VALUE` or `option=VALUE`.
+    """(words before `option`, its value, words after it), for `option VALUE` or `option=VALUE`.
 
-    The value is None where it is not given, and empty where nothing, or another option, follows.
+    The value is None without the option, and empty where nothing, or another option, follows it.
     """
     for at, word in enumerate(settings):
         if word == option:
@@ -154,12 +158,12 @@ def cut_at(settings: list[str], option: str) -> tuple[list[str], str | None, lis
 def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     """Runs `args`, an experiment and its settings, and returns the exit code.
 
-    0: done; 1: the input is not as it has to be; 2: no such experiment or setting; 75: preempted and
-    saved, or another process was lost; 130: interrupted.
+    0: done; 1: refused input; 2: unknown experiment or setting; 75: preempted and saved, or another process
+    was lost; 130: interrupted.
     """
     known = experiments(folder)
     settings, on, theirs = cut_at(args, "--on")
-    settings, hosts_at, more = cut_at(settings, "--distributed")  # JAX wants it before all else
+    settings, hosts_at, more = cut_at(settings, "--distributed")  # needed before any use of JAX
     settings += more
     if not args or args[0] in ("-h", "--help"):
         print(listing(known))
@@ -170,7 +174,7 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     if args[0] == "new":
         return new(args[1:], known)
     if not settings and (on is None or not {"-h", "--help"} & {*theirs}):
-        return _refused(f"no experiment is named: {process.command()} lists them", 2)
+        return _refused(f"no experiment is named: {process.command()} lists all", 2)
     command, *settings = settings or ["EXPERIMENT"]
     name, file = command, None if command in known else _file(command)
     if file:
@@ -185,9 +189,9 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     elif name not in known and not (on and {"-h", "--help"} & {*theirs}):
         return _refused(_unknown(name, known), 2)
 
-    # JAX reads these as it is imported, which the experiment does. What was compiled once is then
-    # read by the next run; never share this folder, for JAX trusts what it finds there.
-    with contextlib.suppress(RuntimeError):  # who has no home has no cache
+    # JAX reads these when the experiment imports it. Later runs then reuse compiled programs; never
+    # share this folder with other users, because JAX trusts its content.
+    with contextlib.suppress(RuntimeError):  # without a home folder there is no cache
         cache = pathlib.Path.home() / ".cache" / "rlhf_jax" / "jax"
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
@@ -200,24 +204,24 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     try:
         if on is not None and hosts_at is not None:
             raise ValueError(
-                f'distributed = "{hosts_at}" beside on = "{on}", whose processes join by themselves: '
-                "leave it out"
+                f'distributed = "{hosts_at}" conflicts with on = "{on}", whose processes join by '
+                "themselves: leave it out"
             )
         prog = f"{process.command()} {command}"
         way = on and command_line.parse(submit.KINDS[on], theirs, prog=f"{prog} --on {on}")
         if hosts_at is not None:
             hosts.meet(hosts_at)
-            # which JAX has taken for itself
+            # JAX has installed its own handler
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
             if not hosts.is_first():
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         exp = load_file(file, name) if file else load(name, folder)
-        if not os.environ.get("RLHF_JAX_TRACEBACK"):  # Orbax logs there what it raises too
+        if not os.environ.get("RLHF_JAX_TRACEBACK"):  # Orbax also logs the errors that it raises
             logging.getLogger("absl").setLevel(logging.CRITICAL)
         cfg = command_line.parse(
             type(exp.config), settings, prog=prog, default=exp.config, description=exp.description
         )
-        if way:  # only with settings that are not refused here
+        if way:  # refused settings are never sent
             here, program = HERE.parent, ["launch.py"]
             if not (here / "launch.py").is_file():
                 here, program = pathlib.Path.cwd(), ["-m", "rlhf_jax.launcher"]
@@ -229,9 +233,9 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
             why = str(error).strip().splitlines()[0]
             print(f"error: another process of this run was lost ({why})", file=sys.stderr)
             print(
-                "start the same command on all hosts again: it goes on", file=sys.stderr, flush=True
+                "start the same command on all hosts to resume the run", file=sys.stderr, flush=True
             )
-            os._exit(hosts.LOST_CODE)  # and do not wait for it, as JAX would
+            os._exit(hosts.LOST_CODE)  # without JAX's wait for the lost process
         run = sys.modules.get("rlhf_jax.runs.run")
         said = process.sentence(error, run.opened() if run else "the disk")
         if said is None and isinstance(error, ValueError):
@@ -240,19 +244,19 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
             raise
         return _refused(said, 1)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
+        print("\ninterrupted: the same command resumes the run", file=sys.stderr)
         return 130
     return 0
 
 
 def listing(known: dict[str, Place]) -> str:
-    """The experiments under the headings of their folders, a line each, and how to go on."""
+    """The experiments under the headings of their folders, one line each, and usage."""
     width, lines, heading = max(map(len, known), default=0), [], ""
     for name, (path, line, _) in known.items():
         if path.parent.name != heading:
             heading = path.parent.name
             lines += ["", heading.capitalize()]
-        line = re.sub(r" \([^()]+, \d{4}\)\.?$", "", line)  # what is cited stands in the file
+        line = re.sub(r" \([^()]+, \d{4}\)\.?$", "", line)  # citations stay in the file
         room = COLUMNS - width - 4
         lines.append(f"  {name:{width}}  {textwrap.shorten(line, room, placeholder=' ...')}")
     command = process.command()
@@ -260,30 +264,34 @@ def listing(known: dict[str, Place]) -> str:
         f"{command} EXPERIMENT [--setting value ...]",
         *lines,
         "",
-        f"{command} EXPERIMENT --help explains the settings that people change, --help-all all of them.",
-        f"{command} new NAME --from EXPERIMENT writes NAME.py, a copy to change; ./NAME.py starts it.",
-        "--on slurm, tpu-vm or k8s sends the command there; --on slurm --help explains.",
+        f"{command} EXPERIMENT --help explains the main settings, --help-all all of them.",
+        f"{command} new NAME --from EXPERIMENT writes NAME.py, a copy to edit; ./NAME.py starts it.",
+        "--on slurm, tpu-vm or k8s runs the command there; --on slurm --help explains its settings.",
         "--distributed auto (or HOST:PORT,PROCESSES,THIS-ONE) joins the processes of several hosts.",
     ])  # fmt: skip
 
 
 def new(args: list[str], known: dict[str, Place]) -> int:
-    """Writes NAME.py, a copy of an experiment's file, for `args`, NAME --from EXPERIMENT; the exit code."""
+    """Writes NAME.py, a copy of an experiment's file, for `args` = NAME --from EXPERIMENT; returns the exit
+    code."""
     from rlhf_jax.runs import copying
 
     command = process.command()
     rest, source, more = cut_at(args, "--from")
     names = [*rest, *more]
     if not source or len(names) != 1 or names[0].startswith("-"):
-        return _refused(f"new takes a name and an experiment: {command} new NAME --from rloo", 2)
+        return _refused(f"new needs a name and an experiment: {command} new NAME --from rloo", 2)
     name = names[0].removesuffix(".py")
     if source not in known:
         return _refused(_unknown(source, known), 2)
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        return _refused(f"NAME = {name!r}: write small letters, digits and _, a letter first", 2)
+        return _refused(
+            f"NAME = {name!r} is no module name: use lower-case letters, digits and _, a letter first",
+            2,
+        )
     file = pathlib.Path(f"{name}.py")
     if os.path.lexists(file):
-        return _refused(f"{file} is there already: choose another name", 1)
+        return _refused(f"{file} already exists: choose another name", 1)
     if name in known or name == "new" or importlib.util.find_spec(name):
         return _refused(f"NAME = {name!r} is taken here or by a Python module: choose another", 2)
     try:
@@ -296,7 +304,7 @@ def new(args: list[str], known: dict[str, Place]) -> int:
 
 
 def _file(name: str) -> pathlib.Path | None:
-    """The user's file that a name on the command line means, if it means one."""
+    """The user's file that a name on the command line refers to, or None."""
     if name.endswith(".py") or os.sep in name:
         return pathlib.Path(name)
     file = pathlib.Path(f"{name}.py")

@@ -31,15 +31,17 @@ class SampleConfig(Settings):
     """Most tokens of a response, its end token included (T). 0, in experiments: 24 for a generated task, or
     for files the least length that holds 99 % of the answers of each."""
     temperature: NonNegative = 1.0
-    """Divisor of the logits; 0: greedy decoding, with log-probabilities at temperature 1."""
+    """Divisor of the logits; 0: greedy decoding, with log-probabilities at temperature 1 (refused by
+    experiments)."""
     top_k: Whole = 0
-    """Sample among the k likeliest tokens and ties with the k-th; 0: all tokens. Refused in on-policy
-    training."""
+    """Sample among the k likeliest tokens and ties with the k-th; 0: all tokens. Refused by experiments,
+    which need the policy's own log-probabilities."""
     top_p: Share = 1.0
     """Sample among the fewest tokens whose probability reaches p, and ties with the last; 1: all tokens.
-    Refused in on-policy training."""
+    Refused by experiments, which need the policy's own log-probabilities."""
     min_length: Whole = 0
-    """Tokens before a stop token can be sampled. Refused in on-policy training."""
+    """Tokens before a stop token can be sampled. Refused by experiments, which need the policy's own
+    log-probabilities."""
     stop: tuple[Whole, ...] = ()
     """Extra token ids that end a response; an experiment adds those of the tokenizer and the model."""
     pad: Whole = 0
@@ -80,7 +82,7 @@ def truncate(logits, cfg: SampleConfig):
     if cfg.top_p < 1:
         descending = jnp.sort(logits, axis=-1, descending=True)
         probs = jax.nn.softmax(descending)
-        kept = jnp.cumsum(probs, axis=-1) - probs < cfg.top_p  # the first is always kept
+        kept = jnp.cumsum(probs, axis=-1) - probs < cfg.top_p  # always keeps the first
         least = jnp.min(jnp.where(kept, descending, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return logits
@@ -114,7 +116,7 @@ def likeliest(x):
 class Rows(NamedTuple):
     """Loop state of all rows side by side."""
 
-    t: Int[Array, ""]  # how many tokens every response has
+    t: Int[Array, ""]  # number of tokens in each response so far
     alive: Bool[Array, " B"]  # rows that have not ended
     logits: Float[Array, "B V"]
     cache: Any

@@ -26,9 +26,9 @@ class Said(NamedTuple):
 class Slots(NamedTuple):
     """Loop state. Free slots have the row B, the number of prompts."""
 
-    first: Int[Array, ""]  # the next prompt to take in
+    first: Int[Array, ""]  # the next prompt to admit
     row: Int[Array, " S"]  # the prompt that each slot answers
-    t: Int[Array, " S"]  # how many tokens of its response are there
+    t: Int[Array, " S"]  # number of tokens in its response so far
     logits: Float[Array, "S V"]
     cache: Any
     said: Said
@@ -39,7 +39,7 @@ def refill(lm, cfg, choose, params, prompts: Prompts, keys, said: Said) -> Said:
 
     `choose(keys, logits, t) -> (tokens, logprobs)` draws a token for each slot.
     """
-    B, new = len(keys), -(-cfg.slots // 4)  # so many prompts enter at once
+    B, new = len(keys), -(-cfg.slots // 4)  # prompts that enter at once
     ready = lm.ready_fn(params)
 
     def advance(carry: Slots) -> Slots:

@@ -52,7 +52,7 @@ class Config(Settings):
     """Device layout: auto, device (the first one), pmap, or a mesh such as mesh:data=-1,fsdp=2,tensor=2
     (-1: all remaining devices)."""
     wandb: bool = False
-    """Log to Weights & Biases too."""
+    """Log to Weights & Biases in addition to the run directory."""
     algorithm: Literal["ppo", "rloo"] = "ppo"
     """Baseline of the return: a critic (ppo), or other games with the same secret (rloo)."""
     game: GuessingConfig = GuessingConfig()

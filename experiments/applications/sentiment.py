@@ -2,13 +2,13 @@
 
     python launch.py sentiment
 
-trains on a generated world of movie reviews whose true sentiment ("gold") is known, in about three
-minutes on two CPU cores: gold rises from about 0 to above 1, in reference standard deviations.
+trains on generated movie reviews whose true sentiment ("gold") is known, in about three minutes on two CPU
+cores: gold rises from about 0 to above 1, in reference standard deviations.
 
     python launch.py sentiment --data.corpus FILES --data.comparisons FILES --data.prompts FILES
 
-does the same on your JSONL (.gz too). There nobody knows gold; a held-out reward model, taught by other
-comparisons, judges beside the one that is maximised.
+does the same on your JSONL files (.gz too). Gold is unknown there; besides the maximised reward model, a
+held-out one, trained on other comparisons, judges the policy.
 """
 
 import jax
@@ -19,12 +19,12 @@ from rlhf_jax.pipeline import generation, learners, on_policy, people, results, 
 from rlhf_jax.pipeline.prepare import Prepared, prepare
 from rlhf_jax.pipeline.rl_settings import PPORun
 
-order = 1  # of the launcher's list
+order = 1  # position in the launcher's list
 config = PPORun()
 
 
 def main(cfg: PPORun):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs whatever the run directory lacks, and prints the results."""
     # texts, tokenizer, network and folder of the run; None: it is finished, and was shown
     run = prepare("sentiment", cfg, learners.batch_sizes(cfg, "ppo", cfg.ppo))
     if run is None:
@@ -50,7 +50,7 @@ def main(cfg: PPORun):
 
 
 def by_token(run: Prepared, method, params, reference, kl_coef, said, reward_of) -> dict:
-    """Value, advantage and reward of each token of the responses [N, T]: those that PPO would train on."""
+    """Value, advantage and reward of each token of the responses [N, T], as PPO would train on them."""
     both = run.devices.share((params, reference))
     annotate = lambda samples: method.learner.annotate(*both, samples)
     seen = generation.by_batches(run.devices, annotate, said.samples)

@@ -3,7 +3,7 @@
     python launch.py best_of_n
     python launch.py best_of_n --rl.reward FILE.py:FUNCTION        # the highest score of a Python reward
 
-Half a minute beyond the shared stages; --start-from RUN takes those from a run.
+Takes half a minute after the shared stages; --start-from RUN copies these from a run.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Config(settings.RunConfig):
     rl: PythonRewardConfig = PythonRewardConfig()
 
     def needs(self) -> texts.Needs:
-        """The files that the method learns from."""
+        """The files that the method trains on."""
         return scoring.needs(self)
 
     def _unread(self) -> dict[str, str]:

@@ -69,7 +69,7 @@ class Config(settings.RunConfig):
         return super()._unread() | settings.NO_ROLLOUT | no_reward
 
 
-order = 5  # of the launcher's list
+order = 5  # position in the launcher's list
 config = Config()
 
 

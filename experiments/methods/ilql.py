@@ -57,7 +57,7 @@ class Config(settings.RunConfig):
     q: QConfig = QConfig()
 
     def needs(self) -> texts.Needs:
-        """The files that the method learns from."""
+        """The files that the method trains on."""
         corpus = () if self.reference else ("corpus",)
         optional = ("corpus",) if self.reference else ()
         return texts.Needs((*corpus, "comparisons"), (*optional, "prompts"), halves=True)

@@ -1,14 +1,14 @@
-"""Policy gradients without a critic: each response is judged by what others were worth.
+"""Policy gradients without a critic: other responses are the baseline of each response.
 
-    reinforce   REINFORCE, against the mean of all other responses (Williams, 1992)
-    rloo        RLOO, against the mean of the others to its prompt (Ahmadian et al., 2024)
-    grpo        GRPO, in deviations of the scores of its group (Shao et al., 2024)
-    dr_grpo     Dr. GRPO, without division by length and deviation (Liu et al., 2025)
-    dapo        DAPO, asymmetric clip, token mean, overlong shaping (Yu et al., 2025)
-    gspo        GSPO, one clipped ratio a response, the geometric mean of its tokens' (Zheng et al., 2025)
+    reinforce   REINFORCE, with the mean of all other responses as baseline (Williams, 1992)
+    rloo        RLOO, with the mean of the prompt's other responses as baseline (Ahmadian et al., 2024)
+    grpo        GRPO, with advantages in standard deviations of the group's scores (Shao et al., 2024)
+    dr_grpo     Dr. GRPO, without division by length and standard deviation (Liu et al., 2025)
+    dapo        DAPO, with an asymmetric clip, token mean and overlong shaping (Yu et al., 2025)
+    gspo        GSPO, with one clipped ratio per response, its tokens' geometric mean (Zheng et al., 2025)
 
-The shared stages are those of `ppo`. With --start-from RUN they are taken from a run, and a method adds less
-than a minute. Gold before is -0.11 (seed 0):
+The shared stages are those of `ppo`. With --start-from RUN they are copied from a run, and a method takes
+less than a minute more. Gold before training is -0.11 (seed 0):
 
     method      gold   KL    score   notes
     reinforce   1.45   3.3
@@ -18,9 +18,8 @@ than a minute. Gold before is -0.11 (seed 0):
     dapo        0.60   9.0   2.99    over-optimizes; with --pg.kl-in-reward k1: 1.15 at a KL of 4.5
     gspo        0.61   6.9   2.74    over-optimizes; with --pg.kl-in-reward k1: 1.51 at a KL of 3.3
 
-GRPO's k3 in the loss has another optimum than pi_ref exp(r / beta); --pg.kl-in-loss none --pg.kl-in-reward k1
-has that one. DAPO's dynamic sampling is --rl.refill 2: further prompts are drawn in place of groups without
-signal.
+GRPO's k3 in the loss has another optimum than pi_ref exp(r / beta); --pg.kl-in-loss none --pg.kl-in-reward
+k1 has that one. DAPO's dynamic sampling is --rl.refill 2: later prompts replace groups without signal.
 """
 
 from dataclasses import replace
@@ -30,7 +29,7 @@ from rlhf_jax.pipeline import learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import prepare
 from rlhf_jax.pipeline.rl_settings import PolicyGradientRun
 
-order = 4  # of the launcher's list
+order = 4  # position in the launcher's list
 configs = {
     "reinforce": PolicyGradientRun(pg=policy_gradient.REINFORCE),
     "rloo": PolicyGradientRun(pg=policy_gradient.RLOO),

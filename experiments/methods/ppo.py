@@ -2,15 +2,15 @@
 
     python launch.py ppo
 
-The shared stages are those of every method; --start-from RUN takes them from a run, and PPO adds less than a
-minute. `sentiment` is the application that tells its results token by token.
+The shared stages are those of every method; --start-from RUN copies them from a run, and PPO takes less
+than a minute more. The application `sentiment` also reports its results token by token.
 """
 
 from rlhf_jax.pipeline import learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import prepare
 from rlhf_jax.pipeline.rl_settings import PPORun
 
-order = 3  # of the launcher's list
+order = 3  # position in the launcher's list
 config = PPORun()
 
 

@@ -2,9 +2,10 @@
 
     python launch.py reward --data.comparisons FILES
 
-splits the comparisons by prompt, trains a tokenizer, a language model of the chosen responses (or of
---data.corpus FILES, or takes --reference) and a reward model that starts from it, and prints how often it
-agrees with people it has not seen. A minute or two on two CPU cores for a few thousand pairs.
+splits the comparisons by prompt; trains a tokenizer, a language model of the chosen responses (or of
+--data.corpus FILES, or given by --reference) and a reward model that starts from it; and prints how often
+the reward model agrees with people on held-out pairs. Takes a minute or two on two CPU cores for a few
+thousand pairs.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Config(settings.RunConfig):
     reward: stages.RewardConfig = stages.RewardConfig(epochs=1.0)
 
     def needs(self) -> texts.Needs:
-        """The files that the method learns from."""
+        """The files that the method trains on."""
         return texts.Needs(("comparisons",), ("corpus",))
 
     def _unread(self) -> dict[str, str]:
@@ -35,12 +36,12 @@ class Config(settings.RunConfig):
         return super()._unread() | settings.NO_ROLLOUT | own
 
 
-order = 2  # of the launcher's list
+order = 2  # position in the launcher's list
 config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs whatever the run directory lacks, and prints the results."""
     run = prepare("reward", cfg, {})
     if run is None:
         return

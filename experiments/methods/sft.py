@@ -2,8 +2,8 @@
 
     python launch.py sft --data.corpus FILES
 
-prints its held-out loss, and its responses to held-out prompts beside the demonstrations. The policy is
-exported by `export`, and starts any other method with --reference.
+prints its held-out loss, and its responses to held-out prompts beside the demonstrations. `export` writes
+the policy, and --reference starts any other method from it.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Config(settings.RunConfig):
     """Settings of supervised fine-tuning."""
 
     def needs(self) -> texts.Needs:
-        """The files that the method learns from."""
+        """The files that the method trains on."""
         return texts.Needs(("corpus",))
 
     def _conditions(self, at: str):
@@ -33,12 +33,12 @@ class Config(settings.RunConfig):
         return super()._unread() | settings.NO_ROLLOUT | {"reward_model": "nothing is maximised"}
 
 
-order = 1  # of the launcher's list
+order = 1  # position in the launcher's list
 config = Config()
 
 
 def main(cfg: Config):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs whatever the run directory lacks, and prints the results."""
     run = prepare("sft", cfg, {})
     if run is None:
         return

@@ -7,9 +7,9 @@ transformers loads both (AutoModelForCausalLM, AutoModelForSequenceClassificatio
 any experiment here, as --pretrained, --reference or --reward-model. Adapters are merged into their model, or
 written for PEFT with --adapter.
 
-A response ends at each id of eos_token_id in generation_config.json and config.json. A classifier of
-transformers has no bias: our score is transformers' plus "score_bias" of config.json, or of the metadata of
-adapter_model.safetensors. Loaded here, the folder gives our scores.
+A response ends at each id under eos_token_id in generation_config.json and config.json. A classifier of
+transformers has no bias: our score is transformers' plus the "score_bias" in config.json, or in the
+metadata of adapter_model.safetensors. Loaded here, the folder gives our scores.
 """
 
 import pathlib
@@ -32,7 +32,8 @@ from rlhf_jax.runs import checkpoint, disk, metrics
 from rlhf_jax.runs import run as runs
 
 POLICY = ("['best']", "['state'].params['policy']", "['state'].params", ".params")
-"""Where a checkpoint may hold the parameters of a policy or a reward model; the first that is there does."""
+"""Paths at which a checkpoint may hold the parameters of a policy or a reward model; the first match
+counts."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def main(cfg: Config):
 
 
 def base_of(cfg: Config, of: SimpleNamespace, stage: str, model: ModelConfig) -> str:
-    """The name of the model that the adapters of a stage stand over; raises ValueError for another one."""
+    """Name of the model beneath a stage's adapters; raises ValueError where `base` names another one."""
     own = of.pretrained if stage == "sft" else of.reference
     if own and cfg.base:
         raise ValueError(
@@ -142,7 +143,7 @@ def base_of(cfg: Config, of: SimpleNamespace, stage: str, model: ModelConfig) ->
 
 
 def settings_of(folder: pathlib.Path) -> SimpleNamespace:
-    """The settings of a run, as far as they are read here. Raises ValueError where it has no such model."""
+    """Settings of a run that the export reads. Raises ValueError for a run without a language model."""
     if not (folder / "config.json").exists():
         raise ValueError(f'run = "{folder}" holds no config.json: name the folder of a run')
     settings = runs.read_config(folder)["settings"]
@@ -176,9 +177,9 @@ def own_stage(folder: pathlib.Path) -> str:
 
 
 def arrays(folder: pathlib.Path, stage: str, best: bool = False) -> dict:
-    """What a stage trained: parameters, or adapters and heads. Raises ValueError where it has not ended.
+    """Trained parameters of a stage, or its adapters and heads. Raises ValueError for an unfinished stage.
 
-    With `best` it need not have, and ValueError says where no checkpoint was rated.
+    With `best` the stage may be unfinished; ValueError is raised where it has no best checkpoint.
     """
     place = folder / "stages" / stage
     known = sorted(path.name for path in (folder / "stages").glob("*"))
@@ -203,7 +204,7 @@ def arrays(folder: pathlib.Path, stage: str, best: bool = False) -> dict:
 
 
 def whole(folder: pathlib.Path, of: SimpleNamespace, stage: str, trained: dict):
-    """The parameters that a stage ended with: what it `trained`, merged into what it started from."""
+    """All parameters at the end of a stage: its `trained` ones, merged into its initial ones."""
     is_reward = "trunk" in trained
     if "embedding" in (trained["trunk"] if is_reward else trained):
         return trained
@@ -214,7 +215,8 @@ def whole(folder: pathlib.Path, of: SimpleNamespace, stage: str, trained: dict):
 
 
 def with_row(model: ModelConfig, params, row: int):
-    """A reward model whose embedding reaches to `row`, with zeros: transformers looks padding up."""
+    """A reward model whose embedding is zero-padded to include `row`, because transformers looks padding
+    up."""
     table = np.asarray(params["trunk"]["embedding"]["embedding"])
     table = np.pad(table, ((0, row + 1 - len(table)), (0, 0)))
     trunk = params["trunk"] | {"embedding": {"embedding": table}}

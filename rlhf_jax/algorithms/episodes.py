@@ -73,7 +73,7 @@ def play(
         _check("reply_length", cfg.reply_length, heard.shape)
         if not np.issubdtype(earned.dtype, np.floating):
             raise TypeError(
-                f"rewards are {earned.dtype}, which cannot hold 0.7: make them float32 where they are born"
+                f"rewards are {earned.dtype}, which cannot hold fractions: make them float32 at their source"
             )
 
         real[:, turn] = np.concatenate([spoken, heard & alive[:, None]], axis=1)

@@ -127,8 +127,8 @@ class PolicyGradientConfig(Settings):
             ]:
                 if alone:
                     raise ValueError(
-                        f"{at}{name} = {getattr(self, name)!r} compares the draws of a prompt, and "
-                        f"{at}group = 1 is one: use 2 or more"
+                        f"{at}{name} = {getattr(self, name)!r} compares several draws of a prompt, "
+                        f"and {at}group = 1: use 2 or more"
                     )
         if "none" not in (self.kl_in_reward, self.kl_in_loss):
             raise ValueError(
@@ -137,17 +137,17 @@ class PolicyGradientConfig(Settings):
             )
         if self.kl_corrected and self.kl_in_loss == "none":
             raise ValueError(
-                f'{at}kl_corrected corrects {at}kl_in_loss, which is "none": set it too'
+                f'{at}kl_corrected = True needs a penalty, and {at}kl_in_loss = "none": set that too'
             )
         if self.ratio != "token" and self.aggregate != "sequences":
             raise ValueError(
-                f'{at}aggregate = "{self.aggregate}" would count a response by its length, and {at}ratio '
+                f'{at}aggregate = "{self.aggregate}" would weigh a response by its length, and {at}ratio '
                 f'= "{self.ratio}" counts it once: use aggregate = "sequences"'
             )
         if self.ratio == "sequence" and self.kl_in_loss != "none" and self.kl_level == "token":
             raise ValueError(
-                f'{at}kl_level = "token" is a mean over the tokens that {at}ratio = "sequence" takes '
-                'whole, so kl_coef would mean another thing: use kl_level = "sequence"'
+                f'{at}kl_level = "token" averages over tokens, unlike {at}ratio = "sequence", so kl_coef '
+                'would have another meaning: use kl_level = "sequence"'
             )
 
     def _unread(self) -> dict[str, str]:
@@ -155,7 +155,7 @@ class PolicyGradientConfig(Settings):
         if self.kl_in_loss == "none":
             missing["kl_level"] = 'kl_in_loss is "none"'
         if not self.importance_cap:
-            missing["importance_level"] = "importance_cap = 0 weighs nothing"
+            missing["importance_level"] = "importance_cap = 0 turns importance weights off"
         return missing
 
 
@@ -256,7 +256,7 @@ def prepare(rollout: Rollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=N
         left = T - jnp.sum(mask, axis=1)
         rewards = rewards - on_last_token(jnp.maximum(1.0 - left / (cfg.overlong * T), 0.0), mask)
     total = lambda x: gather(jnp.sum(jnp.where(mask, x, 0.0), axis=1), axis_name)  # all rows
-    advantages = advantages_of(total(rewards), cfg)  # of all rows, on every device
+    advantages = advantages_of(total(rewards), cfg)  # all rows, on every device
     mine = share(jnp.arange(len(advantages)), axis_name)
     metrics = objective_metrics(
         samples,

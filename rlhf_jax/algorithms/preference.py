@@ -41,8 +41,7 @@ METRICS = ("loss", "accuracy", "margin", "chosen_logprob", "rejected_logprob", "
 
 @dataclass(frozen=True)
 class PreferenceConfig(Settings):
-    """Preference loss and its coefficients; None takes the value in `DEFAULTS`, the published one where
-    there is one."""
+    """Preference loss and its coefficients; None takes the value in `DEFAULTS`."""
 
     _main = ("kind", "beta")
 
@@ -68,7 +67,7 @@ class PreferenceConfig(Settings):
             if getattr(self, name) is not None and name not in DEFAULTS[self.kind]:
                 readers = " or ".join(kind for kind in DEFAULTS if name in DEFAULTS[kind])
                 raise ValueError(
-                    f'{at}{name} = {getattr(self, name)} is not read by {at}kind = "{self.kind}": '
+                    f'{at}{name} = {getattr(self, name)} has no effect with {at}kind = "{self.kind}": '
                     f"leave it out, or use {readers}"
                 )
 

@@ -48,7 +48,7 @@ def read_demonstrations(
     """
     fields, default, found = fields or CorpusFields(), CorpusFields(), {}
     names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
-    by_text = fields.text != default.text  # what is named is meant
+    by_text = fields.text != default.text  # a field that the user named takes precedence
     by_pair = (fields.prompt, fields.response) != (default.prompt, default.response)
     for row in read_jsonl(patterns):
         given = row.keys()

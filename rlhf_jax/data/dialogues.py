@@ -157,7 +157,7 @@ def ends(words: PreTrainedTokenizerBase) -> tuple[int, ...]:
         return ()
     try:
         return (turn_of(words, [{"role": "user", "content": "?"}]).end,)
-    except ValueError:  # it wants other messages, and a dialogue that it takes says how it ends
+    except ValueError:  # the template needs other messages; an accepted dialogue will give its end
         return ()
 
 
@@ -166,7 +166,7 @@ def _render(words: PreTrainedTokenizerBase, messages: list[dict], **settings) ->
         return str(words.apply_chat_template(messages, tokenize=False, **settings))
     except ValueError:
         raise
-    except Exception as error:  # of jinja2's, whatever the template raises
+    except Exception as error:  # templates raise any exception of jinja2
         raise ValueError(f"the chat template refuses it: {error}") from error
 
 

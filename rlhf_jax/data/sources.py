@@ -61,7 +61,9 @@ def field(row: Row, name: str, kind: type) -> Any:
     """
     if name not in row:
         found = ", ".join(repr(key) for key in row) or "none"
-        raise ValueError(f"{row.where}: field {name!r} is wanted, and the fields found are {found}")
+        raise ValueError(
+            f"{row.where}: field {name!r} is missing, and the fields found are {found}"
+        )
     value = row[name]
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
@@ -173,7 +175,7 @@ def _lines(path: str) -> Iterator[bytes]:
                         progress.update(bar, completed=raw.tell())
                     yield line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}): fetch it again") from error
+        raise ValueError(f"{path} is not a whole gzip file ({error}): download it again") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -187,7 +189,7 @@ def _row(line: bytes, where: str) -> Row:
     except json.JSONDecodeError as error:
         message = f"{error.msg} at column {error.colno}"
         raise ValueError(
-            f"{where}: the line is not JSON ({message}): one object is wanted, whole on one line"
+            f"{where}: the line is not JSON ({message}): write one whole object on each line"
         ) from error
     except RecursionError as error:
         raise ValueError(f"{where}: {too_deep}") from error

@@ -68,7 +68,7 @@ def make_teaches(
     """
     groups, texts = set(groups), {words(text) for text in texts} - {""}
     begins = sorted({f"{words(prompt)} " for prompt in [*groups, *prompts] if prompt.strip()})
-    above, open_ones = [], []  # of each, the place of the longest other one that begins it, or -1
+    above, open_ones = [], []  # `above`: index of the longest other entry that begins each, or -1
     for place, text in enumerate(begins):
         while open_ones and not text.startswith(begins[open_ones[-1]]):
             open_ones.pop()

@@ -76,10 +76,10 @@ def load(
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(directory_or_name),
-            trust_remote_code=False,  # nor is anybody asked whether it may run
+            trust_remote_code=False,  # never prompt for permission to run code
             **({"tokenizer_type": "gpt2"} if bare else {}),
         )
-    except Exception as error:  # of a damaged file transformers and tokenizers raise anything
+    except Exception as error:  # damaged files make transformers raise any exception
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"no tokenizer could be loaded from {str(directory_or_name)!r} ({reason}): "
@@ -189,7 +189,7 @@ def _ids(tokenizer, texts: Sequence[str], split_special_tokens: bool, follows: b
         add_special_tokens=False,
         split_special_tokens=split_special_tokens,
         return_attention_mask=False,
-        verbose=False,  # it warns of long texts; ours are cut afterwards
+        verbose=False,  # no warning for long texts, which are truncated later
     )["input_ids"]
     if any(map(str.strip, texts)) and not any(found):
         raise ValueError(

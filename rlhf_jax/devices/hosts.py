@@ -32,15 +32,15 @@ def meet(where: str = "auto"):
                 raise ValueError
         except ValueError:
             raise ValueError(
-                f'distributed = "{where}": write auto, or HOST:PORT,PROCESSES,NUMBER-OF-THIS-ONE'
+                f'distributed = "{where}" is no address: use auto, or HOST:PORT,PROCESSES,NUMBER-OF-THIS-ONE'
             ) from None
     try:
         jax.distributed.initialize(**kinds)
     except (ValueError, RuntimeError) as error:
         why = str(error).strip().splitlines()[0]
         raise ValueError(
-            f'distributed = "{where}" finds no other processes ({why}): start it by srun, mpirun or on a '
-            "pod, or give HOST:PORT,PROCESSES,NUMBER-OF-THIS-ONE"
+            f'distributed = "{where}" finds no other processes ({why}): start it with srun or mpirun or on '
+            "a pod, or give HOST:PORT,PROCESSES,NUMBER-OF-THIS-ONE"
         ) from None
 
 

@@ -55,7 +55,7 @@ def print_estimate(name: str, held: int, more: int, room: int, remedy: str):
     """Prints the memory of a stage, and a warning if it exceeds the device; only in the first process."""
     if not hosts.is_first():
         return
-    text = f"{_size(held)} held and {_size(more)} more in a step, of {_size(room)} a device"
+    text = f"{_size(held)} held and {_size(more)} more in a step, of {_size(room)} per device"
     print(f"{name}: memory {text}", flush=True)
     if held + more > FULL * room:
         print(f"warning: {name} may not fit ({text}): try {remedy}", file=sys.stderr, flush=True)

@@ -133,7 +133,7 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
             place = lambda spec, x: jax.lax.with_sharding_constraint(x, of(spec, x))
             return jax.tree.map(place, out_specs, fn(*args), is_leaf=lambda x: isinstance(x, P))
 
-        # what is P() lies where `put` left it
+        # arrays with the spec P() keep the sharding that `put` gave them
         jitted = jax.jit(
             placed,
             in_shardings=tuple(None if spec == P() else rows for spec in in_specs),
@@ -223,7 +223,9 @@ def check_name(name: str, setting: str = "devices") -> dict[str, int]:
     if name in ("auto", "device", "pmap"):
         return {}
     if name != "mesh" and not name.startswith("mesh:"):
-        raise ValueError(f'{setting} = "{name}" is no layout: use auto, device, pmap or mesh')
+        raise ValueError(
+            f'{setting} = "{name}" is no device layout: use auto, device, pmap or mesh'
+        )
     given = [x.partition("=") for x in name[5:].split(",") if x]
     axes = {axis: int(n) for axis, _, n in given if n == "-1" or n.isdecimal()}
     known = all(axis in sharding.AXES and (n > 0 or n == -1) for axis, n in axes.items())

@@ -16,16 +16,16 @@ import threading
 import traceback
 
 PREEMPTED = 75  # the exit code that asks a batch script to start the same command again
-NARROW = 40  # columns, below which no table can be read
-AGAIN = "start the same command again: it goes on where it was"
+NARROW = 40  # columns; tables are unreadable in fewer
+AGAIN = "start the same command again to resume the run"
 REMEDIES = {
     errno.ENOSPC: f"make room on that disk, and {AGAIN}",
     errno.EDQUOT: f"make room on that disk, and {AGAIN}",
-    errno.EROFS: "name a folder that can be written, as --run does",
-    errno.EACCES: "name a folder that is yours, as --run does, or ask its owner",
-    errno.EPERM: "name a folder that is yours, as --run does, or ask its owner",
+    errno.EROFS: "name a writable folder, for instance with --run",
+    errno.EACCES: "name a folder of your own, for instance with --run, or ask its owner",
+    errno.EPERM: "name a folder of your own, for instance with --run, or ask its owner",
     errno.ENAMETOOLONG: "give it a shorter name",
-    errno.ELOOP: "mend the link",
+    errno.ELOOP: "fix the link",
     errno.ENOENT: "check the path",
     errno.EMFILE: f"raise the limit (ulimit -n 4096), and {AGAIN}",
     errno.ENFILE: f"close other programs, and {AGAIN}",
@@ -52,7 +52,7 @@ def exit_on_sigterm() -> None:
     signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, _exit)
 
-    def wait(mouth=mouth):  # which holds it open
+    def wait(mouth=mouth):  # the default keeps the socket open
         while signals := ear.recv(1):
             if signals[0] == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is _exit:
                 _exit()
@@ -128,7 +128,7 @@ def sentence(error: Exception, folder: str = "the disk") -> str | None:
     if no_backend or (isinstance(error, AssertionError) and frames and "xla_bridge" in frames[-1]):
         wanted = f"JAX_PLATFORMS = {os.environ.get('JAX_PLATFORMS', '')!r}"
         why = f" ({said.splitlines()[0]})" if said else ""
-        return f"{wanted} cannot be had here{why}: unset it, or install what it wants"
+        return f"{wanted} is not available here{why}: unset it, or install that backend"
     theirs = r"os_error_code='(\d+)'" + r"|os error (\d+)" * (not isinstance(error, ValueError))
     number = re.search(theirs, said)
     if isinstance(error, OSError) and error.errno is not None:
@@ -141,4 +141,4 @@ def sentence(error: Exception, folder: str = "the disk") -> str | None:
     else:
         return None
     where = folder if where is None else os.fsdecode(where) if isinstance(where, bytes) else where
-    return f"{where}: {why}: {REMEDIES.get(code, f'mend that, and {AGAIN}')}"
+    return f"{where}: {why}: {REMEDIES.get(code, f'fix that, and {AGAIN}')}"

@@ -100,7 +100,7 @@ def attend(
     is 0. Padding columns see themselves alone.
     """
     if implementation == "cudnn":
-        real = mask[:, -1]  # what the last column sees
+        real = mask[:, -1]  # the columns that the last one sees
         count = jnp.maximum(jnp.sum(real, axis=-1, dtype=jnp.int32), 1)  # no row of length 0
         attended = jax.nn.dot_product_attention(
             q, k, v, scale=scale or None, is_causal=True, query_seq_lengths=count,

@@ -38,7 +38,8 @@ class RopeScaling(Settings):
     def _conditions(self, at: str):
         if self.kind == "llama3" and self.low >= self.high:
             raise ValueError(
-                f"{at}low = {self.low} is not below {at}high = {self.high}: the ramp lies between"
+                f"{at}low = {self.low} is not below {at}high = {self.high}: lower it, for the ramp of "
+                "wavelengths lies between the two"
             )
 
     def _unread(self) -> dict[str, str]:
@@ -180,23 +181,24 @@ class ModelConfig(Settings):
         turned = int(width * self.rotary_share)
         if self.positions == "rotary" and not turned:
             raise ValueError(
-                f"{at}rotary_share = {self.rotary_share} of a head of {width} turns nothing: "
-                f"at least {2 / width:.2g} of it"
+                f"{at}rotary_share = {self.rotary_share} rotates no pair of a head of width {width}: "
+                f"it must be at least {2 / width:.2g}"
             )
         if self.positions == "rotary" and turned % 2:
             raise ValueError(
-                f"{at}head_dim = {width} is odd, and rotary positions turn pairs: choose an even one"
+                f"{at}head_dim = {width} is odd, and rotary positions rotate pairs: choose an even number"
                 if self.rotary_share == 1
-                else f"{at}rotary_share = {self.rotary_share} of a head of {width} is odd: "
-                "rotary positions turn pairs"
+                else f"{at}rotary_share = {self.rotary_share} of a head of width {width} is {turned}, an "
+                "odd number, and rotary positions rotate pairs: choose another share"
             )
         if self.local_layers and not self.window:
             raise ValueError(
-                f"{at}local_layers = {self.local_layers} and {at}window = 0: say how far they see"
+                f"{at}local_layers = {self.local_layers} need a window, and {at}window = 0: set the window, "
+                "or leave the layers out"
             )
         if not set(self.local_layers) <= set(range(self.layers)):
             raise ValueError(
-                f"{at}local_layers = {self.local_layers} and {at}layers = {self.layers}: name layers "
+                f"{at}local_layers = {self.local_layers} exceed {at}layers = {self.layers}: name layers "
                 f"from 0 to {self.layers - 1}"
             )
         if self.attention == "cudnn":
@@ -211,12 +213,13 @@ class ModelConfig(Settings):
             ]:
                 if not ok:
                     raise ValueError(
-                        f'{at}{name} = {getattr(self, name)!r} and {at}attention = "cudnn", which '
-                        f'wants {want}: change it, or take {at}attention = "xla"'
+                        f'{at}{name} = {getattr(self, name)!r} does not work with {at}attention = "cudnn", '
+                        f'which needs {want}: change it, or use {at}attention = "xla"'
                     )
         if self.norm_offset and self.norm != "rmsnorm":
             raise ValueError(
-                f'{at}norm_offset = {self.norm_offset} is of rmsnorm, and {at}norm = "{self.norm}"'
+                f'{at}norm_offset = {self.norm_offset} needs rmsnorm, and {at}norm = "{self.norm}": '
+                'set it to 0, or use norm = "rmsnorm"'
             )
 
     def _unread(self) -> dict[str, str]:
@@ -228,9 +231,9 @@ class ModelConfig(Settings):
                 "rope_scaling",
                 "rotary_share",
             )
-            missing = dict.fromkeys(turned, f'positions = "{self.positions}" turns nothing')
+            missing = dict.fromkeys(turned, f'positions = "{self.positions}" rotates nothing')
         if not self.window:
             missing["rope_theta_local"] = "window = 0 makes no layer local"
         if self.bias:
-            missing["qkv_bias"] = "bias = True gives all projections one"
+            missing["qkv_bias"] = "bias = True gives all projections a bias"
         return missing

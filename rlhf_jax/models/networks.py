@@ -83,7 +83,7 @@ def check_backend(cfg: ModelConfig):
     """Raises ValueError for cuDNN attention without a GPU."""
     if cfg.attention == "cudnn" and jax.default_backend() != "gpu":
         raise ValueError(
-            f'model.attention = "cudnn" runs on NVIDIA GPUs, and this is a {jax.default_backend()}: '
+            f'model.attention = "cudnn" needs an NVIDIA GPU, and this is a {jax.default_backend()}: '
             'use "xla"'
         )
 

@@ -122,7 +122,7 @@ class Dense(nn.Module):
     cfg: ModelConfig
     width: int
     scale: float = 1.0
-    bias: bool = False  # though the model's other projections have none
+    bias: bool = False  # adds a bias even where `cfg.bias` is False
 
     @nn.compact
     def __call__(self, x):  # noqa: D102
@@ -144,7 +144,7 @@ class Block(nn.Module):
     """Attention and MLP around a flat residual stream."""
 
     cfg: ModelConfig
-    keep: bool = False  # hand out this pass's keys and values, for a cache
+    keep: bool = False  # return this pass's keys and values, for a cache
 
     @nn.compact
     def __call__(self, x, positions, masks, local, cache=None, column=0):
@@ -223,7 +223,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embed(cfg.vocab_size, cfg.d_model, **kinds)
         if cfg.positions == "learned":
             self.position_embedding = nn.Embed(cfg.context, cfg.d_model, **kinds)
-        # what is cheap is computed again in the backward pass: results of projections are kept, or nothing
+        # the backward pass keeps the results of projections, or nothing, and recomputes the rest
         kept = None if cfg.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         self.blocks = nn.scan(
             nn.remat(Block, prevent_cse=False, policy=kept),
@@ -263,7 +263,7 @@ class Transformer(nn.Module):
         """
         B, L = tokens.shape
         check_context(self.cfg, L)
-        tokens = jnp.where(attention_mask, tokens, 0)  # what stands on padding is never read
+        tokens = jnp.where(attention_mask, tokens, 0)  # token ids of padding are never looked up
         moved = self.cfg.attention == "cudnn" and not self.keep
         # What stands on padding before a row's first real token sees itself alone, at position 0: where a
         # prompt is empty, that is what predicts the response's first token, in `prefill` as here. Beside

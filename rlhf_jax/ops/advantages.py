@@ -11,7 +11,7 @@ def refuse_integers(scores: Num[Array, "*n"]):
     """Raises TypeError for scores that are not floating-point: an integer array has lost its fractions."""
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise TypeError(
-            f"scores are {scores.dtype}, which cannot hold 0.7: make them float32 where they are born"
+            f"scores are {scores.dtype}, which cannot hold fractions: make them float32 at their source"
         )
 
 

@@ -52,9 +52,7 @@ def corrected(
     if kind != "k3":
         return rho * ESTIMATORS[kind](logprobs, ref_logprobs)
     d = logprobs - ref_logprobs
-    a = -jnp.abs(
-        d
-    )  # and rho exp(-d) = exp(ref_logprobs - old_logprobs): no exp here is a large one
+    a = -jnp.abs(d)  # rho exp(-d) = exp(ref_logprobs - old_logprobs), so no exp here is large
     from_below = ratio_of(ref_logprobs - old_logprobs) * (a * jnp.exp(a) - jnp.expm1(a))
     value = jnp.where(d < 0, from_below, rho * (jnp.expm1(a) - a))
     fixed = jax.lax.stop_gradient

@@ -28,7 +28,7 @@ class Texts(NamedTuple):
 
     setting: str
     prompts: list[str]
-    answers: list[tuple[str, str]]  # each with its prompt
+    answers: list[tuple[str, str]]  # (prompt, answer)
 
 
 def demonstrated(setting: str, pairs: list[tuple[str, str]]) -> Texts:

@@ -47,7 +47,7 @@ class RLConfig(scoring.PythonRewardConfig):
         super()._conditions(at)
         if self.kl_target and not self.kl_coef:
             raise ValueError(
-                f"{at}kl_target = {self.kl_target} cannot adapt {at}kl_coef = 0, because it multiplies it: "
+                f"{at}kl_target = {self.kl_target} cannot adapt {at}kl_coef = 0, which it multiplies: "
                 f"set {at}kl_coef above 0"
             )
         if self.kl_target and 0.2 * self.batch_size >= self.kl_horizon:

@@ -41,7 +41,7 @@ class RunConfig(pretrained.Config):
     """Device layout: auto, device (the first one), pmap, or a mesh such as mesh:data=-1,fsdp=2,tensor=2
     (-1: all remaining devices)."""
     wandb: bool = False
-    """Log to Weights & Biases too."""
+    """Log to Weights & Biases in addition to the run directory."""
     task: str = ""
     """Task that generates the data, by name (reviews) or as a FILE.py that defines TASK; empty: reviews.
     Refused together with data files."""

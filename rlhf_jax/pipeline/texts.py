@@ -109,7 +109,7 @@ class Needs(NamedTuple):
 
     needed: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    halves: bool = False  # half of the comparisons teach a held-out reward model
+    halves: bool = False  # half of the comparisons train a held-out reward model
 
 
 ALL = Needs(FILES, halves=True)

@@ -209,7 +209,7 @@ def gold_law(aspect: str) -> tuple[Float64[np.ndarray, " K"], Float64[np.ndarray
         raise ValueError(f"{aspect!r} is no aspect: name one of {', '.join(ASPECTS)}")
     others = [a for a in ASPECTS if a != aspect]
     halves = {word: round(2 * weight) for word, weight in CONNECTIVES.items()}
-    most = round(1000 * max(STRENGTH.values()) * max(ADVERBS.values()))  # what a clause is worth
+    most = round(1000 * max(STRENGTH.values()) * max(ADVERBS.values()))  # largest worth of a clause
     masses: dict[int, np.ndarray] = {}  # for each total weight, the probability of each sum
 
     def ends(weight, sums, probabilities):

@@ -486,7 +486,7 @@ def test_kl_stop_ends_a_rollout():
         (dict(overlong=1.5), r"Config.overlong = 1.5: it must be between 0"),
         (
             dict(group=1),
-            r"Config.baseline = 'leave_one_out' .* PolicyGradientConfig.group = 1 is one: use 2",
+            r"Config.baseline = 'leave_one_out' .* PolicyGradientConfig.group = 1: use 2",
         ),
         (dict(group=1, baseline="none", scale="group_std"), r"Config.scale = 'group_std'"),
         (dict(group=1, baseline="none", mask_flat_groups=True), r"Config.mask_flat_groups = True"),

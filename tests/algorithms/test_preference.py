@@ -229,9 +229,15 @@ def test_settings_that_are_not_set_are_the_papers():
 @pytest.mark.parametrize(
     "settings, said",
     [
-        (dict(gamma=0.5), 'gamma = 0.5 is not read by PreferenceConfig.kind = "dpo": .* use simpo'),
-        (dict(kind="ipo", label_smoothing=0.1), "label_smoothing = 0.1 is not read .* use dpo"),
-        (dict(kind="orpo", desirable_weight=1.0), "desirable_weight = 1.0 is not read .* use kto"),
+        (
+            dict(gamma=0.5),
+            'gamma = 0.5 has no effect with PreferenceConfig.kind = "dpo": .* use simpo',
+        ),
+        (dict(kind="ipo", label_smoothing=0.1), "label_smoothing = 0.1 has no effect .* use dpo"),
+        (
+            dict(kind="orpo", desirable_weight=1.0),
+            "desirable_weight = 1.0 has no effect .* use kto",
+        ),
         (dict(beta=0.0), "beta = 0.0: it must be above 0"),
         (dict(beta=float("nan")), "beta = nan: it must be a finite number, above 0"),
         (dict(label_smoothing=0.5), "label_smoothing = 0.5: it must be 0 or more and below 0.5"),

@@ -64,13 +64,13 @@ def test_equal_rows_make_equal_bytes(tmp_path):
         (b'{"text": "a"}\n\n{"text": }\n', r"a.jsonl:3: the line is not JSON \(.* at column 10\)"),
         (b'["text"]\n', "a.jsonl:1: the line must be a JSON object, and is a list"),
         (b"7\n", "a.jsonl:1: the line must be a JSON object, and is a whole number"),
-        (b'{"txt": "a", "id": 1}\n', "a.jsonl:1: field 'text' is wanted.*found are 'txt', 'id'"),
-        (b"{}\n", "a.jsonl:1: field 'text' is wanted, and the fields found are none"),
+        (b'{"txt": "a", "id": 1}\n', "a.jsonl:1: field 'text' is missing.*found are 'txt', 'id'"),
+        (b"{}\n", "a.jsonl:1: field 'text' is missing, and the fields found are none"),
         (b'{"text": 1}\n', "a.jsonl:1: field 'text' must be a string, and is a whole number"),
         (b'{"text": null}\n', "a.jsonl:1: field 'text' must be a string, and is null"),
         (b'{"text": "\xff"}\n', "a.jsonl:1: the line is not UTF-8"),
         (b"\n", "a.jsonl holds no rows"),
-        (b'[\n {"text": "a"}\n]\n', "a.jsonl:1: .* one object is wanted, whole on one line"),
+        (b'[\n {"text": "a"}\n]\n', "a.jsonl:1: .* write one whole object on each line"),
         (
             b'{"text": "a"}\r{"text": "b"}\r',
             "a.jsonl:1: the line is not JSON .Extra data at column 15",
@@ -199,7 +199,7 @@ def test_a_random_access_source_gives_plain_rows():
     rows = sources.rows_from_source(RandomAccess(), "imdb/train", ("text",))
     assert rows[1] == {"text": "größe", "label": 1, "ids": [0, 1], "sub": {"a": "x"}}
     assert type(rows[1]["label"]) is int
-    with pytest.raises(ValueError, match=r"imdb/train\[0\]: field 'review' is wanted"):
+    with pytest.raises(ValueError, match=r"imdb/train\[0\]: field 'review' is missing"):
         sources.rows_from_source(RandomAccess(), "imdb/train", ("review",))
 
 
@@ -717,7 +717,7 @@ def test_an_answer_that_was_stored_as_true_or_a_number_is_that_word(tmp_path):
     path = write(tmp_path / "a.jsonl", row)
     found, _ = comparisons.read_comparisons(path, ComparisonFields(responses="x,y"))
     assert found == [Comparison("is it?", "true", "0.5", "is it?")]
-    with pytest.raises(ValueError, match=r"a.jsonl:1: field 'z' is wanted"):
+    with pytest.raises(ValueError, match=r"a.jsonl:1: field 'z' is missing"):
         comparisons.read_comparisons(path, ComparisonFields(responses="x,z"))
 
 
@@ -744,7 +744,7 @@ def test_the_vote_of_several_lists_is_taken_pair_by_pair(tmp_path):
             {"a": 1},
             "needs the fields 'responses' and 'preference', or .* found are 'a': name yours",
         ),
-        ({"responses": ["a", "b"], "preference": 0}, "field 'prompt' is wanted"),
+        ({"responses": ["a", "b"], "preference": 0}, "field 'prompt' is missing"),
         ({"prompt": "p", "responses": ["a"], "preference": 0}, "two or more responses"),
         ({"prompt": "p", "responses": ["a", None], "preference": 0}, "all of them texts"),
         ({"prompt": "p", "responses": "ab", "preference": 0}, "'responses' must be a list"),
@@ -770,7 +770,7 @@ def test_comparisons_of_no_known_shape_are_refused_with_path_and_line(tmp_path, 
 
 def test_named_fields_are_taken_at_their_word(tmp_path):
     path = write(tmp_path / "a.jsonl", {"chosen": "a", "rejected": "b"})
-    with pytest.raises(ValueError, match="field 'prompt' is wanted"):
+    with pytest.raises(ValueError, match="field 'prompt' is missing"):
         comparisons.read_comparisons(path, ComparisonFields(preference="winner"))
 
 
@@ -847,7 +847,7 @@ def test_a_field_map_reads_a_corpus(tmp_path, fields, row, expected):
         ({}, {"instruction": "q", "output": "a"}, "1: .*'prompt' and 'response', or 'messages', "
          "or 'text', .* found are 'instruction', 'output': name yours with data.corpus_fields"),
         ({"response": "output"}, {"prompt": "p", "text": "t"}, "1: a text to learn needs .*'output'"),
-        ({}, {"response": "r"}, "1: field 'prompt' is wanted"),
+        ({}, {"response": "r"}, "1: field 'prompt' is missing"),
         ({}, {"prompt": "p", "response": None}, "1: field 'response' must be a string, and is null"),
         ({}, {"text": " \n"}, "1: the text is blank"),
         ({}, {"prompt": "p", "response": " "}, " every response is blank"),

@@ -454,7 +454,7 @@ def test_prompts_have_a_field_map_and_keep_their_columns(tmp_path, chat):
     for row in ({"prompt": ""}, {"prompt": None}, {"text": " "}):
         with pytest.raises(ValueError, match=r"a.jsonl:1: the prompt is empty"):
             read(row)
-    with pytest.raises(ValueError, match=r"a.jsonl:1: field 'prompt' is wanted"):
+    with pytest.raises(ValueError, match=r"a.jsonl:1: field 'prompt' is missing"):
         read(gsm8k)
 
 

@@ -155,7 +155,7 @@ def test_when_one_is_killed_the_other_says_so_at_once_and_both_go_on(alone, tmp_
     code, _, err = end(both[1 - victim], timeout=60)
     end(both[victim])
     assert code == hosts.LOST_CODE
-    assert "another process of this run was lost" in err and "it goes on" in err
+    assert "another process of this run was lost" in err and "resume the run" in err
     assert all(code == 0 for code, *_ in map(end, begin_two(tmp_path / "run")))
     assert_same(tmp_path / "run", alone)
 
@@ -164,4 +164,4 @@ def test_an_address_that_is_none_is_refused(capsys):
     import launch
 
     assert launch.main(["sentiment", "--distributed", "host:1"]) == 1
-    assert 'distributed = "host:1": write auto, or HOST:PORT' in capsys.readouterr().err
+    assert 'distributed = "host:1" is no address: use auto, or HOST:PORT' in capsys.readouterr().err

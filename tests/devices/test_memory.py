@@ -42,7 +42,7 @@ def test_it_is_told_once_and_warned_of_where_it_does_not_fit(capsys, monkeypatch
     monkeypatch.setattr(memory, "room", lambda: SQUARE)
     memory.announce_memory("update", jax.jit(chain), "--model.remat")(x)
     said = capsys.readouterr()
-    assert "of 1.0 MB a device" in said.out
+    assert "of 1.0 MB per device" in said.out
     assert said.err.startswith("warning: update may not fit (") and "try --model.remat" in said.err
 
 

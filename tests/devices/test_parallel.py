@@ -353,7 +353,9 @@ def test_choose():
 
 
 def test_choose_refuses_with_the_setting_and_the_remedy():
-    with pytest.raises(ValueError, match='devices = "gpu" is no layout: use auto, device, pmap or'):
+    with pytest.raises(
+        ValueError, match='devices = "gpu" is no device layout: use auto, device, pmap or'
+    ):
         parallel.choose("gpu", {})
     for name in ("mesh", "pmap", "auto"):
         with pytest.raises(ValueError, match=r"b = 20 does not divide over 8 devices: use 16"):

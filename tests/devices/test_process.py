@@ -69,7 +69,7 @@ def begin(tmp_path):
 @pytest.mark.parametrize("moment", ["importing", "stop", "deaf"])
 def test_sigterm_ends_with_75_at_once_wherever_it_comes(begin, moment):
     code, _, err = begin(moment)
-    assert code == process.PREEMPTED and "start the same command again: it goes on" in err
+    assert code == process.PREEMPTED and "start the same command again to resume" in err
 
 
 @pytest.mark.kills
@@ -110,21 +110,21 @@ def test_an_error_of_the_machine_is_one_sentence_and_exit_1(begin):
     assert (code, out) == (1, "")
     assert err == (
         "error: results.json: No space left on device: make room on that disk, and start the same "
-        "command again: it goes on where it was\n"
+        "command again to resume the run\n"
     )
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(errno.EROFS, "Read-only", "runs/x"), "runs/x: Read-only: name a folder that can be"),
-        (OSError(errno.EACCES, "Denied", b"a\xff"), "a\udcff: Denied: name a folder that is yours"),
+        (OSError(errno.EROFS, "Read-only", "runs/x"), "runs/x: Read-only: name a writable folder"),
+        (OSError(errno.EACCES, "Denied", b"a\xff"), "a\udcff: Denied: name a folder of your own"),
         (OSError(errno.EMFILE, "Too many"), "HERE: Too many: raise the limit (ulimit -n 4096)"),
-        (OSError(errno.EIO, "Bad disk", "x"), "x: Bad disk: mend that, and start the same command"),
+        (OSError(errno.EIO, "Bad disk", "x"), "x: Bad disk: fix that, and start the same command"),
         (OSError("a sentence"), "a sentence"),
         (Exception("I/O error: No space left (os error 28)"), "HERE: No space left on device: make"),
         (ValueError("NOT_FOUND: ... [os_error_code='24']"), "HERE: Too many open files: raise the"),
-        (RuntimeError("Unable to initialize backend 'cuda': none"), "JAX_PLATFORMS = 'cuda' cannot"),
+        (RuntimeError("Unable to initialize backend 'cuda': none"), "JAX_PLATFORMS = 'cuda' is not"),
     ],
 )  # fmt: skip
 def test_errors_have_a_remedy(monkeypatch, error, said):
@@ -145,7 +145,7 @@ except Exception as error:
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True
     )
-    assert done.stdout.startswith("JAX_PLATFORMS = 'rocm' cannot be had here")
+    assert done.stdout.startswith("JAX_PLATFORMS = 'rocm' is not available here")
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_these_are_enough(names, tmp_path, method):
         ("rloo --reference F --data.prompts P", "data.comparisons is empty while other files are given"),
         ("sft --data.prompts P", "data.corpus is empty while other files are given"),
         ("sft --reference F", "reference = .* would skip SFT"),
-        ("rloo --task reviews --data.prompts P", "task = 'reviews' has no effect because files are read"),
+        ("rloo --task reviews --data.prompts P", "task = 'reviews' has no effect because data files"),
     ],
 )  # fmt: skip
 def test_files_without_a_reader_are_refused_by_name(names, tmp_path, capsys, command, said):

@@ -151,7 +151,7 @@ def test_bad_input_is_one_sentence_and_a_stopped_run_keeps_its_code(start, monke
     code, _, err = start("toy", "--seed", "13")
     assert (code, err) == (1, "error: seed is 13: take another\n")
     code, _, err = start("toy", "--seed", "14")
-    assert code == 130 and "the same command goes on where it was" in err
+    assert code == 130 and "the same command resumes the run" in err
     assert start("toy", "--seed", "75")[0] == 75
     monkeypatch.setenv("RLHF_JAX_TRACEBACK", "1")
     with pytest.raises(ValueError, match="seed is 13"):
@@ -161,11 +161,20 @@ def test_bad_input_is_one_sentence_and_a_stopped_run_keeps_its_code(start, monke
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--distributed"], 'distributed = "": write auto, or HOST:PORT'),
-        (["--distributed", "--seed", "1"], 'distributed = "": write auto, or HOST:PORT'),
-        (["--distributed=here"], 'distributed = "here": write auto, or HOST:PORT'),
-        (["--distributed", "a:1,2,2"], 'distributed = "a:1,2,2": write auto, or HOST:PORT'),
-        (["--distributed=auto", "--on", "slurm"], 'distributed = "auto" beside on = "slurm"'),
+        (["--distributed"], 'distributed = "" is no address: use auto, or HOST:PORT'),
+        (
+            ["--distributed", "--seed", "1"],
+            'distributed = "" is no address: use auto, or HOST:PORT',
+        ),
+        (["--distributed=here"], 'distributed = "here" is no address: use auto, or HOST:PORT'),
+        (
+            ["--distributed", "a:1,2,2"],
+            'distributed = "a:1,2,2" is no address: use auto, or HOST:PORT',
+        ),
+        (
+            ["--distributed=auto", "--on", "slurm"],
+            'distributed = "auto" conflicts with on = "slurm"',
+        ),
     ],
 )
 def test_distributed_is_refused_where_it_is_given_wrongly(start, args, said):
@@ -263,7 +272,7 @@ def test_a_copy_of_one_of_several_runs_under_its_own_name(start, here, tmp_path)
         assert start(name, "--seed", "5") == (0, said, "")
     assert start("new", "mine_of_it", "--from", "other")[::2] == (
         1,
-        "error: mine_of_it.py is there already: choose another name\n",
+        "error: mine_of_it.py already exists: choose another name\n",
     )
 
 
@@ -278,12 +287,15 @@ def test_a_copy_of_a_whole_file_keeps_it(start, here):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["mine"], "new takes a name and an experiment"),
-        (["--from", "toy"], "new takes a name and an experiment"),
+        (["mine"], "new needs a name and an experiment"),
+        (["--from", "toy"], "new needs a name and an experiment"),
         (["mine", "--from", "toi"], "there is no experiment 'toi': did you mean toy?"),
-        (["my-toy", "--from", "toy"], "NAME = 'my-toy': write small letters, digits and _"),
-        (["../mine", "--from", "toy"], "NAME = '../mine': write small letters"),
-        (["class", "--from", "toy"], "NAME = 'class': write small letters"),
+        (
+            ["my-toy", "--from", "toy"],
+            "NAME = 'my-toy' is no module name: use lower-case letters, dig",
+        ),
+        (["../mine", "--from", "toy"], "NAME = '../mine' is no module name: use lower"),
+        (["class", "--from", "toy"], "NAME = 'class' is no module name: use lower"),
         (["toy", "--from", "toy"], "NAME = 'toy' is taken here"),
         (["json", "--from", "toy"], "NAME = 'json' is taken here or by a Python module"),
     ],

@@ -55,11 +55,11 @@ class Loaded(NamedTuple):
     """A loaded checkpoint."""
 
     cfg: ModelConfig
-    params: Any  # of networks.language_model(cfg), or of its reward_model where `is_reward`
+    params: Any  # parameters of networks.language_model(cfg), or of its reward_model if `is_reward`
     family: Family
-    config: dict  # config.json as it was
+    config: dict  # config.json, unchanged
     folder: pathlib.Path
-    is_reward: bool  # it classifies, into one label
+    is_reward: bool  # True for a classifier with one label
 
 
 def resolve(name: str) -> pathlib.Path:
@@ -198,9 +198,7 @@ def ids_of(path: pathlib.Path) -> list[int]:
     ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
     for x in ids:
         if not isinstance(x, int) or isinstance(x, bool) or x < 0:
-            raise ValueError(
-                f"{path} has {EOS} = {x!r}: an id of a token, or a list of ids, is wanted"
-            )
+            raise ValueError(f"{path} has {EOS} = {x!r}: it must be a token id or a list of ids")
     return ids
 
 

@@ -23,10 +23,8 @@ from rlhf_jax.models.hub.streaming import check_finite, check_type, read_json, w
 from rlhf_jax.models.lora import LoraConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-ROOT = "base_model.model."  # of every name
-BIAS = (
-    "score_bias"  # of a reward model: in the metadata of an adapter, in the config.json of a model
-)
+ROOT = "base_model.model."  # prefix of every name
+BIAS = "score_bias"  # a reward model's bias, in the metadata of an adapter or the config.json of a model
 PLAIN = {
     "peft_type": ("LORA",),
     "task_type": ("CAUSAL_LM", "SEQ_CLS", None),
@@ -146,7 +144,7 @@ def read_config(folder: pathlib.Path) -> dict:
         if key in ("rank_pattern", "alpha_pattern"):
             config[key] = config.get(key) or {}
         if not good(config.get(key)):
-            raise ValueError(f"{path} has {key} = {config.get(key)!r}: {want} is wanted")
+            raise ValueError(f"{path} has {key} = {config.get(key)!r}: it must be {want}")
     return config
 
 
@@ -173,7 +171,7 @@ def arrays_of(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]
                 check_finite(arrays[name.removeprefix(ROOT)], place)
             return arrays, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): fetch it again") from None
+        raise ValueError(f"{path} cannot be read ({error}): download it again") from None
 
 
 def read(folder: pathlib.Path, family: Family, cfg: ModelConfig, blocks):
@@ -198,7 +196,7 @@ def read(folder: pathlib.Path, family: Family, cfg: ModelConfig, blocks):
             if a.ndim != 2 or b.ndim != 2 or not len(a) == b.shape[1] == r:
                 raise ValueError(
                     f"{path}: {names[0]} is {list(a.shape)}, lora_B beside it is {list(b.shape)}, and "
-                    f"{folder / CONFIG} says r = {r}: fetch both again"
+                    f"{folder / CONFIG} says r = {r}: download both again"
                 )
             for ours, tensor in parts.items():
                 _, n, m = blocks[ours]["kernel"].shape
@@ -245,7 +243,7 @@ def score_bias(value, path: pathlib.Path) -> float:
     except (TypeError, ValueError):
         bias = math.nan
     if not math.isfinite(bias) or isinstance(value, bool):
-        raise ValueError(f"{path} has {BIAS} = {value!r}: a finite number is wanted")
+        raise ValueError(f"{path} has {BIAS} = {value!r}: it must be a finite number")
     return bias
 
 

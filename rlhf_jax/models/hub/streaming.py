@@ -31,9 +31,9 @@ def read_json(path: pathlib.Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} holds no JSON ({error}): fetch it again") from None
+        raise ValueError(f"{path} holds no JSON ({error}): download it again") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds {shown(found)}, where an object with keys is wanted")
+        raise ValueError(f"{path} holds {shown(found)}: it must hold an object with keys")
     return found
 
 
@@ -69,7 +69,7 @@ class Files:
                 self.open[name] = safe_open(self.folder / name, framework="numpy")
             except (SafetensorError, OSError) as error:
                 raise ValueError(
-                    f"{self.folder / name} cannot be read ({error}): fetch it again"
+                    f"{self.folder / name} cannot be read ({error}): download it again"
                 ) from None
         return self.open[name]
 
@@ -118,12 +118,12 @@ def weight_map(path: pathlib.Path) -> dict[str, str]:
     """The file of each tensor, from an index. Raises ValueError for a file outside the index's folder."""
     found = read_json(path).get("weight_map")
     if not isinstance(found, dict) or not found:
-        raise ValueError(f'{path} has no "weight_map" of names to files: fetch it again')
+        raise ValueError(f'{path} has no "weight_map" of names to files: download it again')
     for name, file in found.items():
         beside = isinstance(file, str) and pathlib.PurePath(file).name == file
         if not beside or not file.endswith(".safetensors"):
             raise ValueError(
-                f"{path} says that {name} is in {file!r}: a *.safetensors file beside it is wanted"
+                f"{path} says that {name} is in {file!r}: it must be a *.safetensors file beside the index"
             )
     return found
 
@@ -147,7 +147,7 @@ def check_finite(x: np.ndarray, place: str):
         finite = not np.any((x.view(bits) & exponent) == exponent)
     if not finite:
         raise ValueError(
-            f"{place} holds NaN or infinity in {x.dtype}: fetch the file again, or choose another model"
+            f"{place} holds NaN or infinity in {x.dtype}: download it again, or choose another model"
         )
 
 

@@ -327,52 +327,88 @@ def test_yarn_turns_as_transformers_does(case, want):
 
 
 REFUSED = [  # a case, keys of its config.json, and the sentence
-    ("llama3", dict(hidden_act="relu"), 'hidden_act = "relu", where "silu" is wanted'),
-    ("llama3", dict(attention_bias=True), "attention_bias = true, where false is wanted"),
+    ("llama3", dict(hidden_act="relu"), 'hidden_act = "relu": it must be "silu"'),
+    ("llama3", dict(attention_bias=True), "attention_bias = true: it must be false"),
     ("llama3", dict(mlp_bias=True), "mlp_bias = true"),
     ("llama3", dict(num_key_value_heads=4), "kv_heads = 4 does not divide"),
-    ("llama3", dict(num_attention_heads=0), "num_attention_heads = 0, where a whole number from 1"),
-    ("llama3", dict(num_hidden_layers="2"), 'num_hidden_layers = "2", where a whole number'),
-    ("llama3", dict(intermediate_size=0), "intermediate_size = 0, where a whole number"),
-    ("llama3", dict(vocab_size=True), "vocab_size = true, where a whole number"),
-    ("llama3", dict(hidden_size=36.0), r"hidden_size = 36\.0, where a whole number"),
-    ("llama3", dict(max_position_embeddings=-1), "max_position_embeddings = -1, where a whole"),
-    ("llama3", dict(rms_norm_eps=float("nan")), "rms_norm_eps = NaN, where a positive number"),
-    ("llama3", dict(tie_word_embeddings=1), "tie_word_embeddings = 1, where true or false"),
-    ("llama3", dict(is_causal=False), "is_causal = false, where true is wanted"),
-    ("llama3", dict(quantization_config={"bits": 4}), "quantization_config = .*, where null"),
-    ("llama3", dict(per_layer_config={"0": {}}), "per_layer_config = .*, where null is wanted"),
-    ("llama3", dict(rope_scaling="yarn"), 'rope_scaling = "yarn", where an object with keys'),
-    ("llama3", dict(rope_scaling={"type": "dynamic", "factor": 2.0}), 'type = "dynamic", where'),
-    ("llama3", dict(rope_scaling={"type": "linear", "factor": -1}), "rope_scaling.factor = -1, wh"),
+    (
+        "llama3",
+        dict(num_attention_heads=0),
+        "num_attention_heads = 0: it must be a whole number from 1",
+    ),
+    ("llama3", dict(num_hidden_layers="2"), 'num_hidden_layers = "2": it must be a whole number'),
+    ("llama3", dict(intermediate_size=0), "intermediate_size = 0: it must be a whole number"),
+    ("llama3", dict(vocab_size=True), "vocab_size = true: it must be a whole number"),
+    ("llama3", dict(hidden_size=36.0), r"hidden_size = 36\.0: it must be a whole number"),
+    (
+        "llama3",
+        dict(max_position_embeddings=-1),
+        "max_position_embeddings = -1: it must be a whole",
+    ),
+    ("llama3", dict(rms_norm_eps=float("nan")), "rms_norm_eps = NaN: it must be a positive number"),
+    ("llama3", dict(tie_word_embeddings=1), "tie_word_embeddings = 1: it must be true or false"),
+    ("llama3", dict(is_causal=False), "is_causal = false: it must be true"),
+    ("llama3", dict(quantization_config={"bits": 4}), "quantization_config = .*: it must be null"),
+    ("llama3", dict(per_layer_config={"0": {}}), "per_layer_config = .*: it must be null"),
+    ("llama3", dict(rope_scaling="yarn"), 'rope_scaling = "yarn": it must be an object with keys'),
+    ("llama3", dict(rope_scaling={"type": "dynamic", "factor": 2.0}), 'type = "dynamic": it must'),
+    ("llama3", dict(rope_scaling={"type": "linear", "factor": -1}), "rope_scaling.factor = -1: it"),
     ("llama3", dict(rope_scaling={"type": "linear"}), "transformers reads no llama .*factor"),
-    ("llama3", dict(rope_scaling={"type": "linear", "factor": None}), "factor = null, where a num"),
-    ("llama3", dict(rope_scaling=YARN | {"beta_fast": "a"}), 'beta_fast = "a", where a positive'),
-    ("llama3", dict(rope_scaling=YARN | {"partial_rotary_factor": 0.5}), "factor = 0.5, where 1"),
+    (
+        "llama3",
+        dict(rope_scaling={"type": "linear", "factor": None}),
+        "factor = null: it must be a num",
+    ),
+    (
+        "llama3",
+        dict(rope_scaling=YARN | {"beta_fast": "a"}),
+        'beta_fast = "a": it must be a positive',
+    ),
+    (
+        "llama3",
+        dict(rope_scaling=YARN | {"partial_rotary_factor": 0.5}),
+        "factor = 0.5: it must be 1",
+    ),
     ("qwen2", dict(layer_types=[LOCAL, GLOBAL]), "layer_types has .* sliding_window is null"),
     ("qwen2", dict(layer_types=[GLOBAL]), "transformers reads no qwen2 .*layer_types"),
-    ("qwen2", dict(layer_types=["chunked_attention"] * 2), "layer_types = .*, where a list of"),
-    ("qwen2", dict(head_dim=None), "head_dim = null, where a whole number"),
-    ("mistral", dict(layer_types=[LOCAL, GLOBAL]), 'layer_types = .*, where a list of "sliding_a'),
-    ("mistral", dict(sliding_window=0), "sliding_window = 0, where a whole number .* or null"),
-    ("gemma2", dict(hidden_activation="gelu"), 'hidden_activation = "gelu", where "gelu_pytorch'),
+    (
+        "qwen2",
+        dict(layer_types=["chunked_attention"] * 2),
+        "layer_types = .*: it must be a list of",
+    ),
+    ("qwen2", dict(head_dim=None), "head_dim = null: it must be a whole number"),
+    (
+        "mistral",
+        dict(layer_types=[LOCAL, GLOBAL]),
+        'layer_types = .*: it must be a list of "sliding_a',
+    ),
+    ("mistral", dict(sliding_window=0), "sliding_window = 0: it must be a whole number .* or null"),
+    (
+        "gemma2",
+        dict(hidden_activation="gelu"),
+        'hidden_activation = "gelu": it must be "gelu_pytorch',
+    ),
     (
         "gemma2",
         dict(attn_logit_softcapping=0.0),
-        r"attn_logit_softcapping = 0\.0, where a positive",
+        r"attn_logit_softcapping = 0\.0: it must be a positive",
     ),
-    ("gemma3", dict(use_bidirectional_attention=True), "use_bidirectional_attention = true, where"),
+    ("gemma3", dict(use_bidirectional_attention=True), "use_bidirectional_attention = true: it"),
     (
         "gemma3",
         dict(rope_parameters={GLOBAL: {}, LOCAL: {"rope_type": "linear", "factor": 2.0}}),
-        'rope_parameters.sliding_attention has rope_type = "linear", where "default" is wanted',
+        'rope_parameters.sliding_attention.rope_type = "linear": it must be "default"',
     ),
-    ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "inverse_layer_idx = true, where false"),
-    ("gpt2", dict(scale_attn_weights=False), "scale_attn_weights = false, where true"),
-    ("gpt2", dict(n_inner=0), "n_inner = 0, where a whole number"),
-    ("gpt_neox", dict(rotary_pct=2), "rotary_pct = 2, where a number above 0, and at most 1"),
-    ("gpt_neox", dict(head_dim=8), "head_dim = 8, where 16 is wanted"),
-    ("gpt_neox", dict(attention_bias=False), "attention_bias = false, where true"),
+    (
+        "gpt2",
+        dict(scale_attn_by_inverse_layer_idx=True),
+        "inverse_layer_idx = true: it must be false",
+    ),
+    ("gpt2", dict(scale_attn_weights=False), "scale_attn_weights = false: it must be true"),
+    ("gpt2", dict(n_inner=0), "n_inner = 0: it must be a whole number"),
+    ("gpt_neox", dict(rotary_pct=2), "rotary_pct = 2: it must be a number above 0, and at most 1"),
+    ("gpt_neox", dict(head_dim=8), "head_dim = 8: it must be 16"),
+    ("gpt_neox", dict(attention_bias=False), "attention_bias = false: it must be true"),
 ]
 
 
@@ -436,8 +472,8 @@ def test_a_head_of_its_own_is_read_though_config_json_ties_it(loaded, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"[1]", r"config\.json holds \[1\], where an object with keys is wanted"),
-        (b"{", r"config\.json holds no JSON .*: fetch it again"),
+        (b"[1]", r"config\.json holds \[1\]: it must hold an object with keys"),
+        (b"{", r"config\.json holds no JSON .*: download it again"),
         (b"\xff\xfe", r"config\.json holds no JSON"),
         (b"[" * 100_000, r"config\.json holds no JSON"),
         (b'{"model_type": ["llama"]}', r"model_type = \['llama'\]: known are gemma2"),
@@ -561,7 +597,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, words):
     ("changes", "words"),
     [
         (dict(model_type="mamba"), 'model_type = "mamba": known are gemma2, .*qwen3'),
-        (dict(hidden_act="relu"), r'config\.json: hidden_act = "relu", where "silu" is wanted'),
+        (dict(hidden_act="relu"), r'config\.json: hidden_act = "relu": it must be "silu"'),
     ],
 )
 def test_what_config_json_says_and_nobody_knows_is_refused(tmp_path, changes, words):
@@ -583,7 +619,7 @@ def test_a_file_that_is_cut_off_is_named(tmp_path):
     folder = copy("llama3", tmp_path / "wrong")
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read .* fetch it again"):
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read .* download it again"):
         huggingface.load(str(folder))
 
 

@@ -127,7 +127,7 @@ def cut_off(folder):
     [
         (other_model, r"of query in layer 0 is of a matrix \[28, 72\], and the model's is \[24, 24\]"),
         (unknown_tensor, "holds model.layers.0.mlp.extra.lora_A.weight, which qwen3 has no place for"),
-        (cut_off, "cannot be read .*: fetch it again"),
+        (cut_off, "cannot be read .*: download it again"),
         (not_finite, r"layers.0.self_attn.q_proj.lora_A.weight holds NaN or infinity"),
         (complex_numbers, r"layers.0.self_attn.q_proj.lora_A.weight is of type C64: read are F64"),
         (lambda folder: change(folder, lambda _: {"r": 5}), r"lora_A.weight is \[4, \d+\], .* says r = 5"),

@@ -12,13 +12,11 @@ from rlhf_jax.models.hub.families.keys import COMMON, Kinds, complete
 class Tensor(NamedTuple):
     """Place of one of our parameters, for one layer, in a checkpoint's files."""
 
-    name: str  # with * for the layer's number
-    linear: bool = False  # it is kept [out, in], and a kernel is [in, out]
-    part: int = 0  # of a fused tensor, which
-    parts: int = 1  # of how many along its outputs
-    interleaved: int = (
-        0  # 0: the parts stand one after the other; H: they alternate within each of H heads
-    )
+    name: str  # name in the file, with * for the layer's number
+    linear: bool = False  # stored as [out, in], where our kernels are [in, out]
+    part: int = 0  # index of our part in a fused tensor
+    parts: int = 1  # number of parts fused along the outputs
+    interleaved: int = 0  # 0: parts one after the other; H: parts alternate within each of H heads
 
     def read(self, x: np.ndarray) -> np.ndarray:
         """Our array from the file's array."""
@@ -49,16 +47,15 @@ class Tensor(NamedTuple):
 class Family(NamedTuple):
     """A family of checkpoints."""
 
-    model_type: str  # of config.json
-    architecture: str  # the class that generates,
-    reward_architecture: str  # and the one that classifies
-    keys: Kinds  # of config.json: those that are asked for, or would make it another model
+    model_type: str  # model_type in config.json
+    architecture: str  # the class of transformers that generates
+    reward_architecture: str  # the class of transformers that classifies
+    keys: Kinds  # keys of config.json that are required, or whose other values are unsupported
     read: Callable[[dict], dict]  # config.json, completed by transformers -> fields of ModelConfig
-    config: Callable[[ModelConfig], dict]  # and back: the keys that decide the arithmetic
-    tensors: Callable[
-        [ModelConfig], dict[str, Tensor]
-    ]  # path of ours, as "blocks/query/kernel" -> where
-    prefix: str  # of the names but the head's, which some files leave out
+    config: Callable[[ModelConfig], dict]  # ModelConfig -> the keys that decide the arithmetic
+    # our paths, such as "blocks/query/kernel" -> their places in the files
+    tensors: Callable[[ModelConfig], dict[str, Tensor]]
+    prefix: str  # prefix of all names except the head's; some files omit it
     head: str = "lm_head.weight"  # the unembedding
     ignored: tuple[str, ...] = ()  # regular expressions of names that hold no weight
 

@@ -27,7 +27,7 @@ def settings(config: dict) -> dict:
     """Settings from a completed config.json."""
     width = config["hidden_size"] // config["num_attention_heads"]
     if (config.get("head_dim") or width) != width:
-        raise ValueError(f"head_dim = {config['head_dim']}, where {width} is wanted")
+        raise ValueError(f"head_dim = {config['head_dim']}: it must be {width}")
     return dict(
         vocab_size=config["vocab_size"],
         context=config["max_position_embeddings"],

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 class Kind(NamedTuple):
     """The allowed values of a key."""
 
-    wanted: str  # in words
+    wanted: str  # the requirement in words
     fits: Callable[[Any], bool]
     needed: bool = (
         False  # the key must be there: a default of transformers' class would mean nothing
@@ -25,9 +25,7 @@ def only(*values) -> Kind:
 
 def or_null(kind: Kind) -> Kind:
     """A value of `kind`, or null for a model without this feature."""
-    return kind._replace(
-        wanted=f"{kind.wanted}, or null,", fits=lambda x: x is None or kind.fits(x)
-    )
+    return kind._replace(wanted=f"{kind.wanted}, or null", fits=lambda x: x is None or kind.fits(x))
 
 
 def each(*values: str) -> Kind:
@@ -73,7 +71,7 @@ def check(kinds: Kinds, config: dict, nulls: bool, where: str = ""):
         if isinstance(kind, Kind):
             fits, wanted = kind.fits, kind.wanted
         if not fits(value):
-            raise ValueError(f"{where}{key} = {shown(value)}, where {wanted} is wanted")
+            raise ValueError(f"{where}{key} = {shown(value)}: it must be {wanted}")
         if not isinstance(kind, Kind):
             check(kind, value, nulls, f"{where}{key}.")
 

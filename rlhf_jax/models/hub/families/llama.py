@@ -85,8 +85,8 @@ def local_of(config: dict) -> dict:
         return {}
     if not window:
         raise ValueError(
-            f'layer_types has "{LOCAL}", and sliding_window is null (of a Qwen with use_sliding_window = '
-            "false too): set a window, or change layer_types"
+            f'layer_types has "{LOCAL}", but sliding_window is null (as in a Qwen with use_sliding_window = '
+            "false): set a window, or change layer_types"
         )
     return dict(window=window, local_layers=() if len(local) == len(kinds) else local)
 

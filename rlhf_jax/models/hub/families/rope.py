@@ -54,14 +54,14 @@ def scaling_of(rope: dict, context: int, truncate: bool) -> RopeScaling:
     original = rope.get("original_max_position_embeddings", context)
     factor = rope["factor"] or (context / original if kind == "yarn" else None)
     if factor is None:
-        raise ValueError("rope_parameters.factor = null, where a number is wanted")
+        raise ValueError("rope_parameters.factor = null: it must be a number")
     if kind == "linear":
         return RopeScaling("linear", float(factor))
     if kind == "llama3":
         low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
         if high <= low:
             raise ValueError(
-                f"rope_parameters.high_freq_factor = {high}, and low_freq_factor = {low}: more is wanted"
+                f"rope_parameters.high_freq_factor = {high}: it must be more than low_freq_factor = {low}"
             )
         return RopeScaling("llama3", float(factor), low, high, original)
     low, high = float(rope.get("beta_slow") or 1), float(rope.get("beta_fast") or 32)
@@ -79,12 +79,10 @@ def turned(config: dict, rope: dict, shares: bool = False) -> dict:
     Raises ValueError where only a part of each head is rotated, unless the family allows it (`shares`).
     """
     if "rope_theta" not in rope:
-        raise ValueError(
-            f"rope_parameters = {shown(rope)}, where an object with rope_theta is wanted"
-        )
+        raise ValueError(f"rope_parameters = {shown(rope)}: it must be an object with rope_theta")
     share = rope.get("partial_rotary_factor", 1.0)
     if share != 1 and not shares:
-        raise ValueError(f"partial_rotary_factor = {share}, where 1 is wanted")
+        raise ValueError(f"partial_rotary_factor = {share}: it must be 1")
     truncate = config["rope_parameters"].get(
         "truncate", True
     )  # not an entry's: as transformers does
@@ -101,8 +99,8 @@ def turned_apart(config: dict) -> dict:
     near = turned(config, config["rope_parameters"]["sliding_attention"])
     if near["rope_scaling"] != RopeScaling():
         raise ValueError(
-            f'rope_parameters.sliding_attention has rope_type = "{near["rope_scaling"].kind}", where '
-            '"default" is wanted'
+            f'rope_parameters.sliding_attention.rope_type = "{near["rope_scaling"].kind}": it must be '
+            '"default"'
         )
     far = turned(config, config["rope_parameters"]["full_attention"])
     return far | {"rope_theta_local": near["rope_theta"]}
