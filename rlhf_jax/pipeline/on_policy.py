@@ -17,7 +17,7 @@ from rlhf_jax.algorithms.learner import Learner
 from rlhf_jax.algorithms.policy_gradient import PolicyGradientConfig
 from rlhf_jax.algorithms.ppo import PPOConfig
 from rlhf_jax.batches import Samples
-from rlhf_jax.bounds import Count, NonNegative, Positive, Seed, Whole, check_divides
+from rlhf_jax.bounds import Count, NonNegative, Positive, Seed, Whole, batch_parts, check_divides
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.devices import memory
@@ -126,10 +126,7 @@ def check_loop(cfg, at: str, area: str, draws: str, group: int):
 
 def check_update(cfg, at: str, area: str, algorithm):
     """`check_loop`, for `algorithm`, the settings of PPO or of a policy gradient, which stand at `area`."""
-    rows, name = cfg.rl.batch_size, f"{at}{area}"
-    check_divides(f"{name}.minibatches", algorithm.minibatches, f"{at}rl.batch_size", rows)
-    rows, whole = rows // algorithm.minibatches, f"{at}rl.batch_size / {name}.minibatches"
-    check_divides(f"{name}.microbatches", algorithm.microbatches, whole, rows)
+    batch_parts(f"{at}{area}", algorithm, f"{at}rl.batch_size", cfg.rl.batch_size)
     check_loop(cfg, at, area, f"{area}.group", getattr(algorithm, "group", 1))
 
 
@@ -152,11 +149,8 @@ class OnPolicy(NamedTuple):
 
 def batch_sizes(cfg, algorithm) -> dict[str, int]:
     """What must divide over the devices; `algorithm` are the settings of PPO or of a policy gradient."""
-    rows, area = cfg.rl.batch_size, "ppo" if hasattr(algorithm, "lam") else "pg"
-    part = f"rl.batch_size / {area}.minibatches"
-    sizes = {"rl.batch_size": rows, part: rows // algorithm.minibatches}
-    rows = sizes[part] // algorithm.microbatches
-    return sizes | {f"{part} / {area}.microbatches": rows}
+    area = "ppo" if hasattr(algorithm, "lam") else "pg"
+    return batch_parts(area, algorithm, "rl.batch_size", cfg.rl.batch_size)
 
 
 def make_tx(cfg, algorithm):
