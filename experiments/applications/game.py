@@ -169,6 +169,5 @@ def main(cfg: Config):
     found, samples, tokens = playing.compare(cfg, sample_turn, policies, key)
     found["SFT held-out loss, nats a token"] = sft_loss
     results.write(folder, found, samples=samples, tokens=tokens)
-    for row in samples[:5]:
-        print(f"{row['prompt']} {row['after']}")
+    print(*(f"{row['prompt']} {row['after']}" for row in samples[:5]), sep="\n")
     results.show(folder, results.again("game"))
