@@ -166,6 +166,20 @@ def check_divides(part: str, n: int, whole: str, rows: int):
         raise ValueError(f"{part} = {n} does not divide {whole} = {rows}: choose a divisor")
 
 
+def batch_parts(area: str, cfg: Any, whole: str, rows: int) -> dict[str, int]:
+    """Rows of a rollout, a minibatch and a microbatch, by the settings of `area` that divide `whole`.
+
+    Raises ValueError where `cfg.minibatches` or `cfg.microbatches` does not divide them.
+    """
+    found = {whole: rows}
+    for part in ("minibatches", "microbatches"):
+        n = getattr(cfg, part)
+        check_divides(f"{area}.{part}", n, whole, rows)
+        whole, rows = f"{whole} / {area}.{part}", rows // n
+        found[whole] = rows
+    return found
+
+
 def _check_own(cfg: Any, at: str):
     for name, kind in kinds(type(cfg)).items():
         if want := wanted(kind, value := getattr(cfg, name)):

@@ -224,3 +224,16 @@ def test_nothing_is_left_unchecked_after_a_parse_that_fails():
         parse("--part.rows", "abc")
     with pytest.raises(ValueError, match=r"Part\.rows"):
         Part(rows=0)
+
+
+def test_the_parts_of_a_rollout_are_named_by_the_settings_that_divide_it():
+    cfg = PPOConfig(minibatches=2, microbatches=3)
+    assert bounds.batch_parts("ppo", cfg, "batch_size", 24) == {
+        "batch_size": 24,
+        "batch_size / ppo.minibatches": 12,
+        "batch_size / ppo.minibatches / ppo.microbatches": 4,
+    }
+    with pytest.raises(
+        ValueError, match=r"^ppo.microbatches = 3 does not divide batch_size / ppo.minib"
+    ):
+        bounds.batch_parts("ppo", cfg, "batch_size", 16)

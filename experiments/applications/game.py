@@ -22,7 +22,7 @@ from rlhf_jax.algorithms import policy_gradient, ppo, rollout
 from rlhf_jax.algorithms.learner import Learner
 from rlhf_jax.algorithms.policy_gradient import PolicyGradientConfig
 from rlhf_jax.algorithms.ppo import PPOConfig
-from rlhf_jax.bounds import Bound, Count, NonNegative, Seed, Settings, check_divides
+from rlhf_jax.bounds import Bound, Count, NonNegative, Seed, Settings, batch_parts, check_divides
 from rlhf_jax.devices import parallel
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import networks
@@ -77,26 +77,16 @@ class Config(Settings):
     """Games for measuring the return, with secrets of their own."""
 
     @property
-    def method(self) -> PPOConfig | PolicyGradientConfig:
-        """The settings of the algorithm."""
-        return self.ppo if self.algorithm == "ppo" else self.pg
-
-    def sizes(self, at: str = "") -> dict[str, int]:
-        """Rows that the devices must divide. Raises ValueError if the settings do not divide them."""
-        area = f"{at}ppo" if self.algorithm == "ppo" else f"{at}pg"
-        name, rows = f"{at}batch_size", self.batch_size
-        check_divides(f"{area}.group", getattr(self.method, "group", 1), name, rows)
-        found = {name: rows}
-        for part in ("minibatches", "microbatches"):
-            n = getattr(self.method, part)
-            check_divides(f"{area}.{part}", n, name, rows)
-            name, rows = f"{name} / {area}.{part}", rows // n
-            found[name] = rows
-        return found
+    def method(self) -> tuple[str, PPOConfig | PolicyGradientConfig]:
+        """The settings of the algorithm, and their name."""
+        return ("ppo", self.ppo) if self.algorithm == "ppo" else ("pg", self.pg)
 
     def _conditions(self, at: str):
         parallel.check_name(self.devices, f"{at}devices")
-        self.sizes(at)
+        area, own = self.method
+        if area == "pg":
+            check_divides(f"{at}pg.group", self.pg.group, f"{at}batch_size", self.batch_size)
+        batch_parts(f"{at}{area}", own, f"{at}batch_size", self.batch_size)
         columns = 1 + self.game.turns * (guessing.TURN + 1)
         if columns > self.model.context:
             raise ValueError(
@@ -105,9 +95,9 @@ class Config(Settings):
             )
 
     def _unread(self) -> dict[str, str]:
-        other = "pg" if self.algorithm == "ppo" else "ppo"
-        missing = {other: f'algorithm = "{self.algorithm}" does not read it'}
-        if self.method.kl_in_reward == self.method.kl_in_loss == "none":
+        (area, own), why = self.method, f'algorithm = "{self.algorithm}" does not read it'
+        missing = {"pg" if area == "ppo" else "ppo": why}
+        if own.kl_in_reward == own.kl_in_loss == "none":
             missing["kl_coef"] = "kl_in_reward and kl_in_loss are none"
         return missing
 
@@ -128,8 +118,9 @@ def main(cfg: Config):
     networks.check_backend(cfg.model)
     if cfg.wandb:
         metrics.load_wandb()
-    sizes = stages.parts("sft", cfg.sft) | cfg.sizes()
-    devices = parallel.choose(cfg.devices, sizes, cfg.model.cuts)
+    area, own = cfg.method
+    sizes = batch_parts(area, own, "batch_size", cfg.batch_size)
+    devices = parallel.choose(cfg.devices, stages.parts("sft", cfg.sft) | sizes, cfg.model.cuts)
     folder = run.open_run("game", cfg, cfg.run)
     if results.is_finished(folder, results.again("game")):
         return
@@ -148,7 +139,7 @@ def main(cfg: Config):
     reference = devices.put(reference)
 
     # 2. it plays, and learns from its rewards
-    tx = optimizer.make(cfg.optimizer, cfg.iterations * cfg.method.epochs * cfg.method.minibatches)
+    tx = optimizer.make(cfg.optimizer, cfg.iterations * own.epochs * own.minibatches)
     learner = make_learner(cfg, lm, tx, devices.axis_name)
     annotate = devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA))
     with_rewards = partial(rollout.with_rewards, cfg=ROLLOUT)
@@ -181,6 +172,5 @@ def main(cfg: Config):
     found, samples, tokens = playing.compare(cfg, sample_turn, policies, key)
     found["SFT held-out loss, nats a token"] = sft_loss
     results.write(folder, found, samples=samples, tokens=tokens)
-    for row in samples[:5]:
-        print(f"{row['prompt']} {row['after']}")
+    print(*(f"{row['prompt']} {row['after']}" for row in samples[:5]), sep="\n")
     results.show(folder, results.again("game"))

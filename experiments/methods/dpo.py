@@ -12,6 +12,7 @@ It learns from all training comparisons, without a reward model. With --referenc
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import numpy as np
@@ -88,17 +89,17 @@ def main(cfg: Config):
     of_rows = devices.compile(of_rows, (P(), P(DATA)), P(DATA))
 
     def logprobs(params, responses, bar=""):
-        params = devices.share(params)
-        return generation.by_batches(devices, lambda rows: of_rows(params, rows), responses, bar)
+        of_params, rows = partial(of_rows, devices.share(params)), 4 * cfg.sft.batch_size
+        return generation.by_batches(devices, of_params, responses, rows, bar)
 
     def encode(comparisons):
         pairs = encode_comparisons(run.tokenizer, comparisons, *run.lengths)
-        return PreferenceBatch(pairs, *(logprobs(reference, x, "reference") for x in pairs.sides))
+        return PreferenceBatch(pairs, *map(ref_logprobs, pairs.sides))
 
+    ref_logprobs = partial(logprobs, reference, bar="reference")
     data, held_out = encode(compared.train), encode(compared.held_out)
     if kind == "kto":
-        prompts = [c.prompt for c in compared.train]
-        data = labelled(data, prompts, lambda rows: logprobs(reference, rows, "reference"))
+        data = labelled(data, [c.prompt for c in compared.train], ref_logprobs)
 
     # 2. the loss of `preference.kind` on them
     def margins(params):

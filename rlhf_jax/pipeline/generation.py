@@ -74,13 +74,13 @@ def score(devices: Devices, fn, params, sequences: Sequences | Samples) -> np.nd
     return by_batches(devices, run, sequences)
 
 
-def by_batches(devices: Devices, run: Callable, records, bar: str = ""):
+def by_batches(devices: Devices, run: Callable, records, rows: int = 0, bar: str = ""):
     """What `run(batch on the devices)` gives of all rows of any tree of arrays, as NumPy arrays.
 
-    A progress bar named `bar` shows the batches.
+    Batches have `rows` rows (0: as `rows_of`); a progress bar named `bar` shows them.
     """
     n, parts = len(jax.tree.leaves(records)[0]), []
-    rows = rows_of(devices, n)
+    rows = rows or rows_of(devices, n)
     batches, total = padded_batches(records, rows), -(-n // rows)
     for batch, real in track(batches, bar, total=total, transient=True, disable=not bar):
         got = devices.fetch(run(devices.put_batch(batch)))

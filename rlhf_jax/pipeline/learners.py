@@ -6,6 +6,7 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import optimizer
 from rlhf_jax.algorithms import policy_gradient, ppo
+from rlhf_jax.bounds import batch_parts
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora, networks
 from rlhf_jax.pipeline import keys, stages
@@ -16,11 +17,7 @@ from rlhf_jax.pipeline.scoring import Reward
 
 def batch_sizes(cfg, area: str, algorithm) -> dict[str, int]:
     """Numbers of rows that must divide over the devices; `algorithm` holds the settings named `area`."""
-    rows = cfg.rl.batch_size
-    part = f"rl.batch_size / {area}.minibatches"
-    sizes = {"rl.batch_size": rows, part: rows // algorithm.minibatches}
-    rows = sizes[part] // algorithm.microbatches
-    return sizes | {f"{part} / {area}.microbatches": rows}
+    return batch_parts(area, algorithm, "rl.batch_size", cfg.rl.batch_size)
 
 
 def make_tx(cfg, algorithm):

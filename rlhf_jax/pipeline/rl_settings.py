@@ -8,7 +8,7 @@ from typing import Literal
 from rlhf_jax.algorithms import policy_gradient, ppo
 from rlhf_jax.algorithms.policy_gradient import PolicyGradientConfig
 from rlhf_jax.algorithms.ppo import PPOConfig
-from rlhf_jax.bounds import Count, NonNegative, Positive, Seed, Whole, check_divides
+from rlhf_jax.bounds import Count, NonNegative, Positive, Seed, Whole, batch_parts, check_divides
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import scoring, settings, texts
 
@@ -117,15 +117,6 @@ def check_group(cfg, at: str, draws: str, group: int):
         )
 
 
-def check_parts(cfg, at: str, area: str, algorithm):
-    """Raises ValueError where minibatches or microbatches do not divide a rollout; `algorithm` holds the
-    settings named `area`."""
-    rows, name = cfg.rl.batch_size, f"{at}{area}"
-    check_divides(f"{name}.minibatches", algorithm.minibatches, f"{at}rl.batch_size", rows)
-    rows, whole = rows // algorithm.minibatches, f"{at}rl.batch_size / {name}.minibatches"
-    check_divides(f"{name}.microbatches", algorithm.microbatches, whole, rows)
-
-
 def no_kl(algorithm) -> dict[str, str]:
     """The unread settings of the KL penalty where `algorithm` has none, with the reason."""
     if {algorithm.kl_in_reward, algorithm.kl_in_loss} != {"none"}:
@@ -156,7 +147,7 @@ class PolicyGradientRun(OnPolicyConfig):
 
     def _conditions(self, at: str):
         super()._conditions(at)
-        check_parts(self, at, "pg", self.pg)
+        batch_parts(f"{at}pg", self.pg, f"{at}rl.batch_size", self.rl.batch_size)
         check_group(self, at, "pg.group", self.pg.group)
         check_best(self, at, "pg", policy_gradient.METRICS)
 
@@ -179,7 +170,7 @@ class PPORun(OnPolicyConfig):
 
     def _conditions(self, at: str):
         super()._conditions(at)
-        check_parts(self, at, "ppo", self.ppo)
+        batch_parts(f"{at}ppo", self.ppo, f"{at}rl.batch_size", self.rl.batch_size)
         check_best(self, at, "ppo", ppo.METRICS)
         alone = self.rl.value_from == "reward" and not self.rl.model_weight
         if alone:

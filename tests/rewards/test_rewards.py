@@ -343,7 +343,12 @@ def in_order(asked, said, /, answer, **columns):
     return by_name(answer=answer, responses=said)
 
 
-@pytest.mark.parametrize("reward", [of_trl, by_name, awaited, in_order])
+def by_place(prompts, responses, answer, **columns):
+    assert columns.keys() == {"completions"}
+    return by_name(answer=answer, responses=responses)
+
+
+@pytest.mark.parametrize("reward", [of_trl, by_name, awaited, in_order, by_place])
 @pytest.mark.parametrize("threads", [0, 2])
 def test_a_reward_is_called_by_name_or_in_order_and_awaited(reward, threads):
     """The file's own fields "prompts" and "completions" take no one's place."""
