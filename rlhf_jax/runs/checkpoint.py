@@ -49,7 +49,7 @@ def saving(directory, *, keep: int = 2) -> Iterator[Callable]:
     later: a run that saves those again was wound back. Raises ValueError where the path has a character of
     `UNUSABLE`, and OSError where the disk does not take a save.
     """
-    directory = pathlib.Path(directory).absolute()
+    directory = pathlib.Path(os.path.realpath(directory))
     check_path(directory)
     if keep < 1:
         raise ValueError(
@@ -123,7 +123,7 @@ def restore(directory, iteration: int, like) -> Any:
     `like` holds arrays or `jax.ShapeDtypeStruct`s. Raises ValueError, naming the path, if a file
     is damaged or if structure, shape or dtype are not those that were saved.
     """
-    directory = pathlib.Path(directory).absolute()
+    directory = pathlib.Path(os.path.realpath(directory))
     damage = _damage(directory, iteration)
     if damage:
         raise ValueError(f"checkpoint {directory / str(iteration)} is damaged: {damage}")
@@ -148,7 +148,7 @@ def read(directory, iteration: int, *below: str) -> dict[str, np.ndarray]:
     With `below`, paths, only what stands below the first of them that is there is read, by the rest of its
     path. Raises ValueError if a file is damaged.
     """
-    directory = pathlib.Path(directory).absolute()
+    directory = pathlib.Path(os.path.realpath(directory))
     damage = _damage(directory, iteration)
     if damage:
         raise ValueError(f"checkpoint {directory / str(iteration)} is damaged: {damage}")
@@ -176,7 +176,7 @@ def restore_latest(directory, like) -> tuple[int, Any] | None:
     A damaged step is named on stderr and the one before it is taken, and so is one whose manifest is gone.
     Raises ValueError when all are damaged.
     """
-    directory = pathlib.Path(directory).absolute()
+    directory = pathlib.Path(os.path.realpath(directory))
     steps = sorted(_manifests(directory), reverse=True)
     for step in sorted(_steps(directory)):
         if step > max(steps, default=-1):
@@ -306,7 +306,7 @@ def _remove(directory, steps):
 
 def check_path(directory: pathlib.Path) -> None:
     """Raises ValueError where Orbax would not find what it wrote below `directory`."""
-    path = str(directory.absolute())
+    path = os.path.realpath(directory)
     bad = next((x for x in path if x in UNUSABLE or "\ud800" <= x <= "\udfff"), None)
     if bad is not None:
         raise ValueError(

@@ -53,6 +53,14 @@ def test_bits_types_and_structure_come_back(tmp_path):
     assert_same_bits(checkpoint.restore(tmp_path, 7, tree_of(4)), want)
 
 
+def test_a_path_through_a_parent_or_a_link_is_the_folder_that_it_leads_to(tmp_path):
+    want = tree_of(3)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    checkpoint.save(tmp_path / "here" / ".." / "there", 7, want)
+    assert_same_bits(checkpoint.restore(tmp_path / "link" / ".." / "there", 7, want), want)
+
+
 def test_shardings_are_those_of_like_and_unplaced_arrays_stay_unplaced(tmp_path):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     rows, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
