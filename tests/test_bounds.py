@@ -91,7 +91,7 @@ def like(cls):
 def test_all_config_classes_are_found_and_are_settings():
     names = {f"{cls.__module__}.{cls.__name__}" for cls in CLASSES}
     assert {
-        "rlhf_jax.algorithms.ppo.PPOConfig", "experiments.applications.sentiment.Config",
+        "rlhf_jax.algorithms.ppo.PPOConfig", "experiments.applications.game.Config",
         "rlhf_jax.studies.learners.Method",
         "rlhf_jax.runs.submit.Slurm", "rlhf_jax.models.config.RopeScaling", "bench.accelerator.Config",
     } <= names  # fmt: skip

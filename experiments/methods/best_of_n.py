@@ -1,4 +1,4 @@
-"""Best of n: no training, only the draw with the highest score of the reward model (Nakano et al., 2021).
+"""Best of n: no training, only the draw with the highest reward (Nakano et al., 2021).
 
     python launch.py best_of_n
     python launch.py best_of_n --rl.reward FILE.py:FUNCTION        # the highest score of a Python reward

@@ -102,12 +102,8 @@ def main(cfg: Config):
         data = labelled(data, [c.prompt for c in compared.train], ref_logprobs)
 
     # 2. the loss of `preference.kind` on them
-    def margins(params):
-        chosen, rejected = (logprobs(params, side) for side in held_out.comparisons.sides)
-        if kind in ("simpo", "orpo"):
-            tokens = [side.mask.sum(axis=1) for side in held_out.comparisons.sides]
-            return chosen / tokens[0] - rejected / tokens[1]
-        return (chosen - held_out.ref_chosen) - (rejected - held_out.ref_rejected)
+    def margins_of(params):
+        return margins(held_out, *(logprobs(params, x) for x in held_out.comparisons.sides), kind)
 
     steps = max(1, round(cfg.dpo.epochs * len(jax.tree.leaves(data)[0]) / cfg.dpo.batch_size))
     tx = optimizer.make(cfg.dpo.optimizer, steps)
@@ -124,16 +120,27 @@ def main(cfg: Config):
         steps=steps,
         save_every=cfg.dpo.eval_every,
         key=keys.adapters(cfg.seed, "policy"),
-        measure=lambda params: {"preference/held_out_accuracy": (margins(params) > 0).mean()},
+        measure=lambda params: {"preference/held_out_accuracy": (margins_of(params) > 0).mean()},
     )  # fmt: skip
     params, _ = stages.fit(stages.place(run), job, cfg.lora)
     params = devices.host(params)
 
     # 3. the results
-    own = intervals.accuracy(margins(params), [c.group for c in compared.held_out])
+    own = intervals.accuracy(margins_of(params), [c.group for c in compared.held_out])
     first = {"accuracy of the policy's own reward, held-out pairs": own._asdict()}
     said = results.respond(run, params)
     results.conclude(run, kind.upper(), reference, said, results.Judges(), first=first, facts=facts)
+
+
+def margins(pairs: PreferenceBatch, chosen, rejected, kind: str) -> np.ndarray:
+    """Implicit reward of chosen over rejected responses [N], up to a factor, from their log-probabilities.
+
+    The reward is log pi / pi_ref, or for kinds without a reference the mean log-probability of a token.
+    """
+    if kind in ("simpo", "orpo"):
+        tokens = [side.mask.sum(axis=1) for side in pairs.comparisons.sides]
+        return chosen / tokens[0] - rejected / tokens[1]
+    return (chosen - pairs.ref_chosen) - (rejected - pairs.ref_rejected)
 
 
 def labelled(pairs: PreferenceBatch, prompts: list[str], ref_logprobs_of) -> LabelledBatch:

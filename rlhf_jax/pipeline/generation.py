@@ -75,7 +75,7 @@ def score(devices: Devices, fn, params, sequences: Sequences | Samples) -> np.nd
 
 
 def by_batches(devices: Devices, run: Callable, records, rows: int = 0, bar: str = ""):
-    """What `run(batch on the devices)` gives of all rows of any tree of arrays, as NumPy arrays.
+    """Results of `run(batch on the devices)` for all rows of a tree of arrays, as NumPy arrays.
 
     Batches have `rows` rows (0: as `rows_of`); a progress bar named `bar` shows them.
     """

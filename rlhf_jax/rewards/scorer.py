@@ -44,6 +44,8 @@ from rlhf_jax.rewards.functions import (
 class ScorerConfig(Settings):
     """Settings for calling a Python reward."""
 
+    _incidental = ("threads", "processes", "samples_per_call", "timeout")
+
     threads: Whole = 8
     """Concurrent calls of the Python reward while the devices work; 0: one call after the other in the main
     thread, without a timeout unless in processes."""

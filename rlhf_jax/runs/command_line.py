@@ -156,7 +156,7 @@ def explained(found: list[Setting], prog: str, description: str, everything: boo
 
 
 def misnamed(word: str, found: list[Setting]) -> str | None:
-    """What is wrong with an option that no setting has; None where one has it, or where it is a value."""
+    """The reason why an option is no setting, with the nearest one; None for a setting or a value."""
     if not word.startswith("--"):
         return None
     name = word[2:].replace("_", "-")

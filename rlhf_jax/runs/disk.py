@@ -1,4 +1,4 @@
-"""What a run keeps on disk: JSON and arrays, each written whole or not at all, and computed once.
+"""JSON and arrays of a run on disk, each written whole or not at all, and computed once.
 
 What is computed once has a manifest of hashes beside it, and is made again where it is damaged.
 """
@@ -25,7 +25,7 @@ REMEDY = "delete it, and the same command makes it again"
 
 
 def cached(run: pathlib.Path, name: str, make: Callable[[], Any]) -> Any:
-    """What `run/name` holds (.json or .jsonl); `make()` is called and written there if it is absent.
+    """The content of `run/name` (.json or .jsonl); the result of `make()` is written there if it is absent.
 
     Every process calls it, for it may use the devices.
     """
@@ -85,7 +85,7 @@ def write_json(path: pathlib.Path, obj: Any) -> None:
 
 
 def read_json(path: pathlib.Path, remedy: str = REMEDY) -> Any:
-    """What `write_json` wrote: a list of rows where the name ends in .jsonl.
+    """The content that `write_json` wrote: a list of rows where the name ends in .jsonl.
 
     Raises ValueError, which names the file and the `remedy`, where it is damaged.
     """
@@ -99,7 +99,7 @@ def read_json(path: pathlib.Path, remedy: str = REMEDY) -> Any:
 
 
 def plain(x) -> Any:
-    """What JSON can hold of `x`: dataclasses as objects, arrays as lists, null for what is not finite."""
+    """`x` in types of JSON: dataclasses as objects, arrays as lists, null for numbers that are not finite."""
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
         return {field.name: plain(getattr(x, field.name)) for field in dataclasses.fields(x)}
     if isinstance(x, dict):

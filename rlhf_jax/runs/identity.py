@@ -44,7 +44,7 @@ def in_words(changes: dict[str, tuple]) -> str:
 
 
 def changes_of(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> str:
-    """What differs between two `content`s, as clauses; empty where nothing does."""
+    """Differences between two `content`s, as clauses; empty where there are none."""
     said = []
     for setting in before | now:
         old, new = before.get(setting, {}), now.get(setting, {})

@@ -43,7 +43,7 @@ def write(place: pathlib.Path, content: dict) -> None:
 
 
 def read(place: pathlib.Path) -> dict:
-    """What `write` was given. Raises one of `UNREADABLE` where the manifest is damaged."""
+    """The content given to `write`. Raises one of `UNREADABLE` where the manifest is damaged."""
     content = json.loads(place.read_bytes())
     if content.pop("sha256") != _sha256_of(content):
         raise ValueError("the manifest's own hash does not fit")
@@ -51,7 +51,7 @@ def read(place: pathlib.Path) -> dict:
 
 
 def damage(root: pathlib.Path, files: dict[str, str]) -> str | None:
-    """What is wrong with the files below `root`, as a clause; None where each has its hash."""
+    """The fault of the files below `root`, as a clause; None where each has its hash."""
     if not files:
         return "its manifest vouches for no file"
     for name, digest in files.items():

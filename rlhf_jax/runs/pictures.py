@@ -44,7 +44,7 @@ def curves(panel: metric_names.Panel, rows: list[dict]) -> dict[str, Any]:
 
 
 def gold_against_kl(rows: list[dict], points: list[tuple]) -> dict[str, Any]:
-    """What the policy gained in truth, and in the eyes of its reward model, for the KL it spent.
+    """Gold and the reward model's score against the KL to the reference.
 
     `points` are evaluations: the intervals of KL and of gold, each with a label.
     """

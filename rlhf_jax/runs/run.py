@@ -183,7 +183,7 @@ def record(run: pathlib.Path, name: str, value: Any) -> None:
 
 
 def finished(run: pathlib.Path, stage: str) -> bool:
-    """Whether `iterate` took `stage` to its end."""
+    """True where `iterate` took `stage` to its end."""
     return (run / "stages" / stage / "done.json").exists()
 
 

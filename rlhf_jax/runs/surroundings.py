@@ -1,4 +1,4 @@
-"""What a run was begun by: its command, the versions, the devices and the commit."""
+"""Surroundings of a run: its command, the versions, the devices and the commit."""
 
 import importlib.metadata
 import pathlib

@@ -45,7 +45,7 @@ class Method(Settings):
     """Training method of a policy, and its settings."""
 
     name: MethodName
-    """ppo, rloo, grpo, dpo or sft (on the chosen responses)."""
+    """Method: ppo, rloo, grpo, dpo, or sft on the chosen responses."""
     lr: Positive = 1e-3
     """Peak learning rate; it falls linearly to zero."""
     strength: NonNegative = 0.05

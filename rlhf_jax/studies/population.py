@@ -46,7 +46,7 @@ class Job(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What a process needs to open the context of a study."""
+    """Arguments with which a process opens the context of a study."""
 
     folder: pathlib.Path
     shared: SharedConfig

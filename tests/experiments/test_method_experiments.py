@@ -140,8 +140,8 @@ def pairs(rng, prompts, T=3):
 def test_mismatched_responses_are_to_another_prompt_and_labels_stay_with_their_response():
     prompts = [5, 3, 5, 4, 3, 5, 4, 4]
     made = pairs(np.random.default_rng(0), prompts)
-    first = lambda params, responses, bar="": responses.tokens[:, 1].astype(np.float32)
-    batch = dpo.labelled(made, [str(p) for p in prompts], None, first)
+    first = lambda responses: responses.tokens[:, 1].astype(np.float32)
+    batch = dpo.labelled(made, [str(p) for p in prompts], first)
     responses, mismatched = batch.responses.tokens, batch.mismatched.tokens
     assert sorted(responses[:, 0]) == sorted(prompts * 2)
     np.testing.assert_array_equal(batch.desirable, responses[:, 1] < 200)
@@ -159,8 +159,7 @@ def test_mismatched_responses_are_to_another_prompt_and_labels_stay_with_their_r
 def test_margins_are_of_the_reward_that_the_kind_believes_in(kind):
     made = pairs(np.random.default_rng(0), [1, 2, 3])
     sums = {100: [-3.0, -4.0, -5.0], 200: [-6.0, -2.0, -5.5]}
-    logprobs_of = lambda params, side: np.array(sums[side.tokens[0, 1]])
-    found = dpo.margins(None, made, logprobs_of, kind)
+    found = dpo.margins(made, np.array(sums[100]), np.array(sums[200]), kind)
     for n in range(3):
         if kind == "dpo":
             want = (sums[100][n] - made.ref_chosen[n]) - (sums[200][n] - made.ref_rejected[n])
@@ -266,7 +265,7 @@ def test_a_lengthened_run_ends_with_the_bits_of_one_of_that_length(base, tmp_pat
         ("dpo --dpo.microbatches 5", "dpo.microbatches = 5 does not divide dpo.batch_size"),
         ("online_dpo --online.microbatches 3", "online.microbatches = 3 .* rl.batch_size / online.draws"),
         ("raft --rl.best pg/loss", 'rl.best = "pg/loss" is no metric of sft: did you mean sft/loss'),
-        ("dpo --preference.gamma 1", "preference.gamma = 1.0 is not read .* use simpo"),
+        ("dpo --preference.gamma 1", "preference.gamma = 1.0 has no effect .* use simpo"),
         ("best_of_n --best.draws 1", "best.draws = 1: it must be 2 or more"),
         ("ensemble --ensemble.members 1", "ensemble.members = 1: it must be 2 or more"),
         ("dpo --rollout.missing-eos-penalty 2", "rollout.missing_eos_penalty = 2.0 has no effect"),

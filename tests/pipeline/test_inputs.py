@@ -118,7 +118,9 @@ def test_stages_are_not_taken_from_a_run_of_other_content(tmp_path):
     disk.write_json(tmp_path / "run" / "stages" / "sft" / "done.json", {"iterations": 1})
     reuse.check(tmp_path / "run", cfg, settings.RunConfig())
     rows(tmp_path / "a.jsonl", {"text": "b"})
-    with pytest.raises(ValueError, match=r"other file contents: .*a.jsonl of data.corpus has changed"):
+    with pytest.raises(
+        ValueError, match=r"other file contents: .*a.jsonl of data.corpus has changed"
+    ):
         reuse.check(tmp_path / "run", cfg, settings.RunConfig())
 
 

@@ -99,4 +99,4 @@ def test_the_reward_experiment_has_lengths_of_its_own(tmp_path, words):
     cfg = settled(
         tmp_path, words, [lengths.demonstrated("data.corpus", [("a", "a a")])], reward.config
     )
-    assert (cfg.data.prompt_length, cfg.data.length) == (2, 3)
+    assert (cfg.data.prompt_length, cfg.sample.length) == (2, 3)
