@@ -103,7 +103,8 @@ def main(cfg: Config):
 
     # 2. the loss of `preference.kind` on them
     def margins_of(params):
-        return margins(held_out, *(logprobs(params, x) for x in held_out.comparisons.sides), kind)
+        chosen, rejected = (logprobs(params, side) for side in held_out.comparisons.sides)
+        return margins(held_out, chosen, rejected, kind)
 
     steps = max(1, round(cfg.dpo.epochs * len(jax.tree.leaves(data)[0]) / cfg.dpo.batch_size))
     tx = optimizer.make(cfg.dpo.optimizer, steps)
