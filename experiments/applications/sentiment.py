@@ -2,7 +2,7 @@
 
     python launch.py sentiment
 
-trains on generated movie reviews whose true sentiment ("gold") is known, in about three minutes on two CPU
+trains on generated movie reviews whose true sentiment ("gold") is known, in three to five minutes on two CPU
 cores: gold rises from about 0 to above 1, in reference standard deviations.
 
     python launch.py sentiment --data.corpus FILES --data.comparisons FILES --data.prompts FILES

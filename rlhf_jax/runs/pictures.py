@@ -86,8 +86,10 @@ def _axis(values, first, last, whole=False):
     steps = [unit * n for n in (1, 2, 2.5, 5, 10) if not whole or (unit * n).is_integer()] or [1.0]
     step = next((x for x in steps if (high - low) / x <= 6), steps[-1])
     ticks = [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    plain = all(x == round(x) and abs(x) < 100_000 for x in ticks)
     for digits in range(3, 9):  # as few as tell them apart
-        texts = [f"{x:.{digits}g}".replace("-", "\N{MINUS SIGN}") for x in ticks]
+        texts = [f"{x:.0f}" if plain else f"{x:.{digits}g}" for x in ticks]
+        texts = [text.replace("-", "\N{MINUS SIGN}") for text in texts]
         if len({*texts}) == len(texts):
             break
     return of, [(f"{of(x):.1f}", text) for x, text in zip(ticks, texts, strict=True)]

@@ -134,14 +134,17 @@ def _is_rows(x) -> bool:
 
 
 def _results(results) -> dict:
-    groups = {"": []}  # what belongs to no group comes first
-    tables = []
+    groups, tables, alone = {}, [], 0
     for path, x in _flat(results):
         if _is_rows(x):
             tables.append((": ".join(path), x))
         else:
-            groups.setdefault(path[0] if len(path) > 1 else "", []).append((path, x))
-    groups = [(name, _group(name, entries)) for name, entries in groups.items() if entries]
+            alone += (
+                len(path) > 1
+            )  # neighbours without a group stand together, in the order of the file
+            groups.setdefault(path[0] if len(path) > 1 else alone, []).append((path, x))
+    named = lambda name: name if isinstance(name, str) else ""
+    groups = [(named(name), _group(named(name), rows)) for name, rows in groups.items()]
     return {"groups": groups, "tables": tables} if groups or tables else {}
 
 

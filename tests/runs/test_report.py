@@ -185,6 +185,7 @@ def test_a_curve_keeps_its_peaks_and_its_gaps():
     ("values", "texts"),
     [
         ([0.0, 1.0], ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        ([0.0, 1500.0], ["0", "500", "1000", "1500"]),
         ([1.0, 1.0001], ["1", "1.00002", "1.00004", "1.00006", "1.00008", "1.0001"]),
         ([-2.0, -2.0], ["-2.1", "-2.05", "-2", "-1.95", "-1.9"]),
         ([math.nan], ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
@@ -259,3 +260,17 @@ def test_gold_against_kl_holds_each_iteration_and_the_evaluations():
     assert pictures.WIDE.left < x["low"] < x["mean"] < x["high"] < pictures.WIDE.right
     assert pictures.WIDE.top < y["high"] < y["mean"] < y["low"] < pictures.WIDE.bottom
     assert not pictures.gold_against_kl([{"iteration": 0, "objective/kl": 1.0}], [])
+
+
+def test_results_stand_in_the_order_of_their_file():
+    found = {
+        "score": {"before": 0.0, "after": 1.0},
+        "kl": 2.0,
+        "wins": 0.5,
+        "gold": {"after": 1.0},
+        "x": 3.0,
+    }
+    groups = [
+        (name, [row["value"] for row in rows]) for name, rows in report._results(found)["groups"]
+    ]
+    assert groups == [("score", [0.0, 1.0]), ("", [2.0, 0.5]), ("gold", [1.0]), ("", [3.0])]
