@@ -5,7 +5,7 @@
 
 Some minutes beyond the shared stages; --start-from RUN takes those from a run. Held-out accuracy is 0.715 to
 0.768 for a member, 0.755 for their mean, 0.759 for mean less half a deviation (UWO) and 0.717 for averaged
-weights (WARM); RLOO against UWO raises gold from -0.11 to 1.48 (seed 0).
+weights (WARM); RLOO against UWO raises gold from -0.11 to 1.48 (seed 0, earlier random keys).
 """
 
 from dataclasses import dataclass, replace
