@@ -3,9 +3,9 @@
     python launch.py dpo                            # --preference.kind ipo, simpo, orpo or kto, too
 
 A minute beyond the shared stages; --start-from RUN takes those from a run. Gold rises from -0.11 to 0.70 at
-a KL of 1.4 (seed 0, earlier random keys). A second pass over the comparisons, or three times the learning rate,
-overfits: gold falls below the start, in responses that leave the grammar. With the same settings: IPO 0.48,
-KTO 0.50, SimPO 0.30, ORPO 0.17 (KL 0.25).
+a KL of 1.4 (seed 0, earlier random keys). A second pass over the comparisons, or three times the learning
+rate, overfits: gold falls below the start, in responses that leave the grammar. With the same settings:
+IPO 0.48, KTO 0.50, SimPO 0.30, ORPO 0.17 (KL 0.25).
 
 It learns from all training comparisons, without a reward model. With --reference FOLDER and
 --data.comparisons FILES it needs nothing else, and reports its accuracy on held-out pairs and its KL.
