@@ -104,7 +104,7 @@ def main(cfg: Config):
     # 2. the loss of `preference.kind` on them
     def margins_of(params):
         chosen, rejected = (logprobs(params, side) for side in held_out.comparisons.sides)
-        return margins(held_out, chosen, rejected, kind)
+        return preference.margins(held_out, chosen, rejected, kind)
 
     steps = max(1, round(cfg.dpo.epochs * len(jax.tree.leaves(data)[0]) / cfg.dpo.batch_size))
     tx = optimizer.make(cfg.dpo.optimizer, steps)
@@ -131,17 +131,6 @@ def main(cfg: Config):
     first = {"accuracy of the policy's own reward, held-out pairs": own._asdict()}
     said = results.respond(run, params)
     results.conclude(run, kind.upper(), reference, said, results.Judges(), first=first, facts=facts)
-
-
-def margins(pairs: PreferenceBatch, chosen, rejected, kind: str) -> np.ndarray:
-    """Implicit reward of chosen over rejected responses [N], up to a factor, from their log-probabilities.
-
-    The reward is log pi / pi_ref, or for kinds without a reference the mean log-probability of a token.
-    """
-    if kind in ("simpo", "orpo"):
-        tokens = [side.mask.sum(axis=1) for side in pairs.comparisons.sides]
-        return chosen / tokens[0] - rejected / tokens[1]
-    return (chosen - pairs.ref_chosen) - (rejected - pairs.ref_rejected)
 
 
 def labelled(pairs: PreferenceBatch, prompts: list[str], ref_logprobs_of) -> LabelledBatch:

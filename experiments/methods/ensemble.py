@@ -70,7 +70,7 @@ def main(cfg: Config):
         combined = Reward(fn, ensemble.weight_average(members))
     else:
         combined = Reward(ensemble.make_score(fn, own), members)
-    method = learners.with_policy_gradient(run, reference)
+    method = learners.with_policy_gradient(run, "rloo", reference)
     params, _ = on_policy.train(run, method, reference, combined, held_out_reward)
 
     # 3. the results, and the disagreement of the members

@@ -48,7 +48,7 @@ def main(cfg: PolicyGradientRun, name: str):
     reference, facts = stages.reference(run)
     pairs = people.compare(run, reference)
     reward, held_out_reward = stages.reward_models(run, reference, pairs)
-    method = learners.with_policy_gradient(run, reference)
+    method = learners.with_policy_gradient(run, name, reference)
     params, _ = on_policy.train(run, method, reference, reward, held_out_reward)
     said = results.respond(run, params)
     facts = results.about_rewards(run, reward, pairs) | facts

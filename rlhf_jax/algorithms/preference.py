@@ -266,3 +266,14 @@ def make_train_step(policy_fn, tx, cfg: PreferenceConfig, *, microbatches=1, axi
         microbatches=microbatches,
         axis_name=axis_name,
     )
+
+
+def margins(pairs: PreferenceBatch, chosen, rejected, kind: str):
+    """Implicit reward of chosen over rejected responses [N], up to a factor, from their log-probabilities.
+
+    The reward is log pi / pi_ref, or for kinds without a reference the mean log-probability of a token.
+    """
+    if kind in ("simpo", "orpo"):
+        tokens = [side.mask.sum(axis=1) for side in pairs.comparisons.sides]
+        return chosen / tokens[0] - rejected / tokens[1]
+    return (chosen - pairs.ref_chosen) - (rejected - pairs.ref_rejected)

@@ -58,13 +58,12 @@ def with_ppo(run: Prepared, reference, reward: Reward | None) -> OnPolicy:
     return on_devices(run, "ppo", make, critic.fn, tx, reference, start)
 
 
-def with_policy_gradient(run: Prepared, reference) -> OnPolicy:
-    """A policy gradient without a critic; its stage has the name of the experiment."""
+def with_policy_gradient(run: Prepared, stage: str, reference) -> OnPolicy:
+    """A policy gradient without a critic, trained in the stage of that name."""
     cfg, tx = run.cfg, make_tx(run.cfg, run.cfg.pg)
     make = lambda fn: policy_gradient.make_learner(
         fn, tx, cfg.pg, cfg.rollout, axis_name=run.devices.axis_name
     )
-    stage = "rloo" if run.name == "ensemble" else run.name
     policy_fn = run.lm.at(cfg.sample.temperature).policy_fn
     method = on_devices(run, stage, make, policy_fn, tx, reference)
     return method._replace(refill=cfg.rl.refill)

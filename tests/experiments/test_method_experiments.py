@@ -10,7 +10,7 @@ import runs
 
 import launch
 from experiments.methods import dpo
-from rlhf_jax.algorithms import best_of_n
+from rlhf_jax.algorithms import best_of_n, preference
 from rlhf_jax.batches import Comparisons, PreferenceBatch, Sequences
 from rlhf_jax.runs import checkpoint, metrics
 
@@ -159,7 +159,7 @@ def test_mismatched_responses_are_to_another_prompt_and_labels_stay_with_their_r
 def test_margins_are_of_the_reward_that_the_kind_believes_in(kind):
     made = pairs(np.random.default_rng(0), [1, 2, 3])
     sums = {100: [-3.0, -4.0, -5.0], 200: [-6.0, -2.0, -5.5]}
-    found = dpo.margins(made, np.array(sums[100]), np.array(sums[200]), kind)
+    found = preference.margins(made, np.array(sums[100]), np.array(sums[200]), kind)
     for n in range(3):
         if kind == "dpo":
             want = (sums[100][n] - made.ref_chosen[n]) - (sums[200][n] - made.ref_rejected[n])

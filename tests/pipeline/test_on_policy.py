@@ -35,6 +35,7 @@ HOW = {"iterations": 2, "batch_size": B, "optimizer": OptimizerConfig(lr=1e-2)}
 LOOP, CRITIC = GroupRLConfig(**HOW), CriticRLConfig(**HOW)
 PPO = PPOConfig(epochs=2, minibatches=2)
 GROUPS = policy_gradient.PolicyGradientConfig(epochs=2, minibatches=2, group=K)
+PG_OF = lambda run, params: learners.with_policy_gradient(run, "rloo", params)
 PPO_OF = lambda run, params: learners.with_ppo(run, params, None)
 METHODS = {
     "ppo": (PPO_OF, PPORun(ppo=PPO, rl=CRITIC)),
@@ -42,7 +43,7 @@ METHODS = {
         PPO_OF, PPORun(ppo=PPO, rl=replace(CRITIC, value="shared"))
     ),
     "policy gradient": (
-        learners.with_policy_gradient, PolicyGradientRun(pg=GROUPS, rl=LOOP)
+        PG_OF, PolicyGradientRun(pg=GROUPS, rl=LOOP)
     ),
     "online dpo": (online_dpo.with_pairs, online_dpo.Config(rl=replace(LOOP, kl_coef=0.0))),
     "raft": (raft.with_winners, raft.Config(raft=raft.RAFTConfig(draws=K, batch_size=8), rl=LOOP)),
@@ -189,7 +190,7 @@ def trained(monkeypatch, folder, weight=0.5, refill=0):
     )
     params = jax.device_get(jax.jit(LM.init)(jax.random.key(0)))
     last = Reward(lambda scale, tokens, mask: scale * tokens[:, -1], np.float32(2))
-    on_policy.train(run, learners.with_policy_gradient(run, params), params, last)
+    on_policy.train(run, learners.with_policy_gradient(run, "rloo", params), params, last)
     said = np.reshape(log.read_text().splitlines(), (-1, B))
     return said, metrics.read(folder / "metrics.jsonl")
 
