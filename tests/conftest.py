@@ -1,6 +1,6 @@
 """Eight virtual CPU devices, strict shapes, and a compilation cache that a second run finds warm.
 
-LLVM's first level compiles a tenth faster than its third; what XLA itself does to programs is the same.
+LLVM hardly optimises, which halves the time to compile; what XLA itself does to programs is unchanged.
 """
 
 import os
@@ -8,12 +8,12 @@ import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 # read as jax is imported, by this process and by those that tests start
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # but in `compiling.optimised`
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(__file__).parent.parent / ".jax_cache")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 

@@ -11,6 +11,18 @@ import numpy as np
 from rlhf_jax.runs import checkpoint, metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
+parts = str.split  # of a command line
+# what a command reads depends on where texts and models come from, and what is not read is refused
+SFT = parts("--sft.steps 12 --sft.eval-every 6")
+STAGES = parts("--devices device --sft.batch-size 8 --reward.batch-size 8 --reward.save-every 4")
+WORLD = parts("--data.reviews 80 --data.pairs 96")
+SHAPE = parts("--model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 400")
+LOOP = parts(
+    "--data.held-out 0.05 --rl.iterations 5 --rl.batch-size 8 --rl.save-every 2 --eval-draws 1"
+)
+TINY = LOOP + SFT + STAGES + SHAPE + WORLD
+"""Settings of a tiny on-policy run: tests that share them compile its programs once."""
+PPO = parts("--ppo.epochs 2 --ppo.minibatches 2")
 
 
 def kill(command: list[str], stage: str, iteration: int):

@@ -7,16 +7,11 @@ import sys
 import zipfile
 
 import pytest
+import runs
 
 import rlhf_jax
 
 ROOT = pathlib.Path(__file__).parent.parent
-TINY = str.split(
-    """--devices device --model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 400
-    --data.reviews 80 --data.pairs 96 --data.held-out 0.05 --sft.steps 12 --sft.batch-size 8
-    --sft.eval-every 6 --reward.batch-size 8 --reward.save-every 4 --eval-draws 1
-    --rl.iterations 2 --rl.batch-size 16 --rl.save-every 2"""
-)
 SPAWN = """
 import concurrent.futures, multiprocessing
 from rlhf_jax import launcher
@@ -96,13 +91,13 @@ def test_it_runs_from_any_folder_without_a_checkout(run):
 
 @pytest.mark.slow
 def test_ppo_and_a_copy_train_there(run):
-    run("sentiment", *TINY)
+    run("sentiment", *runs.TINY, *runs.PPO)
     (folder,) = (run.here / "runs" / "sentiment").iterdir()
     assert (folder / "results.json").exists()
     assert (
         run("new", "mine", "--from", "rloo")
         == "mine.py is a copy of rloo: rlhf-jax ./mine.py --help\n"
     )
-    run("./mine.py", *TINY, "--start-from", str(folder))
+    run("./mine.py", *runs.TINY, "--start-from", str(folder))
     (own,) = (run.here / "runs" / "mine").iterdir()
     assert (own / "results.json").exists()

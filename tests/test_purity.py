@@ -233,7 +233,6 @@ NAMES += ["adapters", "dpo", "kto", "ilql", "ensemble", "ensemble score"]
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_close_over_no_array(steps, name):
     fn, args = steps[name]
-    assert large_constants(fn, *args(0)) == []
     assert large_constants(jax.jit(fn), *args(0)) == []
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +34,13 @@ def prompts(rows=8, width=5, draws=1):
     )
 
 
+@cache
+def compiled(lm, cfg):
+    return jax.jit(sampling.make_sample(lm, cfg))
+
+
 def sample(cfg=CFG, batch=None, key=KEY, lm=LM):
-    return jax.jit(sampling.make_sample(lm, cfg))(PARAMS, batch or prompts(), key)
+    return compiled(lm, cfg)(PARAMS, batch or prompts(), key)
 
 
 def responses(samples):
@@ -45,9 +51,10 @@ def responses(samples):
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_log_probabilities_are_the_learners_at_the_temperature_sampled_with(temperature):
     got = sample(dataclasses.replace(CFG, temperature=temperature))
-    want, _ = LM.policy_fn(PARAMS, got.tokens, got.attention_mask, last=7, temperature=temperature)
+    read = jax.jit(partial(LM.policy_fn, last=7))
+    want, _ = read(PARAMS, got.tokens, got.attention_mask, temperature=temperature)
     np.testing.assert_allclose(got.logprobs, jnp.where(got.mask, want, 0), atol=1e-5)
-    other, _ = LM.policy_fn(PARAMS, got.tokens, got.attention_mask, last=7, temperature=0.8)
+    other, _ = read(PARAMS, got.tokens, got.attention_mask, temperature=0.8)
     assert np.abs(np.where(got.mask, other - want, 0)).max() > 1e-2
 
 
@@ -199,9 +206,8 @@ def test_frequencies_of_the_first_token_are_those_it_claims(cfg):
     draws = 4000
     one = jax.tree.map(lambda x: jnp.repeat(x[:1], draws, axis=0), prompts())
     got = sample(dataclasses.replace(cfg, length=1), one._replace(draw=jnp.arange(draws)))
-    logits = np.asarray(
-        LM.prefill_fn(PARAMS, one.tokens[:1], one.attention_mask[:1], 1)[0][0], float
-    )
+    prefill = jax.jit(partial(LM.prefill_fn, room=1))
+    logits = np.asarray(prefill(PARAMS, one.tokens[:1], one.attention_mask[:1])[0][0], float)
     p = np.exp(logits / cfg.temperature)
     if cfg.min_length:
         p[1] = 0

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import optimised
 from enumerable import EOS, LENGTH, PAD, distribution, total_variation
 from scipy import integrate, stats
 
@@ -218,6 +219,7 @@ def pool(rows):
     return jax.device_get((samples, which, world.scores[which]))
 
 
+@optimised()
 def fine_tuned(step, state, batch, steps=600):
     """What a table samples after full-batch steps from the reference."""
     run = lambda state: jax.lax.scan(

@@ -10,6 +10,7 @@ import layouts
 import numpy as np
 import optax
 import pytest
+from compiling import optimised
 from enumerable import BETA, CONTENT, EOS, LENGTH, PAD, PREFIXES, RESPONSES, VOCABULARY
 from jax.sharding import PartitionSpec as P
 from test_purity import large_constants
@@ -95,6 +96,7 @@ def tables(dtype):
     return {"q": draw(2, PREFIXES, VOCABULARY), "value": draw(PREFIXES)}
 
 
+@optimised()
 def learn(cfg, rewards, *, dtype=jnp.float64, steps=12_000):
     """(params, target) after the shipped loss and target update, on all responses as likely as under mu."""
     logits, _, _ = world()
@@ -247,6 +249,7 @@ def uniform_log():
     return log_of(Sequences(*(x[rows] for x in responses)), rewards)
 
 
+@optimised()
 def test_the_shipped_step_reaches_the_fixed_point():
     cfg, steps = at(0.9, polyak=0.5), 6000
     tx = optax.adam(optax.exponential_decay(0.1, steps, 1e-7), b2=0.99, eps=1e-20)
@@ -642,6 +645,7 @@ def test_padding_changes_neither_loss_nor_gradient(params):
     )
 
 
+@optimised()
 def test_a_transformer_taught_and_decoded_by_the_shipped_stages_says_what_the_fixed_point_says():
     """Behaviour uniform over tokens; the decoder of the exact Q and V is .49 away from that."""
     lm = networks.language_model(

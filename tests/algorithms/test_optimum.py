@@ -8,22 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from enumerable import BETA, EOS, LENGTH, PAD, PREFIXES, distribution, optimum, total_variation
+from compiling import optimised
+from enumerable import BETA, LENGTH, PREFIXES, distribution, optimum, total_variation
+from learning import ROLLOUT, SAMPLE, learn
 
-from rlhf_jax import optimizer, sampling, train_step
+from rlhf_jax import optimizer
 from rlhf_jax.algorithms import ppo, rollout
 from rlhf_jax.algorithms.ppo import PPOConfig
-from rlhf_jax.algorithms.rollout import RolloutConfig
 from rlhf_jax.batches import Samples
 from rlhf_jax.models import networks, transformer
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.sampling import SampleConfig
 
 TABLE = networks.from_logits(enumerable.apply)
 GATE = 1e-3
-SAMPLE = SampleConfig(length=LENGTH, stop=(EOS,), pad=PAD)
-# four content tokens are a whole response here, so that no EOS costs nothing
-ROLLOUT = RolloutConfig(missing_eos_penalty=0.0)
 
 
 def shifted(params, tokens, attention_mask, *, last):
@@ -50,36 +47,31 @@ def train(
     reference_fn=None,
     critic=lambda policy_fn: networks.with_values(policy_fn, enumerable.apply),
     sample_cfg=SAMPLE,
-    rollout_cfg=ROLLOUT,
     cfg=PPOConfig(),  # noqa: B008
     place=lambda scores, mask: scores,
     rows=512,
-    iterations=1000,
+    iterations=500,
     lr=3e-2,
 ):
-    """The policy's parameters after PPO, every stage a shipped one."""
+    """The policy's parameters after PPO."""
     opt = optimizer.OptimizerConfig(lr=lr, schedule="linear", clip=0.0)
     tx = optimizer.make(opt, steps=iterations * cfg.epochs * cfg.minibatches)
-    actor_critic_fn = critic(policy_fn)
-    sample = sampling.make_sample(lm, sample_cfg)
-    annotate = rollout.make_annotate_with_values(
-        reference_fn or policy_fn, actor_critic_fn, rollout_cfg
-    )
-    update = ppo.make_update(actor_critic_fn, tx, cfg)
-
-    def iteration(state, i):
-        rng = jax.random.fold_in(key, i)
-        samples = sample(state.params["policy"], enumerable.prompts(rows), rng)
-        rewards = place(scores[enumerable.response_of(samples)], samples.mask)
-        seen = annotate(state.params, ref_params, samples)
-        batch = rollout.with_rewards(seen, rewards, rollout_cfg)
-        state, _ = update(state, {}, jnp.float32(BETA), batch, jax.random.fold_in(rng, 1))
-        return state, None
-
-    state, _ = jax.lax.scan(iteration, train_step.init_state(params, tx), jnp.arange(iterations))
-    return state.params["policy"]
+    both = networks.Network(init=lambda *_: params, fn=critic(policy_fn))
+    return learn(
+        ppo.make_learner(reference_fn or policy_fn, both, tx, cfg, ROLLOUT),
+        tx,
+        params,
+        ref_params,
+        key,
+        lm=lm,
+        score=lambda x: place(scores[enumerable.response_of(x)], x.mask),
+        prompts=enumerable.prompts(rows),
+        iterations=iterations,
+        sample_cfg=sample_cfg,
+    )["policy"]
 
 
+@optimised()
 def tabular_distances(seeds, **changes):
     """Total variation from pi* of what trained tables sample, both at the sampling temperature."""
     temperature = changes.get("sample_cfg", SAMPLE).temperature
@@ -209,6 +201,7 @@ def test_the_expected_gradient_is_that_of_the_regularised_return_for_k1_in_the_r
 
 
 @pytest.mark.slow
+@optimised()
 def test_ppo_on_a_transformer_with_cached_sampling_comes_near_the_optimum():
     cfg = ModelConfig(vocab_size=4, context=1 + LENGTH, layers=1, d_model=32, tied=False)
     lm = networks.language_model(cfg)

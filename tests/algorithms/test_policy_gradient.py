@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from enumerable import BETA, EOS, LENGTH, PAD, PREFIXES, distribution, optimum, total_variation
+from compiling import optimised
+from enumerable import BETA, LENGTH, PREFIXES, distribution, optimum, total_variation
+from learning import ROLLOUT, SAMPLE, learn
 from scipy.optimize import brentq
 
-from rlhf_jax import optimizer, sampling, train_step
+from rlhf_jax import optimizer, train_step
 from rlhf_jax.algorithms import policy_gradient, rollout
 from rlhf_jax.algorithms.policy_gradient import (
     DAPO,
@@ -24,12 +26,10 @@ from rlhf_jax.algorithms.policy_gradient import (
     RLOO,
     PolicyGradientConfig,
 )
-from rlhf_jax.algorithms.rollout import RolloutConfig
 from rlhf_jax.batches import PolicyBatch, Rollout, Samples
 from rlhf_jax.models import networks, transformer
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.ops import reduce
-from rlhf_jax.sampling import SampleConfig
 
 B, T, V, STOP = 12, 5, 9, 1
 KEY = jax.random.key(0)
@@ -518,9 +518,6 @@ def test_what_does_not_fit_the_rollout_is_refused():
 
 
 TABLE = networks.from_logits(enumerable.apply)
-SAMPLE = SampleConfig(length=LENGTH, stop=(EOS,), pad=PAD)
-# four content tokens are a whole response here, so that no EOS costs nothing
-ROLLOUT = RolloutConfig(missing_eos_penalty=0.0)
 ANOTHER_ENGINE = replace(ROLLOUT, recompute_logprobs=True)
 
 
@@ -628,6 +625,7 @@ def test_importance_weights_make_another_engines_samples_the_learners_own():
 # --- exact ascent on a bandit, T = 1: penalties of tokens have closed forms there
 
 
+@optimised()
 def bandit_ascent(cfg, ref_logits, scores, steps=3000):
     """The policy [V] that the expected gradient leads to."""
     actions = jnp.arange(len(scores))[:, None]
@@ -680,6 +678,7 @@ def test_on_a_bandit_k2_of_tokens_reaches_the_optimum_and_k3_its_own():
 # --- optima
 
 
+@optimised()
 def ascent(cfg, steps=1500):
     """The largest total variation from pi* over two worlds that the expected gradient leads to."""
     tx = optax.adam(optax.linear_schedule(0.1, 0.0, steps))
@@ -749,33 +748,31 @@ def train(
     iterations=1000,
     lr=0.1,
 ):
-    """The policy's parameters after training, every stage a shipped one; `scores` [prompts, 121].
-
-    `engine` makes the parameters that are sampled from.
-    """
+    """The policy's parameters after training; `scores` [prompts, 121]."""
     opt = optimizer.OptimizerConfig(lr=lr, schedule="linear", clip=0.0)
     tx = optimizer.make(opt, steps=iterations * cfg.epochs * cfg.minibatches)
-    sample = sampling.make_sample(lm, sample_cfg)
     policy_fn = networks.at_temperature(lm.policy_fn, learns_at)
-    learner = policy_gradient.make_learner(policy_fn, tx, cfg, rollout_cfg)
     which = order(rows, cfg.group, len(scores))
     prompts = enumerable.prompts(rows)
     if len(scores) > 1:
         prompts = prompts._replace(tokens=which[:, None])
+    return learn(
+        policy_gradient.make_learner(policy_fn, tx, cfg, rollout_cfg),
+        tx,
+        params,
+        ref_params,
+        key,
+        lm=lm,
+        score=lambda x: scores[which, enumerable.response_of(x)],
+        prompts=prompts,
+        iterations=iterations,
+        sample_cfg=sample_cfg,
+        rollout_cfg=rollout_cfg,
+        engine=engine,
+    )
 
-    def iteration(state, i):
-        rng = jax.random.fold_in(key, i)
-        samples = sample(engine(state.params), prompts, rng)
-        seen = learner.annotate(state.params, ref_params, samples)
-        got = scores[which, enumerable.response_of(samples)]
-        batch = rollout.with_rewards(seen, got, rollout_cfg)
-        state, _ = learner.update(state, {}, jnp.float32(BETA), batch, jax.random.fold_in(rng, 1))
-        return state, None
 
-    state, _ = jax.lax.scan(iteration, train_step.init_state(params, tx), jnp.arange(iterations))
-    return state.params
-
-
+@optimised()
 def distance(cfg, prompts=2, **changes):
     """The largest total variation from pi* over the prompts, each with a world of its own.
 
@@ -867,7 +864,8 @@ def table_of(cfg: ModelConfig, params):
     return logits[jnp.arange(PREFIXES), ends]
 
 
-@pytest.mark.slow
+@pytest.mark.more  # PPO on a transformer, in test_optimum, goes the same way
+@optimised()
 def test_grpo_on_a_transformer_with_cached_sampling_comes_near_the_optimum():
     cfg = ModelConfig(vocab_size=4, context=1 + LENGTH, layers=1, d_model=32, tied=False)
     lm = networks.language_model(cfg)

@@ -9,6 +9,7 @@ import layouts
 import numpy as np
 import optax
 import pytest
+from compiling import optimised
 from enumerable import RESPONSES, distribution, optimum, total_variation
 from jax.sharding import PartitionSpec as P
 from scipy.special import expit
@@ -316,6 +317,7 @@ def loss_of(table, batch, cfg, policy_fn=table_policy):
     )[0]
 
 
+@optimised()
 def fit(world, batch, cfg, policy_fn=table_policy, iterations=160):
     """What the loss ends at [121]: L-BFGS from the reference, in steps scaled by the reach of a prefix."""
     start = jnp.asarray(world.ref_logits, float)

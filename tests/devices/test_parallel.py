@@ -148,7 +148,7 @@ def ppo_update(devices, cfg=CFG):
     )
 
 
-@layouts.some
+@layouts.marked  # a whole iteration, below, has the update in it
 def test_a_ppo_update_does_not_depend_on_the_layout(params, names):
     def run(devices):
         state = start(devices, params["ac"])

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import optimised
 
 from rlhf_jax.algorithms import policy_gradient
 from rlhf_jax.algorithms.rollout import RolloutConfig, make_annotate, with_rewards
@@ -94,6 +95,7 @@ def test_a_seed_among_others_is_the_seed_alone(page):
     assert not np.allclose(together[1]["score"][0], together[1]["score"][1])
 
 
+@optimised()
 def test_the_score_rises_in_every_seed(page, capsys):
     page["main"]()
     _, *lines = capsys.readouterr().out.splitlines()

@@ -26,17 +26,10 @@ from rlhf_jax.runs import checkpoint, disk, metrics
 from rlhf_jax.tasks import reviews
 
 parts = str.split  # of a command line
-# what a command reads depends on where texts and models come from, and what is not read is refused
-SFT = parts("--sft.steps 12 --sft.eval-every 6")
-STAGES = parts("--devices device --sft.batch-size 8 --reward.batch-size 8 --reward.save-every 4")
-WORLD = parts("--data.reviews 80 --data.pairs 96")
-SHAPE = parts("--model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 400")
-SMALL = SFT + STAGES + SHAPE
-LOOP = parts(
-    """sentiment --data.held-out 0.05 --rl.iterations 5 --rl.batch-size 8
-    --rl.save-every 2 --ppo.epochs 2 --ppo.minibatches 2 --eval-draws 1"""
-)
-TINY = LOOP + SMALL + WORLD
+SFT, STAGES, WORLD = runs.SFT, runs.STAGES, runs.WORLD
+SMALL = SFT + STAGES + runs.SHAPE
+LOOP = ["sentiment", *runs.LOOP, *runs.PPO]
+TINY = ["sentiment", *runs.TINY, *runs.PPO]
 WITH_FILES, WITH_MODEL, WITH_REFERENCE = (
     LOOP + SMALL,
     LOOP + SFT + STAGES + WORLD,

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import runs
+from compiling import optimised
 
 import launch
 from experiments.applications import game
@@ -138,6 +139,7 @@ LOOP = {
 }
 
 
+@optimised()
 def learn(folder, algorithm):
     settings = ["--algorithm", algorithm, *LOOP[algorithm]]
     command = ["game", "--devices", "device", *settings, "--eval-games", "1024"]

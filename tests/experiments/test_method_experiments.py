@@ -211,6 +211,7 @@ def test_the_first_member_of_an_ensemble_is_the_reward_model_itself(finished):
     assert {"rloo", "ensemble"} <= {row["stage"] for row in rows}
 
 
+@pytest.mark.more  # a second kill, of another method than in test_experiments
 def test_a_killed_run_ends_with_the_same_bits(finished, base, tmp_path):
     whole, folder = finished("raft"), tmp_path / "run"
     again = command("raft", base, folder)
@@ -242,7 +243,7 @@ def test_a_lengthened_run_ends_with_the_bits_of_one_of_that_length(base, tmp_pat
     assert results[0] == results[1] != short["kl"]
     assert (tmp_path / "run" / "report.html").exists()
     # another seed of RL alone has the shared stages of this run, and an end of its own
-    assert go("other", 3, "--rl.seed", "1", "--sample.slots", "8", "--model.remat") == 0
+    assert go("other", 3, "--rl.seed", "1") == 0
     other = read(tmp_path / "other")[0]
     assert other["kl"] != short["kl"]
     assert other["reward accuracy"] == short["reward accuracy"]

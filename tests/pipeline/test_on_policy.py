@@ -120,7 +120,10 @@ def test_what_a_method_makes_of_samples_does_not_depend_on_the_layout(name, rank
     assert all(np.abs(x["lora_b"]).max() > 1e-3 for x in blocks.values() if rank)
 
 
-@pytest.mark.parametrize("name", ["ppo", "ppo, shared trunk", "policy gradient", "raft"])
+@pytest.mark.parametrize(
+    "name",
+    ["ppo", pytest.param("ppo, shared trunk", marks=pytest.mark.more), "policy gradient", "raft"],
+)
 def test_a_learner_reads_policy_and_reference_at_the_temperature_of_the_samples(name):
     with_method, cfg = METHODS[name]
     once = {
