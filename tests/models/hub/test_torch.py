@@ -19,7 +19,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import launch
-from experiments.tools import export
 from rlhf_jax import sampling, train_step
 from rlhf_jax.algorithms import reward_model, sft
 from rlhf_jax.batches import Prompts, Sequences
@@ -30,6 +29,7 @@ from rlhf_jax.models.hub import huggingface
 from rlhf_jax.models.hub.peft import HARMLESS, OFF, PLAIN
 from rlhf_jax.models.hub.peft import write as write_adapter
 from rlhf_jax.models.lora import LoraConfig
+from rlhf_jax.pipeline import checkpoints
 from rlhf_jax.tasks import reviews
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
@@ -484,7 +484,7 @@ def test_an_exported_policy_and_reward_model_say_in_transformers_what_they_say_h
     assert theirs.generation_config.eos_token_id == words.eos_token_id
 
     ours = huggingface.load(str(place / "reward"))
-    trained = export.arrays(place / "run", "reward")
+    trained = checkpoints.arrays(place / "run", "reward")
     mean = json.loads((place / "run" / "stages" / "reward" / "centre.json").read_text())["mean"]
     centred = reward_model.centre(trained, np.float32(mean))
     jax.tree.map(np.testing.assert_array_equal, ours.params, centred)
