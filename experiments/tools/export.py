@@ -20,8 +20,7 @@ import numpy as np
 from rlhf_jax.algorithms import reward_model
 from rlhf_jax.bounds import Positive, Settings
 from rlhf_jax.data import tokenizer
-from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.hub import huggingface, peft
+from rlhf_jax.models.hub import huggingface, peft, writing
 from rlhf_jax.pipeline import checkpoints, pretrained, stages
 from rlhf_jax.runs import disk
 from rlhf_jax.runs import run as runs
@@ -86,21 +85,21 @@ def main(cfg: Config):
             raise ValueError(
                 f"stage {stage} trained the whole model (lora.rank = {of.lora.rank}): no adapter"
             )
-        family = huggingface.family_of(model, original)
+        family = writing.family_of(model, original)
         base = checkpoints.base_of(of, stage, model, cfg.base)
         peft.write(to, family, model, trained, of.lora, base)
         words.save_pretrained(to)
         if not is_reward:
-            huggingface.write_generation(to, words, stops, generation)
+            writing.write_generation(to, words, stops, generation)
     else:
         params = checkpoints.whole(folder, of, stage, trained)
         pad = words.get_vocab()[str(words.pad_token)]
         if pad >= model.vocab_size:  # the model that was read has no row for it
             if is_reward:
-                model, params = with_row(model, params, pad)
+                model, params = writing.with_row(model, params, pad)
             else:
                 words = tokenizer.load(name, pad=False, bos=pretrained.begins(of))
-        huggingface.save(
+        writing.save(
             to, model, params,
             is_reward=is_reward, config=original, tokenizer=words, stops=stops, generation=generation,
             shard_bytes=int(cfg.shard_gb * 1e9),
@@ -110,12 +109,3 @@ def main(cfg: Config):
     print(f"any experiment here takes it as {use}")
     if is_reward:
         print(f"transformers' scores are ours less score_bias = {float(trained['bias']):.6g}")
-
-
-def with_row(model: ModelConfig, params, row: int):
-    """A reward model whose embedding is zero-padded to include `row`, because transformers looks padding
-    up."""
-    table = np.asarray(params["trunk"]["embedding"]["embedding"])
-    table = np.pad(table, ((0, row + 1 - len(table)), (0, 0)))
-    trunk = params["trunk"] | {"embedding": {"embedding": table}}
-    return replace(model, vocab_size=len(table)), params | {"trunk": trunk}

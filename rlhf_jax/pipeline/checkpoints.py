@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig, RopeScaling
-from rlhf_jax.models.hub import huggingface
+from rlhf_jax.models.hub import huggingface, writing
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.pipeline import pretrained
 from rlhf_jax.pipeline.reuse import STAGES
@@ -106,7 +106,7 @@ def base_of(of: SimpleNamespace, stage: str, model: ModelConfig, base: str) -> s
         )
     base = own or base
     found = huggingface.read_config(huggingface.resolve(base))[1]
-    if huggingface.explicit(found) != huggingface.explicit(model):
+    if writing.explicit(found) != writing.explicit(model):
         raise ValueError(
             f'base = "{base}" has other settings than this run\'s model: export the SFT policy with '
             "--stage sft, and name that folder"

@@ -25,7 +25,7 @@ from rlhf_jax.batches import Prompts, Sequences
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.models import lora, networks, transformer
-from rlhf_jax.models.hub import huggingface
+from rlhf_jax.models.hub import huggingface, writing
 from rlhf_jax.models.hub.peft import HARMLESS, OFF, PLAIN
 from rlhf_jax.models.hub.peft import write as write_adapter
 from rlhf_jax.models.lora import LoraConfig
@@ -188,7 +188,7 @@ def test_transformers_reads_what_is_written(both, name, tmp_path):
     theirs, ours = both(name)
     tokens, mask = make_batch()
     keys = {key: ours.config[key] for key in ("model_type", "pad_token_id")}
-    huggingface.save(tmp_path, ours.cfg, ours.params, is_reward=ours.is_reward, config=keys)
+    writing.save(tmp_path, ours.cfg, ours.params, is_reward=ours.is_reward, config=keys)
     auto = tf.AutoModelForSequenceClassification if ours.is_reward else tf.AutoModelForCausalLM
     again = auto.from_pretrained(tmp_path, attn_implementation="eager").eval()
     assert type(again) is type(theirs)
