@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_jax.people import annotators
 from rlhf_jax.people.annotators import AnnotatorConfig, Pairs
-from rlhf_jax.tasks import reviews
+from rlhf_jax.tasks import reviews, reviews_law
 
 PROMPT = "the plot in this western"
 BEST = 1.4 * 1.6 / reviews.SCALE  # the largest gold: a strong adjective of one's own, intensified
@@ -174,7 +174,7 @@ def test_a_hill_climber_over_all_texts_finds_nothing_better_than_the_best_review
 
 @pytest.fixture(scope="module")
 def laws():
-    return {aspect: reviews.gold_law(aspect) for aspect in reviews.ASPECTS}
+    return {aspect: reviews_law.gold_law(aspect) for aspect in reviews.ASPECTS}
 
 
 def test_the_law_of_gold_is_a_distribution_with_the_moments_that_are_promised(laws):
@@ -270,7 +270,7 @@ def test_the_law_of_gold_is_the_sum_over_all_texts_of_a_smaller_grammar(
     masses = enumerated(aspects, len(stop), spoken)
     assert sum(masses.values()) == pytest.approx(1, abs=1e-12)
 
-    values, p = reviews.gold_law("plot")
+    values, p = reviews_law.gold_law("plot")
     assert len(values) == len(masses)
     want = np.array([masses[value] for value in np.round(values, 9) + 0.0])
     np.testing.assert_allclose(p, want, rtol=1e-9)
@@ -278,7 +278,7 @@ def test_the_law_of_gold_is_the_sum_over_all_texts_of_a_smaller_grammar(
 
 def test_the_law_of_an_unknown_aspect_is_refused():
     with pytest.raises(ValueError, match="'weather' is no aspect"):
-        reviews.gold_law("weather")
+        reviews_law.gold_law("weather")
 
 
 def test_a_prompt_without_an_aspect_is_refused():
