@@ -124,9 +124,8 @@ def with_pairs(run: Prepared, reference) -> on_policy.OnPolicy:
         batch = PreferenceBatch(pairs, picked(jnp.argmax), picked(jnp.argmin))
         state, metrics = step(state, frozen, batch)
         return state, metrics | rollout.objective_metrics(
-            samples, rolled.rewards, rolled.rewards, rolled.logprobs, rolled.ref_logprobs, kl_coef,
-            axis_name=devices.axis_name,
-        )  # fmt: skip
+            rolled, rolled.rewards, kl_coef, axis_name=devices.axis_name
+        )
 
     return learners.on_devices(run, "online_dpo", make, run.lm.policy_fn, tx, reference)._replace(
         refill=cfg.rl.refill

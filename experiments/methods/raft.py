@@ -111,9 +111,8 @@ def with_winners(run: Prepared, reference) -> on_policy.OnPolicy:
         ratio = kl.k1(rolled.logprobs, rolled.ref_logprobs)
         penalised = rolled.rewards - kl_coef * ratio  # zero after the end of a response
         return penalised.sum(axis=1), rollout.objective_metrics(
-            rolled.samples, rolled.rewards, penalised, rolled.logprobs, rolled.ref_logprobs, kl_coef,
-            axis_name=devices.axis_name,
-        )  # fmt: skip
+            rolled, penalised, kl_coef, axis_name=devices.axis_name
+        )
 
     rank = devices.compile(rank, (P(DATA), P()), (P(DATA), P()))
 

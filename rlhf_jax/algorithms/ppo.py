@@ -105,15 +105,7 @@ def prepare(rollout: PPORollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
 
     mean_token = lambda x: psum(jnp.vdot(tokens, x), axis_name)
     variance = lambda x: mean_token(jnp.square(x - mean_token(x)))
-    metrics = objective_metrics(
-        samples,
-        rollout.rewards,
-        penalised,
-        rollout.logprobs,
-        rollout.ref_logprobs,
-        kl_coef,
-        axis_name=axis_name,
-    ) | {
+    metrics = objective_metrics(rollout, penalised, kl_coef, axis_name=axis_name) | {
         "ppo/advantage_std": jnp.sqrt(variance(advantages)),
         "ppo/explained_variance": 1.0
         - variance(returns - rollout.values) / jnp.maximum(variance(returns), 1e-8),
