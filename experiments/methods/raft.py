@@ -100,10 +100,7 @@ def with_winners(run: Prepared, reference) -> on_policy.OnPolicy:
         policy_fn, tx, microbatches=cfg.raft.microbatches, axis_name=devices.axis_name
     )
     step = devices.compile(
-        lora.over_base(make, run.lm.policy_fn, cfg.lora),
-        (P(), P(), P(DATA)),
-        (P(), P()),
-        donate=0,
+        lora.over_base(make, run.lm.policy_fn, cfg.lora), (P(), P(), P(DATA)), (P(), P()), donate=0
     )
 
     def rank(rolled: Rollout, kl_coef):

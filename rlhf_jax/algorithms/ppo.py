@@ -8,11 +8,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import epochs, train_step
 from rlhf_jax.algorithms.learner import Learner
-from rlhf_jax.algorithms.rollout import (
-    RolloutConfig,
-    make_annotate_with_values,
-    objective_metrics,
-)
+from rlhf_jax.algorithms.rollout import RolloutConfig, make_annotate_with_values, objective_metrics
 from rlhf_jax.batches import PPOBatch, PPORollout
 from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit
 from rlhf_jax.ops import kl, losses
@@ -130,10 +126,7 @@ def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOC
     """
     samples, mask = batch.samples, batch.samples.mask
     new_logprobs, entropy, new_values = actor_critic_fn(
-        params,
-        samples.tokens,
-        samples.attention_mask,
-        last=mask.shape[1],
+        params, samples.tokens, samples.attention_mask, last=mask.shape[1]
     )
     new_logprobs = jnp.where(mask, new_logprobs, batch.logprobs)  # ratio 1 where nothing was said
     policy_loss, policy_clipped = losses.clipped_surrogate(

@@ -23,9 +23,7 @@ def position_ids(attention_mask: AttentionMask) -> Int[Array, "B L"]:
     return jnp.cumsum(mask, axis=1) - mask
 
 
-def visible_columns(
-    attention_mask: AttentionMask,
-) -> Bool[Array, "B 1 L"] | Bool[Array, "B L L"]:
+def visible_columns(attention_mask: AttentionMask) -> Bool[Array, "B 1 L"] | Bool[Array, "B L L"]:
     """The columns (last axis) that each column may see, before causality: real ones, of its own segment."""
     seen = attention_mask[:, None]
     if attention_mask.dtype == bool:

@@ -27,11 +27,7 @@ CALIBRATION = "the model is this sure, from", "to", "pairs", "mean probability",
 
 GOLD, HELD_OUT = "gold", "score of the held-out reward model"
 
-SHOWN = {
-    "gold": "gold",
-    "score": "score of the reward model",
-    "python_reward": "Python reward",
-}
+SHOWN = {"gold": "gold", "score": "score of the reward model", "python_reward": "Python reward"}
 """Names of the numbers beside each response in samples.jsonl, and their names in the results."""
 
 

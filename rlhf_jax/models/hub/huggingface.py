@@ -195,12 +195,7 @@ def classifies(config: dict) -> bool:
     return any("SequenceClassification" in x for x in config.get("architectures") or [])
 
 
-def load(
-    name: str,
-    *,
-    places: Callable[[Any], Any] | None = None,
-    **settings,
-) -> Loaded:
+def load(name: str, *, places: Callable[[Any], Any] | None = None, **settings) -> Loaded:
     """The model `name` (a folder or a hub name), with its parameters on the devices.
 
     `places(tree of shapes)` gives the shardings of the parameters, as `parallel.Devices.places` does; by
