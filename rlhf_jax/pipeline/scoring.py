@@ -68,8 +68,7 @@ def needs(cfg) -> texts.Needs:
 
 def unread(cfg) -> dict[str, str]:
     """The settings without effect beside a Python reward alone."""
-    alone = {} if cfg.rl.model_weight else {"reward_model": "a Python reward alone is maximised"}
-    return alone
+    return {} if cfg.rl.model_weight else {"reward_model": "a Python reward alone is maximised"}
 
 
 def python_reward(cfg, read: texts.Texts) -> Scorer | None:
@@ -86,17 +85,22 @@ def python_reward(cfg, read: texts.Texts) -> Scorer | None:
     return found
 
 
+def compiled(devices: Devices, reward: Reward) -> Callable:
+    """`score(samples) -> scores [B]` of a reward model, all on the devices."""
+    of_samples = lambda params, x: reward.fn(params, x.tokens, x.attention_mask)
+    score, params = (
+        devices.compile(of_samples, (P(), P(DATA)), P(DATA)),
+        devices.share(reward.params),
+    )
+    return lambda samples: score(params, samples)
+
+
 class RewardScorer:
     """The maximised reward: weight x reward model + Python reward."""
 
     def __init__(self, run, reward: Reward | None):
-        self.run, self.reward = run, reward
-        self.weight = run.cfg.rl.model_weight
-        devices: Devices = run.devices
-        if reward is not None:
-            of_samples = lambda params, x: reward.fn(params, x.tokens, x.attention_mask)
-            self._score = devices.compile(of_samples, (P(), P(DATA)), P(DATA))
-            self._params = devices.share(reward.params)
+        self.run, self.weight = run, run.cfg.rl.model_weight
+        self._score = compiled(run.devices, reward) if reward else None
 
     def submit(self, rows: Sequence[texts.Row], samples) -> Callable[[], dict[str, np.ndarray]]:
         """Starts to score samples on the devices, and returns a function that waits for the scores.
@@ -107,8 +111,8 @@ class RewardScorer:
         fetch, pending, learned = self.run.devices.fetch, None, None
         if self.run.scorer is not None:
             pending = submit(self.run, rows, self.run.generator.texts(fetch(samples)))
-        if self.reward is not None and self.weight:
-            learned = self._score(self._params, samples)
+        if self._score and self.weight:
+            learned = self._score(samples)
 
         def result():
             total = np.zeros(len(rows), np.float32)
