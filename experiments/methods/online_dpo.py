@@ -84,9 +84,8 @@ def main(cfg: Config):
     method = with_pairs(run, reference)
     params, _ = on_policy.train(run, method, reference, reward, held_out_reward)
     said = results.respond(run, params)
-    facts = results.about_rewards(run, reward, pairs) | facts
     judges = results.Judges(reward, held_out_reward)
-    results.conclude(run, "online DPO", reference, said, judges, facts=facts)
+    results.conclude(run, "online DPO", reference, said, judges, pairs=pairs, facts=facts)
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:
