@@ -18,7 +18,7 @@ from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora
 from rlhf_jax.ops import kl
-from rlhf_jax.pipeline import keys, scoring, stages, texts
+from rlhf_jax.pipeline import generation, keys, scoring, stages, texts
 from rlhf_jax.pipeline.prepare import Prepared
 from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.runs import loop
@@ -150,7 +150,7 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
 def make_watch(run: Prepared, held_out_reward: Reward | None) -> Callable:
     """`watch(rows, samples, rolled) -> metrics` that are reported and never trained on."""
     devices, task = run.devices, run.texts.task
-    score = scoring.compiled(devices, held_out_reward) if held_out_reward else None
+    score = generation.make_score(devices, *held_out_reward) if held_out_reward else None
 
     def watch(rows: Sequence[texts.Row], samples, rolled) -> dict[str, Any]:
         said = devices.fetch(samples)

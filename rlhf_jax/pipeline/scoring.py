@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.bounds import NonNegative, Settings
-from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.pipeline import generation, texts
 from rlhf_jax.rewards.functions import columns_of
 from rlhf_jax.rewards.scorer import Pending, Scorer, ScorerConfig
@@ -85,22 +83,12 @@ def python_reward(cfg, read: texts.Texts) -> Scorer | None:
     return found
 
 
-def compiled(devices: Devices, reward: Reward) -> Callable:
-    """`score(samples) -> scores [B]` of a reward model, all on the devices."""
-    of_samples = lambda params, x: reward.fn(params, x.tokens, x.attention_mask)
-    score, params = (
-        devices.compile(of_samples, (P(), P(DATA)), P(DATA)),
-        devices.share(reward.params),
-    )
-    return lambda samples: score(params, samples)
-
-
 class RewardScorer:
     """The maximised reward: weight x reward model + Python reward."""
 
     def __init__(self, run, reward: Reward | None):
         self.run, self.weight = run, run.cfg.rl.model_weight
-        self._score = compiled(run.devices, reward) if reward else None
+        self._score = generation.make_score(run.devices, *reward) if reward else None
 
     def submit(self, rows: Sequence[texts.Row], samples) -> Callable[[], dict[str, np.ndarray]]:
         """Starts to score samples on the devices, and returns a function that waits for the scores.
