@@ -14,7 +14,7 @@ from bench.works import Shape
 from rlhf_jax.data import tokenizer
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.hub import huggingface
+from rlhf_jax.models.hub import writing
 
 MARKS = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
 TEXTS = ["It was a good film, and I would see it again.", "It was a bad film: the end is too long."]
@@ -46,9 +46,9 @@ def make(shape: Shape, folder: pathlib.Path):
     shutil.rmtree(partial, ignore_errors=True)
     lm, keys = networks.language_model(cfg), {"model_type": "llama"} | MARKS
     params = lm.init(jax.random.key(0))
-    huggingface.save(partial / "policy", cfg, params, config=keys)
+    writing.save(partial / "policy", cfg, params, config=keys)
     reward = networks.reward_model(lm).init(jax.random.key(1), lm.init(jax.random.key(2)))
-    huggingface.save(partial / "reward", cfg, reward, is_reward=True, config=keys)
+    writing.save(partial / "reward", cfg, reward, is_reward=True, config=keys)
     for name in ("policy", "reward"):
         tokenizer.train(TEXTS, shape.vocab_size, partial / name)
     shutil.rmtree(folder, ignore_errors=True)

@@ -39,7 +39,7 @@ from safetensors.numpy import load_file, save_file
 from rlhf_jax.bounds import Positive, Settings
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.hub import huggingface
+from rlhf_jax.models.hub import huggingface, streaming
 from rlhf_jax.models.hub.families import FAMILIES
 
 LAYERS, VOCABULARY, DEVICES, MB = 24, 32_768, 8, 10**6
@@ -109,7 +109,7 @@ def write(cfg: Config):
         file = f"model-{len(file_of):05}.safetensors"
         save_file({name: draw(size) for name, size in some.items()}, cfg.folder / file)
         file_of |= dict.fromkeys(some, file)
-    (cfg.folder / huggingface.INDEX).write_text(json.dumps({"weight_map": file_of}))
+    (cfg.folder / streaming.INDEX).write_text(json.dumps({"weight_map": file_of}))
     keys = family.config(shape) | {"model_type": cfg.family, "dtype": cfg.file_dtype}
     (cfg.folder / "config.json").write_text(json.dumps(keys, indent=1))
 

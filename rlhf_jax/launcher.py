@@ -173,7 +173,8 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         return 0
     if args[0] == "new":
         return new(args[1:], known)
-    if not settings and (on is None or not {"-h", "--help"} & {*theirs}):
+    explains = bool({"-h", "--help"} & {*theirs})  # the settings of a place to run in
+    if not settings and not explains:
         return _refused(f"no experiment is named: {process.command()} lists all", 2)
     command, *settings = settings or ["EXPERIMENT"]
     name, file = command, None if command in known else _file(command)
@@ -186,21 +187,14 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
                 f"{file} must set config, or configs with one key: it has {len(names)}", 2
             )
         name = names[0]
-    elif name not in known and not (on and {"-h", "--help"} & {*theirs}):
+    elif name not in known and not (on and explains):
         return _refused(_unknown(name, known), 2)
 
-    # JAX reads these when the experiment imports it. Later runs then reuse compiled programs; never
-    # share this folder with other users, because JAX trusts its content.
-    with contextlib.suppress(RuntimeError):  # without a home folder there is no cache
-        cache = pathlib.Path.home() / ".cache" / "rlhf_jax" / "jax"
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    _set_cache()
     from rlhf_jax.runs import command_line, submit
 
     if on is not None and on not in submit.KINDS:
         return _refused(f"on = {on!r}: use {', '.join(submit.KINDS)}", 2)
-    if hosts_at is not None:
-        from rlhf_jax.devices import hosts
     try:
         if on is not None and hosts_at is not None:
             raise ValueError(
@@ -210,11 +204,7 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         prog = f"{process.command()} {command}"
         way = on and command_line.parse(submit.KINDS[on], theirs, prog=f"{prog} --on {on}")
         if hosts_at is not None:
-            hosts.meet(hosts_at)
-            # JAX has installed its own handler
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-            if not hosts.is_first():
-                sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            _join(hosts_at)
         exp = load_file(file, name) if file else load(name, folder)
         if not os.environ.get("RLHF_JAX_TRACEBACK"):  # Orbax also logs the errors that it raises
             logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -222,24 +212,14 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
             type(exp.config), settings, prog=prog, default=exp.config, description=exp.description
         )
         if way:  # refused settings are never sent
-            here, program = HERE.parent, ["launch.py"]
-            if not (here / "launch.py").is_file():
-                here, program = pathlib.Path.cwd(), ["-m", "rlhf_jax.launcher"]
+            here, program = _self()
             what = str(file.resolve()) if file else name
             return submit.send(way, name, ["python", *program, what, *settings], here)
         exp.main(cfg)
     except Exception as error:
-        if hosts_at is not None and hosts.is_loss(error):
-            why = str(error).strip().splitlines()[0]
-            print(f"error: another process of this run was lost ({why})", file=sys.stderr)
-            print(
-                "start the same command on all hosts to resume the run", file=sys.stderr, flush=True
-            )
-            os._exit(hosts.LOST_CODE)  # without JAX's wait for the lost process
-        run = sys.modules.get("rlhf_jax.runs.run")
-        said = process.sentence(error, run.opened() if run else "the disk")
-        if said is None and isinstance(error, ValueError):
-            said = str(error)
+        if hosts_at is not None:
+            _exit_where_lost(error)
+        said = _sentence(error)
         if said is None or os.environ.get("RLHF_JAX_TRACEBACK"):
             raise
         return _refused(said, 1)
@@ -247,6 +227,53 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         print("\ninterrupted: the same command resumes the run", file=sys.stderr)
         return 130
     return 0
+
+
+def _set_cache() -> None:
+    """Names the folder from which later runs reuse compiled programs; JAX reads it when it is imported.
+
+    Never share this folder with other users, because JAX trusts its content.
+    """
+    with contextlib.suppress(RuntimeError):  # without a home folder there is no cache
+        cache = pathlib.Path.home() / ".cache" / "rlhf_jax" / "jax"
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def _join(hosts_at: str) -> None:
+    """Joins the processes of several hosts, of which the first alone prints."""
+    from rlhf_jax.devices import hosts
+
+    hosts.meet(hosts_at)
+    # JAX has installed its own handler
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    if not hosts.is_first():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def _self() -> tuple[pathlib.Path, list[str]]:
+    """The folder from which a command is sent, and the launcher there, as arguments of Python."""
+    if (HERE.parent / "launch.py").is_file():
+        return HERE.parent, ["launch.py"]
+    return pathlib.Path.cwd(), ["-m", "rlhf_jax.launcher"]
+
+
+def _exit_where_lost(error: Exception) -> None:
+    """Ends this process, without JAX's wait, where the error says that another process was lost."""
+    from rlhf_jax.devices import hosts
+
+    if hosts.is_loss(error):
+        why = str(error).strip().splitlines()[0]
+        print(f"error: another process of this run was lost ({why})", file=sys.stderr)
+        print("start the same command on all hosts to resume the run", file=sys.stderr, flush=True)
+        os._exit(hosts.LOST_CODE)
+
+
+def _sentence(error: Exception) -> str | None:
+    """The error in one sentence, if it is of the system or of the user's input."""
+    run = sys.modules.get("rlhf_jax.runs.run")
+    said = process.sentence(error, run.opened() if run else "the disk")
+    return str(error) if said is None and isinstance(error, ValueError) else said
 
 
 def listing(known: dict[str, Place]) -> str:

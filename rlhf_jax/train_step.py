@@ -72,10 +72,7 @@ def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name
         new = optax.apply_updates(state.params, updates), opt_state
         old = state.params, state.opt_state
         params, opt_state = jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, old)
-        metrics |= {
-            "train/grad_norm": norm,
-            "train/skipped": 1.0 - usable.astype(jnp.float32),
-        }
+        metrics |= {"train/grad_norm": norm, "train/skipped": 1.0 - usable.astype(jnp.float32)}
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step

@@ -147,9 +147,8 @@ def main(cfg: Config):
     update = stages.compile_update(devices, learner.update)
 
     def iteration(state, i):
-        games = cfg.batch_size // learner.group
-        index = np.repeat(np.arange(i * games, (i + 1) * games, dtype=np.int32), learner.group)
-        draw = np.tile(np.arange(learner.group, dtype=np.int32), games)
+        games = np.arange(i * cfg.batch_size, (i + 1) * cfg.batch_size, dtype=np.int32)
+        index, draw = np.divmod(games, learner.group)  # games of a group share a secret
         policy = learner.policy_of(state.params)
         key = jax.random.fold_in(rollouts, i)
         samples, rewards = playing.play(cfg, sample_turn, policy, index, draw, key)

@@ -44,9 +44,8 @@ def main(cfg: PPORun):
     # 4. the results, on held-out prompts
     said = results.respond(run, params["policy"])
     judges = results.Judges(reward, held_out_reward)
-    facts = results.about_rewards(run, reward, pairs) | facts
     tokens = by_token(run, method, params, reference, kl_coef, said, scoring.maximised(run, reward))
-    results.conclude(run, "PPO", reference, said, judges, tokens=tokens, facts=facts)
+    results.conclude(run, "PPO", reference, said, judges, tokens=tokens, pairs=pairs, facts=facts)
 
 
 def by_token(run: Prepared, method, params, reference, kl_coef, said, reward_of) -> dict:

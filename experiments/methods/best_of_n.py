@@ -82,5 +82,5 @@ def main(cfg: Config):
         run, f"the best of {N}", reference, said, judges,
         kl={"mean": bound, "low": bound, "high": bound},
         extra={"the KL is its analytic bound": "log n - (n - 1) / n", "best of n": table},
-        facts=results.about_rewards(run, reward, pairs) | facts,
+        pairs=pairs, facts=facts,
     )  # fmt: skip

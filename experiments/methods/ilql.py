@@ -123,7 +123,7 @@ def main(cfg: Config):
         })  # fmt: skip
     results.conclude(
         run, "ILQL", reference, answer(cfg.ilql.beta), judges,
-        extra={"by beta": table}, facts=results.about_rewards(run, reward, pairs) | facts,
+        extra={"by beta": table}, pairs=pairs, facts=facts,
     )  # fmt: skip
 
 

@@ -84,9 +84,8 @@ def main(cfg: Config):
     method = with_pairs(run, reference)
     params, _ = on_policy.train(run, method, reference, reward, held_out_reward)
     said = results.respond(run, params)
-    facts = results.about_rewards(run, reward, pairs) | facts
     judges = results.Judges(reward, held_out_reward)
-    results.conclude(run, "online DPO", reference, said, judges, facts=facts)
+    results.conclude(run, "online DPO", reference, said, judges, pairs=pairs, facts=facts)
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:
@@ -124,9 +123,8 @@ def with_pairs(run: Prepared, reference) -> on_policy.OnPolicy:
         batch = PreferenceBatch(pairs, picked(jnp.argmax), picked(jnp.argmin))
         state, metrics = step(state, frozen, batch)
         return state, metrics | rollout.objective_metrics(
-            samples, rolled.rewards, rolled.rewards, rolled.logprobs, rolled.ref_logprobs, kl_coef,
-            axis_name=devices.axis_name,
-        )  # fmt: skip
+            rolled, rolled.rewards, kl_coef, axis_name=devices.axis_name
+        )
 
     return learners.on_devices(run, "online_dpo", make, run.lm.policy_fn, tx, reference)._replace(
         refill=cfg.rl.refill

@@ -51,6 +51,5 @@ def main(cfg: PolicyGradientRun, name: str):
     method = learners.with_policy_gradient(run, name, reference)
     params, _ = on_policy.train(run, method, reference, reward, held_out_reward)
     said = results.respond(run, params)
-    facts = results.about_rewards(run, reward, pairs) | facts
     judges = results.Judges(reward, held_out_reward)
-    results.conclude(run, name.upper(), reference, said, judges, facts=facts)
+    results.conclude(run, name.upper(), reference, said, judges, pairs=pairs, facts=facts)

@@ -25,6 +25,5 @@ def main(cfg: PPORun):
     method = learners.with_ppo(run, reference, reward)
     params, _ = on_policy.train(run, method, reference, reward, held_out_reward)
     said = results.respond(run, params["policy"])
-    facts = results.about_rewards(run, reward, pairs) | facts
     judges = results.Judges(reward, held_out_reward)
-    results.conclude(run, "PPO", reference, said, judges, facts=facts)
+    results.conclude(run, "PPO", reference, said, judges, pairs=pairs, facts=facts)

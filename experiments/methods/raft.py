@@ -76,9 +76,8 @@ def main(cfg: Config):
     method = with_winners(run, reference)
     params, _ = on_policy.train(run, method, reference, reward, held_out_reward)
     said = results.respond(run, params)
-    facts = results.about_rewards(run, reward, pairs) | facts
     judges = results.Judges(reward, held_out_reward)
-    results.conclude(run, "RAFT", reference, said, judges, facts=facts)
+    results.conclude(run, "RAFT", reference, said, judges, pairs=pairs, facts=facts)
 
 
 def batch_sizes(cfg: Config) -> dict[str, int]:
@@ -100,10 +99,7 @@ def with_winners(run: Prepared, reference) -> on_policy.OnPolicy:
         policy_fn, tx, microbatches=cfg.raft.microbatches, axis_name=devices.axis_name
     )
     step = devices.compile(
-        lora.over_base(make, run.lm.policy_fn, cfg.lora),
-        (P(), P(), P(DATA)),
-        (P(), P()),
-        donate=0,
+        lora.over_base(make, run.lm.policy_fn, cfg.lora), (P(), P(), P(DATA)), (P(), P()), donate=0
     )
 
     def rank(rolled: Rollout, kl_coef):
@@ -111,9 +107,8 @@ def with_winners(run: Prepared, reference) -> on_policy.OnPolicy:
         ratio = kl.k1(rolled.logprobs, rolled.ref_logprobs)
         penalised = rolled.rewards - kl_coef * ratio  # zero after the end of a response
         return penalised.sum(axis=1), rollout.objective_metrics(
-            rolled.samples, rolled.rewards, penalised, rolled.logprobs, rolled.ref_logprobs, kl_coef,
-            axis_name=devices.axis_name,
-        )  # fmt: skip
+            rolled, penalised, kl_coef, axis_name=devices.axis_name
+        )
 
     rank = devices.compile(rank, (P(DATA), P()), (P(DATA), P()))
 

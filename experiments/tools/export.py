@@ -13,27 +13,17 @@ metadata of adapter_model.safetensors. Loaded here, the folder gives our scores.
 """
 
 import pathlib
-import re
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import numpy as np
 
 from rlhf_jax.algorithms import reward_model
 from rlhf_jax.bounds import Positive, Settings
 from rlhf_jax.data import tokenizer
-from rlhf_jax.models import lora, networks
-from rlhf_jax.models.config import ModelConfig, RopeScaling
-from rlhf_jax.models.hub import huggingface, peft
-from rlhf_jax.models.lora import LoraConfig
-from rlhf_jax.pipeline import pretrained, stages
-from rlhf_jax.pipeline.reuse import STAGES as SHARED
-from rlhf_jax.runs import checkpoint, disk, metrics
+from rlhf_jax.models.hub import huggingface, peft, writing
+from rlhf_jax.pipeline import checkpoints, pretrained, stages
+from rlhf_jax.runs import disk
 from rlhf_jax.runs import run as runs
-
-POLICY = ("['best']", "['state'].params['policy']", "['state'].params", ".params")
-"""Paths at which a checkpoint may hold the parameters of a policy or a reward model; the first match
-counts."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +65,9 @@ def main(cfg: Config):
     runs.check_folder("to", cfg.to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f'to = "{to}" is there and not empty: name a new folder')
-    of = settings_of(folder)
-    stage = cfg.stage or own_stage(folder)
-    trained = arrays(folder, stage, best=cfg.best)
+    of = checkpoints.settings_of(folder)
+    stage = cfg.stage or checkpoints.own_stage(folder)
+    trained = checkpoints.arrays(folder, stage, best=cfg.best)
     name, is_reward = of.tokenizer or folder / "tokenizer", "trunk" in trained
     centre = folder / "stages" / stage / stages.CENTRE
     if is_reward and centre.exists():  # it does not where a run was made by an older version
@@ -91,24 +81,25 @@ def main(cfg: Config):
     generation = huggingface.generation_of(source) if source else {}
 
     if cfg.adapter:
-        if "embedding" in (trained["trunk"] if is_reward else trained):
+        if checkpoints.is_whole(trained):
             raise ValueError(
                 f"stage {stage} trained the whole model (lora.rank = {of.lora.rank}): no adapter"
             )
-        family, base = huggingface.family_of(model, original), base_of(cfg, of, stage, model)
+        family = writing.family_of(model, original)
+        base = checkpoints.base_of(of, stage, model, cfg.base)
         peft.write(to, family, model, trained, of.lora, base)
         words.save_pretrained(to)
         if not is_reward:
-            huggingface.write_generation(to, words, stops, generation)
+            writing.write_generation(to, words, stops, generation)
     else:
-        params = whole(folder, of, stage, trained)
+        params = checkpoints.whole(folder, of, stage, trained)
         pad = words.get_vocab()[str(words.pad_token)]
         if pad >= model.vocab_size:  # the model that was read has no row for it
             if is_reward:
-                model, params = with_row(model, params, pad)
+                model, params = writing.with_row(model, params, pad)
             else:
                 words = tokenizer.load(name, pad=False, bos=pretrained.begins(of))
-        huggingface.save(
+        writing.save(
             to, model, params,
             is_reward=is_reward, config=original, tokenizer=words, stops=stops, generation=generation,
             shard_bytes=int(cfg.shard_gb * 1e9),
@@ -118,106 +109,3 @@ def main(cfg: Config):
     print(f"any experiment here takes it as {use}")
     if is_reward:
         print(f"transformers' scores are ours less score_bias = {float(trained['bias']):.6g}")
-
-
-def base_of(cfg: Config, of: SimpleNamespace, stage: str, model: ModelConfig) -> str:
-    """Name of the model beneath a stage's adapters; raises ValueError where `base` names another one."""
-    own = of.pretrained if stage == "sft" else of.reference
-    if own and cfg.base:
-        raise ValueError(
-            f'base = "{cfg.base}", and the adapters stand over "{own}": leave base out'
-        )
-    if not own and not cfg.base:
-        raise ValueError(
-            "base is empty, and the adapters stand over this run's SFT policy: export it with "
-            "--stage sft, and name that folder as base"
-        )
-    base = own or cfg.base
-    found = huggingface.read_config(huggingface.resolve(base))[1]
-    if huggingface.explicit(found) != huggingface.explicit(model):
-        raise ValueError(
-            f'base = "{base}" has other settings than this run\'s model: export the SFT policy with '
-            "--stage sft, and name that folder"
-        )
-    return str(pathlib.Path(base).resolve()) if pathlib.Path(base).is_dir() else base
-
-
-def settings_of(folder: pathlib.Path) -> SimpleNamespace:
-    """Settings of a run that the export reads. Raises ValueError for a run without a language model."""
-    if not (folder / "config.json").exists():
-        raise ValueError(f'run = "{folder}" holds no config.json: name the folder of a run')
-    settings = runs.read_config(folder)["settings"]
-    if not {"model", "tokenizer"} <= settings.keys():
-        raise ValueError(
-            f'run = "{folder}" trained no language model with a tokenizer: nothing to export'
-        )
-    model, adapters = settings["model"], settings.get("lora", {})
-    scaling, local = model.get("rope_scaling", {}), model.get("local_layers", ())
-    if (folder / "lengths.json").exists():
-        model["context"] = disk.read_json(folder / "lengths.json")["context"]
-    model |= {"rope_scaling": RopeScaling(**scaling), "local_layers": tuple(local)}
-    if adapters:
-        adapters |= {"matrices": tuple(adapters["matrices"])}
-    read = {"model": ModelConfig(**model), "lora": LoraConfig(**adapters)}
-    default = {"pretrained": "", "reference": "", "sample": {}, "bos": "tokenizer"}
-    return SimpleNamespace(**default | settings | read)
-
-
-def own_stage(folder: pathlib.Path) -> str:
-    """The last stage of a run that is its method's own. Raises ValueError where there is none."""
-    if (name := runs.read_config(folder)["experiment"]) in SHARED:  # a run of that stage alone
-        return name
-    stages = dict.fromkeys(row["stage"] for row in metrics.read(folder / metrics.FILE))
-    own = [name for name in stages if name not in SHARED]
-    if not own:
-        raise ValueError(
-            f'run = "{folder}" has no policy of a method: set stage to sft, reward or held_out_reward'
-        )
-    return own[-1]
-
-
-def arrays(folder: pathlib.Path, stage: str, best: bool = False) -> dict:
-    """Trained parameters of a stage, or its adapters and heads. Raises ValueError for an unfinished stage.
-
-    With `best` the stage may be unfinished; ValueError is raised where it has no best checkpoint.
-    """
-    place = folder / "stages" / stage
-    known = sorted(path.name for path in (folder / "stages").glob("*"))
-    if stage not in known:
-        raise ValueError(f'stage = "{stage}" is none of those in {folder}: {", ".join(known)}')
-    if best and checkpoint.best(place) is None:
-        raise ValueError(f"best = True, and no checkpoint of stage {stage} of {folder} was rated")
-    if not best and not runs.finished(folder, stage):
-        raise ValueError(
-            f'stage = "{stage}" has not ended in {folder}: start the command of that run again'
-        )
-    step = checkpoint.best(place) if best else checkpoint.latest(place)
-    found = checkpoint.read(place, step, *POLICY) if step is not None else {}
-    tree = huggingface.unflatten(
-        {"/".join(re.findall(r"\['(.*?)'\]", k)): x for k, x in found.items()}
-    )
-    if "blocks" not in tree.get("trunk", tree):
-        raise ValueError(
-            f"stage {stage} of {folder} holds no policy and no reward model of this format"
-        )
-    return tree
-
-
-def whole(folder: pathlib.Path, of: SimpleNamespace, stage: str, trained: dict):
-    """All parameters at the end of a stage: its `trained` ones, merged into its initial ones."""
-    is_reward = "trunk" in trained
-    if "embedding" in (trained["trunk"] if is_reward else trained):
-        return trained
-    start_given = stage == "sft" or of.reference
-    base = pretrained.start(of) if start_given else whole(folder, of, "sft", arrays(folder, "sft"))
-    base = {"trunk": networks.headless(base)} if is_reward else base
-    return lora.merge(lora.join(base, trained, of.lora))
-
-
-def with_row(model: ModelConfig, params, row: int):
-    """A reward model whose embedding is zero-padded to include `row`, because transformers looks padding
-    up."""
-    table = np.asarray(params["trunk"]["embedding"]["embedding"])
-    table = np.pad(table, ((0, row + 1 - len(table)), (0, 0)))
-    trunk = params["trunk"] | {"embedding": {"embedding": table}}
-    return replace(model, vocab_size=len(table)), params | {"trunk": trunk}

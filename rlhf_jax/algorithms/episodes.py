@@ -71,10 +71,7 @@ def play(
         words = np.asarray(said.tokens)[:, -n:]
         state, reply, heard, earned, done = respond(state, words, spoken)
         _check("reply_length", cfg.reply_length, heard.shape)
-        if not np.issubdtype(earned.dtype, np.floating):
-            raise TypeError(
-                f"rewards are {earned.dtype}, which cannot hold fractions: make them float32 at their source"
-            )
+        _check_floats(earned)
 
         real[:, turn] = np.concatenate([spoken, heard & alive[:, None]], axis=1)
         mask[:, turn, :n] = spoken
@@ -113,4 +110,11 @@ def _check(name: str, columns: int, shape):
     if shape[1] != columns:
         raise ValueError(
             f"episode.{name} = {columns} and {shape[1]} columns came: set it to {shape[1]}"
+        )
+
+
+def _check_floats(rewards):
+    if not np.issubdtype(rewards.dtype, np.floating):
+        raise TypeError(
+            f"rewards are {rewards.dtype}, which cannot hold fractions: make them float32 at their source"
         )

@@ -98,11 +98,7 @@ def loss(params, frozen, batch: LoggedBatch, weights, *, q_fn, cfg: ILQLConfig):
     """
     responses, mask = batch.responses, batch.responses.mask
     q, target_q, logprobs, values = q_fn(
-        params,
-        frozen["target"],
-        responses.tokens,
-        responses.attention_mask,
-        last=mask.shape[1],
+        params, frozen["target"], responses.tokens, responses.attention_mask, last=mask.shape[1]
     )  # [K, B, T], and values [B, T]
     fixed = jax.lax.stop_gradient(values)
     _, returns = gae(batch.rewards, fixed, mask, gamma=cfg.gamma, lam=cfg.lam)  # y_t where lam = 0

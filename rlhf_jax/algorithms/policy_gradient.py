@@ -258,15 +258,7 @@ def prepare(rollout: Rollout, kl_coef, cfg: PolicyGradientConfig, *, axis_name=N
     total = lambda x: gather(jnp.sum(jnp.where(mask, x, 0.0), axis=1), axis_name)  # all rows
     advantages = advantages_of(total(rewards), cfg)  # all rows, on every device
     mine = share(jnp.arange(len(advantages)), axis_name)
-    metrics = objective_metrics(
-        samples,
-        rollout.rewards,
-        rewards,
-        rollout.logprobs,
-        rollout.ref_logprobs,
-        kl_coef,
-        axis_name=axis_name,
-    ) | {
+    metrics = objective_metrics(rollout, rewards, kl_coef, axis_name=axis_name) | {
         "pg/advantage_std": jnp.std(advantages),
         "pg/sampler_kl": mean_token(kl.k3(samples.logprobs, rollout.logprobs)),
     }

@@ -8,11 +8,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import epochs, train_step
 from rlhf_jax.algorithms.learner import Learner
-from rlhf_jax.algorithms.rollout import (
-    RolloutConfig,
-    make_annotate_with_values,
-    objective_metrics,
-)
+from rlhf_jax.algorithms.rollout import RolloutConfig, make_annotate_with_values, objective_metrics
 from rlhf_jax.batches import PPOBatch, PPORollout
 from rlhf_jax.bounds import Count, NonNegative, Positive, Settings, Unit
 from rlhf_jax.ops import kl, losses
@@ -105,15 +101,7 @@ def prepare(rollout: PPORollout, kl_coef, cfg: PPOConfig, *, axis_name=None):
 
     mean_token = lambda x: psum(jnp.vdot(tokens, x), axis_name)
     variance = lambda x: mean_token(jnp.square(x - mean_token(x)))
-    metrics = objective_metrics(
-        samples,
-        rollout.rewards,
-        penalised,
-        rollout.logprobs,
-        rollout.ref_logprobs,
-        kl_coef,
-        axis_name=axis_name,
-    ) | {
+    metrics = objective_metrics(rollout, penalised, kl_coef, axis_name=axis_name) | {
         "ppo/advantage_std": jnp.sqrt(variance(advantages)),
         "ppo/explained_variance": 1.0
         - variance(returns - rollout.values) / jnp.maximum(variance(returns), 1e-8),
@@ -138,10 +126,7 @@ def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOC
     """
     samples, mask = batch.samples, batch.samples.mask
     new_logprobs, entropy, new_values = actor_critic_fn(
-        params,
-        samples.tokens,
-        samples.attention_mask,
-        last=mask.shape[1],
+        params, samples.tokens, samples.attention_mask, last=mask.shape[1]
     )
     new_logprobs = jnp.where(mask, new_logprobs, batch.logprobs)  # ratio 1 where nothing was said
     policy_loss, policy_clipped = losses.clipped_surrogate(

@@ -172,10 +172,7 @@ def per_token(logprobs: Float[Array, "*n"], lengths: Int[Array, "*n"]) -> Float[
 def response_logprobs(params, responses: Sequences, *, policy_fn):
     """log pi(y | x) of each whole response [B]: the sum over its own tokens, without the prompt's."""
     logprobs, _ = policy_fn(
-        params,
-        responses.tokens,
-        responses.attention_mask,
-        last=responses.mask.shape[1],
+        params, responses.tokens, responses.attention_mask, last=responses.mask.shape[1]
     )
     return jnp.sum(jnp.where(responses.mask, logprobs, 0.0), axis=1)
 

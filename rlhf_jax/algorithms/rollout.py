@@ -90,22 +90,20 @@ def make_annotate_with_values(policy_fn, actor_critic_fn, cfg: RolloutConfig):
     return annotate
 
 
-def objective_metrics(
-    samples: Samples, rewards, penalised, logprobs, ref_logprobs, kl_coef, *, axis_name=None
-):
+def objective_metrics(rollout: Rollout | PPORollout, penalised, kl_coef, *, axis_name=None):
     """Metrics `objective/*`: means over the rows of the global batch of sums over a row's tokens.
 
-    `rewards` [B, T] are the given rewards and `penalised` those to maximise; `logprobs` are the learner's.
+    `penalised` [B, T] are the rewards to maximise.
     """
-    mask = samples.mask
+    mask, logprobs, ref_logprobs = rollout.samples.mask, rollout.logprobs, rollout.ref_logprobs
     rows = normalise(jnp.ones(len(mask)), axis_name)
     mean_row = lambda x: psum(jnp.vdot(rows, jnp.sum(jnp.where(mask, x, 0.0), axis=1)), axis_name)
     return {
-        "objective/score": mean_row(rewards),
+        "objective/score": mean_row(rollout.rewards),
         "objective/reward": mean_row(penalised),
         "objective/kl": mean_row(kl.k1(logprobs, ref_logprobs)),
         "objective/k3": mean_row(kl.k3(logprobs, ref_logprobs)),
-        "objective/surprisal": mean_row(-samples.logprobs),
+        "objective/surprisal": mean_row(-rollout.samples.logprobs),
         "objective/length": mean_row(mask.astype(jnp.float32)),
         "objective/kl_coef": kl_coef,
     }

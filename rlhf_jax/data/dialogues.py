@@ -199,6 +199,23 @@ def plain(
     naming path and line, for a message without a text, for an answer that is not the assistant's, for
     answers to different dialogues, and where a template is missing or refuses the dialogue.
     """
+    parts = _parts(row, prompt, answers, several)
+    if parts is None:
+        return row
+    history, fields = parts
+    if not history:
+        return Row(dict(row) | fields, row.where)
+    fields |= dict.fromkeys(prompt, "")
+    try:
+        fields[prompt[0]] = chat(history)
+    except ValueError as error:
+        raise ValueError(f"{row.where}: this is a dialogue, and {error}") from None
+    first = [x["content"] for x in history if x["role"] == USER]
+    return Row(dict(row) | fields, row.where, group=group_of(first[0]) if first else None)
+
+
+def _parts(row: Row, prompt: Sequence[str], answers: Sequence[str], several: str):
+    """(messages that are answered, texts of the answers by field); None for a row without dialogues."""
     asked = _messages(row, prompt[0], row.get(prompt[0])) if len(prompt) == 1 else []
     whole = next(
         (_messages(row, name, row[name]) for name in sorted(HISTORY & row.keys(), reverse=True)), []
@@ -210,39 +227,24 @@ def plain(
         items |= {(several, at): item for at, item in enumerate(row[several])}
     sides = {place: _messages(row, place[0], item) for place, item in items.items()}
     if not (asked or whole or any(sides.values())):
-        return row
+        return None
     if asked and asked[-1]["role"] == ASSISTANT:
         raise ValueError(
             f"{row.where}: the dialogue in {prompt[0]!r} ends with the assistant: it must end with what is "
             "answered"
         )
-    fields: dict[str, Any] = {}
-    if not items and whole:
-        answered = whole[-1]["role"] == ASSISTANT
-        history = whole[:-1] if answered else whole
-        fields = {answers[-1]: whole[-1]["content"]} if answered else {}
-    elif not items:
-        history = asked
-    else:
-        said = "\n".join(x for x in (row.get(name) for name in prompt) if isinstance(x, str) and x)
-        before = asked or (whole[:-1] if whole and whole[-1]["role"] == ASSISTANT else whole)
-        before = before or ([{"role": USER, "content": said}] if said.strip() else [])
-        history = _answered(row, before, asked, sides)
-        told = {
-            place: side[-1]["content"] if side else items[place] for place, side in sides.items()
-        }
-        fields = {name: text for (name, at), text in told.items() if at is None}
-        if (several, 0) in told:
-            fields[several] = [text for (name, _), text in told.items() if name == several]
-    if not history:
-        return Row(dict(row) | fields, row.where)
-    fields |= dict.fromkeys(prompt, "")
-    try:
-        fields[prompt[0]] = chat(history)
-    except ValueError as error:
-        raise ValueError(f"{row.where}: this is a dialogue, and {error}") from None
-    first = [x["content"] for x in history if x["role"] == USER]
-    return Row(dict(row) | fields, row.where, group=group_of(first[0]) if first else None)
+    before, answer = whole, {}
+    if whole and whole[-1]["role"] == ASSISTANT:
+        before, answer = whole[:-1], {answers[-1]: whole[-1]["content"]}
+    if not items:
+        return (before, answer) if whole else (asked, {})
+    said = "\n".join(x for x in (row.get(name) for name in prompt) if isinstance(x, str) and x)
+    before = asked or before or ([{"role": USER, "content": said}] if said.strip() else [])
+    told = {place: side[-1]["content"] if side else items[place] for place, side in sides.items()}
+    fields: dict[str, Any] = {name: text for (name, at), text in told.items() if at is None}
+    if (several, 0) in told:
+        fields[several] = [text for (name, _), text in told.items() if name == several]
+    return _answered(row, before, asked, sides), fields
 
 
 def _answered(row: Row, before: list[dict], asked: list[dict], sides: dict) -> list[dict]:

@@ -8,6 +8,7 @@ P(DATA). `each` does the same for many runs at once; their leading axis replaces
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +78,28 @@ def _take(records, index):
     return jax.tree.map(lambda x: x[index], records)
 
 
+def _take_own(records, index, rows: NamedSharding):
+    """The rows of `records` in the sharding `rows`, of which each host reads those of its own devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(_take(records, index), rows)
+    slices: Any = rows.addressable_devices_indices_map(index.shape).values()
+    mine = np.unique(np.concatenate([np.arange(len(index))[cut[0]] for cut in slices]))
+    place = lambda x: jax.make_array_from_process_local_data(
+        rows, x[index[mine]], (*index.shape, *x.shape[1:])
+    )
+    return jax.tree.map(place, records)
+
+
+def _under(mesh, fn: Callable) -> Callable:
+    """`fn`, called with the mesh set, to which `reduce.spread` then constrains."""
+
+    def call(*args):
+        with jax.set_mesh(mesh):
+            return fn(*args)
+
+    return call
+
+
 def _axes(specs):
     """The `in_axes` of vmap and pmap for specs."""
     return jax.tree.map(
@@ -140,35 +163,18 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
             donate_argnums=donate,
         )
 
-        def on(run):
-            def call(*args):
-                with jax.set_mesh(mesh):  # reduce.spread constrains to the mesh that is set
-                    return run(*args)
-
-            return call
-
-        call: Any = on(jitted)
-        call.lower = on(jitted.lower)
+        call: Any = _under(mesh, jitted)
+        call.lower = _under(mesh, jitted.lower)
         return call
 
     def alone(fn, in_specs):  # no device waits for another, nor constrains what it computes
         cut = tuple(P() if spec == P() else rows.spec for spec in in_specs)
         return jax.shard_map(fn, mesh=mesh, in_specs=cut, out_specs=rows.spec, check_vma=False)
 
-    def take_own(records, index):  # a host reads the rows of its own devices
-        if jax.process_count() == 1:
-            return jax.device_put(_take(records, index), rows)
-        slices: Any = rows.addressable_devices_indices_map(index.shape).values()
-        mine = np.unique(np.concatenate([np.arange(len(index))[cut[0]] for cut in slices]))
-        place = lambda x: jax.make_array_from_process_local_data(
-            rows, x[index[mine]], (*index.shape, *x.shape[1:])
-        )
-        return jax.tree.map(place, records)
-
     def put_batch(batch):
         if jax.process_count() == 1:
             return jax.device_put(batch, rows)
-        return take_own(batch, np.arange(len(jax.tree.leaves(batch)[0])))
+        return _take_own(batch, np.arange(len(jax.tree.leaves(batch)[0])), rows)
 
     return Devices(
         name="mesh",
@@ -177,7 +183,7 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
         compile=compile,
         each=_each(compile, alone),
         put_batch=put_batch,
-        take=take_own,
+        take=partial(_take_own, rows=rows),
         places=lambda tree: sharding.shardings(tree, mesh),
         fetch=_gathered,
         host=_gathered,

@@ -75,7 +75,8 @@ def length_report(
     """The effect of length on scores of pairs: column 0 is the chosen response, column 1 the rejected.
 
     A reward model may score long texts high because they are better. The correlation given `gold`, the
-    true score, is the (linear) remainder. If people ignored length, a model without a length bias is as
+    true score, is that of the residuals after linear regression on it (Yule, 1907), and 0 where nothing is
+    left (less than 1e-6 of a deviation). If people ignored length, a model without a length bias is as
     accurate where the longer response was chosen as where the shorter was; a model that counts words is right
     only in the first case. Correlations have bootstrap intervals over `groups` (without them: over pairs),
     accuracies those of `accuracy`; all are 95 %. Pairs of equal length enter the correlations only.
@@ -109,17 +110,6 @@ def length_report(
         pairs_longer_chosen=int(np.sum(longer > 0)),
         pairs_shorter_chosen=int(np.sum(longer < 0)),
     )
-
-
-def partial_correlation(
-    x: Num[np.ndarray, " N"], y: Num[np.ndarray, " N"], given: Num[np.ndarray, " N"] | None = None
-) -> float:
-    """The correlation of the residuals of x and y after linear regression on `given` (Yule, 1907).
-
-    Without `given` it is Pearson's. It is 0 if x or y has no residual (less than 1e-6 of its deviation).
-    Raises ValueError for no values, or a value that is not finite.
-    """
-    return float(_partial(_moments(x, y, given).sum(axis=0)))
 
 
 def calibration_table(margins: Num[np.ndarray, " N"], bins: int = 5) -> list[CalibrationRow]:

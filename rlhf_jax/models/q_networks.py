@@ -119,9 +119,6 @@ def guided(lm: Policy | LanguageModel, q: Policy | QNetwork) -> Policy:
         return add(params, logits, advantages), (cache_of_policy, cache_of_q)
 
     def ready_fn(params):
-        return params | {
-            "policy": lm.ready_fn(params["policy"]),
-            "q": q.ready_fn(params["q"]),
-        }
+        return params | {"policy": lm.ready_fn(params["policy"]), "q": q.ready_fn(params["q"])}
 
     return Policy(policy_fn, prefill_fn, decode_fn, logits_fn, ready_fn)

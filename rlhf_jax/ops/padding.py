@@ -23,9 +23,7 @@ def position_ids(attention_mask: AttentionMask) -> Int[Array, "B L"]:
     return jnp.cumsum(mask, axis=1) - mask
 
 
-def visible_columns(
-    attention_mask: AttentionMask,
-) -> Bool[Array, "B 1 L"] | Bool[Array, "B L L"]:
+def visible_columns(attention_mask: AttentionMask) -> Bool[Array, "B 1 L"] | Bool[Array, "B L L"]:
     """The columns (last axis) that each column may see, before causality: real ones, of its own segment."""
     seen = attention_mask[:, None]
     if attention_mask.dtype == bool:
@@ -40,15 +38,6 @@ def refuse_segments(attention_mask, because: str):
             f"attention_mask holds segment numbers ({attention_mask.dtype}), and {because}: "
             "unpack the rows, and give a mask of True and False"
         )
-
-
-def left_pad(
-    tokens: Int[Array, "B L"], attention_mask: AttentionMask
-) -> tuple[Int[Array, "B L"], AttentionMask]:
-    """Rows with their real tokens moved to the right end, in order."""
-    order = jnp.argsort(attention_mask.astype(bool), axis=1, stable=True)
-    take = lambda x: jnp.take_along_axis(x, order, axis=1)
-    return take(tokens), take(attention_mask)
 
 
 def right_pad(
@@ -66,17 +55,6 @@ def is_stop(tokens: Int[Array, "*shape"], stop: tuple[int, ...]) -> Bool[Array, 
     for token in stop:
         found |= tokens == token
     return found
-
-
-def until_stop(
-    tokens: Int[Array, "B T"], stop: tuple[int, ...], after: int = 0
-) -> Bool[Array, "B T"]:
-    """Response mask: True up to and including the first stop token at or after column `after`.
-
-    Responses without one are real to their end (the truncation of Ziegler et al., 2019).
-    """
-    ends = is_stop(tokens, stop) & (jnp.arange(tokens.shape[1])[None] >= after)
-    return jnp.cumsum(ends, axis=1) - ends == 0
 
 
 def last_real(mask: AttentionMask) -> Int[Array, " B"]:

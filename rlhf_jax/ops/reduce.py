@@ -58,8 +58,8 @@ def share(rows: Int[Array, "... n"], axis_name: str | None) -> Int[Array, "... m
     return jax.lax.dynamic_slice_in_dim(rows, start, width, axis=-1)
 
 
-def spread(tree, axis: int = 0):
-    """`tree` with `axis` constrained to the row axes of the current mesh; `tree` itself without a mesh.
+def spread(tree):
+    """`tree` with its rows constrained to the row axes of the current mesh; `tree` itself without a mesh.
 
     Rows picked by a permutation have no layout: without the constraint, every device of a mesh computes the
     whole minibatch. Where parameters are sharded along fsdp, it makes XLA gather them, one layer at a time,
@@ -72,22 +72,21 @@ def spread(tree, axis: int = 0):
     count = math.prod(mesh.shape[name] for name in rows)
 
     def constrain(x):
-        if x.shape[axis] % count:
+        if x.shape[0] % count:
             return x
-        free = [P.UNCONSTRAINED] * x.ndim
-        return jax.lax.with_sharding_constraint(x, P(*free[:axis], rows, *free[axis + 1 :]))
+        free = [P.UNCONSTRAINED] * (x.ndim - 1)
+        return jax.lax.with_sharding_constraint(x, P(rows, *free))
 
     return jax.tree.map(constrain, tree)
 
 
-def whole(x, axis: int = -1):
-    """`x` with `axis` replicated on every device of the current mesh, such as a table before a look-up."""
+def whole(x):
+    """`x` with its last axis replicated on every device of the current mesh: a table before a look-up."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or AxisType.Manual in mesh.axis_types:
         return x
-    spec: list = [P.UNCONSTRAINED] * x.ndim
-    spec[axis] = None
-    return jax.lax.with_sharding_constraint(x, P(*spec))
+    free = [P.UNCONSTRAINED] * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, P(*free, None))
 
 
 def whiten(

@@ -62,12 +62,3 @@ def accuracy_ceiling(p: Float[np.ndarray, " N"]) -> float:
     mean max(p, 1 - p), the expectation of someone who knows `p` itself.
     """
     return float(np.mean(np.maximum(p, 1 - p)))
-
-
-def gold_accuracy(p: Float[np.ndarray, " N"], pairs: Pairs) -> float:
-    """The expected accuracy of a judge who knows only the gold; ties count half.
-
-    Equal to the ceiling where people have no length bias, and lower otherwise by what that bias explains.
-    """
-    side = np.sign(np.asarray(pairs.gold_a, np.float64) - pairs.gold_b)
-    return float(np.mean(0.5 + side * (p - 0.5)))

@@ -68,10 +68,14 @@ def compiled(compile: Callable, fn: Callable) -> Callable:
     return compile(of_record, (P(), P(DATA)), P(DATA))
 
 
+def make_score(devices: Devices, fn, params) -> Callable:
+    """`score(records)`: `fn(params, tokens, attention_mask)` of records with rows, all on the devices."""
+    return functools.partial(compiled(devices.compile, fn), devices.share(params))
+
+
 def score(devices: Devices, fn, params, sequences: Sequences | Samples) -> np.ndarray:
     """`fn(params, tokens, attention_mask)`, such as a reward, of every row [N, ...]."""
-    run = functools.partial(compiled(devices.compile, fn), devices.share(params))
-    return by_batches(devices, run, sequences)
+    return by_batches(devices, make_score(devices, fn, params), sequences)
 
 
 def by_batches(devices: Devices, run: Callable, records, rows: int = 0, bar: str = ""):

@@ -18,7 +18,7 @@ from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora
 from rlhf_jax.ops import kl
-from rlhf_jax.pipeline import keys, scoring, stages, texts
+from rlhf_jax.pipeline import generation, keys, scoring, stages, texts
 from rlhf_jax.pipeline.prepare import Prepared
 from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.runs import loop
@@ -150,10 +150,7 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
 def make_watch(run: Prepared, held_out_reward: Reward | None) -> Callable:
     """`watch(rows, samples, rolled) -> metrics` that are reported and never trained on."""
     devices, task = run.devices, run.texts.task
-    if held_out_reward is not None:
-        fn, held_out = held_out_reward.fn, devices.share(held_out_reward.params)
-        score = lambda params, x: fn(params, x.tokens, x.attention_mask)
-        score = devices.compile(score, (P(), P(DATA)), P(DATA))
+    score = generation.make_score(devices, *held_out_reward) if held_out_reward else None
 
     def watch(rows: Sequence[texts.Row], samples, rolled) -> dict[str, Any]:
         said = devices.fetch(samples)
@@ -161,8 +158,8 @@ def make_watch(run: Prepared, held_out_reward: Reward | None) -> Callable:
         if run.cfg.rollout.recompute_logprobs:
             gap = np.abs(devices.fetch(rolled.logprobs) - said.logprobs).max()
             metrics["objective/sampler_gap"] = gap
-        if held_out_reward is not None:
-            metrics["objective/held_out_score"] = devices.fetch(score(held_out, samples)).mean()
+        if score:
+            metrics["objective/held_out_score"] = devices.fetch(score(samples)).mean()
         if task is not None:
             plain = [texts.plain_row(row) for row in rows]
             metrics["objective/gold"] = task.gold(plain, run.generator.texts(said)).mean()

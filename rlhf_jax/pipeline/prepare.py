@@ -88,12 +88,7 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
     start = pathlib.Path(cfg.start_from) if cfg.start_from else None
     if start:
         reuse.check(start, cfg, settings.RunConfig())
-    folder = runs.open_run(
-        name,
-        cfg,
-        cfg.run,
-        content=lambda: inputs.content(cfg),
-    )
+    folder = runs.open_run(name, cfg, cfg.run, content=lambda: inputs.content(cfg))
     if results.is_finished(folder, results.again(name)):
         return None
     if start:

@@ -13,9 +13,10 @@ from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.devices import hosts, process
 from rlhf_jax.evaluation import intervals, reward_models
 from rlhf_jax.evaluation.intervals import bootstrap_interval
+from rlhf_jax.people import annotators
 from rlhf_jax.pipeline import generation, keys, scoring, texts
 from rlhf_jax.pipeline.scoring import Reward
-from rlhf_jax.pipeline.texts import Pairs, ceiling
+from rlhf_jax.pipeline.texts import Pairs
 from rlhf_jax.runs import disk, report, surroundings
 from rlhf_jax.runs import run as runs
 
@@ -27,11 +28,7 @@ CALIBRATION = "the model is this sure, from", "to", "pairs", "mean probability",
 
 GOLD, HELD_OUT = "gold", "score of the held-out reward model"
 
-SHOWN = {
-    "gold": "gold",
-    "score": "score of the reward model",
-    "python_reward": "Python reward",
-}
+SHOWN = {"gold": "gold", "score": "score of the reward model", "python_reward": "Python reward"}
 """Names of the numbers beside each response in samples.jsonl, and their names in the results."""
 
 
@@ -247,14 +244,19 @@ def about_rewards(run: "Prepared", reward: Reward | None, pairs: Pairs | None) -
 
 
 def about_scored(run: "Prepared", scored: np.ndarray, pairs: Pairs, taught: list) -> dict:
-    """Accuracy and calibration from scores [N, 2] of the held-out pairs, chosen and rejected."""
-    gold = None
-    if run.texts.task:
-        by_prompt = {row.prompt: row for row in run.texts.compared}
-        plain = [texts.plain_row(by_prompt[c.prompt]) for c in pairs.held_out]
-        sides = ([c.chosen for c in pairs.held_out], [c.rejected for c in pairs.held_out])
-        gold = np.stack([run.texts.task.gold(plain, side) for side in sides], axis=1)
-    return about_scores(scored, taught, pairs.held_out, gold) | ceiling(run, pairs)
+    """Accuracy and calibration from scores [N, 2] of the held-out pairs, chosen and rejected.
+
+    Of simulated people also the accuracy that a perfect reward model can expect.
+    """
+    held_out, task = pairs.held_out, run.texts.task
+    if task is None:
+        return about_scores(scored, taught, held_out)
+    by_prompt = {row.prompt: row for row in run.texts.compared}
+    sides = [c.chosen for c in held_out], [c.rejected for c in held_out]
+    known = texts.judged(task, [by_prompt[c.prompt] for c in held_out], *sides)
+    found = about_scores(scored, taught, held_out, np.stack(known[:2], axis=1))
+    p = annotators.preference_probability(*known, run.cfg.annotators)
+    return found | {"reward accuracy ceiling (annotator noise)": annotators.accuracy_ceiling(p)}
 
 
 def conclude(
@@ -264,16 +266,17 @@ def conclude(
 
     `judges` give the rewards of responses. In `more`, `first` are results to list first; `kl` replaces the
     KL (nats per response, an interval) where the sampler's own log-probabilities do not give it; `extra`
-    are further results; `facts` are listed last; and `tokens` are quantities [N, T] by name, which the
-    report shows token by token.
+    are further results; on `pairs` the maximised reward model is judged; `facts` are listed last; and
+    `tokens` are quantities [N, T] by name, which the report shows token by token.
     """
+    facts = about_rewards(run, judges.reward, more.get("pairs")) | (more.get("facts") or {})
     rows = held_out_rows(run)
     prompts, sides = [row.prompt for row in rows], (respond(run, reference), said)
     measured = {name: [fn(rows, x) for x in sides] for name, fn in judges.of(run).items()}
     log_ratio = log_ratios(run, reference, said.samples)
     results = (more.get("first") or {}) | before_and_after(method, prompts, measured)
     results |= {"kl": more.get("kl") or kl(prompts, log_ratio)}
-    results |= (more.get("extra") or {}) | (more.get("facts") or {})
+    results |= (more.get("extra") or {}) | facts
     quantities = {"kl": log_ratio} | (more.get("tokens") or {})
     write(
         run.folder,

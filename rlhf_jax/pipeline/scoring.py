@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.bounds import NonNegative, Settings
-from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.pipeline import generation, texts
 from rlhf_jax.rewards.functions import columns_of
 from rlhf_jax.rewards.scorer import Pending, Scorer, ScorerConfig
@@ -68,8 +66,7 @@ def needs(cfg) -> texts.Needs:
 
 def unread(cfg) -> dict[str, str]:
     """The settings without effect beside a Python reward alone."""
-    alone = {} if cfg.rl.model_weight else {"reward_model": "a Python reward alone is maximised"}
-    return alone
+    return {} if cfg.rl.model_weight else {"reward_model": "a Python reward alone is maximised"}
 
 
 def python_reward(cfg, read: texts.Texts) -> Scorer | None:
@@ -90,13 +87,8 @@ class RewardScorer:
     """The maximised reward: weight x reward model + Python reward."""
 
     def __init__(self, run, reward: Reward | None):
-        self.run, self.reward = run, reward
-        self.weight = run.cfg.rl.model_weight
-        devices: Devices = run.devices
-        if reward is not None:
-            of_samples = lambda params, x: reward.fn(params, x.tokens, x.attention_mask)
-            self._score = devices.compile(of_samples, (P(), P(DATA)), P(DATA))
-            self._params = devices.share(reward.params)
+        self.run, self.weight = run, run.cfg.rl.model_weight
+        self._score = generation.make_score(run.devices, *reward) if reward else None
 
     def submit(self, rows: Sequence[texts.Row], samples) -> Callable[[], dict[str, np.ndarray]]:
         """Starts to score samples on the devices, and returns a function that waits for the scores.
@@ -107,8 +99,8 @@ class RewardScorer:
         fetch, pending, learned = self.run.devices.fetch, None, None
         if self.run.scorer is not None:
             pending = submit(self.run, rows, self.run.generator.texts(fetch(samples)))
-        if self.reward is not None and self.weight:
-            learned = self._score(self._params, samples)
+        if self._score and self.weight:
+            learned = self._score(samples)
 
         def result():
             total = np.zeros(len(rows), np.float32)

@@ -361,16 +361,3 @@ def judged(task: Task, rows: Sequence[Row], a: list[str], b: list[str]) -> annot
     plain = [plain_row(row) for row in rows]
     words = [np.array([len(x.split()) for x in side], float) for side in (a, b)]
     return annotators.Pairs(task.gold(plain, a), task.gold(plain, b), *words)
-
-
-def ceiling(run, pairs: Pairs) -> dict[str, float]:
-    """The accuracy that a perfect reward model can expect of people; empty unless they are simulated."""
-    task = run.texts.task
-    if task is None:
-        return {}
-    held_out = pairs.held_out
-    by_prompt = {row.prompt: row for row in run.texts.compared}
-    rows = [by_prompt[c.prompt] for c in held_out]
-    sides = [c.chosen for c in held_out], [c.rejected for c in held_out]
-    p = annotators.preference_probability(*judged(task, rows, *sides), run.cfg.annotators)
-    return {"reward accuracy ceiling (annotator noise)": annotators.accuracy_ceiling(p)}

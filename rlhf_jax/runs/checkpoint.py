@@ -73,7 +73,6 @@ def saving(directory, *, keep: int = 2) -> Iterator[Callable]:
             manager = manager or _manager(directory, is_async=True)  # it remembers what it finds
             manager.save(iteration, args=ocp.args.StandardSave(items), force=True)
         kinds = {path: _kind(leaf) for path, leaf in leaves.items()}
-        value = value if value is not None and math.isfinite(value) else None
         under_way.append(background.submit(finish, manager, iteration, kinds, value))
 
     def finish(manager, iteration, kinds, value):
@@ -341,7 +340,8 @@ def _errors_of_the_disk(directory):
 
 def _write_manifest(directory, step, arrays, value):
     files = manifest.hashes(directory / str(step))
-    content = {"step": step, "arrays": arrays, "files": files, "value": value}
+    finite = value if value is not None and math.isfinite(value) else None
+    content = {"step": step, "arrays": arrays, "files": files, "value": finite}
     manifest.write(directory / f"{step}{SUFFIX}", content)
 
 

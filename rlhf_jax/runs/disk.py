@@ -12,7 +12,7 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -76,9 +76,14 @@ def write_json(path: pathlib.Path, obj: Any) -> None:
         [json.dumps(row) for row in obj] if path.suffix == ".jsonl" else [json.dumps(obj, indent=1)]
     )
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(path, rows)
+
+
+def write_lines(path: pathlib.Path, lines: Iterable[str]) -> None:
+    """Writes lines of text to `path` all at once."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w") as file:
-        file.writelines(f"{row}\n" for row in rows)
+        file.writelines(f"{line}\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

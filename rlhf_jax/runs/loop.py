@@ -68,29 +68,26 @@ def iterate(
     first, carry = checkpoint.restore_latest(place, carry) or (0, carry)
     spent = _number_of(clock, "seconds") or 0.0
     seconds = lambda: round(spent + time.perf_counter() - began, 3)
-    if done.exists():
-        whole = _number_of(done, "iterations") == first
-        if whole and (until is not None or first >= iterations):
-            print(f"{stage}: finished before, {first} {unit} in {_duration(spent)}", flush=True)
-            return carry
-        if hosts.is_first():
-            if not whole:  # what came after the checkpoint before is done again
-                print(f"{stage} was finished, and its last checkpoint is gone", file=sys.stderr)
-            done.unlink()
+    if _is_finished(stage, done, first, first if until else iterations):
+        print(f"{stage}: finished before, {first} {unit} in {_duration(spent)}", flush=True)
+        return carry
     if first:
         print(f"{stage}: goes on after {first} {unit}", flush=True)
 
-    i, saved = first, first if first else None
+    i, saved = first, first or None
+    kinds = _kinds(carry)
     values_of_best: list[float] = []  # since the last save
     check_steps = _make_check(stage, unit)
     with contextlib.ExitStack() as stack:
         begin = stack.enter_context(checkpoint.saving(place, keep=keep))
 
         def save():
+            nonlocal saved
             value = math.fsum(values_of_best) / len(values_of_best) if values_of_best else None
             values_of_best.clear()
             begin(i, carry, value)
             write_json(clock, {"seconds": seconds()})
+            saved = i
 
         write = stack.enter_context(metrics.open_writer(run, stage, start=first, wandb=wandb))
         told_to_stop = stack.enter_context(_listening_for_sigterm())
@@ -99,30 +96,23 @@ def iterate(
             # Asked here and not after the save: a run that was killed between them asks again.
             if until is not None and i and i % save_every == 0 and until(carry):
                 break
-            given = _kinds(carry) if i == first else None
             carry, values = body(carry, i)
             carry, i = _strong(carry), i + 1
-            if given is not None:
-                _check_kinds(stage, given, _kinds(carry))
+            if i == first + 1:
+                _check_kinds(stage, kinds, _kinds(carry))
             logged = jax.device_get(values) if i % log_every == 0 or i == iterations else {}
             if logged:
                 write(i - 1, logged)
-                if best and best not in logged:
-                    raise ValueError(
-                        f'best = "{best}" is no metric of stage {stage}: use one of {", ".join(logged)}'
-                    )
-                values_of_best += [float(logged[best])] if best else []
+                values_of_best += [_value(stage, best, logged)] if best else []
             show(i, logged)
             # Where nothing is learned, nothing is saved: the same command then comes to the same end.
             lost = check_steps(values, look=bool(logged) or i % save_every == 0)
             if i % save_every == 0 and i < iterations and not lost:
                 save()
-                saved = i
         stopped = hosts.any_of(told_to_stop.is_set())
         lost = check_steps(look=True, ended=not stopped)
         if saved != i and not (stopped and lost):
             save()
-            saved = i
         stopped = stopped or hosts.any_of(told_to_stop.is_set())
     if stopped or told_to_stop.is_set():  # it may come as late as while the last save ends
         print(
@@ -134,6 +124,32 @@ def iterate(
     early = "" if i == iterations else f" (ended early, {iterations} at most)"
     print(f"{stage}: {i} {unit} in {_duration(seconds())}{early}", flush=True)
     return carry
+
+
+def _is_finished(stage: str, done: pathlib.Path, first: int, least: int) -> bool:
+    """True where the stage has ended, after `least` iterations or more.
+
+    Otherwise its end is forgotten, and it goes on after its last checkpoint, that of iteration `first`.
+    """
+    if not done.exists():
+        return False
+    whole = _number_of(done, "iterations") == first
+    if whole and first >= least:
+        return True
+    if hosts.is_first():
+        if not whole:  # what came after the checkpoint before is done again
+            print(f"{stage} was finished, and its last checkpoint is gone", file=sys.stderr)
+        done.unlink()
+    return False
+
+
+def _value(stage: str, best: str, logged: dict) -> float:
+    """The metric that selects the best checkpoint."""
+    if best not in logged:
+        raise ValueError(
+            f'best = "{best}" is no metric of stage {stage}: use one of {", ".join(logged)}'
+        )
+    return float(logged[best])
 
 
 def _number_of(path: pathlib.Path, name: str) -> int | float | None:
@@ -156,12 +172,8 @@ def _make_check(stage: str, unit: str) -> Callable:
     All steps of such a one (one, or `AREA/steps`) were skipped, as their gradients were not finite. Metrics
     stay on the devices until a `look`. Raises ValueError as `iterate` says.
     """
-    waiting, lost, idle, seen = (
-        [],
-        0,
-        0,
-        0,
-    )  # metrics; in a row; without a step; all of this session
+    waiting = []  # metrics
+    lost = idle = seen = 0  # iterations: in a row; without a step; all of this session
 
     def check(values: dict = {}, *, look: bool, ended: bool = False) -> int:  # noqa: B006
         nonlocal lost, idle, seen

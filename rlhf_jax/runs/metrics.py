@@ -8,13 +8,14 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+
+from rlhf_jax.runs import disk
 
 FILE = "metrics.jsonl"
 OURS = ("stage", "iteration", "time")  # the columns of a row that are no metrics
@@ -97,14 +98,9 @@ def cut(path: pathlib.Path, stage: str, iteration: int) -> None:
     """Drops the rows of `stage` from `iteration` on, and a torn last line, all at once."""
     before = path.read_bytes() if path.exists() else b""
     later = lambda row: row["stage"] == stage and row["iteration"] >= iteration
-    after = "".join(line + "\n" for line in _lines(path) if not later(json.loads(line)))
-    if after.encode() != before:
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("w") as file:
-            file.write(after)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+    after = [line for line in _lines(path) if not later(json.loads(line))]
+    if "".join(f"{line}\n" for line in after).encode() != before:
+        disk.write_lines(path, after)
 
 
 def _lines(path):

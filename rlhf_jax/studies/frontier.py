@@ -13,7 +13,7 @@ from rlhf_jax.studies.learners import Method, log_probabilities, on_policy, samp
 from rlhf_jax.studies.population import Job
 from rlhf_jax.studies.study import Study
 from rlhf_jax.studies.trees import tree_index, tree_repeat
-from rlhf_jax.tasks import reviews
+from rlhf_jax.tasks import reviews, reviews_law
 
 LAMBDAS = tuple(np.concatenate([[0.0], np.geomspace(0.02, 20, 80)]))
 PENALTIES = 0.5, 0.25  # KL coefficients of the policies that sample the frontier
@@ -74,5 +74,5 @@ def average_over_aspects(golds, log_weights, aspects) -> maths.Frontier:
 def grammar_frontier() -> maths.Frontier:
     """The exact frontier of symbolic gold under the grammar itself."""
     return maths.average(
-        [maths.frontier_of_law(*reviews.gold_law(aspect), LAMBDAS) for aspect in reviews.ASPECTS]
+        [maths.frontier_of_law(*law, LAMBDAS) for law in map(reviews_law.gold_law, reviews.ASPECTS)]
     )

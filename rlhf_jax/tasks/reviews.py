@@ -14,21 +14,19 @@ value 2.64. Every fault (see `gold`) costs 4, so a text with any fault scores be
 leaves the grammar's rules pays, whatever else it says.
 
 `log_prob` is the exact log-probability of a response, so the loss of the best language model is known:
-the mean of -log_prob over a set of reviews, divided by the mean number of tokens. `gold_law` is the exact
-distribution of gold, so the most gold that any policy can have for its KL is known too
-(`overoptimization.frontier_of_law`).
+the mean of -log_prob over a set of reviews, divided by the mean number of tokens. The exact distribution of
+gold, and so the most that any policy can have for its KL, is in `reviews_law.py`.
 """
 
 import itertools
 import math
 import random
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
 from rlhf_jax.tasks.task import Row, Task
 
@@ -177,7 +175,8 @@ def log_prob(prompt: str, response: str) -> float:
     total, side, used = 0.0, 1, []
     for i, clause in enumerate(clauses):
         now = 1 if STRENGTH[clause.adjective] * NEGATIONS[clause.negation] > 0 else -1
-        adjectives = _adjectives(clause, 1 if STRENGTH[clause.adjective] > 0 else -1, used)
+        sign = 1 if STRENGTH[clause.adjective] > 0 else -1
+        adjectives = adjective_odds(clause.aspect, sign, used)
         if clause.adjective not in adjectives or clause.aspect in used:
             return -math.inf
         same = SAME_SIDE[clause.connective]
@@ -195,65 +194,6 @@ def log_prob(prompt: str, response: str) -> float:
         total += math.log(STOP_ODDS[i] if last else 1 - STOP_ODDS[i])
         side, used = now, [*used, clause.aspect, clause.adjective]
     return total
-
-
-def gold_law(aspect: str) -> tuple[Float64[np.ndarray, " K"], Float64[np.ndarray, " K"]]:
-    """The values of `gold` under the grammar, ascending, and their probabilities; takes about a second.
-
-    The law is exact, by dynamic programming over the clauses. `aspect` is the one that the prompt names;
-    the rest of a prompt has no effect. A response passes its side and its used general adjectives on to the
-    next clause, and the sum of weight x worth to gold. Sums are whole numbers, so equal ones are merged.
-    Raises ValueError for a word that is no aspect.
-    """
-    if aspect not in ASPECTS:
-        raise ValueError(f"{aspect!r} is no aspect: name one of {', '.join(ASPECTS)}")
-    others = [a for a in ASPECTS if a != aspect]
-    halves = {word: round(2 * weight) for word, weight in CONNECTIVES.items()}
-    most = round(1000 * max(STRENGTH.values()) * max(ADVERBS.values()))  # largest worth of a clause
-    masses: dict[int, np.ndarray] = {}  # for each total weight, the probability of each sum
-
-    def ends(weight, sums, probabilities):
-        mass = masses.setdefault(weight, np.zeros(2 * weight * most + 1))
-        places = (sums + weight * most).ravel()
-        mass += np.bincount(places, probabilities.ravel(), len(mass))
-
-    first = _phrases([aspect], [0])
-    said_first = first.odds[0] * _sides(first.worth, "")[0]  # [N]
-    sums_first, weight_first = halves[""] * first.worth, halves[""]
-    ends(weight_first, sums_first, STOP_ODDS[0] * said_first)
-    marks, mark_of = np.unique(first.mark, return_inverse=True)
-    alike = defaultdict(list)  # second aspects whose adjectives are as strong give the same sums
-    for other in others:
-        alike[tuple(SPECIFIC[other].values())].append(other)
-    for same in alike.values():
-        second = _phrases(same[:1], marks)
-        used, state = np.unique(first.mark[:, None] | second.mark, return_inverse=True)
-        state = 2 * state + (second.worth < 0)  # [N, M]
-        third = _phrases([a for a in others if a != same[0]], used)
-        worths, worth_of = np.unique(third.worth, return_inverse=True)
-        odds = third.odds @ (worth_of[:, None] == np.arange(len(worths))).astype(float)
-        for connective, p in CONNECTIVE_ODDS.items():
-            turns = _sides(second.worth, connective)[(first.worth < 0).astype(int)]  # [N, M]
-            said = said_first[:, None] * second.odds[mark_of] * turns
-            said *= (1 - STOP_ODDS[0]) * p * len(same) / len(others)
-            sums = sums_first[:, None] + halves[connective] * second.worth
-            weight = weight_first + halves[connective]
-            ends(weight, sums, STOP_ODDS[1] * said)
-            sums, sum_of = np.unique(sums, return_inverse=True)
-            before = np.zeros((len(used) * 2, len(sums)))
-            np.add.at(before, (state, sum_of), (1 - STOP_ODDS[1]) * said)
-            for connective, p in CONNECTIVE_ODDS.items():
-                after = (odds[:, None] * _sides(worths, connective)).reshape(-1, len(worths))
-                ends(
-                    weight + halves[connective],
-                    sums[:, None] + halves[connective] * worths,
-                    p * before.T @ after,
-                )
-    unit = math.lcm(*masses)
-    sums = [(np.flatnonzero(m) - w * most) * (unit // w) for w, m in masses.items()]
-    values, value_of = np.unique(np.concatenate(sums), return_inverse=True)
-    probabilities = np.concatenate([m[m > 0] for m in masses.values()])
-    return values / (1000 * unit * SCALE), np.bincount(value_of, probabilities)
 
 
 def parse(prompt: str, response: str) -> Parse:
@@ -315,47 +255,13 @@ def _fits(clause: Clause) -> bool:
     return clause.adjective in GENERAL or clause.adjective in SPECIFIC[clause.aspect]
 
 
-def _adjectives(clause: Clause, sign: int, used: Sequence[str]) -> dict[str, float]:
-    """The adjectives that the grammar allows for this aspect and sign, and their odds."""
+def adjective_odds(aspect: str, sign: int, used: Sequence[str]) -> dict[str, float]:
+    """The adjectives of a sign that the grammar allows for an aspect after `used` words, and their odds."""
     general = [word for word, strength in GENERAL.items() if strength * sign > 0]
-    own = [word for word, strength in SPECIFIC[clause.aspect].items() if strength * sign > 0]
+    own = [word for word, strength in SPECIFIC[aspect].items() if strength * sign > 0]
     odds = dict.fromkeys(own, SPECIFIC_ODDS)
     odds |= {word: (1 - SPECIFIC_ODDS) / len(general) for word in general if word not in used}
     return odds
-
-
-class _Phrases(NamedTuple):
-    """Clauses without verbs, for `gold_law`: an adjective, a negation and an adverb each."""
-
-    worth: np.ndarray  # [N], in thousandths: the tables are in tenths, so these are whole numbers
-    mark: np.ndarray  # [N], the bit of a general adjective; 0 for one of the aspect's own
-    odds: np.ndarray  # [masks, N], the probability given the side that the clause takes
-
-
-def _phrases(aspects: Sequence[str], masks: Sequence[int] | np.ndarray) -> _Phrases:
-    """Every clause about one of `aspects`, equally likely, after the general adjectives of each mask."""
-    words = [*GENERAL, *(word for aspect in aspects for word in SPECIFIC[aspect])]
-    picked = np.zeros((len(masks), len(words)))
-    for row, mask in zip(picked, masks, strict=True):
-        used = [word for i, word in enumerate(GENERAL) if mask >> i & 1]
-        for aspect, sign in itertools.product(aspects, (1, -1)):
-            odds = _adjectives(Clause("", aspect, "", "", "", ""), sign, used)
-            for word, p in odds.items():
-                row[words.index(word)] += p / sum(odds.values()) / len(aspects)
-    worth, mark, said = [], [], []
-    for i, word in enumerate(words):
-        for negation, adverb in itertools.product(NEGATION_ODDS, ADVERB_ODDS):
-            worth.append(round(1000 * STRENGTH[word] * ADVERBS[adverb] * NEGATIONS[negation]))
-            mark.append(1 << i if word in GENERAL else 0)
-            said.append(NEGATION_ODDS[negation] * ADVERB_ODDS[adverb])
-    odds = np.repeat(picked, len(worth) // len(words), axis=1) * said
-    return _Phrases(np.array(worth), np.array(mark), odds)
-
-
-def _sides(worth: np.ndarray, connective: str) -> np.ndarray:
-    """The probability [2, N] of the side of each clause, after a good one and after a bad one."""
-    same = SAME_SIDE[connective]
-    return np.where((worth > 0) == [[True], [False]], same, 1 - same)
 
 
 def _draw(rng: random.Random, odds: dict[str, float]) -> str:
@@ -370,8 +276,7 @@ def _respond(prompt: str, rng: random.Random) -> str:
         verb, negation = _draw(rng, VERBS), _draw(rng, NEGATION_ODDS)
         adverb = _draw(rng, ADVERB_ODDS)
         sign = -side if negation else side
-        clause = Clause(connective, aspect, verb, negation, adverb, "")
-        adjective = _draw(rng, _adjectives(clause, sign, used))
+        adjective = _draw(rng, adjective_odds(aspect, sign, used))
         phrase = [verb, adverb, adjective]
         phrase.insert(0 if negation == "never" else 1, negation)
         words += [connective, "the", aspect] if connective else []

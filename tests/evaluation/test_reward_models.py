@@ -59,25 +59,30 @@ def correlated(n=400):
     return 2 * gold + 0.05 * lengths + rng.normal(size=(n, 2)), lengths, gold
 
 
+def partial_correlation(x, y, given=None):
+    """The correlation of x and y, given a third if there is one, in a report of pairs."""
+    pairs = (None if values is None else values.reshape(-1, 2) for values in (x, y, given))
+    report = reward_models.length_report(*pairs)
+    return (report.correlation if given is None else report.correlation_given_gold).mean
+
+
 def test_partial_correlation_is_the_closed_form_of_three_correlations():
     x, y, z = (pairs.reshape(-1) for pairs in correlated())
     (_, xy, xz), (_, _, yz), _ = np.corrcoef([x, y, z])
     want = (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
-    assert reward_models.partial_correlation(x, y, z) == pytest.approx(want, rel=1e-10)
-    assert reward_models.partial_correlation(x, y) == pytest.approx(xy, rel=1e-10)
+    assert partial_correlation(x, y, z) == pytest.approx(want, rel=1e-10)
+    assert partial_correlation(x, y) == pytest.approx(xy, rel=1e-10)
     assert abs(want - xy) > 0.1
-    assert reward_models.partial_correlation(5 - 2 * x, y + 7, 3 * z) == pytest.approx(
-        -want, rel=1e-10
-    )
+    assert partial_correlation(5 - 2 * x, y + 7, 3 * z) == pytest.approx(-want, rel=1e-10)
 
 
 def test_nothing_is_left_of_what_the_given_explains():
     _, y, z = (pairs.reshape(-1) for pairs in correlated())
-    assert reward_models.partial_correlation(3 * z + 0.1, y, z) == 0
-    assert reward_models.partial_correlation(y, y, z) == pytest.approx(1)
-    assert reward_models.partial_correlation(np.full(len(y), 0.1), y, z) == 0
-    assert reward_models.partial_correlation(z, y, np.full(len(y), 0.1)) == pytest.approx(
-        reward_models.partial_correlation(z, y)
+    assert partial_correlation(3 * z + 0.1, y, z) == 0
+    assert partial_correlation(y, y, z) == pytest.approx(1)
+    assert partial_correlation(np.full(len(y), 0.1), y, z) == 0
+    assert partial_correlation(z, y, np.full(len(y), 0.1)) == pytest.approx(
+        partial_correlation(z, y)
     )
 
 
@@ -86,11 +91,10 @@ def test_the_length_report_tells_a_taste_for_length_from_gold_that_is_long():
     honest = reward_models.length_report(gold, lengths, 0.5 * gold + 1)
     assert honest.correlation.low > 0.3 and honest.correlation_given_gold == (0, 0, 0)
     biased = reward_models.length_report(scores, lengths, gold)
-    flat = [x.reshape(-1) for x in (scores, lengths, gold)]
     mean, low, high = biased.correlation_given_gold
-    assert mean == reward_models.partial_correlation(*flat) and 0 < low < mean < high
+    assert 0 < low < mean < high
     # n - 1 responses and one given: Fisher's z has the variance 1 / (n - 4)
-    half = 1.96 * (1 - mean**2) / math.sqrt(len(flat[0]) - 4)
+    half = 1.96 * (1 - mean**2) / math.sqrt(scores.size - 4)
     assert (high - low) / 2 == pytest.approx(half, rel=0.15)
 
 

@@ -18,7 +18,7 @@ from rlhf_jax.data import dialogues, tokenizer
 from rlhf_jax.evaluation import intervals
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.hub import huggingface
+from rlhf_jax.models.hub import huggingface, writing
 from rlhf_jax.pipeline import results as results_of_runs
 from rlhf_jax.pipeline import texts
 from rlhf_jax.pipeline.pretrained import stops
@@ -151,7 +151,7 @@ def pretrained(request, larger, tmp_path):
     words.pad_token = None
     cfg = dataclasses.replace(SHAPES[request.param], vocab_size=len(words))
     params = jax.jit(networks.language_model(cfg).init)(jax.random.key(1))
-    huggingface.save(tmp_path / "model", cfg, params, tokenizer=words, stops=(320,))
+    writing.save(tmp_path / "model", cfg, params, tokenizer=words, stops=(320,))
     path = tmp_path / "model" / "generation_config.json"
     path.write_text('{"eos_token_id": [2, 321], "top_k": 20}')
     assert (
@@ -253,8 +253,8 @@ def folders(larger, tmp_path_factory):
     lm = networks.language_model(cfg)
     params = jax.jit(lm.init)(jax.random.key(0))
     reward = networks.reward_model(lm).init(jax.random.key(1), params)
-    huggingface.save(place / "gpt2", cfg, params, tokenizer=words)
-    huggingface.save(place / "reward", cfg, reward, is_reward=True, tokenizer=words)
+    writing.save(place / "gpt2", cfg, params, tokenizer=words)
+    writing.save(place / "reward", cfg, reward, is_reward=True, tokenizer=words)
     return {name: str(place / name.lower()) for name in ("GPT2", "REWARD")} | {"WORDS": str(larger)}
 
 

@@ -12,7 +12,7 @@ import launch
 from rlhf_jax.data import tokenizer
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.hub import huggingface
+from rlhf_jax.models.hub import writing
 
 REWARD = f"--rl.reward {runs.ROOT}/tests/python_rewards.py:short"
 LOOP = "--rl.iterations 1 --rl.batch-size 8 --sample.length 6"
@@ -37,8 +37,8 @@ def names(tmp_path_factory):
     lm = networks.language_model(cfg)
     params = jax.jit(lm.init)(jax.random.key(0))
     reward = networks.reward_model(lm).init(jax.random.key(1), params)
-    huggingface.save(place / "F", cfg, params, tokenizer=words)
-    huggingface.save(place / "R", cfg, reward, is_reward=True, tokenizer=words)
+    writing.save(place / "F", cfg, params, tokenizer=words)
+    writing.save(place / "R", cfg, reward, is_reward=True, tokenizer=words)
     for name, fields in (("P", ["prompt"]), ("C", ["prompt", "chosen", "rejected"])):
         rows = [{x: f"{x} {i}" for x in fields} for i in range(40)]
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -79,8 +79,7 @@ def make_learner(policy_fn, tx, rollout_cfg, axis_name):
     def update(state, frozen, kl_coef, rolled, rng):
         state, metrics = step(state, frozen, rolled)
         return state, metrics | rollout.objective_metrics(
-            rolled.samples, rolled.rewards, rolled.rewards, rolled.logprobs, rolled.ref_logprobs, kl_coef,
-            axis_name=axis_name)
+            rolled, rolled.rewards, kl_coef, axis_name=axis_name)
     annotate = rollout.make_annotate(policy_fn, rollout_cfg)
     return Learner("weighed", policy_alone, lambda params: params, annotate, update, group=1)
 

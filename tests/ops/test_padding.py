@@ -36,35 +36,21 @@ def test_one_segment_is_a_mask_of_true_and_false():
 def test_segments_are_moved_and_found_as_real_tokens():
     tokens = np.random.default_rng(1).integers(0, 99, MASK.shape)
     segments = jnp.array(SEGMENTS)
-    for pad in (padding.left_pad, padding.right_pad):
-        moved, mask = pad(jnp.array(tokens), jnp.array(MASK))
-        same, numbers = pad(jnp.array(tokens), segments)
-        np.testing.assert_array_equal(np.where(mask, same, 0), np.where(mask, moved, 0))
-        np.testing.assert_array_equal(numbers > 0, mask)
-        for b in range(len(tokens)):
-            np.testing.assert_array_equal(numbers[b][mask[b]], SEGMENTS[b][MASK[b]])
+    moved, mask = padding.right_pad(jnp.array(tokens), jnp.array(MASK))
+    same, numbers = padding.right_pad(jnp.array(tokens), segments)
+    np.testing.assert_array_equal(np.where(mask, same, 0), np.where(mask, moved, 0))
+    np.testing.assert_array_equal(numbers > 0, mask)
+    for b in range(len(tokens)):
+        np.testing.assert_array_equal(numbers[b][mask[b]], SEGMENTS[b][MASK[b]])
     np.testing.assert_array_equal(padding.last_real(segments), padding.last_real(jnp.array(MASK)))
 
 
-def test_left_and_right_padding_keep_the_real_tokens_in_order():
+def test_right_padding_keeps_the_real_tokens_in_order():
     tokens = np.random.default_rng(1).integers(0, 99, MASK.shape)
-    for pad, end in [(padding.left_pad, slice(None, None, -1)), (padding.right_pad, slice(None))]:
-        moved, mask = pad(jnp.array(tokens), jnp.array(MASK))
-        for b in range(len(tokens)):
-            n = MASK[b].sum()
-            np.testing.assert_array_equal(np.asarray(mask)[b][end], np.arange(7) < n)
-            np.testing.assert_array_equal(
-                np.asarray(moved)[b][np.asarray(mask)[b]], tokens[b][MASK[b]]
-            )
-
-
-def test_a_response_is_real_to_its_first_stop_token_at_or_after_a_column():
-    tokens = np.random.default_rng(2).integers(0, 5, (64, 8))
-    for after in (0, 3):
-        got = np.asarray(padding.until_stop(jnp.array(tokens), (1, 4), after))
-        for row, mask in zip(tokens, got, strict=True):
-            ends = [t for t in range(after, 8) if row[t] in (1, 4)]
-            np.testing.assert_array_equal(mask, np.arange(8) <= (ends[0] if ends else 7))
+    moved, mask = map(np.asarray, padding.right_pad(jnp.array(tokens), jnp.array(MASK)))
+    for b in range(len(tokens)):
+        np.testing.assert_array_equal(mask[b], np.arange(7) < MASK[b].sum())
+        np.testing.assert_array_equal(moved[b][mask[b]], tokens[b][MASK[b]])
 
 
 def test_last_real_is_the_last_true_column():

@@ -14,7 +14,7 @@ from rlhf_jax import optimizer
 from rlhf_jax.devices import parallel
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.models.hub import huggingface, peft
+from rlhf_jax.models.hub import huggingface, peft, writing
 from rlhf_jax.pipeline import pretrained, stages
 
 MODEL = ModelConfig(
@@ -34,9 +34,9 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("models")
     params = jax.jit(LM.init)(jax.random.key(0))
     reward = networks.reward_model(LM).init(jax.random.key(1), params)
-    huggingface.save(place / "policy", MODEL, params)
-    huggingface.save(place / "reward", MODEL, reward, is_reward=True)
-    family = huggingface.family_of(MODEL)
+    writing.save(place / "policy", MODEL, params)
+    writing.save(place / "reward", MODEL, reward, is_reward=True)
+    family = writing.family_of(MODEL)
     for name, whole in {"policy": params, "reward": reward}.items():
         _, trained = lora.split(jax.random.key(2), whole, LORA)
         trained = jax.tree.map(lambda x: np.asarray(x + 0.1), trained)

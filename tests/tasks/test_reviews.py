@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_jax.people import annotators
 from rlhf_jax.people.annotators import AnnotatorConfig, Pairs
-from rlhf_jax.tasks import reviews
+from rlhf_jax.tasks import reviews, reviews_law
 
 PROMPT = "the plot in this western"
 BEST = 1.4 * 1.6 / reviews.SCALE  # the largest gold: a strong adjective of one's own, intensified
@@ -174,7 +174,7 @@ def test_a_hill_climber_over_all_texts_finds_nothing_better_than_the_best_review
 
 @pytest.fixture(scope="module")
 def laws():
-    return {aspect: reviews.gold_law(aspect) for aspect in reviews.ASPECTS}
+    return {aspect: reviews_law.gold_law(aspect) for aspect in reviews.ASPECTS}
 
 
 def test_the_law_of_gold_is_a_distribution_with_the_moments_that_are_promised(laws):
@@ -270,7 +270,7 @@ def test_the_law_of_gold_is_the_sum_over_all_texts_of_a_smaller_grammar(
     masses = enumerated(aspects, len(stop), spoken)
     assert sum(masses.values()) == pytest.approx(1, abs=1e-12)
 
-    values, p = reviews.gold_law("plot")
+    values, p = reviews_law.gold_law("plot")
     assert len(values) == len(masses)
     want = np.array([masses[value] for value in np.round(values, 9) + 0.0])
     np.testing.assert_allclose(p, want, rtol=1e-9)
@@ -278,7 +278,7 @@ def test_the_law_of_gold_is_the_sum_over_all_texts_of_a_smaller_grammar(
 
 def test_the_law_of_an_unknown_aspect_is_refused():
     with pytest.raises(ValueError, match="'weather' is no aspect"):
-        reviews.gold_law("weather")
+        reviews_law.gold_law("weather")
 
 
 def test_a_prompt_without_an_aspect_is_refused():
@@ -390,6 +390,11 @@ def test_annotations_come_as_often_as_their_probability():
     assert np.any(answers != annotators.annotate(pairs, cfg, 1))
 
 
+def accuracy_of_gold(p, pairs):
+    """The expected accuracy of a judge who knows only the gold."""
+    return np.mean(0.5 + np.sign(pairs.gold_a - pairs.gold_b) * (p - 0.5))
+
+
 def test_the_ceiling_is_what_a_judge_who_knows_the_probabilities_reaches():
     pairs, cfg = pairs_of(40_000), AnnotatorConfig(scale=1.0, noise=0.1, length_bias=0.2)
     p = annotators.preference_probability(*pairs, cfg)
@@ -397,7 +402,7 @@ def test_the_ceiling_is_what_a_judge_who_knows_the_probabilities_reaches():
     ceiling = annotators.accuracy_ceiling(p)
     assert right.mean() == pytest.approx(ceiling, abs=4 * right.std() / 200)
     by_gold = annotators.annotate(pairs, cfg, 0) == (pairs.gold_a < pairs.gold_b)
-    expected = annotators.gold_accuracy(p, pairs)
+    expected = accuracy_of_gold(p, pairs)
     assert by_gold.mean() == pytest.approx(expected, abs=4 * by_gold.std() / 200)
     assert expected < ceiling - 0.05  # the bias is real, and gold does not know of it
 
@@ -405,7 +410,7 @@ def test_the_ceiling_is_what_a_judge_who_knows_the_probabilities_reaches():
 def test_without_length_bias_the_gold_judge_reaches_the_ceiling():
     pairs, cfg = pairs_of(1000), AnnotatorConfig(scale=1.3, noise=0.15)
     p = annotators.preference_probability(*pairs, cfg)
-    assert annotators.gold_accuracy(p, pairs) == pytest.approx(annotators.accuracy_ceiling(p))
+    assert accuracy_of_gold(p, pairs) == pytest.approx(annotators.accuracy_ceiling(p))
     assert annotators.accuracy_ceiling(np.array([0.5, 0.5])) == 0.5
     assert annotators.accuracy_ceiling(np.array([0.9, 0.2])) == pytest.approx(0.85)
 

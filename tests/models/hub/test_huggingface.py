@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from rlhf_jax.models import networks, transformer
 from rlhf_jax.models.attention import rotary_speeds
 from rlhf_jax.models.config import ModelConfig, RopeScaling
-from rlhf_jax.models.hub import huggingface, peft, streaming
+from rlhf_jax.models.hub import huggingface, peft, streaming, writing
 from rlhf_jax.models.hub.families import FAMILIES
 
 GOLDEN = pathlib.Path(__file__).parent.parent.parent / "golden"
@@ -447,7 +447,7 @@ def test_yarn_is_written_as_it_was_read(case):
     cfg = ModelConfig(**family.settings(config))
     scaling = RopeScaling("yarn", 4.0, 2.0, 16.0, 32, 1.25, truncate=case == "gemma3")
     cfg = ModelConfig(**vars(cfg) | {"rope_scaling": scaling})
-    assert huggingface.family_of(cfg, config) is family
+    assert writing.family_of(cfg, config) is family
 
 
 def test_a_head_of_its_own_is_read_though_config_json_ties_it(loaded, tmp_path):
@@ -460,7 +460,7 @@ def test_a_head_of_its_own_is_read_though_config_json_ties_it(loaded, tmp_path):
         model = huggingface.load(str(folder))
         assert model.cfg.tied is (kind == "same")
     np.testing.assert_array_equal(model.params["unembedding"]["kernel"], head.T)
-    huggingface.save(tmp_path / "saved", model.cfg, model.params, config=model.config)
+    writing.save(tmp_path / "saved", model.cfg, model.params, config=model.config)
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["tie_word_embeddings"] is False
     np.testing.assert_array_equal(load_file(tmp_path / "saved" / "model.safetensors")[name], head)
@@ -520,7 +520,7 @@ def test_several_files_with_an_index_are_one_checkpoint(loaded, tmp_path):
     file_of = {name: f"model-{i % 3}.safetensors" for i, name in enumerate(tensors)}
     for file in set(file_of.values()):
         save_file({n: x for n, x in tensors.items() if file_of[n] == file}, folder / file)
-    (folder / huggingface.INDEX).write_text(json.dumps({"weight_map": file_of}))
+    (folder / streaming.INDEX).write_text(json.dumps({"weight_map": file_of}))
     got = huggingface.load(str(folder)).params
     jax.tree.map(np.testing.assert_array_equal, got, loaded("qwen3").params)
     (folder / "model-1.safetensors").unlink()
@@ -656,7 +656,7 @@ def test_one_number_that_is_not_finite_is_found(kind):
     ],
 )
 def test_an_index_of_what_does_not_lie_beside_it_is_refused(tmp_path, index):
-    path = tmp_path / huggingface.INDEX
+    path = tmp_path / streaming.INDEX
     path.write_text(json.dumps(index))
     with pytest.raises(ValueError, match=str(path)):
         streaming.Files(tmp_path, FAMILIES["llama"])
@@ -666,7 +666,7 @@ def test_a_tensor_that_its_file_lacks_is_named(tmp_path):
     folder = copy("llama3", tmp_path / "model")
     names = dict.fromkeys(load_file(folder / "model.safetensors"), "model.safetensors")
     index = {"weight_map": names | {"model.layers.0.extra.weight": "model.safetensors"}}
-    (folder / huggingface.INDEX).write_text(json.dumps(index))
+    (folder / streaming.INDEX).write_text(json.dumps(index))
     with pytest.raises(
         ValueError, match=r"the tensor model\.layers\.0\.extra\.weight cannot be read"
     ):
@@ -709,9 +709,7 @@ def test_a_classifier_of_several_labels_is_no_reward_model(tmp_path):
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_written_is_what_was_read(loaded, tmp_path, name):
     model = loaded(name)
-    huggingface.save(
-        tmp_path, model.cfg, model.params, is_reward=model.is_reward, config=model.config
-    )
+    writing.save(tmp_path, model.cfg, model.params, is_reward=model.is_reward, config=model.config)
     there, here = (load_file(x / "model.safetensors") for x in (GOLDEN / name, tmp_path))
     assert there.keys() == here.keys()
     for key, x in there.items():
@@ -735,7 +733,7 @@ def test_what_was_true_of_the_file_that_was_read_is_not_said_of_the_one_that_is_
         "score_bias": 0.5,
     }
     config = model.config | stale | {"use_cache": False}
-    huggingface.save(tmp_path, model.cfg, model.params, config=config)
+    writing.save(tmp_path, model.cfg, model.params, config=config)
     keys = json.loads((tmp_path / "config.json").read_text())
     assert not stale.keys() & keys.keys() - {"dtype"} and keys["dtype"] == "float32"
     assert keys["use_cache"] is False  # what does no harm is kept
@@ -744,7 +742,7 @@ def test_what_was_true_of_the_file_that_was_read_is_not_said_of_the_one_that_is_
 def test_the_bias_of_a_reward_model_is_in_its_config_json_and_comes_back(loaded, tmp_path):
     model = loaded("reward_gpt2")
     params = model.params | {"bias": np.float32(-0.714)}
-    huggingface.save(tmp_path, model.cfg, params, is_reward=True, config=model.config)
+    writing.save(tmp_path, model.cfg, params, is_reward=True, config=model.config)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["score_bias"] == np.float32(-0.714)
     assert huggingface.load(str(tmp_path)).params["bias"] == np.float32(-0.714)
@@ -789,7 +787,7 @@ def test_a_response_ends_at_every_id_that_a_model_names_and_the_model_that_it_ad
 
 def test_large_ones_are_cut_into_files_with_an_index(loaded, tmp_path):
     model = loaded("mistral")
-    huggingface.save(tmp_path, model.cfg, model.params, shard_bytes=30_000)
+    writing.save(tmp_path, model.cfg, model.params, shard_bytes=30_000)
     files = sorted(tmp_path.glob("model-*-of-*.safetensors"))
     assert len(files) > 2 and all(file.stat().st_size < 34_000 for file in files)
     assert not (tmp_path / "model.safetensors").exists()
@@ -812,24 +810,24 @@ def test_a_model_of_our_own_finds_its_family(tmp_path, settings, family):
     cfg = ModelConfig(vocab_size=31, context=16, d_model=16, heads=4, **settings)
     lm = networks.language_model(cfg)
     params = jax.jit(lm.init)(jax.random.key(0))
-    assert huggingface.family_of(cfg).model_type == family
-    huggingface.save(tmp_path, cfg, params)
+    assert writing.family_of(cfg).model_type == family
+    writing.save(tmp_path, cfg, params)
     again = huggingface.load(str(tmp_path))
-    assert huggingface.explicit(again.cfg) == huggingface.explicit(cfg)
+    assert writing.explicit(again.cfg) == writing.explicit(cfg)
     jax.tree.map(np.testing.assert_array_equal, again.params, params)
 
 
 def test_settings_that_no_family_has_are_refused():
     cfg = ModelConfig(positions="rotary", norm="rmsnorm", parallel_residual=True)
     with pytest.raises(ValueError, match="no family of Hugging Face checkpoints"):
-        huggingface.family_of(cfg)
+        writing.family_of(cfg)
     with pytest.raises(ValueError, match="llama has not this model's settings"):
-        huggingface.family_of(cfg, {"model_type": "llama"})
+        writing.family_of(cfg, {"model_type": "llama"})
 
 
 def test_bfloat16_is_written_and_read_as_it_is(tmp_path):
     model = huggingface.load(str(GOLDEN / "qwen2"), param_dtype="bfloat16")
-    huggingface.save(tmp_path, model.cfg, model.params)
+    writing.save(tmp_path, model.cfg, model.params)
     assert {str(x.dtype) for x in load_file(tmp_path / "model.safetensors").values()} == {
         "bfloat16"
     }

@@ -19,17 +19,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import launch
-from experiments.tools import export
 from rlhf_jax import sampling, train_step
 from rlhf_jax.algorithms import reward_model, sft
 from rlhf_jax.batches import Prompts, Sequences
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.models import lora, networks, transformer
-from rlhf_jax.models.hub import huggingface
+from rlhf_jax.models.hub import huggingface, writing
 from rlhf_jax.models.hub.peft import HARMLESS, OFF, PLAIN
 from rlhf_jax.models.hub.peft import write as write_adapter
 from rlhf_jax.models.lora import LoraConfig
+from rlhf_jax.pipeline import checkpoints
 from rlhf_jax.tasks import reviews
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
@@ -188,7 +188,7 @@ def test_transformers_reads_what_is_written(both, name, tmp_path):
     theirs, ours = both(name)
     tokens, mask = make_batch()
     keys = {key: ours.config[key] for key in ("model_type", "pad_token_id")}
-    huggingface.save(tmp_path, ours.cfg, ours.params, is_reward=ours.is_reward, config=keys)
+    writing.save(tmp_path, ours.cfg, ours.params, is_reward=ours.is_reward, config=keys)
     auto = tf.AutoModelForSequenceClassification if ours.is_reward else tf.AutoModelForCausalLM
     again = auto.from_pretrained(tmp_path, attn_implementation="eager").eval()
     assert type(again) is type(theirs)
@@ -484,7 +484,7 @@ def test_an_exported_policy_and_reward_model_say_in_transformers_what_they_say_h
     assert theirs.generation_config.eos_token_id == words.eos_token_id
 
     ours = huggingface.load(str(place / "reward"))
-    trained = export.arrays(place / "run", "reward")
+    trained = checkpoints.arrays(place / "run", "reward")
     mean = json.loads((place / "run" / "stages" / "reward" / "centre.json").read_text())["mean"]
     centred = reward_model.centre(trained, np.float32(mean))
     jax.tree.map(np.testing.assert_array_equal, ours.params, centred)

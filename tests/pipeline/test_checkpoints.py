@@ -1,8 +1,8 @@
-"""Which stage of a run an export takes."""
+"""Which stage of a run holds its method's policy."""
 
 import pytest
 
-from experiments.tools import export
+from rlhf_jax.pipeline import checkpoints
 from rlhf_jax.runs import disk, metrics
 
 
@@ -27,9 +27,9 @@ def run(folder, experiment, *stages):
     ],
 )
 def test_the_last_stage_of_a_method_is_its_policy(tmp_path, experiment, stages, own):
-    assert export.own_stage(run(tmp_path, experiment, *stages)) == own
+    assert checkpoints.own_stage(run(tmp_path, experiment, *stages)) == own
 
 
 def test_a_run_without_a_method_of_its_own_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no policy of a method: set stage to sft"):
-        export.own_stage(run(tmp_path, "best_of_n", "sft", "reward", "held_out_reward"))
+        checkpoints.own_stage(run(tmp_path, "best_of_n", "sft", "reward", "held_out_reward"))
