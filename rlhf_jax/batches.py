@@ -87,7 +87,7 @@ class Rollout(NamedTuple):
     """Samples with their per-token rewards and log-probabilities under learner and reference.
 
     `logprobs` are the learner's at the time of the rollout: those of the samples, or recomputed where
-    another engine sampled.
+    another engine sampled. All three are zero where `samples.mask` is False.
     """
 
     samples: Samples

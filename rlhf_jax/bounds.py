@@ -99,7 +99,12 @@ _unchecked = contextvars.ContextVar("unchecked", default=False)
 
 
 class Settings:
-    """Base class of every config: a dataclass that refuses values outside its fields' bounds."""
+    """Base class of every config: a dataclass that refuses values outside its fields' bounds.
+
+    A class may name fields in tuples: `_main` for those that `--help` shows without `-all`, `_hidden` for
+    those that no command line has, `_incidental` for those that change no result, so that a run goes on with
+    others, and `_length` for the one that may grow when a finished run is lengthened.
+    """
 
     def __post_init__(self):
         if not _unchecked.get():

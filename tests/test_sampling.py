@@ -51,7 +51,7 @@ def responses(samples):
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_log_probabilities_are_the_learners_at_the_temperature_sampled_with(temperature):
     got = sample(dataclasses.replace(CFG, temperature=temperature))
-    read = jax.jit(partial(LM.policy_fn, last=7))
+    read = jax.jit(partial(LM.policy_fn, last=7), static_argnames="temperature")
     want, _ = read(PARAMS, got.tokens, got.attention_mask, temperature=temperature)
     np.testing.assert_allclose(got.logprobs, jnp.where(got.mask, want, 0), atol=1e-5)
     other, _ = read(PARAMS, got.tokens, got.attention_mask, temperature=0.8)

@@ -126,6 +126,4 @@ def with_pairs(run: Prepared, reference) -> on_policy.OnPolicy:
             rolled, rolled.rewards, kl_coef, axis_name=devices.axis_name
         )
 
-    return learners.on_devices(run, "online_dpo", make, run.lm.policy_fn, tx, reference)._replace(
-        refill=cfg.rl.refill
-    )
+    return learners.on_devices(run, "online_dpo", make, run.lm.policy_fn, tx, reference)

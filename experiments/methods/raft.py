@@ -133,4 +133,4 @@ def with_winners(run: Prepared, reference) -> on_policy.OnPolicy:
     annotate = devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA))
     learner = learner._replace(annotate=annotate)
     base, trained = lora.split(keys.adapters(cfg.seed, "policy"), reference, cfg.lora)
-    return on_policy.OnPolicy("raft", learner, base, trained, tx, cfg.rl.refill)
+    return on_policy.OnPolicy("raft", learner, base, trained, tx)

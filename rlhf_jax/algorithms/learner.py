@@ -14,7 +14,7 @@ from typing import NamedTuple
 class Learner(NamedTuple):
     """Pure functions of one method, its metric area and its group size."""
 
-    area: str  # prefix of its metrics: "ppo", "pg", ...
+    area: str  # prefix of its metrics: "ppo", "pg", ...; the stage, a folder's name, is the experiment's
     init: Callable  # (policy_params, reward_params=None) -> params
     policy_of: Callable  # params -> the policy's parameters
     annotate: Callable  # (params, ref_params, samples) -> a rollout with rewards of zero

@@ -65,5 +65,4 @@ def with_policy_gradient(run: Prepared, stage: str, reference) -> OnPolicy:
         fn, tx, cfg.pg, cfg.rollout, axis_name=run.devices.axis_name
     )
     policy_fn = run.lm.at(cfg.sample.temperature).policy_fn
-    method = on_devices(run, stage, make, policy_fn, tx, reference)
-    return method._replace(refill=cfg.rl.refill)
+    return on_devices(run, stage, make, policy_fn, tx, reference)

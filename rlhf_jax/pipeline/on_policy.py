@@ -32,7 +32,6 @@ class OnPolicy(NamedTuple):
     base: Any  # frozen parameters beneath adapters; empty without adapters
     trained: Any  # trained parameters: adapters and heads, or all
     tx: Any  # the optimizer
-    refill: int = 0  # most further rounds of sampling (dynamic sampling)
 
 
 class Drawn(NamedTuple):
@@ -64,17 +63,17 @@ def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callab
 
 
 def dynamic_sampling(
-    run: Prepared, method: OnPolicy, draw: Callable, policy, drawn: int, key
+    run: Prepared, group: int, draw: Callable, policy, drawn: int, key
 ) -> tuple[Drawn, int]:
     """(batch, number of batches drawn so far), where groups without signal are replaced by groups of later
     prompts.
 
-    A group has no signal where all its scores are equal. At most `refill` extra batches are drawn
+    A group has no signal where all its scores are equal. At most `rl.refill` extra batches are drawn
     (DAPO's dynamic sampling, Yu et al., 2025).
     """
-    devices, group, parts = run.devices, method.learner.group, []
-    wanted = run.cfg.rl.batch_size // group
-    for extra in range(method.refill + 1):
+    devices, rl, parts = run.devices, run.cfg.rl, []
+    wanted = rl.batch_size // group
+    for extra in range(rl.refill + 1):
         batch = draw(policy, drawn + extra, jax.random.fold_in(key, extra))
         parts.append((batch.rows, devices.fetch(batch.samples), batch.scores()))
         scores = np.concatenate([scores["score"] for *_, scores in parts])
@@ -115,8 +114,8 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
         state, kl_coef, drawn = carry["state"], carry["kl_coef"], int(carry["drawn"])
         params, key = lora.join(base, state.params, cfg.lora), jax.random.fold_in(rollouts, i)
         policy = learner.policy_of(params)
-        if method.refill:
-            batch, drawn = dynamic_sampling(run, method, draw, policy, drawn, key)
+        if rl.refill:
+            batch, drawn = dynamic_sampling(run, learner.group, draw, policy, drawn, key)
         else:
             batch, drawn = draw(policy, drawn, key), drawn + 1
         seen = learner.annotate(params, reference, batch.samples)  # while a Python reward is called

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from rlhf_jax.algorithms import policy_gradient, ppo
 from rlhf_jax.algorithms.policy_gradient import PolicyGradientConfig
@@ -20,6 +20,7 @@ class RLConfig(scoring.PythonRewardConfig):
     _main = ("iterations", "batch_size", "kl_coef")
     _incidental = ("keep", "best")
     _length = ("iterations",)
+    refill: ClassVar[int] = 0  # a setting of methods that compare several responses
 
     iterations: Count = 100
     """Number of rollouts, each followed by an update."""

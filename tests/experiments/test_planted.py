@@ -97,9 +97,10 @@ def main(cfg):
     cfg = run.cfg
     reference, facts = stages.reference(run)
     reward, held_out = stages.reward_models(run, reference, people.compare(run, reference))
-    tx = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations)
+    tx = optimizer.make(cfg.rl.optimizer, cfg.rl.iterations)  # one step in each
     make = lambda fn: make_learner(fn, tx, cfg.rollout, run.devices.axis_name)
-    method = learners.on_devices(run, "weighed", make, run.lm.policy_fn, tx, reference)
+    policy_fn = run.lm.at(cfg.sample.temperature).policy_fn
+    method = learners.on_devices(run, "weighed", make, policy_fn, tx, reference)
     params, _ = on_policy.train(run, method, reference, reward, held_out)
     results.conclude(run, "mine", reference, results.respond(run, params), results.Judges(reward, held_out),
                      facts=facts)
