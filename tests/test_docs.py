@@ -50,6 +50,15 @@ def test_a_page_names_what_is_there(page):
         assert refused(words) is None, " ".join(words)
 
 
+def test_the_afternoon_path_is_one():
+    listed = (ROOT / "docs" / "design.md").read_text().partition("**The afternoon path**")[2]
+    application, *rest = listed.split("```")[1].strip().splitlines()
+    paths = [ROOT / application]
+    for folder, *names in map(str.split, rest):
+        paths += [ROOT / folder / f"{name}.py" for name in names]
+    assert sum(len(path.read_text().splitlines()) for path in paths) < 5500
+
+
 def test_a_setting_that_is_not_there_is_found():
     text = "```bash\npython launch.py rloo --rl.kl-coef 1 \\\n  --rl.zebra 2  # --rl.no\n```"
     assert [refused(words) for words in commands(text)] == ["--rl.zebra"]
