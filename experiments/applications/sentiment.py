@@ -24,7 +24,7 @@ config = PPORun()
 
 
 def main(cfg: PPORun):
-    """Runs whatever the run directory lacks, and prints the results."""
+    """Runs the missing stages of the experiment, and prints its results."""
     # texts, tokenizer, network and folder of the run; None: it is finished, and was shown
     run = prepare("sentiment", cfg, learners.batch_sizes(cfg, "ppo", cfg.ppo))
     if run is None:

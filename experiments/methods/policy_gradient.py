@@ -41,7 +41,7 @@ configs = {
 
 
 def main(cfg: PolicyGradientRun, name: str):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs the missing stages of the experiment, and prints its results."""
     run = prepare(name, cfg, learners.batch_sizes(cfg, "pg", cfg.pg))
     if run is None:
         return

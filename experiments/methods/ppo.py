@@ -15,7 +15,7 @@ config = PPORun()
 
 
 def main(cfg: PPORun):
-    """Runs what is not yet in the run directory, and prints the results."""
+    """Runs the missing stages of the experiment, and prints its results."""
     run = prepare("ppo", cfg, learners.batch_sizes(cfg, "ppo", cfg.ppo))
     if run is None:
         return

@@ -41,7 +41,7 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs whatever the run directory lacks, and prints the results."""
+    """Runs the missing stages of the experiment, and prints its results."""
     run = prepare("reward", cfg, {})
     if run is None:
         return

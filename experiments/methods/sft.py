@@ -38,7 +38,7 @@ config = Config()
 
 
 def main(cfg: Config):
-    """Runs whatever the run directory lacks, and prints the results."""
+    """Runs the missing stages of the experiment, and prints its results."""
     run = prepare("sft", cfg, {})
     if run is None:
         return

@@ -90,7 +90,7 @@ class Config(OnPolicyConfig):
 config = Config()
 
 def main(cfg):
-    """Runs what is not yet in the run directory."""
+    """Runs the missing stages of the experiment, and prints its results."""
     run = prepare("weighed", cfg, {"rl.batch_size": cfg.rl.batch_size})
     if run is None:
         return
