@@ -3,6 +3,7 @@
 LLVM hardly optimises, which halves the time to compile; what XLA itself does to programs is unchanged.
 """
 
+import gc
 import os
 import pathlib
 
@@ -18,3 +19,4 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(20_000, 20, 50)  # traced programs are many objects that live for long

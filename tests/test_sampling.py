@@ -114,7 +114,12 @@ LOCAL = dataclasses.replace(MODEL, window=3, positions="rotary", layers=3, local
 
 @pytest.mark.parametrize(
     ("model", "slots"),
-    [(MODEL, 1), (MODEL, 5), (LOCAL, 3), pytest.param(LOCAL, 8, marks=pytest.mark.more)],
+    [
+        (MODEL, 1),
+        pytest.param(MODEL, 5, marks=pytest.mark.more),
+        (LOCAL, 3),
+        pytest.param(LOCAL, 8, marks=pytest.mark.more),
+    ],
     ids=["learned positions, 1", "and 5", "rotary, local layers, 3", "and 8"],
 )
 def test_rows_that_make_room_for_others_sample_what_they_sample_together(slots, model):

@@ -705,7 +705,7 @@ def test_a_step_does_not_depend_on_the_layout(params, names):
     assert min(jax.tree.leaves(change(state.target, params["q"]["q"]))) > 1e-4
 
 
-@pytest.mark.parametrize("microbatches", [2, 4])
+@pytest.mark.parametrize("microbatches", [pytest.param(2, marks=pytest.mark.more), 4])
 def test_microbatches_change_nothing(params, microbatches):
     def run(n):
         step = jax.jit(ilql.make_train_step(Q.q_fn, TX, CFG, microbatches=n))

@@ -438,7 +438,15 @@ def updated(cfg, lr=0.1, r=None, start=0.0):
 
 
 @pytest.mark.parametrize(
-    "cfg", [RLOO, replace(GRPO, group=6), replace(DR_GRPO, group=6), replace(DAPO, group=3)]
+    "cfg",
+    [
+        RLOO,
+        *(
+            pytest.param(replace(x, group=6), marks=pytest.mark.more)  # as DAPO's, with less
+            for x in (GRPO, DR_GRPO)
+        ),
+        replace(DAPO, group=3),
+    ],
 )
 def test_microbatches_change_no_result(cfg):
     cfg = replace(cfg, epochs=2, minibatches=3)

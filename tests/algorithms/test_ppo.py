@@ -372,7 +372,8 @@ def test_kl_stop_takes_the_step_that_exceeds_it_and_none_after():
     free, metrics = moved(PPOConfig(epochs=3, kl_stop=1.0))
     assert metrics["ppo/steps"] == free.step == 3
     unbounded, _ = moved(PPOConfig(epochs=3))
-    jax.tree.map(np.testing.assert_array_equal, free, unbounded)
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-8)  # two programs
+    jax.tree.map(close, free, unbounded)
 
 
 def test_kl_stop_is_for_the_rest_of_the_rollout():
@@ -406,7 +407,9 @@ def test_minibatches_that_do_not_divide_are_refused():
         updated(PPOConfig(minibatches=3))
 
 
-@pytest.mark.parametrize("cut", [dict(microbatches=2), dict(microbatches=4)])
+@pytest.mark.parametrize(
+    "cut", [pytest.param(dict(microbatches=2), marks=pytest.mark.more), dict(microbatches=4)]
+)
 def test_microbatches_change_no_result(cut):
     want, got = (
         updated(PPOConfig(epochs=2, minibatches=2, **kinds), start=-1.1) for kinds in ({}, cut)

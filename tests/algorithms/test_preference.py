@@ -595,7 +595,13 @@ def moved(a, b):
     return max(np.max(np.abs(x - y)) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("dpo", "kto") else pytest.param(kind, marks=pytest.mark.more)
+        for kind in KINDS
+    ],
+)
 def test_microbatches_and_more_padding_change_nothing(models, batches, kind):
     params, batch = models[1], batches[kind]
     want = take_step(params, batch, kind)

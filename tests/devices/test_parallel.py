@@ -79,7 +79,7 @@ def start(devices, params):
     return devices.put(jax.device_get(train_step.init_state(params, TX)))
 
 
-@layouts.some
+@layouts.marked  # the step is the one of every algorithm, and two of them are below
 def test_a_reward_step_does_not_depend_on_the_layout(params, names):
     """And on microbatches no more: several devices take two, one device takes one."""
     weight = np.linspace(0, 2, B, dtype=np.float32)

@@ -125,7 +125,7 @@ def collectives(text, kind):
     return {tuple(int(n) for n in x.split(",") if n) for x in dims}
 
 
-@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize("sizes", [pytest.param((1, 8, 1), marks=pytest.mark.more), (2, 2, 2)])
 def test_the_update_gathers_parameters_a_layer_at_a_time_and_no_activations(sizes):
     before, after, text = update_on(*sizes)
     same = jax.tree.map(lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), before, after)

@@ -350,7 +350,10 @@ def by_xla(monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "wide heads", "olmo"])
+@pytest.mark.parametrize(
+    "name",
+    ["gpt2", *(pytest.param(x, marks=pytest.mark.more) for x in ("llama", "wide heads")), "olmo"],
+)
 def test_cudnn_is_asked_for_what_the_mask_says(by_xla, name):
     """Rows with padding on either side, moved to the left end and back, in windows too."""
     cfg = KINDS[name]

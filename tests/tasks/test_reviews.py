@@ -247,12 +247,13 @@ def enumerated(aspects, most, spoken):
             reviews.CONNECTIVE_ODDS,
             (0.35, 1.0),
         ),
-        (
+        pytest.param(
             ("plot", "music", "pacing"),
             {"": 0.7, "never": 0.3},
             {"absolutely": 1.0},
             {"and": 0.6, "although": 0.4},
             (0.35, 0.6, 1.0),
+            marks=pytest.mark.more,
         ),
     ],
 )
