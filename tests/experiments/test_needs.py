@@ -13,26 +13,32 @@ from rlhf_jax.data import tokenizer
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.hub import writing
+from rlhf_jax.tasks import reviews
 
 REWARD = f"--rl.reward {runs.ROOT}/tests/python_rewards.py:short"
-LOOP = "--rl.iterations 1 --rl.batch-size 8 --sample.length 6"
-SHAPE = "--model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 300"
-SFT = "--sft.steps 4 --sft.eval-every 4"
+# the shapes of runs.TINY, whose programs are compiled once for all tests
+LENGTHS = "--data.prompt-length 10 --sample.length 24"
+LOOP = f"--rl.iterations 5 --rl.batch-size 8 {LENGTHS}"
+SHAPE = "--tokenizer W --model.d-model 16 --model.layers 1 --model.heads 2"
+SFT = "--sft.steps 12 --sft.eval-every 6 --sft.batch-size 8"
 ENOUGH = {  # settings, and the stages that are trained
-    "grpo": (f"--reference F --data.prompts P {REWARD} {LOOP} --pg.group 4", {"grpo"}),
+    "grpo": (f"--reference F --data.prompts P {REWARD} {LOOP}", {"grpo"}),
     "rloo": (f"--reference F --reward-model R --data.prompts P {LOOP}", {"rloo"}),
-    "dpo": ("--reference F --data.comparisons C --dpo.batch-size 8", {"dpo"}),
-    "sft": (f"--data.corpus T {SFT} {SHAPE}", {"sft"}),
-    "reward": (f"--data.comparisons C {SFT} {SHAPE}", {"sft", "reward"}),
-}
+    "dpo": (f"--reference F --data.comparisons C --dpo.batch-size 8 {LENGTHS}", {"dpo"}),
+    "sft": (f"--data.corpus T {SFT} {SHAPE} {LENGTHS}", {"sft"}),
+    "reward": (
+        f"--data.comparisons C {SFT} {SHAPE} {LENGTHS} --reward.batch-size 8", {"sft", "reward"}
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
-    """The folders of a policy F and of a reward model R, and files of prompts, comparisons and texts."""
+    """The folders of a policy F, a reward model R and a tokenizer W; files of prompts, pairs and texts."""
     place = tmp_path_factory.mktemp("needs")
-    words = tokenizer.train(["a good film", "a bad one"] * 9, 300, place / "words")
-    cfg = ModelConfig(context=64, d_model=16, heads=2, layers=1)
+    said = reviews.generate(0, 80, reviews.prompts())
+    words = tokenizer.train((f"{prompt} {x}" for prompt, x in said), 400, place / "W")
+    cfg = ModelConfig(context=34, d_model=16, heads=2, layers=1)
     cfg = dataclasses.replace(cfg, vocab_size=tokenizer.size(words))
     lm = networks.language_model(cfg)
     params = jax.jit(lm.init)(jax.random.key(0))
@@ -45,7 +51,7 @@ def names(tmp_path_factory):
     rows = [{"prompt": f"film {i}", "response": "it was good"} for i in range(40)]
     (place / "T.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = {x: str(place / f"{x}.jsonl") for x in "PCT"}
-    return {"F": str(place / "F"), "R": str(place / "R")} | files
+    return {x: str(place / x) for x in "FRW"} | files
 
 
 @pytest.mark.parametrize("method", ENOUGH)

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from functools import cache
 
 import jax
 import numpy as np
@@ -56,20 +57,24 @@ JOBS = {
 }
 
 
+@pytest.fixture(scope="module")
+def alone(setup):
+    """`alone(job)`: the results of two seeds, each run by itself, once for all tests."""
+    return cache(lambda name: [population.work(setup, JOBS[name], [x])[0] for x in nested_seeds(2)])
+
+
 @pytest.mark.parametrize("name", ["proxy", pytest.param("ppo", marks=pytest.mark.more)])
-def test_all_seeds_as_one_program_are_the_single_runs(setup, name):
-    seeds, job = nested_seeds(2), JOBS[name]
-    together = population.work(setup, job, seeds)
-    for seed, got in zip(seeds, together, strict=True):
-        close(got, population.work(setup, job, [seed])[0])
+def test_all_seeds_as_one_program_are_the_single_runs(setup, alone, name):
+    together = population.work(setup, JOBS[name], nested_seeds(2))
+    for got, want in zip(together, alone(name), strict=True):
+        close(got, want)
     assert np.abs(np.subtract(*(row["rl"]["proxy"] for row in together))).max() > 1e-3
 
 
-def test_processes_are_the_single_runs_and_what_stands_is_not_computed_again(setup):
+def test_processes_are_the_single_runs_and_what_stands_is_not_computed_again(setup, alone):
     job, seeds = JOBS["proxy"], nested_seeds(2)
-    alone = [population.work(setup, job, [seed])[0] for seed in seeds]
     found = population.run_jobs(setup, [job], seeds, "processes")["proxy"]
-    for got, want in zip(found, alone, strict=True):
+    for got, want in zip(found, alone("proxy"), strict=True):
         close(got, json.loads(json.dumps(want, default=np.ndarray.tolist)))
     place = setup.folder / "cells" / "proxy" / "0-0-0.json"
     place.write_text('{"stands": 1}')
