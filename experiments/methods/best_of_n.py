@@ -3,7 +3,8 @@
     python launch.py best_of_n
     python launch.py best_of_n --rl.reward FILE.py:FUNCTION        # the highest score of a Python reward
 
-Takes half a minute after the shared stages; --start-from RUN copies these from a run.
+Takes half a minute after the shared stages; --start-from RUN copies these from a run. Gold rises from
+-0.39 to 1.57 at a KL of 3.2, that of n = 64 (seed 0).
 """
 
 from dataclasses import dataclass

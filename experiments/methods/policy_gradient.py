@@ -8,15 +8,15 @@
     gspo        GSPO, with one clipped ratio per response, its tokens' geometric mean (Zheng et al., 2025)
 
 The shared stages are those of `ppo`. With --start-from RUN they are copied from a run, and a method takes
-less than a minute more. Gold before training is -0.11 (seed 0, earlier random keys):
+less than a minute more. Gold before training is -0.39 (seed 0):
 
-    method      gold   KL    score   notes
-    reinforce   1.45   3.3
-    rloo        1.44   3.4
-    grpo        1.24   4.6           groups are 8 here and 64 in the paper
-    dr_grpo     1.44   3.5           nothing holds it to the reference, as published
-    dapo        0.60   9.0   2.99    over-optimizes; with --pg.kl-in-reward k1: 1.15 at a KL of 4.5
-    gspo        0.61   6.9   2.74    over-optimizes; with --pg.kl-in-reward k1: 1.51 at a KL of 3.3
+    method       gold    KL   score   notes
+    reinforce    1.42   3.5    2.34
+    rloo         1.43   3.5    2.34
+    grpo         1.36   3.6    2.23   groups are 8 here and 64 in the paper
+    dr_grpo      1.41   3.6    2.31   nothing holds it to the reference, as published
+    dapo        -1.18  10.6    2.83   over-optimizes; with --pg.kl-in-reward k1: 1.18 at a KL of 4.2
+    gspo        -2.47  18.0    2.90   over-optimizes; with --pg.kl-in-reward k1: 1.22 at a KL of 3.9
 
 GRPO's k3 in the loss has another optimum than pi_ref exp(r / beta); --pg.kl-in-loss none --pg.kl-in-reward
 k1 has that one. DAPO's dynamic sampling is --rl.refill 2: later prompts replace groups without signal.
