@@ -163,7 +163,7 @@ class PPORun(OnPolicyConfig):
     ppo: PPOConfig = PPOConfig(kl_stop=0.02)
     """A rollout ends once its update has moved far. Where a fault has just become likely, one step unlearns
     it; later steps would follow Adam's momentum although the ratio clip has removed the gradient. The
-    largest `ppo/approx_kl` of a run was 0.02 over nine seeds; without a stop, at 1e-3, 0.66 was seen."""
+    largest `ppo/approx_kl` of a run was 0.02 over ten seeds; without a stop, at 1e-3, 0.66 was seen."""
     rl: CriticRLConfig = field(
         default_factory=lambda: CriticRLConfig(optimizer=OptimizerConfig(lr=5e-4))
     )
