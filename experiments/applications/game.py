@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax import optimizer, sampling
+from rlhf_jax import optimizer
 from rlhf_jax.algorithms import policy_gradient, ppo, rollout
 from rlhf_jax.algorithms.learner import Learner
 from rlhf_jax.algorithms.policy_gradient import PolicyGradientConfig
@@ -127,11 +127,7 @@ def main(cfg: Config):
     rollouts, updates = (keys.key_of(cfg.seed, stage) for stage in ("rollout", "update"))
     vocab_size = len(guessing.vocabulary(cfg.game))
     lm = networks.language_model(replace(cfg.model, vocab_size=vocab_size))
-    turn = sampling.SampleConfig(length=guessing.TURN, stop=(guessing.END,))
-    sample = devices.compile(sampling.make_sample(lm, turn), (P(), P(DATA), P()), P(DATA))
-
-    def sample_turn(params, prompts, key):
-        return devices.fetch(sample(params, devices.put_batch(prompts), key))
+    sample_turn = playing.make_sample_turn(devices, lm)
 
     # 1. a language model that knows the words, from games of random play
     place = stages.Place(folder, devices, cfg.seed, cfg.wandb)
@@ -140,11 +136,9 @@ def main(cfg: Config):
 
     # 2. it plays, and learns from its rewards
     tx = optimizer.make(cfg.optimizer, cfg.iterations * own.epochs * own.minibatches)
-    learner = make_learner(cfg, lm, tx, devices.axis_name)
-    annotate = devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA))
+    learner = stages.compile_learner(devices, make_learner(cfg, lm, tx, devices.axis_name))
     with_rewards = partial(rollout.with_rewards, cfg=ROLLOUT)
     with_rewards = devices.compile(with_rewards, (P(DATA), P(DATA)), P(DATA))
-    update = stages.compile_update(devices, learner.update)
 
     def iteration(state, i):
         games = np.arange(i * cfg.batch_size, (i + 1) * cfg.batch_size, dtype=np.int32)
@@ -152,10 +146,10 @@ def main(cfg: Config):
         policy = learner.policy_of(state.params)
         key = jax.random.fold_in(rollouts, i)
         samples, rewards = playing.play(cfg, sample_turn, policy, index, draw, key)
-        seen = annotate(state.params, reference, devices.put_batch(samples))
+        seen = learner.annotate(state.params, reference, devices.put_batch(samples))
         batch = with_rewards(seen, devices.put_batch(rewards))
         kl_coef = devices.put(np.float32(cfg.kl_coef * (1 - i / cfg.iterations)))
-        state, metrics = update(state, {}, kl_coef, batch, jax.random.fold_in(updates, i))
+        state, metrics = learner.update(state, {}, kl_coef, batch, jax.random.fold_in(updates, i))
         won, turns = guessing.outcomes(*playing.words_of(samples))
         return state, metrics | {"game/win_rate": won.mean(), "game/turns": turns.mean()}
 

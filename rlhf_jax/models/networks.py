@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from rlhf_jax.models import transformer
+from rlhf_jax.models import decoding, transformer
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.ops.logprobs import token_logprobs
 from rlhf_jax.ops.padding import last_real, refuse_segments
@@ -120,14 +120,14 @@ def language_model(cfg: ModelConfig) -> LanguageModel:
     return LanguageModel(
         init=init,
         policy_fn=policy_fn,
-        prefill_fn=partial(transformer.prefill, cfg),
-        decode_fn=partial(transformer.decode, cfg),
+        prefill_fn=partial(decoding.prefill, cfg),
+        decode_fn=partial(decoding.decode, cfg),
         hidden_fn=hidden_fn,
         read_fn=read_fn,
         d_model=cfg.d_model,
         logits_fn=logits_fn,
-        ready_fn=partial(transformer.ready, cfg),
-        insert_fn=transformer.insert,
+        ready_fn=partial(decoding.ready, cfg),
+        insert_fn=decoding.insert,
     )
 
 

@@ -2,12 +2,9 @@
 
 from collections.abc import Callable
 
-from jax.sharding import PartitionSpec as P
-
 from rlhf_jax import optimizer
 from rlhf_jax.algorithms import policy_gradient, ppo
 from rlhf_jax.bounds import batch_parts
-from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora, networks
 from rlhf_jax.pipeline import keys, stages
 from rlhf_jax.pipeline.on_policy import OnPolicy
@@ -38,10 +35,7 @@ def on_devices(
     start = learner.init(params, reward_params)
     base, trained = lora.split(keys.adapters(run.cfg.seed, "policy"), start, adapters)
     update = lora.over_base(lambda fn: make(fn).update, fn, adapters)
-    learner = learner._replace(
-        annotate=run.devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA)),
-        update=stages.compile_update(run.devices, update),
-    )
+    learner = stages.compile_learner(run.devices, learner._replace(update=update))
     return OnPolicy(stage=stage, learner=learner, base=base, trained=trained, tx=tx)
 
 

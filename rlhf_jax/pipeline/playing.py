@@ -1,13 +1,17 @@
 """Games of `game.py` on the host: played by a policy or at random, and described for a report."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
+from rlhf_jax import sampling
 from rlhf_jax.algorithms import episodes
 from rlhf_jax.algorithms.episodes import EpisodeConfig
 from rlhf_jax.batches import Demonstrations, Samples
+from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.evaluation.intervals import bootstrap_interval
 from rlhf_jax.tasks import guessing
 
@@ -25,6 +29,15 @@ def play(cfg, sample_turn, params, index, draw, key) -> tuple[Samples, np.ndarra
         guessing.secrets(index, cfg.game, cfg.seed),
         key,
         EpisodeConfig(turns=cfg.game.turns, turn_length=guessing.TURN, reply_length=1),
+    )
+
+
+def make_sample_turn(devices: Devices, lm) -> Callable:
+    """`sample_turn(params, prompts, key)`: a turn of the policy in each game, on the host."""
+    turn = sampling.SampleConfig(length=guessing.TURN, stop=(guessing.END,))
+    sample = devices.compile(sampling.make_sample(lm, turn), (P(), P(DATA), P()), P(DATA))
+    return lambda params, prompts, key: devices.fetch(
+        sample(params, devices.put_batch(prompts), key)
     )
 
 

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from rlhf_jax import optimizer, train_step
 from rlhf_jax.algorithms import reward_model
 from rlhf_jax.algorithms import sft as sft_step
+from rlhf_jax.algorithms.learner import Learner
 from rlhf_jax.algorithms.reward_model import RewardLossConfig
 from rlhf_jax.batches import Sequences
 from rlhf_jax.bounds import Count, Positive, Settings, check_divides
@@ -244,12 +245,15 @@ def compile_step(devices: Devices, stage: str, step: Callable) -> Callable:
     return memory.announce_memory(stage, compiled, f"a smaller batch, more microbatches, {SMALLER}")
 
 
-def compile_update(devices: Devices, update: Callable) -> Callable:
-    """Compiles a pure `update(state, frozen, kl_coef, rollout, rng)` that is donated its state, and prints
-    the memory it needs."""
-    compiled = devices.compile(update, (P(), P(), P(), P(DATA), P()), (P(), P()), donate=0)
+def compile_learner(devices: Devices, learner: Learner) -> Learner:
+    """A learner with its functions compiled; the update is donated its state, and prints the memory it
+    needs."""
+    annotate = devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA))
+    specs = (P(), P(), P(), P(DATA), P()), (P(), P())
+    update = devices.compile(learner.update, *specs, donate=0)
     remedy = f"a smaller batch, more minibatches or microbatches, {SMALLER}"
-    return memory.announce_memory("update", compiled, remedy)
+    update = memory.announce_memory("update", update, remedy)
+    return learner._replace(annotate=annotate, update=update)
 
 
 def init_state_on(devices: Devices, trained, tx, init: Callable = train_step.init_state):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rlhf_jax.models import networks, transformer
+from rlhf_jax.models import decoding, networks, transformer
 from rlhf_jax.models.attention import rotary_speeds, rotate
 from rlhf_jax.models.config import ModelConfig, RopeScaling
 
@@ -309,8 +309,8 @@ def test_cached_decoding_equals_the_uncached_forward_pass(kind):
     cfg, params = kind
     tokens, mask = inputs()
     want = jax.nn.log_softmax(logits_of(cfg, params, tokens, mask))
-    decode = jax.jit(partial(transformer.decode, cfg))
-    logits, cache = jax.jit(partial(transformer.prefill, cfg, room=4))(
+    decode = jax.jit(partial(decoding.decode, cfg))
+    logits, cache = jax.jit(partial(decoding.prefill, cfg, room=4))(
         params, tokens[:, :5], mask[:, :5]
     )
     for t in range(5, 10):
@@ -402,10 +402,10 @@ def test_after_an_empty_prompt_the_learner_sees_what_the_sampler_saw(by_xla, nam
 
     @jax.jit
     def sampled(params):
-        logits, cache = transformer.prefill(cfg, params, tokens[:, :4], mask[:, :4], 3)
+        logits, cache = decoding.prefill(cfg, params, tokens[:, :4], mask[:, :4], 3)
         found = [logits]
         for t in (4, 5):
-            logits, cache = transformer.decode(cfg, params, cache, tokens[:, t])
+            logits, cache = decoding.decode(cfg, params, cache, tokens[:, t])
             found.append(logits)
         return jnp.where(mask[:, 4:], jnp.max(jnp.stack(found, axis=1), axis=-1), 0)
 

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from rlhf_jax.models import networks, transformer
+from rlhf_jax.models import decoding, networks, transformer
 from rlhf_jax.models.attention import rotary_speeds
 from rlhf_jax.models.config import ModelConfig, RopeScaling
 from rlhf_jax.models.hub import huggingface, peft, streaming, writing
@@ -69,11 +69,11 @@ def test_cached_decoding_gives_the_same(loaded, name):
 
     @jax.jit
     def decode(params, tokens, mask):
-        prefill = partial(transformer.prefill, model.cfg, room=tokens.shape[1] - start)
+        prefill = partial(decoding.prefill, model.cfg, room=tokens.shape[1] - start)
         first, cache = prefill(params, tokens[:, :start], mask[:, :start])
 
         def step(cache, token):
-            logits, cache = transformer.decode(model.cfg, params, cache, token)
+            logits, cache = decoding.decode(model.cfg, params, cache, token)
             return cache, logits
 
         _, rest = jax.lax.scan(step, cache, tokens[:, start:].T)
