@@ -223,6 +223,15 @@ def golds(run: "Prepared", rows, said: generation.Responses) -> np.ndarray:
     return task.gold([texts.plain_row(row) for row in rows], said.texts)
 
 
+def best_gold(run: "Prepared") -> dict:
+    """The mean gold of the best responses to the held-out prompts; empty where they are not known."""
+    task = run.texts.task
+    if task is None or task.best is None:
+        return {}
+    rows = [texts.plain_row(row) for row in run.texts.rows_held_out]
+    return {"gold of the best responses": float(np.mean(task.gold(rows, task.best(rows))))}
+
+
 def log_ratios(run: "Prepared", reference, samples: Samples) -> np.ndarray:
     """Log-ratio of each sampled token to the reference [N, T]; zero outside the mask."""
     T, lm = samples.mask.shape[1], run.lm.at(run.cfg.sample.temperature)
@@ -276,7 +285,7 @@ def conclude(
     log_ratio = log_ratios(run, reference, said.samples)
     results = (more.get("first") or {}) | before_and_after(method, prompts, measured)
     results |= {"kl": more.get("kl") or kl(prompts, log_ratio)}
-    results |= (more.get("extra") or {}) | facts
+    results |= (more.get("extra") or {}) | facts | best_gold(run)
     quantities = {"kl": log_ratio} | (more.get("tokens") or {})
     write(
         run.folder,

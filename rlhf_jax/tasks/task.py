@@ -25,7 +25,7 @@ class Task(NamedTuple):
     writes n pairs of prompt and response. `gold(rows, responses)` is the true score of each response.
     `metrics` are further functions of rows and responses, reported by name. `facts(corpus)` are known numbers
     about held-out demonstrations, such as the entropy of the law that wrote them. `defaults` are settings by
-    dotted name that fit the task, such as "sample.length".
+    dotted name that fit the task, such as "sample.length". `best(rows)` are responses with the highest gold.
     """
 
     prompts: Callable[[float, int], tuple[list[Row], list[Row]]]
@@ -34,3 +34,4 @@ class Task(NamedTuple):
     metrics: dict[str, Callable] = {}  # noqa: RUF012
     facts: Callable[[Sequence[tuple[str, str]]], dict[str, float]] = _no_facts
     defaults: dict[str, Any] = {}  # noqa: RUF012
+    best: Callable[[Sequence[Row]], list[str]] | None = None

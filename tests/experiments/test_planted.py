@@ -39,8 +39,11 @@ def gold(rows, responses):
 def words(rows, responses):
     return np.array([len(said.split()) for said in responses], np.float32)
 
+def best(rows):
+    return [" ".join([row["letter"]] * row["times"]) for row in rows]
+
 DEFAULTS = {"data.prompt_length": 6, "sample.length": 7}
-TASK = Task(prompts, corpus, gold, metrics={"words": words}, defaults=DEFAULTS)
+TASK = Task(prompts, corpus, gold, metrics={"words": words}, defaults=DEFAULTS, best=best)
 '''
 
 REWARD = """
@@ -131,6 +134,7 @@ def test_a_planted_algorithm_learns_a_planted_task(planted):
     results = json.loads((planted / "results.json").read_text())
     assert list(results)[:3] == ["Python reward", "gold", "words"]
     assert results["Python reward"] == results["gold"]
+    assert results["gold of the best responses"] == 0.0
 
 
 def test_what_was_used_is_recorded(planted):
