@@ -42,7 +42,9 @@ def compare(
     if unknown := [name for name in names if name not in OVERLAPS]:
         raise ValueError(f"{unknown[0]!r} is no comparison: choose among {', '.join(OVERLAPS)}")
     if not len(responses) == len(answers) > 0:
-        raise ValueError(f"{len(responses)} responses have {len(answers)} answers: give one for each")
+        raise ValueError(
+            f"{len(responses)} responses have {len(answers)} answers: give one for each"
+        )
     several = [[one] if isinstance(one, str) else list(one) for one in answers]
     for i, found in enumerate(several):
         if not found or not all(isinstance(one, str) for one in found):
@@ -94,19 +96,23 @@ def maj_at_k(
         votes = Counter(said[i] for i in own)
         right = {said[i] for i in own if correct[i]} - {None}
         blank = votes.pop(None, 0)
-        wins = sum(_wins(votes[x], [n for y, n in votes.items() if y != x], blank, k) for x in right)
+        wins = sum(
+            _wins(votes[x], [n for y, n in votes.items() if y != x], blank, k) for x in right
+        )
         chances.append(float(Fraction(wins) / comb(len(own), k)))
     return np.array(chances)
 
 
 def _wins(own: int, others: list[int], blank: int, k: int) -> Fraction:
-    """The number of subsets of k draws in which an answer wins that `own` draws give, a tie of t counting 1/t.
+    """The number of subsets of k draws in which an answer wins; a tie of t answers counts 1/t.
 
-    `others` are the numbers of draws that give each other answer, and `blank` of those that give none.
+    `own` draws give that answer, `others` are the numbers of draws of each other one, and `blank` have none.
     """
     total = Fraction(0)
     for votes in range(1, min(own, k) + 1):
-        ways = {(0, 1): 1}  # number of subsets of the others by their size, and by how many are tied
+        ways = {
+            (0, 1): 1
+        }  # number of subsets of the others by their size, and by how many are tied
         for n in others:
             longer = defaultdict(int)
             for (size, tied), many in ways.items():
@@ -124,8 +130,12 @@ def _draws(prompts: Groups, n: int, k: int) -> list[np.ndarray]:
     group = group_numbers(np.arange(n) if prompts is None else prompts, n)
     first = dict.fromkeys(group.tolist())
     draws = [np.flatnonzero(group == one) for one in first]
-    if k < 1 or (fewest := min(map(len, draws), default=0)) < k:
-        raise ValueError(f"k = {k}, and the fewest draws of a prompt are {fewest}: draw more, or lower k")
+    fewest = min(map(len, draws), default=0)
+    if not 1 <= k <= fewest:
+        raise ValueError(
+            f"k = {k}, and the fewest draws of a prompt are {fewest}: choose a k from 1 to that number, "
+            "or draw more"
+        )
     return draws
 
 

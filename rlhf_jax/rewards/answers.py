@@ -13,11 +13,11 @@ from fractions import Fraction
 _DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3}){1,8}|[0-9]{1,30})(?:\.[0-9]{1,30})?|\.[0-9]{1,30})"
 """Decimal digits, with or without commas at thousands; bounded, so that a search takes linear time."""
 _NUMBER = re.compile(
-    r"(?:(?<![\w)\]}])(?P<sign>-))?(?<!\w)(?<!\d\.)\\?[$€£]?"
+    r"(?:(?<![\w)\]}])(?P<sign>-))?(?<![\w^])(?<!\^\{)(?<!\d[./])(?<!\d[eE][-+])\\?[$€£]?"
     rf"(?P<top>{_DIGITS})(?:/(?P<bottom>{_DIGITS}))?"
-    r"(?![\d¹²³¼½¾⁰-₉]|[./^]\d|e[-+]?\d|E[-+]?\d)"
+    r"(?![\d¹²³¼½¾⁰-₉]|[./^]\d|\^\{|[eE][-+]?\d)"
 )
-_JOINED = re.compile(r"[\s%]{0,3}(?:[,;/|&±–—-]|[,;]?\s?(?:and|to))?\s{0,3}[$€£-]?")
+_JOINED = re.compile(r"[\s%]{0,3}(?:[,;/|&±\u2013\u2014-]|[,;]?\s?(?:and|to))?\s{0,3}[$€£-]?")
 _OR = re.compile(r"[^.\n]{0,40}\bor\b[^.\n]{0,40}", re.IGNORECASE)
 _OR_BEFORE = re.compile(r"\bor\s{1,3}$", re.IGNORECASE)
 _OR_AFTER = re.compile(r"[\s,]{0,3}or\b", re.IGNORECASE)

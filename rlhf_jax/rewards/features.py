@@ -93,7 +93,9 @@ def _readability(text: Text) -> float:
     if not text.words:
         return 0.0
     words = len(text.words)
-    ease = 206.835 - 1.015 * words / text.sentences - 84.6 * sum(map(_syllables, text.words)) / words
+    ease = (
+        206.835 - 1.015 * words / text.sentences - 84.6 * sum(map(_syllables, text.words)) / words
+    )
     return min(max(ease, 0.0), 100.0)
 
 

@@ -149,7 +149,9 @@ def load(place: str) -> Callable:
         return _built_in(path, name)
     file, label = Path(path).expanduser(), f"the reward {place!r}"
     if file.suffix != ".py" or not name:
-        raise RewardError(f"{label} does not say what to call: write FILE.py:FUNCTION")
+        raise RewardError(
+            f"{label} does not say what to call: write FILE.py:FUNCTION, verifiers:NAME or features:NAME"
+        )
     if not file.is_file():
         raise RewardError(f"{label}: there is no file {str(file)!r}, check the path")
     spec = importlib.util.spec_from_file_location(f"reward_in_{file.stem}", file)

@@ -18,15 +18,34 @@ import types
 
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 CALLS = {  # numbers of refused system calls on x86_64 and aarch64; 0: not there
-    **{"socket": (41, 198), "socketpair": (53, 199), "io_uring_setup": (425, 425)},
-    **{"clone": (56, 220), "clone3": (435, 435), "fork": (57, 0), "vfork": (58, 0)},
-    **{"execve": (59, 221), "execveat": (322, 281), "unshare": (272, 97), "setns": (308, 268)},
-    **{"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138)},
-    **{"rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424), "pidfd_open": (434, 434)},
-    **{"pidfd_getfd": (438, 438), "ptrace": (101, 117), "setrlimit": (160, 164)},
-    **{"prlimit64": (302, 261), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271)},
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "io_uring_setup": (425, 425),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "fork": (57, 0),
+    "vfork": (58, 0),
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+    "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438),
+    "ptrace": (101, 117),
+    "setrlimit": (160, 164),
+    "prlimit64": (302, 261),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
 }
-X32 = 0x40000000  # numbers of a second interface of x86_64 begin here, which the filter refuses whole
+X32 = (
+    0x40000000  # numbers of a second interface of x86_64 begin here, which the filter refuses whole
+)
 AREAS = "socket", "subprocess", "ctypes", "pty", "signal", "resource", "syslog", "fcntl", "mmap"
 CHANGES = "os", "shutil", "tempfile"
 HARMLESS = "os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.chdir", "os.putenv", "os.unsetenv"
@@ -51,8 +70,8 @@ def limit(seconds: int, memory: int):
 
 
 def forbid():
-    """Asks Linux to end this process with its parent, and to refuse processes, sockets, signals and changes of
-    files, for good; a kernel that knows one of these filters not is passed over."""
+    """Asks Linux to end this process with its parent, and to refuse processes, sockets, signals and changes
+    of files from now on. A kernel without one of these filters leaves that one out."""
     if sys.platform != "linux":
         return
     libc, none = ctypes.CDLL(None), ctypes.c_ulong(0)

@@ -4,7 +4,8 @@ A new interpreter with the standard library alone runs them, in an empty environ
 The kernel limits its CPU time, its memory and its open files, lets it write no byte to any file, and ends it
 with its process group after a limit of real time. On Linux, filters that nothing can lift refuse sockets,
 processes, threads and signals (seccomp, on x86_64 and aarch64), and all changes of files (Landlock, from
-version 5.13). An audit hook refuses the same on every system, but code that attacks the interpreter evades it.
+version 5.13). An audit hook refuses the same on every system, but code that attacks the interpreter evades
+it.
 
 Not guaranteed: the program can read every file that this user can read, and can spoil its own tests, for
 instance with objects that equal everything or by looking for the token in the frames of its interpreter. Run
@@ -35,7 +36,10 @@ class Limits(NamedTuple):
     """Bytes of address space."""
 
 
-def passes(code: str, tests: str, limits: Limits = Limits()) -> bool:
+LIMITS = Limits()
+
+
+def passes(code: str, tests: str, limits: Limits = LIMITS) -> bool:
     """True if `code` and then `tests` run to their end, in one namespace, within the limits.
 
     The interpreter proves it by a random token that it gives back after the tests: its exit code counts for
@@ -51,7 +55,12 @@ def passes(code: str, tests: str, limits: Limits = Limits()) -> bool:
     with ours:
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-SPB", str(Path(__file__).with_name("harness.py")), str(theirs.fileno())],
+                [
+                    sys.executable,
+                    "-SPB",
+                    str(Path(__file__).with_name("harness.py")),
+                    str(theirs.fileno()),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -20,6 +20,7 @@ from rlhf_jax.rewards.functions import RewardError, shorten
 
 LONGEST = 100_000  # characters of a response that is read
 LONGEST_BOX = 1_000  # characters that math-verify is asked about
+PYTHON = "python", "python3", "py"  # marks of fenced blocks
 PATTERN_SECONDS = 1.0
 MATH_SECONDS = 5.0
 START_SECONDS = 60.0  # to import SymPy on a busy machine
@@ -45,9 +46,9 @@ def math(prompts, responses, *, answer) -> list[float]:
     r"""1 where math-verify finds that a response's `\boxed{...}` equals a reference, such as 1/2 and 0.5.
 
     A response without a box, with boxes that differ, or with a box that has the word "or" or more than 1,000
-    characters scores 0; math-verify would also read the text around a box, and take "4 or 5" for 4. A sum that
-    is not worked out equals its value. A comparison that takes more than five seconds counts as unequal. Needs
-    the extra `[math]`.
+    characters scores 0; math-verify would also read the text around a box, and take "4 or 5" for 4. A sum
+    that is not worked out equals its value. A comparison that takes more than five seconds counts as
+    unequal. Needs the extra `[math]`.
     """
     if importlib.util.find_spec("math_verify") is None:
         raise RewardError(
@@ -82,17 +83,18 @@ def rouge(prompts, responses, *, answer) -> list[float]:
 
 
 def pattern(prompts, responses, *, pattern) -> list[float]:
-    """1 where the regular expression in the column "pattern" matches a whole response, without the white space
-    at its ends.
+    """1 where the regular expression in the column "pattern" matches a whole response.
 
-    The syntax is that of the package regex, which extends `re`. A match that takes more than one second counts
-    as none. Raises RewardError for a pattern that is no regular expression.
+    White space at the ends of the response is left out. The syntax is that of the package regex, which
+    extends `re`. A match that takes more than one second counts as none. Raises RewardError for a pattern that is no regular expression.
     """
     import regex
 
     def matches(response: str, expression: str) -> bool:
         try:
-            return regex.fullmatch(expression, response.strip(), timeout=PATTERN_SECONDS) is not None
+            return (
+                regex.fullmatch(expression, response.strip(), timeout=PATTERN_SECONDS) is not None
+            )
         except TimeoutError:
             return False
         except regex.error as error:
@@ -104,10 +106,9 @@ def pattern(prompts, responses, *, pattern) -> list[float]:
 
 
 def code(prompts, responses, *, tests) -> list[float]:
-    """1 where the Python code of a response passes the tests in the column "tests": Python's assert statements,
-    as one text or a list of lines.
+    """1 where the Python code of a response passes the assert statements in the column "tests".
 
-    The code is the last fenced block marked as Python, else the last fenced block, else the whole response.
+    These are one text, or a list of lines. The code is the last fenced block marked as Python, else the last fenced block, else the whole response.
     `sandbox.passes` runs it, and says what the code can and cannot do. Raises RewardError for empty tests.
     """
 
@@ -126,7 +127,7 @@ def program(response: str) -> str:
     for block in response.split("```")[1::2]:
         mark, _, body = block.partition("\n")
         marked = mark.strip().lower()
-        blocks.append((marked in ("python", "python3", "py"), body if marked.isalnum() or not marked else block))
+        blocks.append((marked in PYTHON, body if marked.isalnum() or not marked else block))
     if not blocks:
         return response
     return next((body for python, body in reversed(blocks) if python), blocks[-1][1])
@@ -137,18 +138,26 @@ REWARDS = {fn.__name__: fn for fn in (number, math, exact, chrf, rouge, pattern,
 
 
 def references(answer) -> list[str]:
-    """The references of one row: a text, a number, or a list of these. Raises RewardError for anything else."""
+    """The references of one row, which has a text, a number, or a list of these, as texts.
+
+    Raises RewardError for anything else, and for an empty list.
+    """
     several = hasattr(answer, "__iter__") and not isinstance(answer, str)
     found = list(answer) if several else [answer]
     if not found or not all(isinstance(x, str | numbers.Real) for x in found):
-        raise RewardError(f"the answer {shorten(answer)} is no text and no list of texts: mend the row")
+        raise RewardError(
+            f"the answer {shorten(answer)} is no text and no list of texts: mend the row"
+        )
     return [str(x) for x in found]
 
 
 def _best(responses: Sequence[str], answer, score: Callable[[str, str], float]) -> list[float]:
     """The best score of each response over its references."""
     return [
-        max(float(score(response, one)) if len(response) <= LONGEST else 0.0 for one in references(row))
+        max(
+            float(score(response, one)) if len(response) <= LONGEST else 0.0
+            for one in references(row)
+        )
         for response, row in zip(responses, answer, strict=True)
     ]
 
@@ -195,12 +204,12 @@ def serve(fd: int):
 
     logging.disable()  # its warnings that nothing limits the time
     resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
-    parse = lambda text: math_verify.parse(rf"\boxed{{{text}}}", parsing_timeout=None)
+    parse = lambda text: math_verify.parse(rf"\boxed{{{text}}}", parsing_timeout=0)
 
     def answer(question: dict) -> dict:
         try:
             reference, said = parse(question["reference"]), parse(question["said"])
-            return {"equal": bool(math_verify.verify(reference, said, timeout_seconds=None))}
+            return {"equal": bool(math_verify.verify(reference, said, timeout_seconds=0))}
         except Exception:  # SymPy raises of any kind, RecursionError and MemoryError among them
             return {"equal": False}
 
