@@ -128,7 +128,7 @@ _LOCK = threading.Lock()
 def _pipeline():
     """spaCy's tokenizer and sentence splitter for English."""
     try:
-        import spacy
+        import spacy  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise RewardError(
             "text features need spaCy: install it with the extra rlhf_jax[spacy]"

@@ -108,8 +108,9 @@ def pattern(prompts, responses, *, pattern) -> list[float]:
 def code(prompts, responses, *, tests) -> list[float]:
     """1 where the Python code of a response passes the assert statements in the column "tests".
 
-    These are one text, or a list of lines. The code is the last fenced block marked as Python, else the last fenced block, else the whole response.
-    `sandbox.passes` runs it, and says what the code can and cannot do. Raises RewardError for empty tests.
+    These are one text, or a list of lines. The code is the last fenced block marked as Python, else the last
+    fenced block, else the whole response. `sandbox.passes` runs it, and says what the code can and cannot
+    do. Raises RewardError for tests without an assert statement.
     """
 
     def passes(response: str, lines) -> float:
@@ -200,7 +201,7 @@ def serve(fd: int):
     import logging
     import resource
 
-    import math_verify
+    import math_verify  # pyright: ignore[reportMissingImports]
 
     logging.disable()  # its warnings that nothing limits the time
     resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))

@@ -314,7 +314,7 @@ def test_a_program_that_is_right_passes(code):
         "raise SystemExit",
         "quit()",
         "def f(x):\n    f(x)",
-        "import os, contextlib as c\nfor i in range(9):\n    with c.suppress(OSError): os.write(i, b'x' * 32)",
+        "import os\nfor i in range(9):\n    try: os.write(i, b'x' * 32)\n    except OSError: pass",
         "while True: pass",
         GOOD + "input()",
         GOOD + "import sys; x = sys.stdin.read(); assert x",
