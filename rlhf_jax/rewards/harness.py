@@ -77,8 +77,9 @@ def forbid():
     libc, none = ctypes.CDLL(None), ctypes.c_ulong(0)
     libc.prctl(1, ctypes.c_ulong(signal.SIGKILL), none, none, none)  # PR_SET_PDEATHSIG
     libc.prctl(38, ctypes.c_ulong(1), none, none, none)  # PR_SET_NO_NEW_PRIVS
-    # Landlock, version 1: all rights to execute, write, make or remove (all but reading), granted nowhere
-    rights = ctypes.create_string_buffer(struct.pack("Q", 0x1FFF & ~0b1100))
+    # Landlock: the rights to execute, write, make and remove files, all but reading, are granted nowhere
+    truncating = libc.syscall(444, None, ctypes.c_size_t(0), 1) >= 3  # the kernel's version
+    rights = struct.pack("Q", 0x1FFF & ~0b1100 | truncating << 14)
     ruleset = libc.syscall(444, rights, ctypes.c_size_t(8), 0)
     if ruleset >= 0:
         libc.syscall(446, ruleset, 0)

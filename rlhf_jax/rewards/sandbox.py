@@ -3,9 +3,9 @@
 A new interpreter with the standard library alone runs them, in an empty environment and in the folder "/".
 The kernel limits its CPU time, its memory and its open files, lets it write no byte to any file, and ends it
 with its process group after a limit of real time. On Linux, filters that nothing can lift refuse sockets,
-processes, threads and signals (seccomp, on x86_64 and aarch64), and all changes of files (Landlock, from
-version 5.13). An audit hook refuses the same on every system, but code that attacks the interpreter evades
-it.
+processes, threads and signals (seccomp, on x86_64 and aarch64), and to make, write or remove a file
+(Landlock, from Linux 5.13). An audit hook refuses the same, and changes of a file's rights, on every system,
+but code that attacks the interpreter evades it.
 
 Not guaranteed: the program can read every file that this user can read, and can spoil its own tests, for
 instance with objects that equal everything or by looking for the token in the frames of its interpreter. Run

@@ -86,7 +86,8 @@ def pattern(prompts, responses, *, pattern) -> list[float]:
     """1 where the regular expression in the column "pattern" matches a whole response.
 
     White space at the ends of the response is left out. The syntax is that of the package regex, which
-    extends `re`. A match that takes more than one second counts as none. Raises RewardError for a pattern that is no regular expression.
+    extends `re`. A match that takes more than one second counts as none. Raises RewardError for a pattern
+    that is no regular expression.
     """
     import regex
 

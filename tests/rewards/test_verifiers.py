@@ -1,6 +1,8 @@
 """Verifiers, each with answers that try to pass without being right."""
 
+import ctypes
 import os
+import pathlib
 import subprocess
 import sys
 from fractions import Fraction
@@ -12,6 +14,7 @@ from rlhf_jax.rewards.functions import RewardError
 from rlhf_jax.rewards.scorer import Scorer, ScorerConfig
 
 MEGABYTE = 2**20
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def score(reward, response, **columns):
@@ -281,7 +284,6 @@ def test_without_math_verify_the_error_names_the_extra(monkeypatch):
 GOOD = "def f(x):\n    return x * x\n"
 TESTS = "assert f(2) == 4\nassert f(-3) == 9"
 LIMITS = sandbox.Limits(seconds=1, patience=10.0)
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="filters of Linux")
 
 
 @pytest.mark.parametrize(
@@ -356,25 +358,46 @@ def test_a_program_changes_no_file(tmp_path):
         assert [(x.name, x.read_text()) for x in tmp_path.iterdir()] == [("old", "mine")]
 
 
-EVADING = """
-import _posixsubprocess, os
-a, b = os.pipe()
-more = [-1] * 6 + [a, b, False, False, -1, None, None, None, -1, None] + [True] * ({vfork})
+ACTS = {
+    "make": "open(f'{folder}/new', 'w')",
+    "truncate": "open(f'{folder}/old', 'w')",
+    "cut": "os.truncate(f'{folder}/old', 1)",
+    "remove": "os.remove(f'{folder}/old')",
+    "link": "os.symlink('/', f'{folder}/new')",
+    "process": "os.fork()",
+    "shell": "subprocess.run(['true'])",
+    "socket": "socket.socket()",
+    "signal": "os.kill(os.getppid(), 0)",
+}
+
+
+def landlocked() -> bool:
+    """True on a kernel whose Landlock knows all of the rights (version 3, Linux 6.2)."""
+    return sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, 0, 1) >= 3
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("layer", ["forbid()", "addaudithook"])
+def test_the_kernel_and_the_audit_hook_each_refuse_alone(layer, act, tmp_path):
+    if layer == "forbid()" and not landlocked():
+        pytest.skip("the kernel has no Landlock, or an early one")
+    (tmp_path / "old").write_text("mine")
+    begun = "harness.forbid()" if layer == "forbid()" else "sys.addaudithook(harness.guard)"
+    program = f"""
+import os, socket, subprocess, sys
+from rlhf_jax.rewards import harness
+
+folder = sys.argv[1]
+{begun}
 try:
-    _posixsubprocess.fork_exec([b"true"], [b"/bin/true"], True, (), None, None, *more)
-except OSError as error:
-    number = error.errno
+    {ACTS[act]}
+except PermissionError:
+    print("refused")
 """
-
-
-@LINUX
-def test_the_kernel_refuses_what_the_audit_hook_does_not_see(tmp_path):
-    """This start of a process and this file of a database raise no event that the hook refuses."""
-    code = EVADING.format(vfork=int(sys.version_info < (3, 14)))
-    assert sandbox.passes(code, "assert number in (1, 11)", LIMITS)  # EPERM, EAGAIN
-    code = f"import sqlite3; sqlite3.connect({str(tmp_path / 'x')!r}).execute('create table a (b)')"
-    assert not sandbox.passes(code, "assert True", LIMITS)
-    assert not any(x.stat().st_size for x in tmp_path.iterdir())
+    asked = [sys.executable, "-c", program, str(tmp_path)]
+    found = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT)
+    assert (found.stdout, found.stderr) == ("refused\n", "")
+    assert [(x.name, x.read_text()) for x in tmp_path.iterdir()] == [("old", "mine")]
 
 
 def test_nothing_is_left_of_a_program(monkeypatch):
