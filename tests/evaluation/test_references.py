@@ -102,11 +102,8 @@ def test_what_cannot_be_compared_is_refused():
         references.compare(["BLEU"], ["a", "b"], ["a"], None)
     with pytest.raises(ValueError, match="0 responses have 0 answers"):
         references.compare(["BLEU"], [], [], None)
-    for bad in ([], [4], [None]):
-        with pytest.raises(
-            ValueError, match=r"answers\[1\] is .*: give a text, or a list of texts"
-        ):
-            references.compare(["BLEU"], ["a", "b"], ["a", bad], None)
+    with pytest.raises(ValueError, match=r"answers\[1\] is \[\]: give a text, or a list of texts"):
+        references.compare(["BLEU"], ["a", "b"], ["a", []], None)
 
 
 # verified draws

@@ -139,7 +139,7 @@ LONG = {
     "closed boxes": r"\boxed{" * (MEGABYTE // 8) + "4" + "}" * (MEGABYTE // 8),
     "spaces": "4" + " " * MEGABYTE + "or 5",
     "or": "or " * (MEGABYTE // 3),
-    "marks": "#### 4\n" * (MEGABYTE // 7),
+    "marks": f"#### 4{' ' * 121}\n" * (MEGABYTE // 128),
     "fences": "```\n" * (MEGABYTE // 4),
 }
 
