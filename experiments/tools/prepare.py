@@ -3,27 +3,27 @@
     python launch.py prepare pairs.jsonl --to prepared/pairs
     python launch.py prepare --task reviews --to prepared/reviews
 
-A source becomes one data set with the split "train". A task becomes corpus, comparisons and prompts, each as a
-data set (splits "train" and "held_out") and as JSONL files, and the tokenizer that a run would train:
+A source becomes one data set with the split "train". A task becomes corpus, comparisons and prompts, each as
+a data set with the splits "train" and "held_out" and as JSONL files, and the tokenizer that a run would train:
 
     corpus.jsonl       corpus_held_out.jsonl     corpus/        prompt, response
     comparisons.jsonl                            comparisons/   prompt, responses, preference
     prompts.jsonl      prompts_held_out.jsonl    prompts/       prompt, and the columns of the task's rows
     tokenizer/
 
-Simulated people compare two responses of the corpus's law to one prompt, since there is no policy yet. The
-format is array_record: tfds.builder_from_directory(FOLDER).as_data_source() reads it without TensorFlow, and
-any experiment here reads files and folders alike.
+The simulated people compare two responses that the corpus might give to one prompt, since there is no policy
+yet. The format is array_record, which tfds.builder_from_directory(FOLDER).as_data_source() reads without
+TensorFlow. Any experiment here reads the files and the folders alike.
 """
 
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from rlhf_jax.bounds import Seed, Settings
@@ -32,7 +32,7 @@ from rlhf_jax.data.builders.demonstrations import Demonstrations
 from rlhf_jax.data.builders.preferences import Preferences
 from rlhf_jax.data.builders.prompts import Prompts
 from rlhf_jax.data.sources import read_jsonl, write_jsonl
-from rlhf_jax.people import annotators
+from rlhf_jax.people.annotators import AnnotatorConfig, annotate
 from rlhf_jax.pipeline import stages, texts
 from rlhf_jax.runs import run as runs
 from rlhf_jax.tasks.task import Task
@@ -47,7 +47,14 @@ class TaskData(texts.DataConfig):
     """Size of a generated task."""
 
     _main = ("held_out", "vocab_size", "reviews", "pairs")
-    _hidden = (*texts.FILES, "corpus_fields", "fields", "prompts_fields", "prompt_words", "prompt_length")
+    _hidden = (
+        *texts.FILES,
+        "corpus_fields",
+        "fields",
+        "prompts_fields",
+        "prompt_words",
+        "prompt_length",
+    )
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ class Config(Settings):
     _main = ("source", "to", "kind", "task", "seed")
 
     source: str = ""
-    """Source of the rows: JSONL files (commas and globs allowed). The first word of the command sets it too."""
+    """Source of the rows: JSONL files (commas and globs allowed). The first word of the command
+    may set it without the name."""
     to: str = ""
     """Folder to create."""
     kind: Literal["", "preferences", "demonstrations", "prompts"] = ""
@@ -68,7 +76,7 @@ class Config(Settings):
     seed: Seed = 0
     """Seed of the texts of the task and of its simulated people."""
     data: TaskData = TaskData()
-    annotators: annotators.AnnotatorConfig = annotators.AnnotatorConfig()
+    annotators: AnnotatorConfig = AnnotatorConfig()
 
     def _unread(self) -> dict[str, str]:
         if self.task:
@@ -111,53 +119,60 @@ def _write_source(cfg: Config, whole: pathlib.Path):
             f"{rows[0].where}: no kind ({', '.join(KINDS)}) has the fields {', '.join(map(repr, rows[0]))}: "
             "rename yours"
         )
-    builder.columns_of(rows)  # refused by the source's own lines, before anything is written
-    file = whole.with_name(f"{TRAIN}.jsonl")
-    write_jsonl(file, rows)
-    _tell(kind, builder.prepare(KINDS[kind], {TRAIN: file}, whole))
+    _tell(kind, builder.prepare(KINDS[kind], {TRAIN: rows}, whole))
 
 
 def _write_task(cfg: Config, task: Task, whole: pathlib.Path):
     """Writes all texts of the task, and the tokenizer."""
     read = texts.generated(cfg.data, task, cfg.seed, texts.ALL)
-    both = lambda name: {TRAIN: whole / f"{name}.jsonl", HELD_OUT: whole / f"{name}_held_out.jsonl"}
-    corpus, prompts = both("corpus"), both("prompts")
-    comparisons = {TRAIN: whole / "comparisons.jsonl"}
-    for path, pairs in zip(corpus.values(), (read.corpus, read.corpus_held_out), strict=True):
-        write_jsonl(path, ({"prompt": prompt, "response": said} for prompt, said in pairs))
-    for path, rows in zip(prompts.values(), (read.rows, read.rows_held_out), strict=True):
-        write_jsonl(path, map(texts.plain_row, rows))
-    write_jsonl(comparisons[TRAIN], _compared(cfg, task, read.compared))
-    for kind, files in (
-        (Demonstrations, corpus),
-        (Preferences, comparisons),
-        (Prompts, prompts),
-    ):
-        name = files[TRAIN].stem
-        _tell(name, builder.prepare(kind, files, whole / name))
+    pairs = lambda texts: [{"prompt": prompt, "response": said} for prompt, said in texts]
+    asked = lambda rows: [*map(texts.plain_row, rows)]
+    corpus = {TRAIN: pairs(read.corpus), HELD_OUT: pairs(read.corpus_held_out)}
+    prompts = {TRAIN: asked(read.rows), HELD_OUT: asked(read.rows_held_out)}
+    _write(whole / "corpus", Demonstrations, corpus)
+    _write(whole / "comparisons", Preferences, {TRAIN: _compared(cfg, task, read.compared)})
+    _write(whole / "prompts", Prompts, prompts)
     print(f"tokenizer: at most {cfg.data.vocab_size} tokens, trained on the corpus", flush=True)
     stages.read_tokenizer(whole, "", read.corpus, cfg.data.vocab_size)
 
 
-def _compared(cfg: Config, task: Task, asked: list[texts.Row]) -> Iterator[dict[str, Any]]:
-    """Comparisons by simulated people of two responses to each row, drawn from the law of the corpus."""
+def _compared(cfg: Config, task: Task, asked: list[texts.Row]) -> list[dict[str, Any]]:
+    """Comparisons by simulated people of two responses to each row, both drawn as those of the corpus."""
     rows, a, b = [], [], []
-    for number, row in enumerate(track(asked, "comparisons", transient=True)):
+    quiet = not Console().is_terminal
+    for number, row in enumerate(track(asked, "comparisons", transient=True, disable=quiet)):
         seed = int(np.random.SeedSequence([cfg.seed, number]).generate_state(1)[0])
         (_, first), (_, second) = task.corpus(seed, 2, [texts.plain_row(row)])
         if first != second:
-            rows, a, b = [*rows, row], [*a, first], [*b, second]
+            rows.append(row)
+            a.append(first)
+            b.append(second)
     if not rows:
         raise ValueError(
             f'task = "{cfg.task}" gives one response to each prompt, and nothing can be compared: write its '
             "texts with another task"
         )
     if len(rows) < len(asked):
-        print(f"left out: {len(asked) - len(rows)} of {len(asked)} pairs of equal responses", flush=True)
-    best = annotators.annotate(texts.judged(task, rows, a, b), cfg.annotators, cfg.seed)
-    for row, first, second, preferred in zip(rows, a, b, best.tolist(), strict=True):
-        yield {"prompt": row.prompt, "responses": [first, second], "preference": preferred}
+        print(
+            f"left out: {len(asked) - len(rows)} of {len(asked)} pairs of equal responses",
+            flush=True,
+        )
+    best = annotate(texts.judged(task, rows, a, b), cfg.annotators, cfg.seed)
+    return [
+        {"prompt": row.prompt, "responses": [x, y], "preference": preferred}
+        for row, x, y, preferred in zip(rows, a, b, best.tolist(), strict=True)
+    ]
+
+
+def _write(to: pathlib.Path, kind: type[builder.Builder], splits: dict[str, list[dict[str, Any]]]):
+    """Writes each split as a JSONL file beside the folder `to`, and all of them as one data set in it."""
+    files = {TRAIN: f"{to}.jsonl", HELD_OUT: f"{to}_{HELD_OUT}.jsonl"}
+    for split, rows in splits.items():
+        write_jsonl(files[split], rows)
+    _tell(to.name, builder.prepare(kind, {s: read_jsonl([files[s]]) for s in splits}, to))
 
 
 def _tell(name: str, counts: dict[str, int]):
-    print(f"{name}: " + ", ".join(f"{n} rows of {split}" for split, n in counts.items()), flush=True)
+    print(
+        f"{name}: " + ", ".join(f"{n} rows of {split}" for split, n in counts.items()), flush=True
+    )

@@ -10,13 +10,13 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rlhf_jax.data.sources import Row, field, read_jsonl
+from rlhf_jax.data.sources import Row, field, read_jsonl, write_jsonl
 
 Columns = Mapping[str, Any]
 """The TFDS feature of each column."""
@@ -58,22 +58,29 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     LAYOUTS: ClassVar[Mapping[str, Columns]] = {}
     """The columns of common data sets of this kind. A data set has those of one of them, and any others."""
 
+    @property
+    def layout(self) -> Layout:
+        """The builder's `config`. Raises ValueError where it has another one, or none."""
+        if not isinstance(self.builder_config, Layout):
+            raise ValueError(f"{self.name} have no default config: give config=Layout(...)")
+        return self.builder_config
+
     @classmethod
-    def fits(cls, names: Sequence[str]) -> bool:
+    def fits(cls, names: Iterable[str]) -> bool:
         """True where a data set with these columns is of this kind."""
         return any(columns.keys() <= {*names} for columns in cls.LAYOUTS.values())
 
     @classmethod
-    def read(cls, path: str) -> list[Row]:
-        """The rows of one JSONL file. Raises ValueError as `sources.read_jsonl`."""
-        return read_jsonl([path])
+    def kept(cls, rows: list[Row]) -> list[Row]:
+        """The rows that a data set of this kind holds."""
+        return rows
 
     def _info(self) -> tfds.core.DatasetInfo:
-        columns = self.builder_config.columns
-        if not self.fits([*columns]):
-            known = " or ".join(", ".join(map(repr, x)) for x in self.LAYOUTS.values())
+        columns = self.layout.columns
+        if not self.fits(columns):
+            known = dict.fromkeys(" and ".join(map(repr, x)) for x in self.LAYOUTS.values())
             raise ValueError(
-                f"{self.name} need the fields {known}, and the fields found are "
+                f"{self.name} need the fields {', or '.join(known)}, and the fields found are "
                 f"{', '.join(map(repr, columns)) or 'none'}: rename yours"
             )
         return tfds.core.DatasetInfo(
@@ -84,39 +91,44 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        files = self.builder_config.files
+        files = self.layout.files
         found = dl_manager.download({s: x for s, x in files.items() if "://" in x})
         found |= {s: dl_manager.manual_dir / x for s, x in files.items() if s not in found}
         return {split: self._generate_examples(found[split]) for split in files}
 
     def _generate_examples(self, path) -> Iterator[tuple[int, dict[str, Any]]]:
-        yield from ((number, dict(row)) for number, row in enumerate(self.read(os.fspath(path))))
+        yield from enumerate(map(dict, self.kept(read_jsonl([os.fspath(path)]))))
 
 
 def prepare(
-    kind: type[Builder], files: Mapping[str, pathlib.Path], to: pathlib.Path, shards: int | None = None
+    kind: type[Builder],
+    splits: Mapping[str, list[Row]],
+    to: pathlib.Path,
+    shards: int | None = None,
 ) -> dict[str, int]:
-    """Writes the JSONL file of each split as a TFDS data set of that kind, and counts the rows.
+    """Writes the rows of each split as a TFDS data set of that kind, and counts them.
 
-    The folder `to` appears whole or not at all; `tfds.builder_from_directory` reads it. Its columns are
-    found from the rows of all files, and `shards` is the number of files of a split (None: TFDS decides).
-    Raises ValueError for files in different folders, and for rows that `columns_of` or `kind` refuses.
+    The folder `to` appears whole or not at all; `tfds.builder_from_directory` reads it. `shards` is the
+    number of files of a split (None: TFDS decides). Raises ValueError for rows that `columns_of` or the kind
+    refuses.
     """
-    folders = {path.parent for path in files.values()}
-    if len(folders) > 1:
-        raise ValueError(f"the files stand in {len(folders)} folders: put them into one")
-    columns = columns_of([row for path in files.values() for row in kind.read(os.fspath(path))])
-    layout = Layout(name="jsonl", columns=columns, files={s: x.name for s, x in files.items()})
+    splits = {split: kind.kept(rows) for split, rows in splits.items()}
+    columns = columns_of([row for rows in splits.values() for row in rows])
+    files = {split: f"{split}.jsonl" for split in splits}
     tfds.display_progress_bar(sys.stderr.isatty())
-    with (
-        tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as partial,
-        contextlib.redirect_stdout(io.StringIO()),  # where TFDS names the partial folder as the result
-    ):
-        made = kind(config=layout, data_dir=partial, file_format="array_record")
-        settings = tfds.download.DownloadConfig(manual_dir=folders.pop(), num_shards=shards)
-        made.download_and_prepare(
-            download_dir=os.path.join(partial, "downloads"), download_config=settings
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as partial:
+        made = kind(
+            config=Layout(name="jsonl", columns=columns, files=files),
+            data_dir=partial,
+            file_format="array_record",
         )
+        for split, rows in splits.items():
+            write_jsonl(os.path.join(partial, files[split]), rows)
+        settings = tfds.download.DownloadConfig(manual_dir=partial, num_shards=shards)
+        with contextlib.redirect_stdout(io.StringIO()):  # it would name the partial folder
+            made.download_and_prepare(
+                download_dir=os.path.join(partial, "downloads"), download_config=settings
+            )
         os.rename(made.data_path, to)
     return {split: info.num_examples for split, info in made.info.splits.items()}
 
@@ -148,8 +160,8 @@ def _feature(name: str, rows: Sequence[Row], inside: bool = False) -> Any:
         return {key: _feature(key, objects, inside) for key in keys}
     if inside:
         raise ValueError(
-            f"{values[0][0]}: field {name!r} is a list inside a list, which TFDS stores only with TensorFlow: "
-            "write each inner list as a text"
+            f"{values[0][0]}: field {name!r} is a list inside a list, which TFDS stores with TensorFlow "
+            "alone: write each inner list as a text"
         )
     items = [Row({name: item}, where) for where, value in values for item in value]
     item = _feature(name, items, inside=True) if items else TEXT

@@ -10,9 +10,9 @@ class Preferences(Builder):
     """Comparisons of responses, which `comparisons.read_comparisons` reads.
 
     A row is two dialogues, chosen and rejected (one text each, as HH writes them, or messages); two
-    responses to a prompt; or a prompt with K responses and the number of the best one, or with a preference
-    for each of the K (K - 1) / 2 pairs; or a text with the label 0 or 1. Rows whose preference is "tie" are left out, since nothing is
-    learned from them and a column of numbers holds no text.
+    responses to a prompt; a prompt with K responses and the number of the best one, or with a preference for
+    each of the K (K - 1) / 2 pairs; or a text with the label 0 or 1. Rows whose preference is "tie" are left
+    out: nothing is learned from them, and a column of numbers holds no text.
     """
 
     LAYOUTS: ClassVar = {
@@ -25,12 +25,11 @@ class Preferences(Builder):
     }
 
     @classmethod
-    def read(cls, path: str) -> list[Row]:
-        """The rows of one JSONL file without its ties; prints how many there were."""
-        rows = super().read(path)
+    def kept(cls, rows: list[Row]) -> list[Row]:
+        """The rows without ties; prints how many those are. Raises ValueError where all rows are ties."""
         kept = [row for row in rows if row.get("preference") != "tie"]
         if len(kept) < len(rows):
-            print(f"left out: {len(rows) - len(kept)} ties of {path}", flush=True)
+            print(f"left out: {len(rows) - len(kept)} ties of {len(rows)} comparisons", flush=True)
         if not kept:
-            raise ValueError(f"{path}: all {len(rows)} preferences are ties: give other rows")
+            raise ValueError(f"all {len(rows)} comparisons are ties: give others")
         return kept
