@@ -4,7 +4,7 @@
     python launch.py prepare --task reviews --to prepared/reviews
 
 A source becomes one data set with the split "train". A task becomes corpus, comparisons and prompts, each as
-a data set with the splits "train" and "held_out" and as JSONL files, and the tokenizer that a run would train:
+a data set (with the splits "train" and "held_out") and as JSONL files, and the tokenizer that a run trains:
 
     corpus.jsonl       corpus_held_out.jsonl     corpus/        prompt, response
     comparisons.jsonl                            comparisons/   prompt, responses, preference
