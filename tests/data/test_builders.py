@@ -61,10 +61,25 @@ def read(folder, split="train"):
     return sources.rows_from_source(found, str(folder))
 
 
-def through(kind, items, tmp_path, **settings):
+def through(kind, items, tmp_path):
     """The rows that come back from a data set of `items`."""
-    builder.prepare(kind, {"train": rows_of(items)}, tmp_path / "set", **settings)
+    builder.prepare(kind, {"train": rows_of(items)}, tmp_path / "set")
     return read(tmp_path / "set")
+
+
+def made_by_name(name, tmp_path, columns, files, **settings):
+    """A data set as a user of TFDS makes it: by the builder's name, with a layout of one's own."""
+    made = tfds.builder(
+        name,
+        config=builder.Layout(name="own", columns=columns, files=files),
+        data_dir=tmp_path / "data",
+        file_format="array_record",
+    )
+    made.download_and_prepare(
+        download_dir=tmp_path / "downloads",
+        download_config=tfds.download.DownloadConfig(**settings, **NO_GCS),
+    )
+    return made
 
 
 HH = [
@@ -111,7 +126,6 @@ def test_rows_come_back_as_they_were(tmp_path, name):
 
 
 def test_the_readers_read_what_comes_back_as_they_read_the_file(tmp_path):
-    """The same bytes of JSONL, so any reader of rows sees no difference, fields' order included."""
     for name, kind, items, reader in (
         ("pairs", Preferences, HH, comparisons.read_comparisons),
         ("demos", Demonstrations, LAYOUTS["demonstrations"][1], demonstrations.read_demonstrations),
@@ -134,9 +148,18 @@ def test_thousands_of_rows_in_several_files_keep_their_order(tmp_path):
     """TFDS shuffles what it writes unless it is told not to."""
     rng = np.random.default_rng(0)
     items = [{"prompt": f"{n} {'x' * k}"} for n, k in enumerate(rng.integers(0, 50, 3000).tolist())]
-    assert through(Prompts, items, tmp_path, shards=7) == items
-    assert len([*(tmp_path / "set").glob("*.array_record-*")]) == 7
-    part = tfds.builder_from_directory(tmp_path / "set").as_data_source(split="train[50%:90%]")
+    sources.write_jsonl(tmp_path / "train.jsonl", items)
+    made = made_by_name(
+        "prompts",
+        tmp_path,
+        Prompts.LAYOUTS["texts"],
+        {"train": "train.jsonl"},
+        manual_dir=tmp_path,
+        num_shards=7,
+    )
+    assert read(made.data_path) == items
+    assert len([*made.data_path.glob("*.array_record-*")]) == 7
+    part = tfds.builder_from_directory(made.data_path).as_data_source(split="train[50%:90%]")
     assert sources.rows_from_source(part, "part") == items[1500:2700]
 
 
@@ -197,24 +220,14 @@ def test_rows_of_no_one_schema_are_refused_and_leave_nothing(tmp_path, kind, ite
 
 @pytest.mark.parametrize("place", ["manual_dir", "url"])
 def test_a_builder_takes_files_of_manual_dir_and_of_a_server(tmp_path, served, place):
-    """As a user of TFDS calls it, by its name and with its own layout."""
     folder, address = served
     sources.write_jsonl(folder / "train.jsonl.gz", HH)
     sources.write_jsonl(folder / "test.jsonl", HH[:1])
     files = {"train": "train.jsonl.gz", "test": "test.jsonl"}
     if place == "url":
         files = {split: f"{address}/{name}" for split, name in files.items()}
-    made = tfds.builder(
-        "preferences",
-        config=builder.Layout(name="hh", columns=Preferences.LAYOUTS["dialogues"], files=files),
-        data_dir=tmp_path / "data",
-        file_format="array_record",
-    )
     manual = {"manual_dir": folder} if place == "manual_dir" else {}
-    made.download_and_prepare(
-        download_dir=tmp_path / "downloads",
-        download_config=tfds.download.DownloadConfig(**manual, **NO_GCS),
-    )
+    made = made_by_name("preferences", tmp_path, Preferences.LAYOUTS["dialogues"], files, **manual)
     assert made.info.splits["train"].num_examples == 3
     assert read(made.data_path) == HH and read(made.data_path, "test") == HH[:1]
 

@@ -101,16 +101,12 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def prepare(
-    kind: type[Builder],
-    splits: Mapping[str, list[Row]],
-    to: pathlib.Path,
-    shards: int | None = None,
+    kind: type[Builder], splits: Mapping[str, list[Row]], to: pathlib.Path
 ) -> dict[str, int]:
     """Writes the rows of each split as a TFDS data set of that kind, and counts them.
 
-    The folder `to` appears whole or not at all; `tfds.builder_from_directory` reads it. `shards` is the
-    number of files of a split (None: TFDS decides). Raises ValueError for rows that `columns_of` or the kind
-    refuses.
+    The folder `to` appears whole or not at all; `tfds.builder_from_directory` reads it. Raises
+    ValueError for rows that `columns_of` or the kind refuses.
     """
     splits = {split: kind.kept(rows) for split, rows in splits.items()}
     columns = columns_of([row for rows in splits.values() for row in rows])
@@ -124,7 +120,7 @@ def prepare(
         )
         for split, rows in splits.items():
             write_jsonl(os.path.join(partial, files[split]), rows)
-        settings = tfds.download.DownloadConfig(manual_dir=partial, num_shards=shards)
+        settings = tfds.download.DownloadConfig(manual_dir=partial)
         with contextlib.redirect_stdout(io.StringIO()):  # it would name the partial folder
             made.download_and_prepare(
                 download_dir=os.path.join(partial, "downloads"), download_config=settings
