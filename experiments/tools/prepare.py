@@ -1,4 +1,4 @@
-"""Data written for any framework: a source, or a whole generated task, as TensorFlow Datasets.
+"""A source, or a whole generated task, as TensorFlow Datasets for any framework.
 
     python launch.py prepare pairs.jsonl --to prepared/pairs
     python launch.py prepare --task reviews --to prepared/reviews
