@@ -1,4 +1,4 @@
-"""A source, or a whole generated task, as TensorFlow Datasets for any framework.
+"""A source, or a whole generated task, as TensorFlow Datasets and files.
 
     python launch.py prepare pairs.jsonl --to prepared/pairs
     python launch.py prepare --task reviews --to prepared/reviews
