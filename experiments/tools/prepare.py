@@ -85,6 +85,7 @@ class Config(Settings):
 
 
 config = Config()
+order = 1
 
 
 def main(cfg: Config):
