@@ -31,7 +31,7 @@ class HubDataset:
                 path = f"{owner}/{name}" if name else owner
                 self._records = datasets.load_dataset(path, config or None, split=split)
         except Exception as error:  # scripts and damaged files make it raise any exception
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            reason = str(error).strip().split("\n")[0] or repr(error)
             raise ValueError(
                 f"{where} cannot be read ({reason}): check the name, the split and the network"
             ) from error

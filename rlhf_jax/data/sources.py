@@ -95,7 +95,9 @@ def read(
             rows += rows_from_source(opened, place, required, bad)
         if bad.total == before:
             remedy = (
-                "give one with rows" if opened else "give a file with one JSON object on each line"
+                "give one with rows"
+                if opened is not None
+                else "give a file with one JSON object on each line"
             )
             raise ValueError(f"{place} holds no rows: {remedy}")
     bad.check(rows, source)

@@ -25,7 +25,9 @@ class TFDS:
     def __init__(self, name: str, split: str = ""):
         self._where = f"tfds:{name}"
         with self._told():
-            builder = tfds.builder_from_directory(name) if os.path.isdir(name) else _prepared(name)
+            builder: Any = (
+                tfds.builder_from_directory(name) if os.path.isdir(name) else _prepared(name)
+            )
             self._features = builder.info.features
             self._records: Any = builder.as_data_source(split=split or _TRAIN)
             self._size = len(self._records)
@@ -42,29 +44,35 @@ class TFDS:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """Anything that TFDS raises becomes one sentence."""
+        """Raises anything that TFDS raises as one sentence."""
         try:
             yield
         except Exception as error:  # builders and damaged files make it raise any exception
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            if isinstance(error, ImportError) and "tensorflow" in reason:
-                remedy = (
-                    "this dataset needs TensorFlow to be prepared: "
+            if _lacks_tensorflow(error):
+                raise ValueError(
+                    f"{self._where} needs TensorFlow to be prepared: "
                     'pip install "rlhf_jax[tensorflow]", once'
-                )
-            elif isinstance(error, NotImplementedError) or "File format is already" in reason:
+                ) from error
+            reason = str(error).strip().split("\n")[0] or repr(error)
+            remedy = "check the name, the split, the folder and the network"
+            if isinstance(error, NotImplementedError) or "File format is already" in reason:
                 remedy = (
                     f"it was prepared in another format than {_FORMAT}: prepare it again in another folder, "
                     "which the environment's TFDS_DATA_DIR names"
                 )
-            else:
-                remedy = "check the name, the split and the folder"
             raise ValueError(f"{self._where} cannot be read ({reason}): {remedy}") from error
+
+
+def _lacks_tensorflow(error: BaseException | None) -> bool:
+    """True where an import of TensorFlow failed, which TFDS may report inside other errors."""
+    if isinstance(error, ImportError) and "tensorflow" in str(error):
+        return True
+    return error is not None and _lacks_tensorflow(error.__cause__ or error.__context__)
 
 
 def _prepared(name: str) -> Any:
     """The builder of a registered dataset, whose data are on disk."""
-    builder = tfds.builder(name, file_format=_FORMAT)
+    builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"), file_format=_FORMAT)
     if not os.path.isdir(builder.data_dir):
         print(f"preparing tfds:{name} in {builder.data_dir}, once", flush=True)
         builder.download_and_prepare(
