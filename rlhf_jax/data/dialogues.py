@@ -203,9 +203,9 @@ def plain(
     "conversations" of {"from", "value"} are messages too, and content may be a list of texts.
 
     The text of the prompt goes into the first field of `prompt`. `group` is the key of the user's first
-    message, so that dialogues with the same beginning stay on one side of a split. Raises ValueError,
-    naming path and line, for a message without a text, for an answer that is not the assistant's, for
-    answers to different dialogues, and where a template is missing or refuses the dialogue.
+    message, so that dialogues with the same beginning stay on one side of a split. Raises BadRecord, naming
+    path and line, for a message without a text, for an answer that is not the assistant's, for answers to
+    different dialogues, and where the template refuses the dialogue; ValueError where there is no template.
     """
     parts = _parts(row, prompt, answers, several)
     if parts is None:

@@ -94,12 +94,8 @@ def read(
         else:
             rows += rows_from_source(opened, place, required, bad)
         if bad.total == before:
-            remedy = (
-                "give one with rows"
-                if opened is not None
-                else "give a file with one JSON object on each line"
-            )
-            raise ValueError(f"{place} holds no rows: {remedy}")
+            wanted = "with one JSON object on each line" if opened is None else "that has some"
+            raise ValueError(f"{place} holds no rows: name a source {wanted}")
     bad.check(rows, source)
     return rows
 

@@ -581,7 +581,7 @@ def test_a_table_with_a_column_twice_or_without_rows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="the column 'a' comes twice"):
         sources.read(f"{tmp_path}/a")
     pq.write_table(pa.table({"a": []}), tmp_path / "b")
-    with pytest.raises(ValueError, match="b holds no rows: give one with rows"):
+    with pytest.raises(ValueError, match="b holds no rows: name a source that has some"):
         sources.read(f"{tmp_path}/b")
 
 
