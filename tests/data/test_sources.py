@@ -620,6 +620,21 @@ def test_a_named_answer_that_is_not_there_is_refused(tmp_path):
 # a whole set of texts
 
 
+def test_a_run_learns_from_the_same_texts_whatever_their_source(tmp_path, prepared):
+    """All that follows is a function of these texts, so trained models have the same bits."""
+    sources.write_jsonl(tmp_path / "a.jsonl.gz", SAME[::3])
+    pq.write_table(pa.Table.from_pylist(SAME[::3]), tmp_path / "a.parquet")
+    found = []
+    for place in (
+        f"{tmp_path}/a.jsonl.gz",
+        f"{tmp_path}/a.parquet",
+        f"{prepared}:train[:1]+train[3:4]",
+    ):
+        cfg = texts.DataConfig(corpus=place, held_out=0.5)
+        found.append(texts.from_files(cfg, 0, needs=texts.Needs(("corpus",))))
+    assert found[0] == found[1] == found[2] and len(found[0].rows) == 1
+
+
 def test_from_files_tells_what_it_skips(tmp_path, capsys):
     rows = [{"text": f"word {n}"} for n in range(40)]
     corpus = write(tmp_path / "a", *rows, {"txt": 1}, {"text": ""})
