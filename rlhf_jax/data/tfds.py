@@ -48,7 +48,7 @@ class TFDS:
         try:
             yield
         except Exception as error:  # builders and damaged files make it raise any exception
-            if _lacks_tensorflow(error):
+            if isinstance(error, ImportError) and "tensorflow" in str(error):
                 raise ValueError(
                     f"{self._where} needs TensorFlow to be prepared: "
                     'pip install "rlhf_jax[tensorflow]", once'
@@ -61,13 +61,6 @@ class TFDS:
                     "which the environment's TFDS_DATA_DIR names"
                 )
             raise ValueError(f"{self._where} cannot be read ({reason}): {remedy}") from error
-
-
-def _lacks_tensorflow(error: BaseException | None) -> bool:
-    """True where an import of TensorFlow failed, which TFDS may report inside other errors."""
-    if isinstance(error, ImportError) and "tensorflow" in str(error):
-        return True
-    return error is not None and _lacks_tensorflow(error.__cause__ or error.__context__)
 
 
 def _prepared(name: str) -> Any:

@@ -313,15 +313,9 @@ def _answer(row: sources.Row, name: str) -> Any:
     return row[name]
 
 
-def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Needs = ALL) -> Texts:
-    """Texts of files and data sets, split by hash. Every one is read and checked before any training.
-
-    Prompts and comparisons are held out by one hash of one key, so a prompt is on the same side of both.
-    Corpus texts that answer or repeat held-out ones are not used at all. Without prompt files, the prompts
-    of the comparisons or of the corpus are used; without a corpus where one is needed, the chosen
-    responses.
-    """
-    compared, ties, demos, rows = [], 0, [], []  # every source is read before any is split
+def _records(cfg: DataConfig, seed: int, chat: Chat) -> tuple[list, int, list, list]:
+    """(comparisons, number of ties, demonstrations, prompts) of the sources; prints what is left out."""
+    compared, ties, demos, rows = [], 0, [], []
     bad = {name: BadRecords(skip=cfg.bad == "skip") for name in FILES}
     if cfg.comparisons:
         compared, ties = read_comparisons(
@@ -336,6 +330,18 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
             print(f"left out of data.{name}: {records}", flush=True)
     if ties:
         print(f"left out: {ties} ties of data.comparisons", flush=True)
+    return compared, ties, demos, rows
+
+
+def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Needs = ALL) -> Texts:
+    """Texts of files and data sets, split by hash. Every one is read and checked before any training.
+
+    Prompts and comparisons are held out by one hash of one key, so a prompt is on the same side of both.
+    Corpus texts that answer or repeat held-out ones are not used at all. Without prompt files, the prompts
+    of the comparisons or of the corpus are used; without a corpus where one is needed, the chosen
+    responses.
+    """
+    compared, ties, demos, rows = _records(cfg, seed, chat)  # all are read before any is split
     side = lambda rows, seed, name: split(
         rows, of_group, cfg.held_out, seed, f"{name} by data.held_out"
     )

@@ -541,6 +541,9 @@ def test_a_set_of_bad_records_alone_is_refused_with_the_counts(tmp_path, rows):
     with pytest.raises(ValueError, match=message) as caught:
         read_demonstrations(f"{tmp_path}/a", bad=BadRecords(skip=True))
     assert not isinstance(caught.value, BadRecord)
+    (tmp_path / "b").write_bytes(b"no\n[]\n")
+    with pytest.raises(ValueError, match=r"b: no record is left, because 2 of 2 records"):
+        sources.read(f"{tmp_path}/b", bad=BadRecords(skip=True))
 
 
 def test_skipping_hides_no_fault_of_settings_or_files(tmp_path):
