@@ -43,10 +43,10 @@ OUTSIDE = {
     "data": MATHS
     | {"numpy", "rich", "tokenizers", "transformers"}
     | {"tensorflow_datasets", "grain", "pyarrow", "datasets"},
-    "rewards": MATHS | {"numpy"},
+    "rewards": MATHS | {"numpy", "math_verify", "regex", "rouge_score", "sacrebleu", "spacy"},
     "tasks": MATHS | {"numpy", "scipy"},
     "people": MATHS | {"numpy", "scipy"},
-    "evaluation": MATHS | {"numpy", "scipy"},
+    "evaluation": MATHS | {"numpy", "scipy", "rouge_score", "sacrebleu"},
 }
 NUMPY_ONLY = {
     "data",
