@@ -31,7 +31,7 @@ from rlhf_jax.data.builders import builder
 from rlhf_jax.data.builders.demonstrations import Demonstrations
 from rlhf_jax.data.builders.preferences import Preferences
 from rlhf_jax.data.builders.prompts import Prompts
-from rlhf_jax.data.sources import read_jsonl, write_jsonl
+from rlhf_jax.data.sources import read, write_jsonl
 from rlhf_jax.people.annotators import AnnotatorConfig, annotate
 from rlhf_jax.pipeline import stages, texts
 from rlhf_jax.runs import run as runs
@@ -65,8 +65,8 @@ class Config(Settings):
     _main = ("source", "to", "kind", "task", "seed")
 
     source: str = ""
-    """Source of the rows: JSONL files (commas and globs allowed). The first word of the command
-    may set it without the name."""
+    """Source of the rows: JSONL or Parquet files (commas, globs and .gz allowed), tfds:NAME, hf:NAME, or a
+    folder. The first word of the command may set it without the name."""
     to: str = ""
     """Folder to create."""
     kind: Literal["", "preferences", "demonstrations", "prompts"] = ""
@@ -113,7 +113,7 @@ def main(cfg: Config):
 
 def _write_source(cfg: Config, whole: pathlib.Path):
     """Writes the rows of the source as one data set."""
-    rows = read_jsonl(cfg.source)
+    rows = read(cfg.source)
     kind = cfg.kind or next((name for name in KINDS if KINDS[name].fits([*rows[0]])), "")
     if not kind:
         raise ValueError(
@@ -170,7 +170,7 @@ def _write(to: pathlib.Path, kind: type[builder.Builder], splits: dict[str, list
     files = {TRAIN: f"{to}.jsonl", HELD_OUT: f"{to}_{HELD_OUT}.jsonl"}
     for split, rows in splits.items():
         write_jsonl(files[split], rows)
-    _tell(to.name, builder.prepare(kind, {s: read_jsonl([files[s]]) for s in splits}, to))
+    _tell(to.name, builder.prepare(kind, {s: read([files[s]]) for s in splits}, to))
 
 
 def _tell(name: str, counts: dict[str, int]):

@@ -1,7 +1,6 @@
 """TFDS data sets that are written and read without TensorFlow give back the rows that went in, in order."""
 
 import functools
-import hashlib
 import http.server
 import sys
 import threading
@@ -9,7 +8,6 @@ import threading
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from tensorflow_datasets.text.gsm8k import gsm8k
 
 from rlhf_jax.data import comparisons, demonstrations, sources
 from rlhf_jax.data.builders import builder
@@ -133,7 +131,7 @@ def test_the_readers_read_what_comes_back_as_they_read_the_file(tmp_path):
     ):
         sources.write_jsonl(tmp_path / f"{name}.jsonl", items)
         builder.prepare(
-            kind, {"train": sources.read_jsonl(str(tmp_path / f"{name}.jsonl"))}, tmp_path / name
+            kind, {"train": sources.read(str(tmp_path / f"{name}.jsonl"))}, tmp_path / name
         )
         sources.write_jsonl(tmp_path / f"{name}_again.jsonl", read(tmp_path / name))
         first, second = (reader(str(tmp_path / f"{name}{end}.jsonl")) for end in ("", "_again"))
@@ -235,58 +233,3 @@ def test_a_builder_takes_files_of_manual_dir_and_of_a_server(tmp_path, served, p
 def test_a_builder_without_a_layout_says_what_to_give(tmp_path):
     with pytest.raises(ValueError, match="prompts have no default config: give config=Layout"):
         tfds.builder("prompts", data_dir=tmp_path)
-
-
-# --- the official builder of GSM8K
-
-
-def sum_of(n: int) -> dict[str, str]:
-    """A row in GSM8K's own format."""
-    said = f"She has {n} + 1 = <<{n}+1={n + 1}>>{n + 1} eggs.\n#### {n + 1}"
-    return {"question": f"Ann has {n} eggs and finds one. How many?", "answer": said}
-
-
-@pytest.fixture
-def official(served, monkeypatch):
-    """The builder's addresses on a server of this machine, with the checksums of the files there."""
-    folder, address = served
-    known = {}
-    for split in gsm8k._URLS:
-        path = folder / f"{split}.jsonl"
-        sources.write_jsonl(path, [sum_of(n) for n in range(40 if split == "train" else 3)])
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        known[f"{address}/{path.name}"] = tfds.download.checksums.UrlInfo(
-            size=path.stat().st_size, checksum=digest, filename=path.name
-        )
-    monkeypatch.setattr(
-        gsm8k, "_URLS", {url.rpartition("/")[2].removesuffix(".jsonl"): url for url in known}
-    )
-    monkeypatch.setattr(gsm8k.Gsm8k, "url_infos", known)
-    return folder
-
-
-def prepared(tmp_path):
-    made = tfds.builder("gsm8k", data_dir=tmp_path / "data", file_format="array_record")
-    settings = tfds.download.DownloadConfig(force_checksums_validation=True, **NO_GCS)
-    made.download_and_prepare(download_dir=tmp_path / "downloads", download_config=settings)
-    return tmp_path / "data"
-
-
-def test_the_official_gsm8k_is_prepared_and_read_without_tensorflow(tmp_path, official):
-    data = prepared(tmp_path)
-    back = sources.rows_from_tfds("gsm8k", "train", ("question", "answer"), data_dir=str(data))
-    wanted = [sum_of(n) for n in range(40)]
-    key = lambda row: row["question"]  # TFDS shuffles this set, by the hash of its rows' numbers
-    bare = [{name: row[name] for name in ("question", "answer")} for row in back]
-    assert bare != wanted and sorted(bare, key=key) == sorted(wanted, key=key)
-    assert all(row["answer"] == row["annotation"] + "#### " + row["short_answer"] for row in back)
-    part = sources.rows_from_tfds("gsm8k", "train[:90%]", data_dir=str(data))
-    assert part == back[:36]
-    assert len(sources.rows_from_tfds("gsm8k", "test_socratic", data_dir=str(data))) == 3
-
-
-def test_a_byte_that_differs_is_found_by_its_checksum(tmp_path, official):
-    path = official / "train.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"eggs", b"hens", 1))
-    with pytest.raises(tfds.download.download_manager.NonMatchingChecksumError):
-        prepared(tmp_path)

@@ -29,9 +29,8 @@ def folder(tmp_path_factory):
 
 def rows(path, split="train"):
     if path.suffix == ".jsonl":
-        return sources.read_jsonl(str(path))
-    found = tfds.builder_from_directory(path).as_data_source(split=split)
-    return sources.rows_from_source(found, path.name)
+        return sources.read(str(path))
+    return sources.read(f"{path}:{split}")
 
 
 def refused(capsys, *args):

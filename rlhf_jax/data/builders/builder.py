@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rlhf_jax.data.sources import Row, field, read_jsonl, write_jsonl
+from rlhf_jax.data.sources import Row, field, read, write_jsonl
 
 Columns = Mapping[str, Any]
 """The TFDS feature of each column."""
@@ -97,7 +97,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(found[split]) for split in files}
 
     def _generate_examples(self, path) -> Iterator[tuple[int, dict[str, Any]]]:
-        yield from enumerate(map(dict, self.kept(read_jsonl([os.fspath(path)]))))
+        yield from enumerate(map(dict, self.kept(read([os.fspath(path)]))))
 
 
 def prepare(
