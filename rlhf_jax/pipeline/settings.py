@@ -66,6 +66,7 @@ class RunConfig(pretrained.Config):
         super()._conditions(at)
         parallel.check_name(self.devices, f"{at}devices")
         check_on_policy(self.sample, f"{at}sample.")
+        stages.check_packing(self.sft, self.model, at)
 
     def _unread(self) -> dict[str, str]:
         if texts.has_files(self.data):

@@ -25,9 +25,11 @@ from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
 from rlhf_jax.data.demonstrations import encode_demonstrations
+from rlhf_jax.data.packing import pack
 from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.models import lora, networks
+from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import generation, keys, pretrained, scoring
@@ -64,7 +66,10 @@ class SFTConfig(Settings):
     steps: Count = 1500
     """Maximum number of gradient steps; the learning rate decays over all of them."""
     batch_size: Count = 32
-    """Texts per gradient step."""
+    """Texts per gradient step; packed rows where `pack` is set."""
+    pack: bool = False
+    """Pack several training texts into each row of prompt and response columns, by first fit decreasing, so
+    that little is padding. Texts do not see each other; the held-out loss stays unpacked."""
     eval_every: Count = 150
     """Steps between evaluations of the held-out loss, each with a checkpoint."""
     patience: Count = 3
@@ -101,6 +106,15 @@ class RewardConfig(Settings):
 
     def _conditions(self, at: str):
         check_divides(f"{at}microbatches", self.microbatches, f"{at}batch_size", self.batch_size)
+
+
+def check_packing(sft: SFTConfig, model: ModelConfig, at: str = ""):
+    """Raises ValueError where packed rows are asked of attention that does not take them."""
+    if sft.pack and model.attention == "cudnn":
+        raise ValueError(
+            f'{at}sft.pack does not work with {at}model.attention = "cudnn", which takes one text a row: '
+            f'use {at}model.attention = "xla", or leave {at}sft.pack out'
+        )
 
 
 def parts(name: str, cfg) -> dict[str, int]:
@@ -189,6 +203,8 @@ def sft(
     parameters are trained from random weights.
     """
     adapters = NONE if start is None else adapters
+    if cfg.pack:
+        train = disk.mapped(run.folder / "data" / "packed", lambda: packed(train), train)
     tx, loss_of = optimizer.make(cfg.optimizer, cfg.steps), held_out_loss(run.devices, lm, held_out)
     job = Fit(
         stage="sft",
@@ -208,6 +224,16 @@ def sft(
     )
     params, carry = fit(run, job, adapters)
     return run.devices.host(lora.merge(params)), float(carry["lowest"])
+
+
+def packed(train: Sequences) -> Sequences:
+    """The texts in fewer rows of as many columns; prints how many, and how full they are."""
+    n, columns = train.tokens.shape
+    found = pack(train, columns)
+    full = np.mean(found.attention_mask > 0)
+    rows = f"{len(found.tokens)} rows of {columns} tokens, {full:.1%} full"
+    print(f"packed: {n} texts in {rows}", flush=True)
+    return found
 
 
 def reference(run: "Prepared"):
