@@ -15,6 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from rlhf_jax.data import mixing
+
 LONG = 2**26
 """File size in bytes from which reading shows its progress."""
 DEEP = 100
@@ -33,11 +35,14 @@ def read_jsonl(patterns: str | Sequence[str], required: tuple[str, ...] = ()) ->
     """The rows of JSONL files, plain or gzipped, in the order of the files and lines.
 
     `patterns` are paths or globs (`~` allowed): a sequence, or one string with commas between them (or the
-    name of one file that contains commas). A file that is named twice is read once; blank lines and
+    name of one file that contains commas). With a weight before each (`mixing.parse`), their rows are mixed
+    as by `mixing.mix` with seed 0. A file that is named twice is read once; blank lines and
     byte-order marks are skipped. Every row holds a string in each field of `required`. Raises ValueError,
     in one sentence that names the path and line, for a pattern without files, a file without rows, and a
     row that is no JSON object, has a duplicate key or an unpaired surrogate, or lacks a field.
     """
+    if parts := _weighted(patterns):
+        return _mixed([name for _, name in parts], [weight for weight, _ in parts], required)
     rows = []
     for path in paths(patterns):
         before = len(rows)
@@ -142,6 +147,7 @@ _KINDS = {
 
 def paths(patterns: str | Sequence[str]) -> list[str]:
     """The files that match the patterns, each once, in order."""
+    patterns = [name for _, name in _weighted(patterns)] or patterns
     if isinstance(patterns, str):  # a comma may be part of a file's name
         patterns = [patterns] if os.path.isfile(patterns) else patterns.split(",")
     named = []
@@ -158,6 +164,22 @@ def paths(patterns: str | Sequence[str]) -> list[str]:
             raise ValueError(f"no such file: {pattern!r}, {why}")
         named += files
     return list(dict.fromkeys(named))
+
+
+def _weighted(patterns: str | Sequence[str]) -> list[tuple[float, str]]:
+    """Weights and sources of a mixture; [] for anything else."""
+    return mixing.parse(patterns) if isinstance(patterns, str) else []
+
+
+def _mixed(names: list[str], weights: list[float], required: tuple[str, ...]) -> list[Row]:
+    """The mixture of these sources; prints how many rows of each it holds."""
+    read = [read_jsonl(name, required) for name in names]
+    rows = mixing.mix(read, weights)
+    used = {id(row) for row in rows}
+    counts = (f"{sum(id(row) in used for row in part)} of {len(part)} rows" for part in read)
+    told = ", ".join(f"{n} of {name}" for n, name in zip(counts, names, strict=True))
+    print(f"mixture: {told}", flush=True)
+    return rows
 
 
 def _lines(path: str) -> Iterator[bytes]:

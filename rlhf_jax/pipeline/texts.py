@@ -39,7 +39,11 @@ class PromptFields(Settings):
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """Training data: JSONL files, or a generated task where no file is named."""
+    """Training data: JSONL files, or a generated task where no file is named.
+
+    Weights mix files, as in `--data.corpus 0.7:a.jsonl,0.3:b.jsonl`: of every ten rows seven come from the
+    first, at random and none twice, until one file runs out. All files of a setting have weights, or none.
+    """
 
     _main = ("corpus", "comparisons", "prompts", "prompt_length")
 
