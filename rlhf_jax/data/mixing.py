@@ -20,7 +20,7 @@ def parse(source: str) -> list[tuple[float, str]]:
     found = []
     for weight, part in parts:
         if weight is None or not 0 < weight < math.inf:
-            why = "no weight, and others have" if weight is None else "a weight that is not positive"
+            why = "no weight beside others" if weight is None else "a weight that is not positive"
             raise ValueError(
                 f"{source!r}: {part!r} has {why}: write a positive number before each source, as in "
                 "0.7:a.jsonl,0.3:b.jsonl"

@@ -24,7 +24,7 @@ from rlhf_jax.bounds import Count, Positive, Settings, check_divides
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
-from rlhf_jax.data.demonstrations import encode_demonstrations
+from rlhf_jax.data.demonstrations import Turns, encode_demonstrations
 from rlhf_jax.data.packing import pack
 from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA, Devices
@@ -239,23 +239,25 @@ def packed(train: Sequences) -> Sequences:
 def reference(run: "Prepared"):
     """The SFT policy's parameters, trained or read, on the host, and facts about them."""
     cfg, devices, texts = run.cfg, run.devices, run.texts
-    held_out = demonstrations(run.tokenizer, texts.corpus_held_out, run.lengths)
+    turns = cfg.data.turns
+    held_out = demonstrations(run.tokenizer, texts.corpus_held_out, run.lengths, turns)
     start, nats = pretrained.start(cfg, devices.places), np.nan
     if cfg.reference:
         params = devices.host(start)
         if texts.corpus_held_out:
             nats = float(held_out_loss(devices, run.lm, held_out)(devices.share(start)))
     else:
-        encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths)
+        encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths, turns)
         train = disk.mapped(run.folder / "data" / "demonstrations", encode, held_out)
         params, nats = sft(
             place(run), cfg.sft, run.lm, train, held_out, start=start, adapters=cfg.lora
         )
     if not texts.corpus_held_out:
         return params, {}
+    whole = "response" if turns == "last" else "row"
     facts = {
         "SFT held-out loss, nats a token": nats,
-        "SFT held-out loss, nats a response": nats * float(held_out.mask.sum(1).mean()),
+        f"SFT held-out loss, nats a {whole}": nats * float(held_out.mask.sum(1).mean()),
     }
     return params, facts | (texts.task.facts(texts.corpus_held_out) if texts.task else {})
 
@@ -372,6 +374,7 @@ def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
     return tokenizer.load(name or place, bos=bos)
 
 
-def demonstrations(words, texts, lengths: tuple[int, int]) -> Sequences:
+def demonstrations(words, texts, lengths: tuple[int, int], turns: Turns = "last") -> Sequences:
     """Pairs of prompt and response as arrays, with `lengths` (prompt, response) in tokens."""
-    return encode_demonstrations(words, [p for p, _ in texts], [r for _, r in texts], *lengths)
+    prompts, responses = [p for p, _ in texts], [r for _, r in texts]
+    return encode_demonstrations(words, prompts, responses, *lengths, turns)

@@ -15,7 +15,13 @@ from rlhf_jax import tasks
 from rlhf_jax.bounds import Bound, Count, Inside, Settings, Whole
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import Comparison, ComparisonFields, read_comparisons
-from rlhf_jax.data.demonstrations import CorpusFields, Demonstration, read_demonstrations
+from rlhf_jax.data.demonstrations import (
+    CorpusFields,
+    Demonstration,
+    Turns,
+    read_demonstrations,
+    taught,
+)
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import field, read_jsonl
 from rlhf_jax.data.sources import texts as joined
@@ -51,6 +57,9 @@ class DataConfig(Settings):
     """JSONL files for SFT (commas and globs allowed): rows with "text", with "prompt" and "response", or
     with "messages" that end with an answer."""
     corpus_fields: CorpusFields = CorpusFields()
+    turns: Turns = "last"
+    """Answers of the assistant that SFT learns in a dialogue of the corpus: the last, or all that follow the
+    first question. What others say is never learned."""
     comparisons: str = ""
     """JSONL files of preferences that train the reward model and the held-out reward model."""
     fields: ComparisonFields = ComparisonFields()
@@ -248,6 +257,11 @@ def check_files(cfg: DataConfig, needs: Needs):
                 f"data.{fields} names fields of files, and data.{name} is empty: give the files too, or "
                 "leave the fields out"
             )
+    if cfg.turns != "last" and not cfg.corpus:
+        raise ValueError(
+            f'data.turns = "{cfg.turns}" says what is learned of dialogues in data.corpus, which is empty: '
+            "name its files, or leave data.turns out"
+        )
     if not has_files(cfg):
         return
     for name in FILES:
@@ -301,7 +315,7 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
     if cfg.comparisons:
         compared, ties = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
     if cfg.corpus:
-        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields)
+        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields, cfg.turns)
     if cfg.prompts:
         rows = read_prompts(cfg, chat)
     if ties:
@@ -327,7 +341,9 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
         demos = list(dict.fromkeys(chosen))
     demos_held_out = []
     if demos:
-        fresh = lambda demo: teaches(demo.group, demo.prompt, demo.response)
+        fresh = lambda demo: all(
+            teaches(demo.group, *said) for said in taught(*demo[:2], cfg.turns)
+        )
         demos, demos_held_out = side(kept(demos, fresh, name), seed + 2, name)
     if not cfg.prompts:
         own = (pairs.train, pairs.held_out) if pairs else (demos, demos_held_out)

@@ -58,13 +58,14 @@ def test_a_shuffle_changes_with_epoch_and_seed_and_not_otherwise():
     assert len(twice) == 200 and twice[:100] == mixed()
     small, large = ([x for x in twice if x in part] for part in rows)
     assert sorted(small[:50]) == sorted(small[50:]) == rows[0] and small[:50] != small[50:]
-    assert len(set(large)) == 100  # of a larger source the second pass reads what the first left out
+    assert len(set(large)) == 100  # the second pass reads what the first left out
     assert small != sorted(small) and large != sorted(large)
 
 
 def test_rows_are_changed_and_filtered_before_they_are_counted():
     rows = [["a b c", "a", "a b"] * 10, ["d"] * 40]
-    found = mixing.mix(rows, [1.0, 2.0], change=lambda x: x.upper(), keep=lambda text: len(text.split()) < 3)
+    short = lambda text: len(text.split()) < 3
+    found = mixing.mix(rows, [1.0, 2.0], change=lambda x: x.upper(), keep=short)
     assert Counter(found) == {"A": 10, "A B": 10, "D": 40}
     with pytest.raises(ValueError, match=r"source 2 of a mixture has no rows left of 40"):
         mixing.mix(rows, [1.0, 2.0], keep=lambda text: text != "d")
@@ -93,7 +94,7 @@ def test_weights_that_are_not_positive_numbers_are_refused(weight):
 
 
 def test_a_source_without_a_weight_beside_others_is_refused():
-    with pytest.raises(ValueError, match=r"'0.7:a,b': 'b' has no weight, and others have: write"):
+    with pytest.raises(ValueError, match=r"'0.7:a,b': 'b' has no weight beside others: write"):
         mixing.parse("0.7:a,b")
 
 
