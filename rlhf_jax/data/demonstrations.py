@@ -93,9 +93,8 @@ def read_demonstrations(
 
 def taught(prompt: str, response: str, turns: Turns) -> list[tuple[str, str]]:
     """Each learned answer of a demonstration, with the prompt that it answers; the response comes last."""
-    several = turns == "all" and isinstance(prompt, Dialogue)
-    earlier = [(x.prompt, x.answer) for x in prompt.answered()] if several else []
-    return [*earlier, (prompt, response)]
+    earlier = prompt.answered() if turns == "all" and isinstance(prompt, Dialogue) else []
+    return [*((x.prompt, x.answer) for x in earlier), (prompt, response)]
 
 
 def encode_demonstrations(

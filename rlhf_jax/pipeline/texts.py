@@ -341,9 +341,8 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
         demos = list(dict.fromkeys(chosen))
     demos_held_out = []
     if demos:
-        fresh = lambda demo: all(
-            teaches(demo.group, *said) for said in taught(*demo[:2], cfg.turns)
-        )
+        said = lambda demo: taught(demo.prompt, demo.response, cfg.turns)
+        fresh = lambda demo: all(teaches(demo.group, *pair) for pair in said(demo))
         demos, demos_held_out = side(kept(demos, fresh, name), seed + 2, name)
     if not cfg.prompts:
         own = (pairs.train, pairs.held_out) if pairs else (demos, demos_held_out)

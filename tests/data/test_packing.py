@@ -1,5 +1,7 @@
 """Packed rows against the rows that they were, and first fit against a loop."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import optax
@@ -9,11 +11,13 @@ from rlhf_jax import train_step
 from rlhf_jax.algorithms import sft
 from rlhf_jax.batches import Sequences
 from rlhf_jax.data.packing import first_fit, pack
+from rlhf_jax.devices import parallel
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.pipeline import settings, stages
 
 V, P, T = 11, 5, 7
+TINY = ModelConfig(vocab_size=V, context=16, d_model=16, heads=2, positions="rotary")
 
 
 def ragged(seed: int, n: int, wide: bool = False) -> Sequences:
@@ -97,7 +101,7 @@ def test_sequences_that_do_not_fit_and_empty_ones_are_refused():
 
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
 def test_loss_and_gradient_are_those_of_the_rows_that_were_packed(positions):
-    cfg = ModelConfig(vocab_size=V, context=16, d_model=16, heads=2, positions=positions)
+    cfg = replace(TINY, positions=positions)
     lm, rows = networks.language_model(cfg), ragged(1, 24)
     packed = pack(rows, 16)
     assert len(packed.tokens) <= 16
@@ -123,6 +127,22 @@ def test_loss_and_gradient_are_those_of_the_rows_that_were_packed(positions):
         for batch in (rows, packed)
     ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-6)
+
+
+def test_the_stage_learns_the_same_of_packed_texts(tmp_path, capsys):
+    """With all texts in each step, whose order then does not matter."""
+    lm, rows, held_out = networks.language_model(TINY), ragged(1, 24), ragged(2, 8)
+    columns = P + T
+    packed = len(pack(rows, columns).tokens)
+    losses = []
+    for name, whole in (("packed", packed), ("padded", 24)):
+        cfg = stages.SFTConfig(steps=3, eval_every=3, batch_size=whole, pack=name == "packed")
+        place = stages.Place(tmp_path / name, parallel.on_device(), 0)
+        losses.append(stages.sft(place, cfg, lm, rows, held_out)[1])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    said = capsys.readouterr().out
+    assert said.count("packed: ") == 1 and f"packed: 24 texts in {packed} rows of {columns}" in said
+    assert [x.name for x in tmp_path.glob("*/data/*") if x.is_dir()] == ["packed"]
 
 
 def test_packing_with_attention_of_cudnn_is_refused_before_a_run_begins():
