@@ -38,9 +38,9 @@ class Prompts(NamedTuple):
 class Sequences(NamedTuple):
     """Prompts with given responses; `mask` marks the response's own tokens, its EOS included.
 
-    A packed row holds several of both, and T = L - 1. `mask` is False on the first token of each segment,
-    which no token precedes. Fine-tuning accepts such rows; preferences and rewards count a row as one
-    response.
+    Where earlier answers in prompts are learned too, T = L - 1. So it is in a packed row, which holds
+    several of both: its `mask` is False on the first token of each segment, which no token precedes.
+    Fine-tuning accepts such rows; preferences and rewards count a row as one response.
     """
 
     tokens: Int[Array, "B L"]

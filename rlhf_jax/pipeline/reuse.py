@@ -22,7 +22,7 @@ COMPUTED = (
 """The settings that change order, memory and time of a computation, and not its result."""
 DECIDED = "model.vocab_size", "sample.pad"
 """The settings that the tokenizer decides."""
-OF_FILES = "prompt_words", "fields", "corpus_fields", "prompts_fields"
+OF_FILES = "prompt_words", "fields", "corpus_fields", "prompts_fields", "turns"
 LENGTHS = "data.prompt_length", "sample.length"
 
 

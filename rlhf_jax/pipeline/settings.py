@@ -21,7 +21,7 @@ OF_WORLD = ("data.reviews", "data.pairs", "annotators")
 """The settings that only a generated task reads."""
 OF_FILES = (
     *("data.prompt_words", "data.fields", "data.corpus_fields", "data.prompts_fields"),
-    "data.bad",
+    *("data.bad", "data.turns"),
 )
 """The settings that only data files need."""
 
@@ -69,6 +69,7 @@ class RunConfig(pretrained.Config):
         super()._conditions(at)
         parallel.check_name(self.devices, f"{at}devices")
         check_on_policy(self.sample, f"{at}sample.")
+        stages.check_packing(self.sft, self.model, at)
 
     def _unread(self) -> dict[str, str]:
         if texts.has_files(self.data):

@@ -24,10 +24,12 @@ from rlhf_jax.bounds import Count, Positive, Settings, check_divides
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
-from rlhf_jax.data.demonstrations import encode_demonstrations
+from rlhf_jax.data.demonstrations import Turns, encode_demonstrations
+from rlhf_jax.data.packing import pack
 from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.models import lora, networks
+from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import generation, keys, pretrained, scoring
@@ -64,7 +66,10 @@ class SFTConfig(Settings):
     steps: Count = 1500
     """Maximum number of gradient steps; the learning rate decays over all of them."""
     batch_size: Count = 32
-    """Texts per gradient step."""
+    """Texts per gradient step; packed rows where `pack` is set."""
+    pack: bool = False
+    """Pack several training texts into each row of prompt and response columns, by first fit decreasing, so
+    that little is padding. Texts do not see each other; the held-out loss stays unpacked."""
     eval_every: Count = 150
     """Steps between evaluations of the held-out loss, each with a checkpoint."""
     patience: Count = 3
@@ -101,6 +106,15 @@ class RewardConfig(Settings):
 
     def _conditions(self, at: str):
         check_divides(f"{at}microbatches", self.microbatches, f"{at}batch_size", self.batch_size)
+
+
+def check_packing(sft: SFTConfig, model: ModelConfig, at: str = ""):
+    """Raises ValueError where packed rows are asked of attention that does not take them."""
+    if sft.pack and model.attention == "cudnn":
+        raise ValueError(
+            f'{at}sft.pack does not work with {at}model.attention = "cudnn", which takes one text a row: '
+            f'use {at}model.attention = "xla", or leave {at}sft.pack out'
+        )
 
 
 def parts(name: str, cfg) -> dict[str, int]:
@@ -189,6 +203,8 @@ def sft(
     parameters are trained from random weights.
     """
     adapters = NONE if start is None else adapters
+    if cfg.pack:
+        train = disk.mapped(run.folder / "data" / "packed", lambda: packed(train), train)
     tx, loss_of = optimizer.make(cfg.optimizer, cfg.steps), held_out_loss(run.devices, lm, held_out)
     job = Fit(
         stage="sft",
@@ -210,26 +226,38 @@ def sft(
     return run.devices.host(lora.merge(params)), float(carry["lowest"])
 
 
+def packed(train: Sequences) -> Sequences:
+    """The texts in fewer rows of as many columns; prints how many, and how full they are."""
+    n, columns = train.tokens.shape
+    found = pack(train, columns)
+    full = np.mean(found.attention_mask > 0)
+    rows = f"{len(found.tokens)} rows of {columns} tokens, {full:.1%} full"
+    print(f"packed: {n} texts in {rows}", flush=True)
+    return found
+
+
 def reference(run: "Prepared"):
     """The SFT policy's parameters, trained or read, on the host, and facts about them."""
     cfg, devices, texts = run.cfg, run.devices, run.texts
-    held_out = demonstrations(run.tokenizer, texts.corpus_held_out, run.lengths)
+    turns = cfg.data.turns
+    held_out = demonstrations(run.tokenizer, texts.corpus_held_out, run.lengths, turns)
     start, nats = pretrained.start(cfg, devices.places), np.nan
     if cfg.reference:
         params = devices.host(start)
         if texts.corpus_held_out:
             nats = float(held_out_loss(devices, run.lm, held_out)(devices.share(start)))
     else:
-        encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths)
+        encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths, turns)
         train = disk.mapped(run.folder / "data" / "demonstrations", encode, held_out)
         params, nats = sft(
             place(run), cfg.sft, run.lm, train, held_out, start=start, adapters=cfg.lora
         )
     if not texts.corpus_held_out:
         return params, {}
+    whole = "response" if turns == "last" else "row"
     facts = {
         "SFT held-out loss, nats a token": nats,
-        "SFT held-out loss, nats a response": nats * float(held_out.mask.sum(1).mean()),
+        f"SFT held-out loss, nats a {whole}": nats * float(held_out.mask.sum(1).mean()),
     }
     return params, facts | (texts.task.facts(texts.corpus_held_out) if texts.task else {})
 
@@ -346,6 +374,7 @@ def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
     return tokenizer.load(name or place, bos=bos)
 
 
-def demonstrations(words, texts, lengths: tuple[int, int]) -> Sequences:
+def demonstrations(words, texts, lengths: tuple[int, int], turns: Turns = "last") -> Sequences:
     """Pairs of prompt and response as arrays, with `lengths` (prompt, response) in tokens."""
-    return encode_demonstrations(words, [p for p, _ in texts], [r for _, r in texts], *lengths)
+    prompts, responses = [p for p, _ in texts], [r for _, r in texts]
+    return encode_demonstrations(words, prompts, responses, *lengths, turns)

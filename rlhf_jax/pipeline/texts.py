@@ -17,7 +17,13 @@ from rlhf_jax.data import sources
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import Comparison, ComparisonFields, read_comparisons
-from rlhf_jax.data.demonstrations import CorpusFields, Demonstration, read_demonstrations
+from rlhf_jax.data.demonstrations import (
+    CorpusFields,
+    Demonstration,
+    Turns,
+    read_demonstrations,
+    taught,
+)
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.splits import group_of, make_teaches, split, words
 from rlhf_jax.people import annotators
@@ -42,7 +48,12 @@ class PromptFields(Settings):
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """Training data: files and data sets of others, or a generated task where none is named."""
+    """Training data: files and data sets of others, or a generated task where none is named.
+
+    Weights mix sources, as in `--data.corpus 0.7:a.jsonl,0.3:b.jsonl`: of every ten rows seven come from the
+    first, at random and none twice, until one source runs out. All sources of a setting have weights, or
+    none.
+    """
 
     _main = ("corpus", "comparisons", "prompts", "prompt_length")
 
@@ -52,6 +63,9 @@ class DataConfig(Settings):
     or of `save_to_disk`. A row has "text", or "prompt" and "response", or "messages" that end with an
     answer."""
     corpus_fields: CorpusFields = CorpusFields()
+    turns: Turns = "last"
+    """Answers of the assistant that SFT learns in a dialogue of the corpus: the last, or all that follow the
+    first question. What others say is never learned."""
     comparisons: str = ""
     """Source of preferences that train the reward model and the held-out reward model: files, tfds:NAME,
     hf:NAME, or a folder."""
@@ -253,6 +267,11 @@ def check_files(cfg: DataConfig, needs: Needs):
                 f"data.{fields} names fields of files, and data.{name} is empty: give the files too, or "
                 "leave the fields out"
             )
+    if cfg.turns != "last" and not cfg.corpus:
+        raise ValueError(
+            f'data.turns = "{cfg.turns}" says what is learned of dialogues in data.corpus, which is empty: '
+            "name its files, or leave data.turns out"
+        )
     if not has_files(cfg):
         return
     for name in FILES:
@@ -322,7 +341,7 @@ def _records(cfg: DataConfig, seed: int, chat: Chat) -> tuple[list, int, list, l
             cfg.comparisons, cfg.fields, seed, chat, bad["comparisons"]
         )
     if cfg.corpus:
-        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields, bad["corpus"])
+        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields, cfg.turns, bad["corpus"])
     if cfg.prompts:
         rows = read_prompts(cfg, chat, bad["prompts"])
     for name, records in bad.items():
@@ -363,7 +382,8 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
         demos = list(dict.fromkeys(chosen))
     demos_held_out = []
     if demos:
-        fresh = lambda demo: teaches(demo.group, demo.prompt, demo.response)
+        said = lambda demo: taught(demo.prompt, demo.response, cfg.turns)
+        fresh = lambda demo: all(teaches(demo.group, *pair) for pair in said(demo))
         demos, demos_held_out = side(kept(demos, fresh, name), seed + 2, name)
     if not cfg.prompts:
         own = (pairs.train, pairs.held_out) if pairs else (demos, demos_held_out)
