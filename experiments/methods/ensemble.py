@@ -22,7 +22,17 @@ from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.evaluation import intervals
 from rlhf_jax.models import networks
-from rlhf_jax.pipeline import generation, keys, learners, on_policy, people, results, stages
+from rlhf_jax.pipeline import (
+    agreement,
+    generation,
+    keys,
+    learners,
+    on_policy,
+    people,
+    results,
+    stages,
+    texts,
+)
 from rlhf_jax.pipeline.prepare import Prepared, prepare
 from rlhf_jax.pipeline.rl_settings import PolicyGradientRun
 from rlhf_jax.pipeline.scoring import Reward
@@ -34,6 +44,11 @@ class Config(PolicyGradientRun):
     """Settings of the ensemble experiment, whose members are trained with the settings of `reward`."""
 
     ensemble: EnsembleConfig = EnsembleConfig()
+
+    def needs(self) -> texts.Needs:
+        """The files that the method learns from: comparisons, and no ratings."""
+        needs = super().needs()
+        return needs._replace(optional=tuple(x for x in needs.optional if x != "ratings"))
 
     def _conditions(self, at: str):
         super()._conditions(at)
@@ -64,7 +79,7 @@ def main(cfg: Config):
     groups = [c.group for c in pairs.held_out]
     accuracy = lambda x: intervals.accuracy(x[:, 0] - x[:, 1], groups)._asdict()
     rows = [{"scores of": name, "held-out accuracy": accuracy(x)} for name, x in scored.items()]
-    facts = results.about_scored(run, scored[own.combine], pairs, pairs.halves[0]) | facts
+    facts = agreement.about_scored(run, scored[own.combine], pairs, pairs.halves[0]) | facts
 
     # 2. RLOO against their combined score
     if own.combine == "warm":

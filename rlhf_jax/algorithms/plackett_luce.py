@@ -27,7 +27,7 @@ def plackett_luce_loss(
 
 
 def ordered(rank: Int[Array, "*n K"]):
-    """Mask [..., i, j] of the pairs in which response i is ranked above response j, and neither is missing."""
+    """Mask [..., i, j] of the pairs in which response i is ranked above response j; neither is missing."""
     better, worse = rank[..., :, None], rank[..., None, :]
     return (better < worse) & (better >= 0)
 
@@ -45,7 +45,9 @@ def loss(params, frozen, batch: Rankings, weights, *, reward_fn):
     """
     del frozen
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch.responses)
-    rewards = reward_fn(params, flat.tokens, flat.attention_mask).reshape(batch.rank.shape)  # [B, K]
+    rewards = reward_fn(params, flat.tokens, flat.attention_mask).reshape(
+        batch.rank.shape
+    )  # [B, K]
     total = jnp.vdot(weights, plackett_luce_loss(rewards, batch.rank))
     pairs = ordered(batch.rank)
     share = pairs / jnp.maximum(pairs.sum(axis=(1, 2), keepdims=True), 1)
