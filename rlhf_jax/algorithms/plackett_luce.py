@@ -4,15 +4,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax import train_step
 from rlhf_jax.batches import Rankings
 
 
-def plackett_luce_loss(
-    rewards: Float[Array, "*n K"], rank: Int[Array, "*n K"]
-) -> Float[Array, "*n"]:
+def plackett_luce_loss(rewards: Float[Array, "B K"], rank: Int[Array, "B K"]) -> Float[Array, " B"]:
     """Sum over responses i of -log(exp r_i / (exp r_i + sum of exp r_j over all j ranked below i)), in nats.
 
     Without ties this is the negative log-likelihood of the order, where the best of the remaining responses
@@ -20,15 +18,15 @@ def plackett_luce_loss(
     Responses with equal ranks are not compared with each other, so a tie of all responses has a loss of 0.
     Responses of rank -1 are missing, and left out.
     """
-    below = ordered(rank) | jnp.eye(rank.shape[-1], dtype=bool)
-    rivals = jnp.where(below, rewards[..., None, :], -jnp.inf)
-    unreduced = jax.nn.logsumexp(rivals, axis=-1) - rewards
-    return jnp.sum(jnp.where(rank < 0, 0.0, unreduced), axis=-1)
+    rivals = ordered(rank) | jnp.eye(rank.shape[1], dtype=bool)[None]
+    of_rivals = jnp.where(rivals, rewards[:, None, :], -jnp.inf)
+    unreduced = jax.nn.logsumexp(of_rivals, axis=2) - rewards
+    return jnp.sum(jnp.where(rank < 0, 0.0, unreduced), axis=1)
 
 
-def ordered(rank: Int[Array, "*n K"]):
-    """Mask [..., i, j] of the pairs in which response i is ranked above response j; neither is missing."""
-    better, worse = rank[..., :, None], rank[..., None, :]
+def ordered(rank: Int[Array, "B K"]) -> Bool[Array, "B K K"]:
+    """Mask [b, i, j] of the pairs in which response i is ranked above response j, and neither is missing."""
+    better, worse = rank[:, :, None], rank[:, None, :]
     return (better < worse) & (better >= 0)
 
 
