@@ -79,7 +79,7 @@ def read_ratings(
         given = row.keys()
         row = plain(row, chat, names, (fields.response,), several="")
         if fields.response in row:
-            prompt, response = texts(row, [x for x in names if x in row]), fields.response
+            prompt, response = texts(row, names), fields.response
         elif fields.text in row:
             prompt, response = "", fields.text
         else:

@@ -17,7 +17,7 @@ def compare(run: Prepared, reference) -> Feedback | None:
     Comparisons by simulated people are kept in the run's comparisons.jsonl.
     """
     if run.texts.task is None or "comparisons" not in run.cfg.needs().needed:
-        return run.texts.feedback
+        return run.texts.pairs
     disk.cached(run.folder, FILE, lambda: _compare(run, reference))
     compared, _ = read_comparisons([str(run.folder / FILE)])
     cfg = run.cfg.data

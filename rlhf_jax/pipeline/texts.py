@@ -111,7 +111,7 @@ class Texts(NamedTuple):
     corpus_held_out: list[tuple[str, str]]
     rows: list[Row]  # prompts to answer
     rows_held_out: list[Row]
-    feedback: Feedback | None  # comparisons or ratings of files
+    pairs: Feedback | None  # comparisons of files, or ratings in their place
     compared: list[Row]  # prompts whose responses simulated people compare, in a generated task
     ties: int  # comparisons of files that prefer neither response
     task: Task | None  # the generated task
@@ -177,7 +177,7 @@ def generated(cfg: DataConfig, task: Task, seed: int, needs: Needs) -> Texts:
         corpus_held_out=task.corpus(seed + 1, max(8, cfg.reviews // 10), held_out),
         rows=rows,
         rows_held_out=rows_held_out,
-        feedback=None,
+        pairs=None,
         compared=compared,
         ties=0,
         task=task,
@@ -367,7 +367,7 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
         corpus_held_out=[demo[:2] for demo in demos_held_out],
         rows=rows,
         rows_held_out=rows_held_out,
-        feedback=feedback,
+        pairs=feedback,
         compared=[],
         ties=ties,
         task=None,
