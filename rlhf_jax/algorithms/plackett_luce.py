@@ -21,7 +21,7 @@ def plackett_luce_loss(rewards: Float[Array, "B K"], rank: Int[Array, "B K"]) ->
     rivals = ordered(rank) | jnp.eye(rank.shape[1], dtype=bool)[None]
     of_rivals = jnp.where(rivals, rewards[:, None, :], -jnp.inf)
     unreduced = jax.nn.logsumexp(of_rivals, axis=2) - rewards
-    return jnp.sum(jnp.where(rank < 0, 0.0, unreduced), axis=1)
+    return jnp.sum(unreduced, axis=1)  # a response without rivals adds 0
 
 
 def ordered(rank: Int[Array, "B K"]) -> Bool[Array, "B K K"]:

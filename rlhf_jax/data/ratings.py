@@ -116,6 +116,15 @@ def scale_of(scores: Sequence[float]) -> Scale:
     return Scale("regression", mean, deviation)
 
 
+def check_alike(parts: Sequence[Sequence[float]]):
+    """Raises ValueError where parts of the scores teach rewards of different kinds; empty parts are alike."""
+    if len({scale_of(scores).kind for scores in parts if scores}) > 1:
+        raise ValueError(
+            "data.ratings: the scores of one half are all from 0 to 1, and those of the other are not: give "
+            "more ratings"
+        )
+
+
 def encode_ratings(
     tokenizer: PreTrainedTokenizerBase,
     ratings: Sequence[Rating],

@@ -17,7 +17,7 @@ from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import Comparison, ComparisonFields, read_comparisons
 from rlhf_jax.data.demonstrations import CorpusFields, Demonstration, read_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
-from rlhf_jax.data.ratings import Rating, RatingFields, read_ratings, scale_of
+from rlhf_jax.data.ratings import Rating, RatingFields, check_alike, read_ratings
 from rlhf_jax.data.sources import field, read_jsonl
 from rlhf_jax.data.sources import texts as joined
 from rlhf_jax.data.splits import group_of, make_teaches, split, words
@@ -341,7 +341,7 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
         train = kept(train, all_of, source)
         halves = halved(train, seed, source) if needs.halves else (train, [])
         feedback = Feedback(train, halves, held_out)
-        check_scores(feedback)
+        check_alike([[x.score for x in half if isinstance(x, Rating)] for half in halves])
     else:
         teaches = unseen([], [], rows_held_out)
     name = "data.corpus"
@@ -384,16 +384,6 @@ def better(train: list[Item]) -> list[Demonstration]:
         if not isinstance(x, Rating) or x.score >= mean
     )
     return list(dict.fromkeys(found))
-
-
-def check_scores(feedback: Feedback):
-    """Raises ValueError where the halves of ratings do not teach rewards of one kind."""
-    parts = [[x.score for x in half if isinstance(x, Rating)] for half in feedback.halves]
-    if len({scale_of(scores).kind for scores in parts if scores}) > 1:
-        raise ValueError(
-            "data.ratings: the scores of one half are all from 0 to 1, and those of the other are not: give "
-            "more ratings"
-        )
 
 
 def has_files(cfg: DataConfig) -> bool:

@@ -19,7 +19,7 @@ REWARDS = np.array([0.3, -1.2, 2.0, 0.9], np.float32)
 
 def loss_of(rewards, rank):
     """The loss of one ranking, or of several."""
-    rewards, rank = jnp.asarray(rewards), np.asarray(rank, np.int32)
+    rewards, rank = jnp.asarray(rewards), jnp.asarray(rank, jnp.int32)
     if rank.ndim == 2:
         return plackett_luce.plackett_luce_loss(rewards, rank)
     return plackett_luce.plackett_luce_loss(rewards[None], rank[None])[0]

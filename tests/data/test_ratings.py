@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,7 +89,8 @@ def test_labels_and_votes_stay_and_other_scores_are_standardised_and_read_back(w
     assert ratings.scale_of([0, 1, 0.25]) == Scale("binary", 0, 1)
     scores = [1.0, 5.0, 4.0, 2.0]
     scale = ratings.scale_of(scores)
-    assert scale == Scale("regression", 3.0, pytest.approx(np.sqrt(2.5)))
+    assert scale[:2] == ("regression", 3.0)
+    np.testing.assert_allclose(scale.deviation, np.sqrt(2.5))
     rows = [Rating("a", f"b {n}", score, "a") for n, score in enumerate(scores)]
     found = ratings.encode_ratings(words, rows, 3, 8, scale)
     np.testing.assert_allclose(found.score.mean(), 0, atol=1e-6)
@@ -198,6 +200,19 @@ def test_ratings_of_held_out_prompts_and_texts_teach_nothing(tmp_path):
     held_out = {row.prompt for row in read.rows_held_out}
     assert held_out and not held_out & {x.prompt for x in read.pairs.train}
     assert not held_out & {prompt for prompt, _ in read.corpus + read.corpus_held_out}
+
+
+def test_a_corpus_text_that_is_a_held_out_response_is_not_learned(tmp_path):
+    first = log(tmp_path / "a.jsonl")
+    cfg = DataConfig(ratings=first, held_out=0.3)
+    rated = texts.from_files(cfg, 0, needs=RL).pairs
+    assert rated is not None
+    corpus = write(
+        tmp_path / "b.jsonl", *({"text": x.response} for x in rated.held_out + rated.train)
+    )
+    read = texts.from_files(replace(cfg, corpus=corpus), 0, needs=RL)
+    learned = {response for _, response in read.corpus + read.corpus_held_out}
+    assert learned == {x.response for x in rated.train}
 
 
 @pytest.mark.parametrize(
