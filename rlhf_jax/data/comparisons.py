@@ -202,8 +202,8 @@ def _shape(row: Row, fields: ComparisonFields) -> str:
         return "labelled"
     found = ", ".join(repr(key) for key in row) or "none"
     raise ValueError(
-        f"{row.where}: a comparison needs the fields 'responses' and 'preference' or 'ranks', or 'chosen' "
-        f"and 'rejected', or 'text' and 'label', and the fields found are {found}: "
+        f"{row.where}: a comparison needs the fields 'responses' and 'preference', or 'responses' and "
+        f"'ranks', or 'chosen' and 'rejected', or 'text' and 'label', and the fields found are {found}: "
         "name yours with data.fields"
     )
 

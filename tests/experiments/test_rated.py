@@ -102,7 +102,7 @@ def test_settings_that_do_not_fit_ratings_are_refused_before_the_run(
     log, tmp_path, capsys, command, said
 ):
     named = {"F": str(log / "labels.jsonl"), "R": str(log / "ranks.jsonl")}
-    settings = [named[x] if x in named else x for x in command.split()]
+    settings = [str(named.get(x, x)) for x in command.split()]
     assert launch.main([*settings, "--run", str(tmp_path / "run")]) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
