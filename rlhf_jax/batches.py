@@ -68,6 +68,29 @@ class Comparisons(NamedTuple):
         return self.chosen, self.rejected
 
 
+class Rankings(NamedTuple):
+    """K responses to each prompt with their ranks, 0 for the best; equal ranks are ties.
+
+    The arrays of `responses` are [B, K, ...]. A prompt with fewer responses has rank -1 in the columns that
+    are left, and a copy of one of its responses there. `weight` is the weight of each prompt.
+    """
+
+    responses: Sequences
+    rank: Int[Array, "B K"]
+    weight: Float[Array, " B"]
+
+
+class Ratings(NamedTuple):
+    """Single responses and their scores: from 0 to 1 as probabilities of a good label, or standardised.
+
+    `weight` is the weight of each row.
+    """
+
+    responses: Sequences
+    score: Float[Array, " B"]
+    weight: Float[Array, " B"]
+
+
 class Samples(NamedTuple):
     """Responses sampled from a policy, by any engine.
 

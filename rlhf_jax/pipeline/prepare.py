@@ -12,6 +12,7 @@ from rlhf_jax.pipeline import (
     generation,
     inputs,
     lengths,
+    lessons,
     pretrained,
     results,
     reuse,
@@ -56,6 +57,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
     chat, task = dialogues.template(cfg.tokenizer), settings.task_of(cfg)
     read = texts.read(cfg.data, task, cfg.seed, chat, cfg.needs())
+    lessons.check(cfg, read.pairs)
     scorer = scoring.python_reward(cfg, read)
     folder = opened(name, cfg)
     if folder is None:
@@ -98,9 +100,9 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
 
 def texts_of(read: texts.Texts) -> list[lengths.Texts]:
     """All texts of the files, by the settings that name them."""
-    pairs = [*read.pairs.train, *read.pairs.held_out] if read.pairs else []
+    told = [*read.pairs.train, *read.pairs.held_out] if read.pairs else []
     return [
         lengths.demonstrated("data.corpus", [*read.corpus, *read.corpus_held_out]),
-        lengths.compared(pairs),
+        lengths.judged(told),
         lengths.Texts("data.prompts", [x.prompt for x in [*read.rows, *read.rows_held_out]], []),
     ]

@@ -20,8 +20,8 @@ TASK = "reviews"
 OF_WORLD = ("data.reviews", "data.pairs", "annotators")
 """The settings that only a generated task reads."""
 OF_FILES = (
-    *("data.prompt_words", "data.fields", "data.corpus_fields", "data.prompts_fields"),
-    *("data.bad", "data.turns"),
+    *("data.prompt_words", "data.fields", "data.bad", "data.turns"),
+    *(f"data.{name}_fields" for name in ("corpus", "ratings", "prompts")),
 )
 """The settings that only data files need."""
 
@@ -82,6 +82,8 @@ class RunConfig(pretrained.Config):
             missing["reward"] = missing["annotators"] = "no reward model is trained"
         if "comparisons" not in known and not texts.has_files(self.data):
             missing["data.pairs"] = "nothing is trained on comparisons"
+        if self.data.ratings:
+            missing["reward.loss"] = "ratings are learned from one by one"
         if self.reference:
             of_sft = (f"sft.{x.name}" for x in fields(self.sft) if x.name != "batch_size")
             missing |= dict.fromkeys(of_sft, "a reference replaces SFT")

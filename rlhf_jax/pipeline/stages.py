@@ -4,7 +4,7 @@ Each stage ends in its run directory; a finished stage is read instead of traine
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,17 +23,18 @@ from rlhf_jax.batches import Sequences
 from rlhf_jax.bounds import Count, Positive, Settings, check_divides
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
-from rlhf_jax.data.comparisons import Comparison, encode_comparisons
+from rlhf_jax.data.comparisons import Comparison
 from rlhf_jax.data.demonstrations import Turns, encode_demonstrations
 from rlhf_jax.data.packing import pack
+from rlhf_jax.data.ratings import Rating
 from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import generation, keys, pretrained, scoring
-from rlhf_jax.pipeline.texts import Pairs
+from rlhf_jax.pipeline import generation, keys, lessons, pretrained, scoring
+from rlhf_jax.pipeline.texts import Feedback
 from rlhf_jax.runs import disk, loop
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ SMALLER = "--model.remat, --model.logprob-chunk 64, --lora.rank 8 or --devices m
 """Remedies that reduce the memory of any training step."""
 CENTRE = "centre.json"
 """The file of a stage with the mean score that was subtracted from its reward model's bias."""
+
+
+SCALE = "scale.json"
+"""The file of a stage with the `Scale` of the rewards of a reward model that learned from ratings."""
 
 
 class Place(NamedTuple):
@@ -92,9 +97,9 @@ class RewardConfig(Settings):
     _main = ("epochs",)
 
     epochs: Positive = 2.0
-    """Passes over the comparisons (1: Stiennon et al., 2020, with larger pretrained models)."""
+    """Passes over the comparisons or ratings (1: Stiennon et al., 2020, with larger pretrained models)."""
     batch_size: Count = 16
-    """Pairs per gradient step."""
+    """Pairs, rankings or ratings per gradient step."""
     save_every: Count = 200
     """Steps between checkpoints."""
     microbatches: Count = 1
@@ -306,20 +311,24 @@ def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
     return loss_of
 
 
-def reward_model_of(run: "Prepared", stage: str, pairs: list[Comparison], trunk) -> scoring.Reward:
-    """A reward model trained on `pairs` from `trunk`; its mean score on held-out demonstrations is zero."""
+def reward_model_of(
+    run: "Prepared", stage: str, items: Sequence[Comparison | Rating], trunk
+) -> scoring.Reward:
+    """A reward model trained on comparisons or ratings from `trunk`; its mean score on held-out
+    demonstrations is zero."""
     cfg, devices, seed = run.cfg.reward, run.devices, run.cfg.seed
-    encode = lambda pairs: encode_comparisons(run.tokenizer, pairs, *run.lengths)
-    like = encode(pairs[:1])
-    train = disk.mapped(run.folder / "data" / stage, lambda: encode(pairs), like)
+    lesson, place_of = lessons.lesson(run, items), run.folder / "stages" / stage
+    like = lesson.encode(items[:1])
+    train = disk.mapped(run.folder / "data" / stage, lambda: lesson.encode(items), like)
     network = networks.reward_model(run.lm)
-    steps = max(1, round(cfg.epochs * len(pairs) / cfg.batch_size))
+    steps = max(1, round(cfg.epochs * len(train.weight) / cfg.batch_size))
     tx = optimizer.make(cfg.optimizer, steps)
     job = Fit(
         stage=stage,
-        params=network.init(jax.random.fold_in(keys.key_of(seed, stage), 0), trunk),
-        make=lambda reward_fn: reward_model.make_train_step(
-            reward_fn, tx, cfg.loss, microbatches=cfg.microbatches, axis_name=devices.axis_name
+        params=network.init(jax.random.fold_in(keys.key_of(seed, stage), 0), trunk)
+        | {"bias": jnp.float32(lesson.start)},
+        make=lambda reward_fn: lesson.make(
+            reward_fn, tx, microbatches=cfg.microbatches, axis_name=devices.axis_name
         ),
         fn=network.fn,
         batch_at=lambda i: batch_at(train, cfg.batch_size, seed, i, devices.take),
@@ -330,7 +339,12 @@ def reward_model_of(run: "Prepared", stage: str, pairs: list[Comparison], trunk)
         log_every=5,
     )
     params, _ = fit(place(run), job, run.cfg.lora)
-    return centred(run, scoring.Reward(network.fn, params), run.folder / "stages" / stage / CENTRE)
+    found = centred(run, scoring.Reward(network.fn, params), place_of / CENTRE)
+    if lesson.scale:
+        shift = lesson.start - float(found.params["bias"])  # a centred reward and this are a reward
+        scale = lesson.scale._replace(mean=lesson.scale.mean + lesson.scale.deviation * shift)
+        disk.cached(place_of, SCALE, scale._asdict)
+    return found
 
 
 def centred(
@@ -346,7 +360,7 @@ def centred(
     return reward._replace(params=reward_model.centre(reward.params, jnp.float32(mean)))
 
 
-def reward_models(run: "Prepared", reference, pairs: Pairs | None):
+def reward_models(run: "Prepared", reference, feedback: Feedback | None):
     """(reward model to maximise, held-out reward model), each None where it is not needed.
 
     The first is loaded where `reward_model` names one; all that are trained start from the reference.
@@ -356,10 +370,10 @@ def reward_models(run: "Prepared", reference, pairs: Pairs | None):
         first = centred(run, named)
         first = first._replace(params=run.devices.host(first.params))
     else:
-        first = reward_model_of(run, "reward", pairs.halves[0], reference) if pairs else None
-    if pairs is None or not pairs.halves[1]:
+        first = reward_model_of(run, "reward", feedback.halves[0], reference) if feedback else None
+    if feedback is None or not feedback.halves[1]:
         return first, None
-    return first, reward_model_of(run, HELD_OUT, pairs.halves[1], reference)
+    return first, reward_model_of(run, HELD_OUT, feedback.halves[1], reference)
 
 
 def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
