@@ -15,7 +15,7 @@ exactly is therefore right half of the time, and cannot decode the right answer 
 taking the likeliest tokens, but says it in two of five samples, and a verifier can teach it.
 
 `gold` is 2 for the right number, less 1 for missing or wrong working and 2 for a text in another form.
-Its largest value is 2, and its standard deviation under the workers' law is 1.2.
+Its largest value is 2, and its standard deviation under the workers' law is 1.3.
 """
 
 import functools
@@ -73,7 +73,7 @@ class Problem(NamedTuple):
     """The number owned at first, and the sentences that follow."""
 
     start: int
-    steps: list[Step]
+    steps: tuple[Step, ...]
 
 
 class Response(NamedTuple):
@@ -112,6 +112,7 @@ def _ask(rng: random.Random) -> str:
     return " ".join([begin, *told, rng.choice(QUESTIONS).format(**named)])
 
 
+@functools.lru_cache(2 * ROWS)
 def read(prompt: str) -> Problem:
     """The problem in a prompt. Raises ValueError for a prompt of another world."""
     try:
@@ -126,16 +127,16 @@ def read(prompt: str) -> Problem:
             else:
                 sign, n = VERBS[verb], rest[0]
             steps.append(Step(sign, int(n), subject != who and verb != "gives"))
-        return Problem(int(start), steps)
+        return Problem(int(start), tuple(steps))
     except (ValueError, KeyError, IndexError) as error:
         raise ValueError(
             f'the prompt {prompt!r} is no problem of this world: write one such as "{prompts()[0]}"'
         ) from error
 
 
-def own(problem: Problem) -> list[Step]:
+def own(problem: Problem) -> tuple[Step, ...]:
     """The steps that count: all but asides."""
-    return [step for step in problem.steps if not step.aside]
+    return tuple(step for step in problem.steps if not step.aside)
 
 
 def apply(value: int, step: Step) -> int:
@@ -253,7 +254,7 @@ def generate(seed: int, n: int, allowed: Sequence[str]) -> list[tuple[str, str]]
     return [(prompt, _respond(read(prompt), rng)) for prompt in rng.choices(allowed, k=n)]
 
 
-def readings(problem: Problem) -> list[tuple[list[Step], float]]:
+def readings(problem: Problem) -> list[tuple[tuple[Step, ...], float]]:
     """The steps that workers see in a problem, and the share of them who do."""
     steps = own(problem)
     if len(steps) == len(problem.steps):
