@@ -4,15 +4,15 @@
     response   3 + 4 = 7 ; 7 - 2 = 5 #### 5
 
 A response is its working, one step a sentence, and the number after "####" (the convention of GSM8K: Cobbe
-et al., 2021). All numbers of a problem are between 1 and 20, and words are separated by single spaces. A
-problem of two or three steps may hold an aside, a sentence about what somebody else owns, which changes nothing (as
-in GSM-IC: Shi et al., 2023).
+et al., 2021). Every number that somebody owns on the way is between 1 and 20, and words are separated by
+single spaces. A problem of two or three steps may hold an aside, a sentence about somebody else, which
+changes nothing (as in GSM-IC: Shi et al., 2023).
 
-Demonstrations are by workers who make three mistakes, independently and with known probabilities. Most of
-them count an aside as a step (`FOOLED`). Some write no working, and are often wrong (`HEAD`, `HEAD_SLIPS`).
-All slip now and then (`SLIPS`), and go on with the wrong number. A policy that has learned their law
-exactly is therefore right half of the time, and cannot decode the right answer of a problem with an aside by
-taking the likeliest tokens, but says it in two of five samples, and a verifier can teach it.
+Demonstrations are by workers who err in three ways, with known probabilities. Most of them count an aside as
+a step (`FOOLED`). Some write no working, and half of them answer wrongly (`HEAD`, `HEAD_SLIPS`). All get a
+step wrong now and then (`SLIPS`), and go on with the wrong number. A policy that has learned their law
+is therefore right in half of its samples. Its likeliest tokens are right without an aside and wrong with one,
+where a third of its samples are right: a verifier has more to teach than greedy decoding shows.
 
 `gold` is 2 for the right number, less 1 for missing or wrong working and 2 for a text in another form.
 Its largest value is 2, and its standard deviation under the workers' law is 1.3.
@@ -240,9 +240,7 @@ def format_errors(rows: Sequence[Row], responses: Sequence[str]) -> Float32[np.n
 def best(rows: Sequence[Row]) -> list[str]:
     """The response of a worker without mistakes to each row, whose gold is 2."""
     problems = [read(row["prompt"]) for row in rows]
-    return [
-        written(working(x.start, own(x)), numbers(x.start, own(x))[-1]) for x in problems
-    ]
+    return [written(working(x.start, own(x)), numbers(x.start, own(x))[-1]) for x in problems]
 
 
 # --- the workers

@@ -2,7 +2,7 @@ import itertools
 import math
 import random
 import string
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def sample():
 def told(prompt):
     """(the right number, the number of somebody who counts asides), by words alone."""
     sentences = prompt.split(" . ")
-    name, _, first, _ = sentences[0].split()
+    first = sentences[0].split()[2]
     right = fooled = int(first)
     for words in (x.split() for x in sentences[1:-1]):
         mine = words[0] in ("she", "he")
@@ -97,7 +97,7 @@ def test_the_rows_are_a_partition_with_the_answers():
         (RIGHT + " " + RIGHT, -3),
         ("3 + 4 = 7; 7 - 2 = 5 #### 5", -1),  # right, in another form
         ("####5", -1),
-        ("#### ٥", -3),
+        ("#### \N{ARABIC-INDIC DIGIT FIVE}", -3),
         ("5", -3),
         ("", -3),
     ],
@@ -162,7 +162,7 @@ def test_degenerate_answers_lose(sample):
 
 def test_any_text_has_a_score_within_the_bounds(sample):
     rng = random.Random(0)
-    letters = string.printable + "٣½é\x00"
+    letters = string.printable + "\u0663\u00bd\u00e9\x00"
     pieces = [*"0123456789;=+-*", "####", " ", "12", "3 + 4 = 7"]
     texts = ["".join(rng.choices(letters, k=rng.randint(0, 40))) for _ in range(2000)]
     texts += ["".join(rng.choices(pieces, k=rng.randint(0, 30))) for _ in range(4000)]
@@ -210,7 +210,7 @@ ZERO = "tom has 3 pens . he loses 3 . anna finds 1 . he doubles them . how many 
 
 @pytest.mark.parametrize("prompt", [PLAIN, ASIDE, ONE, ZERO, EVERY[0]])
 def test_the_probabilities_of_all_responses_sum_to_one(prompt):
-    total, right = 0.0, Counter()
+    total, right = 0.0, defaultdict(float)
     for response in set(everything(prompt)):
         p = math.exp(answer.log_prob(prompt, response))
         total += p
@@ -271,4 +271,4 @@ def test_the_likeliest_response_to_an_aside_is_wrong():
     for prompt in EVERY[:300]:
         problem, law = answer.read(prompt), answer.answers(prompt)
         fooled = len(answer.own(problem)) < len(problem.steps)
-        assert (max(law, key=law.get) != int(answer.answer(prompt))) == fooled
+        assert (max(law, key=lambda n: law[n]) != int(answer.answer(prompt))) == fooled
