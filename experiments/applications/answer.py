@@ -22,7 +22,7 @@ order = 5  # position in the launcher's list
 config = PolicyGradientRun(
     task="answer",  # data files take its place
     data=DataConfig(held_out=0.05),
-    sft=SFTConfig(steps=3000, batch_size=64, eval_every=300),
+    sft=SFTConfig(steps=2000, batch_size=64, eval_every=200),
     pg=replace(policy_gradient.GRPO, group=8),
     rl=GroupRLConfig(reward="verifiers:number"),
     eval_draws=8,
