@@ -1,6 +1,40 @@
-"""From a verifier to a better policy: word problems with working, by GRPO.
+r"""From a verifier to a better policy: word problems with working, by GRPO.
 
-python launch.py answer
+    python launch.py answer
+
+trains on generated word problems of two to four steps, in about four minutes of CPU time. Only the verifier
+is maximised, which compares the final number with the answer. On 300 held-out problems, eight responses
+each (seed 0; 95 % intervals over problems):
+
+                      accuracy              pass@8  maj@8  greedy  format errors  gold
+    SFT               0.47 (0.44 to 0.51)     0.88   0.66    0.63          0.004  0.53
+    GRPO              0.89 (0.87 to 0.91)     0.99   0.97    0.96          0.003  1.69
+    best possible     1                       1      1       1             0      2
+
+Most of the workers who wrote the demonstrations count sentences about somebody else, and only 0.55 of their
+answers are right. Greedy decoding and votes repeat this; GRPO unlearns it, since some samples are right.
+Where SFT stops short (--sft.steps 600 --rl.iterations 100), accuracy rises from 0.31 to 0.48, and that of
+greedy decoding from 0.56 to 0.67.
+
+    python launch.py answer --data.corpus TRAIN --data.corpus-fields.prompt question
+        --data.corpus-fields.response answer --data.prompts TRAIN --data.prompts-fields.prompt question
+        --data.vocab-size 2000 --data.prompt-length 96 --sample.length 160 --model.context 256
+        --data.held-out 0.02 --sft.steps 400 --sft.batch-size 32 --sft.eval-every 100
+        --rl.iterations 20 --rl.batch-size 64 --eval-draws 4
+
+does the same on GSM8K (Cobbe et al., 2021) from random weights, where TRAIN is its train.jsonl.
+
+A real run on GSM8K, of Qwen2.5-0.5B-Instruct on a GPU with 80 GB, was not made here. Learning rate, KL and
+lengths follow verl's examples of GRPO. The table of verl's baselines goes from 36 % (49.6 % in a later
+version) to 57 % by PPO, and to 54 % by GRPO with adapters.
+
+    jq -c '{answer, prompt: [{role: "user",
+        content: (.question + " Think step by step, then write #### and the final number.")}]}' \
+        train.jsonl > prompts.jsonl
+    python launch.py answer --reference Qwen/Qwen2.5-0.5B-Instruct --data.prompts prompts.jsonl
+        --data.prompt-length 512 --sample.length 1024 --model.dtype bfloat16 --model.logprob-chunk 64
+        --rl.batch-size 1024 --pg.minibatches 4 --pg.microbatches 32 --rl.iterations 800
+        --rl.optimizer.lr 1e-6 --rl.optimizer.schedule constant --rl.kl-coef 0.001 --eval-draws 4
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +58,7 @@ config = PolicyGradientRun(
     data=DataConfig(held_out=0.05),
     sft=SFTConfig(steps=2000, batch_size=64, eval_every=200),
     pg=replace(policy_gradient.GRPO, group=8),
-    rl=GroupRLConfig(reward="verifiers:number"),
+    rl=GroupRLConfig(reward="verifiers:number", iterations=150),
     eval_draws=8,
 )
 
