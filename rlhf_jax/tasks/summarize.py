@@ -89,8 +89,12 @@ def vocabulary() -> list[str]:
 
 
 def facts_of(prompt: str) -> list[Fact]:
-    """The facts of a report, in order. Raises ValueError where there are none, or two of one kind."""
+    """The facts of a report, in the order in which a summary has them.
+
+    Raises ValueError where there are none, or two of one kind.
+    """
     facts = [(KIND_OF[word], word) for word in prompt.split() if word in KIND_OF]
+    facts.sort(key=lambda fact: KINDS.index(fact[0]))
     if not facts or len({kind for kind, _ in facts}) < len(facts):
         raise ValueError(
             f"the prompt {prompt!r} must report facts of different kinds: one of "
@@ -145,22 +149,28 @@ def lengths(rows: Sequence[Row], responses: Sequence[str]) -> Float32[np.ndarray
 
 
 def best(prompt: str) -> str:
-    """The summary with the highest gold: as many of the weightiest facts as the line holds, in the order of
-    the report."""
-    weightiest = sorted(facts_of(prompt), reverse=True)[: LINE // 3]
-    return " ".join(f"{_phrase(fact)} ." for fact in sorted(weightiest, key=_place))
+    """The summary with the highest gold: as many of the weightiest facts as the line holds."""
+    facts = facts_of(prompt)
+    weightiest = sorted(facts, reverse=True)[: LINE // 3]
+    return " ".join(statement(fact) for fact in facts if fact in weightiest)
+
+
+def statement(fact: Fact) -> str:
+    """The statement of a fact in a summary."""
+    kind, value = fact
+    return f"{kind.phrase.format(value)} ."
 
 
 def ways(prompt: str) -> list[law.Way]:
     """The law of the demonstrations, empty ones included: each fact is mentioned or not, then an invented
     one, then padding."""
-    facts, parts = sorted(facts_of(prompt), key=_place), []
+    facts, parts = facts_of(prompt), []
     for kind, value in facts:
-        others = [f"{_phrase((kind, x))} ." for x in kind.values if x != value]
-        said = law.mistaken(f"{_phrase((kind, value))} .", others, WRONG_ODDS)
+        others = [statement((kind, x)) for x in kind.values if x != value]
+        said = law.mistaken(statement((kind, value)), others, WRONG_ODDS)
         parts.append({"": 1 - kind.odds} | {text: p * kind.odds for text, p in said.items()})
     present = [kind for kind, _ in facts]
-    lacking = [f"{text} ." for text, (kind, _) in SAID.items() if kind not in present]
+    lacking = [statement(fact) for fact in SAID.values() if fact[0] not in present]
     parts.append(law.mistaken("", lacking, INVENTED_ODDS))
     parts.append(law.mistaken("", [f"{text} ." for text in PADDING], PADDING_ODDS))
     return [law.Way(1.0, parts)]
@@ -170,9 +180,9 @@ def log_prob(prompt: str, response: str) -> float:
     """The exact log-probability of a demonstration given its report, in nats; -inf outside the law."""
     if not response:
         return -math.inf
-    return law.log_prob(ways(prompt), response) - math.log1p(
-        -math.exp(law.log_prob(ways(prompt), ""))
-    )
+    written = ways(prompt)
+    again = math.exp(law.log_prob(written, ""))  # an empty draft is written again
+    return law.log_prob(written, response) - math.log1p(-again)
 
 
 @functools.cache
@@ -190,16 +200,6 @@ def generate(seed: int, n: int, allowed: Sequence[str]) -> list[tuple[str, str]]
     """`n` reports drawn from `allowed`, with replacement, and a summary of each, never empty."""
     rng = random.Random(seed)
     return [(prompt, _summary(prompt, rng)) for prompt in rng.choices(allowed, k=n)]
-
-
-def _place(fact: Fact) -> int:
-    """The place of a fact's kind in a summary."""
-    return KINDS.index(fact[0])
-
-
-def _phrase(fact: Fact) -> str:
-    kind, value = fact
-    return kind.phrase.format(value)
 
 
 def _summary(prompt: str, rng: random.Random) -> str:
