@@ -10,9 +10,9 @@ padded; people who know better compare the summaries of the policy that learned 
 
 does the same on your files, which take the place of the generated reports.
 
-The published recipe for TL;DR (Stiennon et al., 2020; Huang et al., 2024) needs a GPU and was not run here: one
-epoch of SFT on 116,722 posts of Reddit and their summaries, one of reward modelling on 92,858 comparisons, and
-PPO for a million episodes, with responses of 53 tokens, temperature 0.7 and a KL coefficient of 0.05.
+The published recipe for TL;DR (Stiennon et al., 2020; Huang et al., 2024) needs a GPU and was not run here:
+one epoch of SFT on 116,722 posts of Reddit with their summaries, one of reward modelling on 92,858
+comparisons, and PPO for a million episodes. The published accuracy of the reward model is 0.629.
 
     python launch.py summarize --pretrained EleutherAI/pythia-1b --model.dtype bfloat16 --model.remat \\
       --data.corpus sft.jsonl --data.comparisons pairs.jsonl --data.prompts prompts.jsonl \\
@@ -29,14 +29,9 @@ from rlhf_jax.pipeline import learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import prepare
 from rlhf_jax.pipeline.rl_settings import PPORun
 from rlhf_jax.pipeline.stages import SFTConfig
-from rlhf_jax.pipeline.texts import DataConfig
 
 order = 2  # position in the launcher's list
-config = PPORun(
-    task="summarize",
-    data=DataConfig(pairs=16_000, held_out=0.05),
-    sft=SFTConfig(steps=2000, eval_every=200),
-)
+config = PPORun(task="summarize", sft=SFTConfig(steps=2500, eval_every=250))
 
 
 def main(cfg: PPORun):

@@ -10,10 +10,9 @@ demonstrations are by translators who keep the German order, miss agreement, tak
 
 does the same on your files, which take the place of the generated clauses.
 
-A real run needs a GPU and was not made here: rows of the prompt and its "answer" from WMT 2014, German to
-English (`wmt14_translate/de-en` in TFDS), a published model of both languages, LoRA, and RLOO with four
-draws of a prompt (Ahmadian et al., 2024) against a reward of your own, such as the chrF of a response
-(Popovic, 2015), in FILE.py:FUNCTION (docs/data.md). SFT on references precedes it, as in MRT (Shen et al., 2016):
+A real run needs a GPU and was not made here: SFT on WMT 2014, German to English (`wmt14_translate/de-en` in
+TFDS), with a published model and LoRA, then RLOO with four draws of a prompt (Ahmadian et al., 2024) against
+the chrF (Popovic, 2015) of a response with the "answer" of its row, a Python reward (docs/data.md):
 
     python launch.py translate --pretrained Qwen/Qwen3-0.6B --model.dtype bfloat16 --model.remat \\
       --data.corpus wmt14-de-en.jsonl --data.prompts wmt14-de-en-prompts.jsonl \\
@@ -26,12 +25,9 @@ from rlhf_jax.algorithms import policy_gradient
 from rlhf_jax.pipeline import learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import prepare
 from rlhf_jax.pipeline.rl_settings import PolicyGradientRun
-from rlhf_jax.pipeline.texts import DataConfig
 
 order = 3  # position in the launcher's list
-config = PolicyGradientRun(
-    task="translate", data=DataConfig(pairs=16_000, held_out=0.05), pg=policy_gradient.RLOO
-)
+config = PolicyGradientRun(task="translate", pg=policy_gradient.RLOO)
 
 
 def main(cfg: PolicyGradientRun):

@@ -49,7 +49,7 @@ def _kind(weight: float, odds: float, phrase: str, one: str, two: str, values: s
 KINDS = (
     _kind(1.5, 0.6, "before {}", "it was before {}", "it began before {}", "dawn noon dusk night"),
     _kind(5.0, 0.75, "a {}", "a {} began", "people saw a {}", "fire flood crash theft storm riot"),
-    _kind(3.0, 0.6, "{} closed", "the {} was shut", "police closed the {}", "port bridge market school station"),
+    _kind(3.0, 0.6, "{} closed", "the {} was shut", "police closed the {}", "port bridge market school inn"),
     _kind(4.0, 0.5, "{} hurt", "{} people were hurt", "nurses saw {} people", "two three five six nine"),
     _kind(2.0, 0.5, "{} broke", "many {} broke", "people found broken {}", "doors walls lamps pipes roofs"),
     _kind(1.0, 0.45, "{} helped", "some {} helped", "{} came to help", "monks sailors farmers drivers"),

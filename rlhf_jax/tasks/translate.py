@@ -106,8 +106,9 @@ def sentences() -> list[Sentence]:
     return [
         Sentence(opener, adjective, subject, plural, adverb, thing, verb)
         for verb, (*_, things) in VERBS.items()
-        for thing, opener, adjective, subject, plural, adverb in itertools.product(
-            things, OPENERS, ("", *ADJECTIVES), SUBJECTS, (False, True), ("", *ADVERBS)
+        for plural in (False, True)
+        for thing, opener, adjective, subject, adverb in itertools.product(
+            things, OPENERS, ("", *ADJECTIVES), SUBJECTS, ("", *ADVERBS)
         )
     ]
 

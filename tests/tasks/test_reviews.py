@@ -200,11 +200,13 @@ def test_the_best_review_has_the_highest_gold_of_the_law(laws):
 def test_neither_two_clauses_nor_a_fourth_one_beat_the_best_review():
     aspect, prompt = "music", "the music in this western"
     best = reviews.best(prompt)
-    spoken = lambda a, adverbs: list(clauses(a, ("was",), reviews.NEGATIONS, adverbs))
+    spoken = lambda a, adverbs: [*clauses(a, ("was",), reviews.NEGATIONS, adverbs)]
     others = [a for a in reviews.ASPECTS if a != aspect]
     said = [(c, a, x) for c in ("and", "but", "although") for a in others
-            for x in spoken(a, reviews.ADVERBS)]  # fmt: skip
-    two = [f"{one} {c} the {a} {x} ." for one in spoken(aspect, ("absolutely",)) for c, a, x in said]
+            for x in spoken(a, ("", "absolutely"))]  # fmt: skip
+    two = [
+        f"{one} {c} the {a} {x} ." for one in spoken(aspect, ("absolutely",)) for c, a, x in said
+    ]
     four = [f"{best[:-2]} {c} the {a} {x} ." for c, a, x in said]
     assert max(reviews.gold(prompt, text) for text in two + four) < reviews.gold(prompt, best)
 

@@ -47,7 +47,7 @@ def test_rows_are_split_and_have_the_answer():
     assert {x["prompt"] for x in train + held_out} == set(summarize.reports())
     assert (train, held_out) == TASK.prompts(0.1, 0)
     assert held_out != TASK.prompts(0.1, 1)[1]
-    assert [row["answer"] for row in held_out] == TASK.best(held_out)
+    assert all(row["answer"] == summarize.best(row["prompt"]) for row in held_out)
     with pytest.raises(ValueError, match=r"data\.held_out = 1.0 of 4000 prompts leaves"):
         TASK.prompts(1.0, 0)
 
@@ -84,6 +84,7 @@ def test_under_the_law_gold_has_mean_zero_and_standard_deviation_one(sample):
     assert gold.dtype == np.float32 and gold.shape == (len(sample),)
     assert abs(gold.mean()) < 0.06
     assert gold.std() == pytest.approx(1.0, abs=0.04)
+    assert TASK.best is not None
     best = TASK.gold(rows, TASK.best(rows))
     assert best.min() == pytest.approx((1 - 0.09 - summarize.MEAN) / summarize.SCALE)
     assert best.min() > 1.5 and np.all(gold <= best + 1e-6)
