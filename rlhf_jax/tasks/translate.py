@@ -70,9 +70,10 @@ WRONG_SENSE = 0.4  # of "bank"
 WRONG_OBJECT = 0.1  # another object, equally likely
 LEFT_OUT = 0.2  # the adjective; the adverb
 
+ORDER = 0.75  # the share of gold that only words in order earn
 STRAY = 0.5  # what a word costs that fits nothing, as a share of what a right one earns
-MEAN = 0.882  # of the demonstrations, before gold is standardised
-SCALE = 0.0964  # and their standard deviation
+MEAN = 0.867  # of the demonstrations, before gold is standardised
+SCALE = 0.106  # and their standard deviation
 FLOOR = -8.0
 
 
@@ -185,16 +186,17 @@ def gold(answer: str, response: str) -> float:
     demonstrations from their mean.
 
     A word is worth 1 where it is right, and 0.5 where it is another form of the right word. Before it is
-    standardised, gold is the mean of two shares of what the correct translation is worth, less 0.5 of a word
-    for each that fits nothing: the share without regard to order, and that of the best alignment which
-    keeps the order. The minimum is -8.
+    standardised, gold is a share of what the correct translation is worth, less 0.5 of a word for each that
+    fits nothing: three quarters are for words in the best alignment that keeps the order, and one quarter
+    for words in any order. The minimum is -8.
     """
     right, said = answer.split(), response.split()
     stems = [[LEMMA.get(word, word) for word in words] for words in (right, said)]
     fitting = _common(*stems)
     bag = (_common(right, said) + fitting) / 2
     strays = len(said) - fitting
-    worth = ((bag + _aligned(right, said, *stems)) / 2 - STRAY * strays) / len(right)
+    earned = ORDER * _aligned(right, said, *stems) + (1 - ORDER) * bag
+    worth = (earned - STRAY * strays) / len(right)
     return max((worth - MEAN) / SCALE, FLOOR)
 
 

@@ -239,9 +239,9 @@ def test_equal_seeds_give_equal_demonstrations_and_the_entropy_is_known(sample):
     first = summarize.generate(3, 200, allowed)
     assert first == summarize.generate(3, 200, allowed) != summarize.generate(4, 200, allowed)
     assert {prompt for prompt, _ in first} <= set(allowed)
-    (name, nats), *_ = TASK.facts(sample[:1000]).items()
+    (name, nats), *_ = TASK.facts(sample[:2000]).items()
     assert name == "entropy of the demonstrations, nats a response"
-    assert nats == pytest.approx(5.88, abs=0.2)
+    assert nats == pytest.approx(5.84, abs=0.2)
 
 
 @pytest.mark.parametrize("prompt", ["hello there", "", f"{PROMPT} a fire began ."])
