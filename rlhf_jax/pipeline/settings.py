@@ -47,7 +47,7 @@ class RunConfig(pretrained.Config):
     """Log to Weights & Biases in addition to the run directory."""
     task: str = ""
     """Task that generates the data, by name (reviews) or as a FILE.py that defines TASK; empty: reviews.
-    Refused together with data files."""
+    Refused together with data files, to which the task that an experiment sets itself gives way."""
     reward_model: str = ""
     """Folder or hub name of a one-label sequence classifier with the policy's tokenizer, maximised instead
     of a reward model trained here. Comparisons then train only the held-out reward model."""
