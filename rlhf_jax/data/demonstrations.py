@@ -14,6 +14,7 @@ from rlhf_jax.data.dialogues import HISTORY, NO_TEMPLATE, Chat, Dialogue, Turn, 
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.data.sources import field, read_jsonl, texts
 from rlhf_jax.data.splits import group_of
+from rlhf_jax.data.transcripts import Turns, transcript_ids
 
 
 class Demonstration(NamedTuple):
@@ -82,31 +83,35 @@ def encode_demonstrations(
     responses: Sequence[str],
     prompt_length: int,
     length: int,
+    turns: Turns | None = None,
 ) -> Sequences:
     """Left-padded prompts [N, prompt_length], followed by right-padded responses [N, length].
 
     `mask` marks the response's tokens and the one that ends it: the chat template's end of an answer in a
     dialogue, otherwise EOS. A response truncated to `length` has no end token, so that nobody learns to
-    stop there. Plain text is a list of empty prompts. Raises ValueError where the lists differ in length,
+    stop there. Plain text is a list of empty prompts. With `turns`, responses are transcripts, and `mask`
+    marks the policy's own turns, each with its EOS. Raises ValueError where the lists differ in length,
     or a length is less than 1.
     """
     if length < 1:
         raise ValueError(f"the response length is {length}: it must be 1 or more")
-    every = answer_ids(tokenizer, prompts, responses)
+    if turns:
+        every = transcript_ids(tokenizer, responses, turns)
+    else:
+        every = [(ids, [True] * len(ids)) for ids in answer_ids(tokenizer, prompts, responses)]
     begun = [
         str(tokenizer.bos_token) if not p and tokenizers.has_bos(tokenizer, r) else p
         for p, r in zip(prompts, responses, strict=True)
     ]
     before = encode_prompts(tokenizer, begun, prompt_length)
     tokens = np.full((len(every), length), tokenizer.pad_token_id, np.int32)
-    mask = np.zeros((len(every), length), bool)
-    for row, ids in enumerate(every):
-        ids = ids[:length]
-        tokens[row, : len(ids)] = ids
-        mask[row, : len(ids)] = True
+    real, mask = np.zeros(tokens.shape, bool), np.zeros(tokens.shape, bool)
+    for row, (ids, own) in enumerate(every):
+        n = min(len(ids), length)
+        tokens[row, :n], mask[row, :n], real[row, :n] = ids[:n], own[:n], True
     return Sequences(
         tokens=np.concatenate([before.tokens, tokens], axis=1),
-        attention_mask=np.concatenate([before.attention_mask, mask], axis=1),
+        attention_mask=np.concatenate([before.attention_mask, real], axis=1),
         mask=mask,
     )
 

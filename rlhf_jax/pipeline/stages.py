@@ -346,6 +346,6 @@ def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
     return tokenizer.load(name or place, bos=bos)
 
 
-def demonstrations(words, texts, lengths: tuple[int, int]) -> Sequences:
-    """Pairs of prompt and response as arrays, with `lengths` (prompt, response) in tokens."""
+def demonstrations(words, texts, lengths: tuple) -> Sequences:
+    """Pairs of prompt and response as arrays, with `lengths` as those of `Prepared`."""
     return encode_demonstrations(words, [p for p, _ in texts], [r for _, r in texts], *lengths)

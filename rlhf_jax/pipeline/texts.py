@@ -20,8 +20,9 @@ from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import field, read_jsonl
 from rlhf_jax.data.sources import texts as joined
 from rlhf_jax.data.splits import group_of, make_teaches, split, words
+from rlhf_jax.data.transcripts import lines_of
 from rlhf_jax.people import annotators
-from rlhf_jax.tasks.task import Task
+from rlhf_jax.tasks.task import Environment, Task
 
 FILES = ("corpus", "comparisons", "prompts")
 """The settings of `data` that name files."""
@@ -102,6 +103,18 @@ class Texts(NamedTuple):
     compared: list[Row]  # prompts whose responses simulated people compare, in a generated task
     ties: int  # comparisons of files that prefer neither response
     task: Task | None  # the generated task
+
+    @property
+    def environment(self) -> Environment | None:
+        """The environment of a task of several turns."""
+        return self.task.environment if self.task else None
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        """What a tokenizer learns from: pairs of the corpus, with each line of a transcript for itself."""
+        if not self.environment:
+            return self.corpus
+        return [(prompt, line) for prompt, said in self.corpus for line in lines_of(said)]
 
 
 class Needs(NamedTuple):
