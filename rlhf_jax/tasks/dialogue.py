@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
 
 @cache
 def all_rows() -> tuple[Row, ...]:
-    """All 1416 rows, each with another prompt, in a fixed order."""
+    """All 1416 rows, each with another prompt, in a fixed order; "answer" is the order of the best agent."""
     told = [(value,) for value in SLOT_OF]
     told += [
         pair for a, b in itertools.combinations(SLOTS, 2) for pair in itertools.product(SLOTS[a], SLOTS[b])
@@ -80,8 +80,10 @@ def all_rows() -> tuple[Row, ...]:
         at = rng.choices(list(CHANGE_ODDS), list(CHANGE_ODDS.values()))[0]
         change = rng.choice([value for value in SLOT_OF if value not in wants.values()])
         prompt = f"{greeting} this is {name} , {' '.join(values)} please"
-        rows.append({"prompt": prompt, **wants, "change": change if at else "", "at": at})
-    return tuple(row | {"answer": best([row])[0].split("\n")[-2]} for row in rows)
+        answer = _order(wants | ({SLOT_OF[change]: change} if at == 1 else {}))
+        row = {"prompt": prompt, **wants, "change": change if at else "", "at": at}
+        rows.append(row | {"answer": answer})
+    return tuple(rows)
 
 
 def split_rows(share: float, seed: int) -> tuple[list[Row], list[Row]]:
