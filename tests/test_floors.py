@@ -42,7 +42,7 @@ OUTSIDE = {
     "bounds": set(),
     "data": MATHS | {"numpy", "rich", "tokenizers", "transformers", "tensorflow_datasets", "grain"},
     "rewards": MATHS | {"numpy"},
-    "tasks": MATHS | {"numpy", "scipy"},
+    "tasks": MATHS | {"numpy", "scipy", "gymnasium"},
     "people": MATHS | {"numpy", "scipy"},
     "evaluation": MATHS | {"numpy", "scipy"},
 }
