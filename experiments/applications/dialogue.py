@@ -1,9 +1,7 @@
 """A dialogue of several turns, from people's judgements of whole dialogues: SFT, a reward model and RLOO.
 
-    python launch.py dialogue
+python launch.py dialogue
 """
-
-from dataclasses import replace
 
 from rlhf_jax.algorithms import policy_gradient
 from rlhf_jax.optimizer import OptimizerConfig

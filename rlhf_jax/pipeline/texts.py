@@ -111,7 +111,7 @@ class Texts(NamedTuple):
 
     @property
     def said(self) -> list[tuple[str, str]]:
-        """What a tokenizer learns from: pairs of the corpus, with each line of a transcript for itself."""
+        """Texts for a new tokenizer: the pairs of the corpus, or of the prompts and single lines."""
         if not self.environment:
             return self.corpus
         return [(prompt, line) for prompt, said in self.corpus for line in lines_of(said)]

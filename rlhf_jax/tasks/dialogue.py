@@ -191,10 +191,8 @@ def turns_taken(rows: Sequence[Row], responses: Sequence[str]) -> Float32[np.nda
 def success(prompts, responses, size, milk, drink, change, at) -> list[float]:
     """A Python reward, as --rl.reward: 1 for a right order, less 0.1 a turn."""
     names = ("prompt", "size", "milk", "drink", "change", "at")
-    rows = [
-        dict(zip(names, row, strict=True))
-        for row in zip(prompts, size, milk, drink, change, at, strict=True)
-    ]
+    columns = zip(prompts, size, milk, drink, change, at, strict=True)
+    rows: list[Row] = [dict(zip(names, row, strict=True)) for row in columns]
     return (right_orders(rows, responses) - 0.1 * turns_taken(rows, responses)).tolist()
 
 

@@ -5,9 +5,9 @@
     def earned(prompts, responses, seed):       # --task FILE.py --rl.reward FILE.py:earned
         return TASK.gold([{"seed": x} for x in seed], responses).tolist()
 
-An environment of Gymnasium hides its state, and one of a task is a function of its row: each reply is computed
-by playing the turns again from `reset(seed)`. It must therefore do the same after the same seed, which
-Gymnasium's `check_env` tests.
+An environment of Gymnasium hides its state, and one of a task is a function of its row: each reply is
+computed by playing the turns again from `reset(seed)`. The environment must therefore do the same after the
+same seed, which Gymnasium's `check_env` tests.
 """
 
 import string
@@ -32,10 +32,11 @@ LONGEST = 1_000_000
 class TaskEnv(gymnasium.Env):
     """A task as an environment that passes `check_env`.
 
-    An episode has one of `rows`, drawn at `reset`. The observation is the text so far, one line for the prompt
-    and for each turn and reply. An action is a response, or the next turn in a task with an environment. With
-    a `vocabulary` an action is a token: the number of a word, or their count to end the turn. The reward is
-    gold, at the end. `length` is the most characters of an action, or the most tokens of a turn.
+    An episode has one of `rows`, drawn at `reset`. The observation is the text so far, one line for the
+    prompt and for each turn and reply. An action is a response, or the next turn in a task with an
+    environment. With a `vocabulary` an action is a token: the number of a word, or their count to end the
+    turn. The reward is gold, at the end. `length` is the most characters of an action, or the most tokens
+    of a turn.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
@@ -43,7 +44,7 @@ class TaskEnv(gymnasium.Env):
     def __init__(
         self, task: Task, rows: Sequence[Row], vocabulary: Sequence[str] = (), length: int = 256
     ):
-        self.task, self.rows, self.vocabulary, self.length = task, rows, vocabulary, length
+        self.task, self.rows, self.vocabulary, self.length = task, rows, [*vocabulary], length
         texts = [x for row in rows for x in row.values() if isinstance(x, str)]
         characters = frozenset(string.printable).union(*texts, *vocabulary)
         text = partial(Text, min_length=0, charset=characters)
@@ -56,13 +57,13 @@ class TaskEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """(the prompt, no information), of a row drawn by the seed."""
         super().reset(seed=seed)
-        self.row = self.rows[self.np_random.integers(len(self.rows))]
+        self.row = self.rows[int(self.np_random.integers(len(self.rows)))]
         self.lines, self.words = [], []
         return self._text(), {}
 
     def step(self, action):
         """(text so far, reward, whether the episode is over, False, no information)."""
-        if not self.vocabulary:
+        if isinstance(action, str):
             return self._take(action)
         if action < len(self.vocabulary):
             self.words.append(self.vocabulary[action])
@@ -88,7 +89,9 @@ class TaskEnv(gymnasium.Env):
         return "\n".join([self.row["prompt"], *self.lines, *unfinished])
 
 
-def replay(make: Callable[[], Any], seed: int, turns: Sequence[str]) -> tuple[list[str], float, bool]:
+def replay(
+    make: Callable[[], Any], seed: int, turns: Sequence[str]
+) -> tuple[list[str], float, bool]:
     """(observations, sum of rewards, whether it is over) of an environment that `make` makes.
 
     The first observation is that of `reset(seed)`. One that repeats the observation before it and the action
@@ -97,7 +100,9 @@ def replay(make: Callable[[], Any], seed: int, turns: Sequence[str]) -> tuple[li
     """
     env = make()
     if not isinstance(env.action_space, Text):
-        raise ValueError(f"the action space is {env.action_space}: only Text can be played in turns")
+        raise ValueError(
+            f"the action space is {env.action_space}: only Text can be played in turns"
+        )
     before, _ = env.reset(seed=seed)
     seen, total, over = [before], 0.0, False
     for turn in turns:

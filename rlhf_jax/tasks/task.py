@@ -81,8 +81,8 @@ class Task(NamedTuple):
     writes n pairs of prompt and response. `gold(rows, responses)` is the true score of each response.
     `metrics` are further functions of rows and responses, reported by name. `facts(corpus)` are known numbers
     about held-out demonstrations, such as the entropy of the law that wrote them. `defaults` are settings by
-    dotted name that fit the task, such as "sample.length". `best(rows)` are responses with the highest gold. With an `environment`, responses are
-    transcripts. Rows that are judged by people differ in their prompts.
+    dotted name that fit the task, such as "sample.length". `best(rows)` are responses with the highest gold.
+    With an `environment`, responses are transcripts. Rows that people judge differ in their prompts.
     """
 
     prompts: Callable[[float, int], tuple[list[Row], list[Row]]]

@@ -1,7 +1,6 @@
 """Episodes in the pipeline: transcripts as tokens and back, replies of an environment, and a whole run."""
 
 import json
-import random
 
 import jax
 import numpy as np
@@ -47,7 +46,13 @@ def alone(words, text, shape):
 
 def test_a_transcript_is_encoded_line_by_line_and_its_mask_is_the_policys(words):
     said = [text for _, text in DRAWN]
-    said += ["", "\n", "what milk\n\nwhat milk", "\n> sorry\n", "order order order order order order"]
+    said += [
+        "",
+        "\n",
+        "what milk\n\nwhat milk",
+        "\n> sorry\n",
+        "order order order order order order",
+    ]
     prompts = [prompt for prompt, _ in DRAWN] + [ROWS[0]["prompt"]] * 5
     batch = encode_demonstrations(words, prompts, said, P, T, SHAPE)
     for row, text in enumerate(said):
@@ -70,14 +75,14 @@ def test_decoding_inverts_encoding(words):
     """Also where a turn or a reply says nothing, and where a turn has no room for its end."""
     said = [text for _, text in DRAWN] + ["", "\n> sorry\n", "what milk\n\nwhat size", "a\n\n\n\n"]
     said += ["order order order order order\n> sorry\nwhat", "what\n> no\n\n> no"]
-    for text, (ids, own) in zip(
-        said, transcripts.transcript_ids(words, said, SHAPE), strict=True
-    ):
+    for text, (ids, own) in zip(said, transcripts.transcript_ids(words, said, SHAPE), strict=True):
         assert transcripts.transcript_of(words, ids, own, 5, [words.eos_token_id]) == text
 
 
 def test_a_reply_that_is_too_long_is_refused(words):
-    with pytest.raises(ValueError, match=r"'> small oat' has 3 tokens, and sample.length leaves 2 .*: mu"):
+    with pytest.raises(
+        ValueError, match=r"'> small oat' has 3 tokens, and sample.length leaves 2 .*: mu"
+    ):
         transcripts.transcript_ids(words, ["what\n> small oat"], Turns(5, 2))
 
 
@@ -99,7 +104,9 @@ def test_the_environment_hears_turns_and_answers_rows_that_are_not_over(words):
     state, answer, real, rewards, done = turns.respond(
         state, tokens, mask, environment=environment, words=words, most=7, stop=(eos,)
     )
-    assert heard == [(n, ["x", "y", s]) for n, s in zip("abc", ["order", "what milk", ""], strict=True)]
+    assert heard == [
+        (n, ["x", "y", s]) for n, s in zip("abc", ["order", "what milk", ""], strict=True)
+    ]
     assert state[1][1] == ["x", "y", "what milk", "> yes ok"] and state[3][1] == ["x", "y"]
     assert done.tolist() == [True, False, False, True] and not rewards.any()
     ids = words(" > yes ok", add_special_tokens=False)["input_ids"]
@@ -109,11 +116,11 @@ def test_the_environment_hears_turns_and_answers_rows_that_are_not_over(words):
 @pytest.fixture(scope="module")
 def generator(words):
     """A policy of random weights, which says anything."""
-    cfg = ModelConfig(
-        vocab_size=tokenizer.size(words), context=P + T, layers=1, d_model=8, heads=2
-    )
+    cfg = ModelConfig(vocab_size=tokenizer.size(words), context=P + T, layers=1, d_model=8, heads=2)
     lm, devices = networks.language_model(cfg), parallel.on_device()
-    sample = SampleConfig(length=T, stop=(words.eos_token_id, 300, 301, 302), pad=words.pad_token_id)
+    sample = SampleConfig(
+        length=T, stop=(words.eos_token_id, 300, 301, 302), pad=words.pad_token_id
+    )
     make = lambda rows: generation.make_generator(
         sample, devices, lm, words, P, rows, dialogue.ENVIRONMENT
     )
@@ -134,7 +141,7 @@ def test_an_episode_is_what_its_row_and_its_turns_make_it(generator, words):
     heard = samples.attention_mask[:, P:] & ~samples.mask
     for row in range(len(rows)):  # the replies' tokens, whatever the turns were made of
         replies = said.texts[row].split("\n")[1::2]
-        ids = sum(transcripts.encode_lines(words, replies), [])
+        ids = [i for line in transcripts.encode_lines(words, replies) for i in line]
         assert samples.tokens[row, P:][heard[row]].tolist() == ids
     other = make(4).generate(params, rows, jax.random.key(1))
     assert other.texts == said.texts

@@ -1,4 +1,4 @@
-"""The coffee dialogues: customer and gold against twins, degenerate agents, the agents' law, hostile texts."""
+"""The coffee dialogues: customer and gold against a twin, degenerate agents, the agents' law."""
 
 import collections
 import itertools
@@ -16,7 +16,15 @@ from rlhf_jax.tasks.task import Environment, Row, transcript
 ROWS = dialogue.all_rows()
 ASK = [f"what {slot}" for slot in SLOTS]
 ASK += [f"what {a} and {b}" for a, b in itertools.permutations(SLOTS, 2)]
-JUNK = ["", "hello", "what", "what milk milk", "what milk and milk", "order oat latte", "> large oat"]
+JUNK = [
+    "",
+    "hello",
+    "what",
+    "what milk milk",
+    "what milk and milk",
+    "order oat latte",
+    "> large oat",
+]
 
 
 def orders_of(row):
@@ -135,27 +143,19 @@ def test_the_best_dialogues_have_the_highest_gold():
     assert (most - dialogue.MEAN) / dialogue.SCALE < best[0]
 
 
-def degenerate(name):
-    """Speakers without sense, by name."""
-    return {
-        "says nothing": lambda lines: "",
-        "orders at once": lambda lines: "order small oat latte",
-        "asks for ever": lambda lines: "what milk",
-        "repeats the customer": lambda lines: lines[-1] if lines else "hello",
-        "speaks for the customer": lambda lines: (
-            "what size and milk\n> small oat\norder small oat latte"
-        ),
-        "thanks himself": lambda lines: THANKS,
-    }[name]
+DEGENERATE = {
+    "says nothing": lambda lines: "",
+    "orders at once": lambda lines: "order small oat latte",
+    "asks for ever": lambda lines: "what milk",
+    "repeats the customer": lambda lines: lines[-1] if lines else "hello",
+    "speaks for both": lambda lines: "what size and milk\n> small oat\norder small oat latte",
+    "thanks himself": lambda lines: THANKS,
+}
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["says nothing", "orders at once", "asks for ever", "repeats the customer"]
-    + ["speaks for the customer", "thanks himself"],
-)
+@pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_agents_lose(name):
-    said = [dialogue.ENVIRONMENT.play(row, degenerate(name)) for row in ROWS[::40]]
+    said = [dialogue.ENVIRONMENT.play(row, DEGENERATE[name]) for row in ROWS[::40]]
     gold = dialogue.gold(ROWS[::40], said)
     assert gold.mean() < -0.7 and gold.max() < 0  # agents have 0
 
@@ -174,7 +174,19 @@ def test_words_put_into_the_customers_mouth_are_faults():
 def test_hostile_texts_have_a_gold_within_bounds():
     rng = random.Random(1)
     best = dialogue.gold(ROWS[:1], dialogue.best(ROWS[:1]))[0]
-    words = [*ASK, *dialogue.SLOT_OF, "order", ">", "\n", "\n\n", "\r", "\x00", "naïve", "what", *ASK]
+    words = [
+        *ASK,
+        *dialogue.SLOT_OF,
+        "order",
+        ">",
+        "\n",
+        "\n\n",
+        "\r",
+        "\x00",
+        "naïve",
+        "what",
+        *ASK,
+    ]
     texts = ["", "\n" * 1000, "order " * 10_000, "\n".join(["what milk"] * 500)]
     for _ in range(200):
         texts.append(" ".join(rng.choices(words, k=rng.randrange(30))))
@@ -222,7 +234,7 @@ def test_an_agent_who_ignores_a_change_orders_what_was_told_before():
 
 def test_the_python_reward_is_success_less_a_tenth_of_each_turn():
     rows = ROWS[:40]
-    said = [dialogue.ENVIRONMENT.play(row, degenerate("asks for ever")) for row in rows[:20]]
+    said = [dialogue.ENVIRONMENT.play(row, DEGENERATE["asks for ever"]) for row in rows[:20]]
     said += dialogue.best(rows[20:])
     columns = {name: [row[name] for row in rows] for name in (*SLOTS, "change", "at")}
     got = dialogue.success([row["prompt"] for row in rows], said, **columns)

@@ -1,4 +1,4 @@
-"""Tasks as environments of Gymnasium and back: `check_env`, and equal returns of the guessing game both ways."""
+"""Tasks as environments of Gymnasium and back: `check_env`, and the guessing game both ways."""
 
 import subprocess
 import sys
@@ -84,7 +84,8 @@ def test_the_guessing_game_has_equal_returns_both_ways():
 
 def test_tokens_as_actions_are_the_same_game():
     env, same = TaskEnv(TASK, ROWS, WORDS, length=2), make()
-    env.reset(seed=3), same.reset(seed=3)
+    for each in (env, same):
+        each.reset(seed=3)
     end = len(WORDS)
     seen, *_ = env.step(WORDS.index("4"))
     assert seen == "guess\n4"
