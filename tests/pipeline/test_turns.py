@@ -113,6 +113,16 @@ def test_the_environment_hears_turns_and_answers_rows_that_are_not_over(words):
     assert answer[0][real[0]].tolist() == ids and not real[3].any()
 
 
+def named(row, lines):
+    """A reply that names the row and the turn, and ends some episodes early."""
+    return f"> {row['drink']} {row['size']} " + "no " * (len(lines) // 2), len(lines) > 2 * row[
+        "at"
+    ]
+
+
+NAMED = Environment(4, 5, 7, named)
+
+
 @pytest.fixture(scope="module")
 def generator(words):
     """A policy of random weights, which says anything."""
@@ -121,9 +131,7 @@ def generator(words):
     sample = SampleConfig(
         length=T, stop=(words.eos_token_id, 300, 301, 302), pad=words.pad_token_id
     )
-    make = lambda rows: generation.make_generator(
-        sample, devices, lm, words, P, rows, dialogue.ENVIRONMENT
-    )
+    make = lambda rows: generation.make_generator(sample, devices, lm, words, P, rows, NAMED)
     return make, jax.jit(lm.init)(jax.random.key(0))
 
 
@@ -135,7 +143,8 @@ def test_an_episode_is_what_its_row_and_its_turns_make_it(generator, words):
     assert len({*said.texts}) == len(rows)
     for row, text in zip(ROWS, said.texts, strict=True):
         script = iter(text.split("\n")[::2])
-        assert dialogue.ENVIRONMENT.play(row, lambda lines, script=script: next(script)) == text
+        assert NAMED.play(row, lambda lines, script=script: next(script)) == text
+    assert len({text.count("\n") for text in said.texts}) == 3
     samples = said.samples
     assert samples.tokens.shape == (len(rows), P + T)
     heard = samples.attention_mask[:, P:] & ~samples.mask
