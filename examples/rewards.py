@@ -7,10 +7,12 @@ python launch.py grpo --reference FOLDER --data.prompts PROMPTS.jsonl --sample.l
 A reward is called with lists of prompts and of responses, and gives a number for each response. Its other
 parameters name fields of the prompts' rows: `right` wants rows like {"prompt": "6 times 7?", "answer": "42"}.
 A function written for TRL, with `completions` in the place of `responses`, is called by name.
+`right_and_varied` pays for the right number and takes off for repetition, by rewards of the library.
 """
 
 import re
 
+from rlhf_jax.rewards import features, verifiers
 from rlhf_jax.rewards.functions import weighted
 
 KIND = {"good", "great", "superb", "decent"}
@@ -33,3 +35,7 @@ def right(prompts, responses, answer):
     """Whether the last number of a response is the answer."""
     said = [re.findall(r"-?\d+(?:\.\d+)?", response.replace(",", "")) for response in responses]
     return [bool(x) and float(x[-1]) == float(a) for x, a in zip(said, answer, strict=True)]
+
+
+parts = {"right": (1.0, verifiers.number), "repetition": (-0.5, features.repetition)}
+right_and_varied = weighted(parts)

@@ -103,7 +103,8 @@ class Settings:
 
     A class may name fields in tuples: `_main` for those that `--help` shows without `-all`, `_hidden` for
     those that no command line has, `_incidental` for those that change no result, so that a run goes on with
-    others, and `_length` for the one that may grow when a finished run is lengthened.
+    others, and `_length` for the one that may grow when a finished run is lengthened. `_first` is the field
+    that the first word of a command line sets without its name.
     """
 
     def __post_init__(self):

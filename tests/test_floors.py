@@ -40,11 +40,13 @@ OUTSIDE = {
     "train_step": MATHS | {"optax"},
     "batches": MATHS | {"numpy"},
     "bounds": set(),
-    "data": MATHS | {"numpy", "rich", "tokenizers", "transformers", "tensorflow_datasets", "grain"},
-    "rewards": MATHS | {"numpy"},
+    "data": MATHS
+    | {"numpy", "rich", "tokenizers", "transformers"}
+    | {"tensorflow_datasets", "grain", "pyarrow", "datasets"},
+    "rewards": MATHS | {"numpy", "math_verify", "regex", "rouge_score", "sacrebleu", "spacy"},
     "tasks": MATHS | {"numpy", "scipy", "gymnasium"},
     "people": MATHS | {"numpy", "scipy"},
-    "evaluation": MATHS | {"numpy", "scipy"},
+    "evaluation": MATHS | {"numpy", "scipy", "rouge_score", "sacrebleu"},
 }
 NUMPY_ONLY = {
     "data",

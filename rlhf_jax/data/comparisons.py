@@ -1,4 +1,4 @@
-"""Comparisons of responses by people, read from several JSONL layouts, split, and encoded as arrays.
+"""Comparisons of responses by people, read from rows of several layouts, split, and encoded as arrays.
 
     {"prompt": ..., "responses": [...], "preference": 0}    our own; "tie" where neither is better
     {"chosen": ..., "rejected": ...}                        with "prompt", or whole dialogues (HH)
@@ -23,9 +23,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Comparisons
 from rlhf_jax.bounds import Integer, Settings
+from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
-from rlhf_jax.data.sources import Row, field, read_jsonl, texts
+from rlhf_jax.data.sources import Row, field, read, texts
 from rlhf_jax.data.splits import group_of, words
 from rlhf_jax.data.transcripts import Turns
 
@@ -57,48 +58,51 @@ class ComparisonFields(Settings):
 
 
 def read_comparisons(
-    patterns: str | Sequence[str],
+    source: str | Sequence[str],
     fields: ComparisonFields | None = None,
     seed: int = 0,
     chat: Chat = NO_TEMPLATE,
+    bad: BadRecords | None = None,
 ) -> tuple[list[Comparison], int]:
-    """The comparisons of JSONL files (paths as `sources.read_jsonl`), and how many ties were dropped.
+    """The comparisons of a source (as in `sources.read`), and how many ties were dropped.
 
     Each row has its own shape, as above. `group` is `splits.group_of` the prompt; the first human turn
     where it is a dialogue or two dialogues are compared; and the texts themselves, in any order, where
     there is no prompt. Of two dialogues, the prompt is what they share up to the last "\\n\\nAssistant:".
     Labelled texts are matched at random by `seed`, each used once and repeated ones dropped, until one
-    label runs out. Raises ValueError, in one sentence that names path and line, for a row of no known
-    shape, and one that names the files where there is nothing to compare: ties alone, one label alone, or
-    two equal responses in each pair.
+    label runs out. Raises BadRecord, in one sentence that names path and line, for a row of no known
+    shape, unless `bad` skips it, and ValueError, in one that names the source, where there is nothing to
+    compare: ties alone, one label alone, or two equal responses in each pair.
     """
-    fields = fields or ComparisonFields()
+    fields, bad = fields or ComparisonFields(), bad or BadRecords()
     comparisons, labelled, ties = [], {0: [], 1: []}, 0
-    for row in read_jsonl(patterns):
-        row = _plain(row, fields, chat)
-        shape = _shape(row, fields)
-        if shape == "labelled":
-            label = field(row, "label", bool if isinstance(row["label"], bool) else int)
-            if label not in labelled:
-                raise ValueError(f"{row.where}: field 'label' must be 0 or 1, and is {label}")
-            labelled[label].append(field(row, "text", str))
-        elif shape == "chosen":
-            comparisons.append(_chosen(row, fields))
-        else:
-            found, dropped = _mapped(row, fields)
-            comparisons += found
-            ties += dropped
+    for row in read(source, bad=bad):
+        with bad:
+            row = _plain(row, fields, chat)
+            shape = _shape(row, fields)
+            if shape == "labelled":
+                label = field(row, "label", bool if isinstance(row["label"], bool) else int)
+                if label not in labelled:
+                    raise BadRecord(row.where, "field 'label' must be 0 or 1", f", and is {label}")
+                labelled[label].append(field(row, "text", str))
+            elif shape == "chosen":
+                comparisons.append(_chosen(row, fields))
+            else:
+                found, dropped = _mapped(row, fields)
+                comparisons += found
+                ties += dropped
+    bad.check([*comparisons, *labelled[0], *labelled[1], *range(ties)], source)
     comparisons += _matched(labelled[1], labelled[0], seed)
     if not comparisons:
         counts = f"{len(labelled[1])} texts with label 1 and {len(labelled[0])} with label 0"
         raise ValueError(
-            f"{patterns}: there is nothing to compare, for "
+            f"{source}: there is nothing to compare, for "
             + (f"all {ties} preferences are ties" if ties else f"there are {counts}")
             + ": give rows in which one response is better"
         )
     if all(words(c.chosen) == words(c.rejected) for c in comparisons):
         raise ValueError(
-            f"{patterns}: in each of the {len(comparisons)} pairs both responses are the same text, and "
+            f"{source}: in each of the {len(comparisons)} pairs both responses are the same text, and "
             "nothing can be learned: give responses that differ"
         )
     return comparisons, ties
@@ -155,10 +159,11 @@ def _shape(row: Row, fields: ComparisonFields) -> str:
     if {"text", "label"} <= row.keys():
         return "labelled"
     found = ", ".join(repr(key) for key in row) or "none"
-    raise ValueError(
-        f"{row.where}: a comparison needs the fields 'responses' and 'preference', or 'chosen' and "
-        f"'rejected', or 'text' and 'label', and the fields found are {found}: "
-        "name yours with data.fields"
+    raise BadRecord(
+        row.where,
+        "a comparison needs the fields 'responses' and 'preference', or 'chosen' and 'rejected', or 'text' "
+        "and 'label'",
+        f", and the fields found are {found}: name yours with data.fields",
     )
 
 
@@ -187,9 +192,10 @@ def _chosen(row: Row, fields: ComparisonFields) -> Comparison:
     same = itertools.takewhile(lambda ab: ab[0] == ab[1], zip(chosen, rejected, strict=False))
     end = chosen[: len(list(same))].rfind(_ANSWER) + len(_ANSWER)
     if end < len(_ANSWER):
-        raise ValueError(
-            f"{row.where}: 'chosen' and 'rejected' are dialogues, and do not begin with the same turns up to "
-            f"{_ANSWER!r}: they must answer the same dialogue"
+        raise BadRecord(
+            row.where,
+            "'chosen' and 'rejected' are dialogues, and do not begin with the same turns",
+            f" up to {_ANSWER!r}: they must answer the same dialogue",
         )
     return Comparison(chosen[:end], chosen[end:], rejected[end:], group=group_of(chosen))
 
@@ -208,9 +214,10 @@ def _mapped(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
     if all(isinstance(vote, list) for vote in votes):
         for name, vote in zip(names, votes, strict=True):
             if len(vote) != len(pairs):
-                raise ValueError(
-                    f"{row.where}: field {name!r} must hold {len(pairs)} preferences, one for each pair "
-                    f"of {k} responses, and holds {len(vote)}"
+                raise BadRecord(
+                    row.where,
+                    f"field {name!r} must hold {len(pairs)} preferences",
+                    f", one for each pair of {k} responses, and holds {len(vote)}",
                 )
         won: list[tuple[int, int] | None] = []  # (better, worse), None for a tie
         for at, pair in enumerate(pairs):
@@ -242,9 +249,8 @@ def _responses(row: Row, fields: ComparisonFields) -> list[str]:
         values = [row[name] if name in row else field(row, name, str) for name in names]
     responses = [json.dumps(v) if isinstance(v, bool | int | float) else v for v in values]
     if len(responses) < 2 or not all(isinstance(response, str) for response in responses):
-        raise ValueError(
-            f"{row.where}: {fields.responses!r} must give two or more responses, all of them texts"
-        )
+        reason = f"{fields.responses!r} must give two or more responses, all of them texts"
+        raise BadRecord(row.where, reason)
     return responses
 
 
@@ -268,9 +274,10 @@ def _choice(row: Row, name: str, value: Any, first: int, k: int) -> int | None:
         return None
     if number is None or not 0 <= number < k:
         ties = f"{_TIE!r}" + (f" or {first - 1}" if first > 0 else "")
-        raise ValueError(
-            f"{row.where}: field {name!r} must be a number from {first} to {first + k - 1}, or {ties} "
-            f"for a tie, and is {value!r}"
+        raise BadRecord(
+            row.where,
+            f"field {name!r} must be a number from {first} to {first + k - 1}",
+            f", or {ties} for a tie, and is {value!r}",
         )
     return number
 

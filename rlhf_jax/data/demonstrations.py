@@ -1,6 +1,6 @@
 """Prompts and people's responses, as arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_jax.batches import Sequences
 from rlhf_jax.bounds import Settings
 from rlhf_jax.data import tokenizer as tokenizers
+from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.dialogues import HISTORY, NO_TEMPLATE, Chat, Dialogue, Turn, plain
 from rlhf_jax.data.prompts import encode_prompts
-from rlhf_jax.data.sources import field, read_jsonl, texts
+from rlhf_jax.data.sources import Row, field, read, texts
 from rlhf_jax.data.splits import group_of
 from rlhf_jax.data.transcripts import Turns, transcript_ids
 
@@ -38,43 +39,56 @@ class CorpusFields(Settings):
 
 
 def read_demonstrations(
-    patterns: str | Sequence[str], chat: Chat = NO_TEMPLATE, fields: CorpusFields | None = None
+    source: str | Sequence[str],
+    chat: Chat = NO_TEMPLATE,
+    fields: CorpusFields | None = None,
+    bad: BadRecords | None = None,
 ) -> list[Demonstration]:
-    """Prompts and responses of JSONL files (paths as in `sources.read_jsonl`), each pair once.
+    """Prompts and responses of a source (as in `sources.read`), each pair once.
 
     A row has "prompt" and "response", "messages" that end with an answer, or a "text", which is a response
     to an empty prompt; `fields` names others. `group` is the key of the prompt, or of the text without a
-    prompt, from `splits.group_of`. Raises ValueError, in one sentence that names path and line, for any
-    other row and for a blank text, and in one that names the files where every response is blank.
+    prompt, from `splits.group_of`. Raises BadRecord, in one sentence that names path and line, for any other
+    row and for a blank text, unless `bad` skips it, and ValueError, in one that names the source, where
+    every response is blank.
     """
     fields, default, found = fields or CorpusFields(), CorpusFields(), {}
+    bad = bad or BadRecords()
     names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
     by_text = fields.text != default.text  # a field that the user named takes precedence
     by_pair = (fields.prompt, fields.response) != (default.prompt, default.response)
-    for row in read_jsonl(patterns):
-        given = row.keys()
-        row = plain(row, chat, names, (fields.response,), several="")
-        if fields.response in row and (by_pair or not by_text):
-            prompt, response = texts(row, names), field(row, fields.response, str)
-        elif fields.text in row and (by_text or not by_pair):
-            prompt, response = "", field(row, fields.text, str)
-        elif HISTORY & given:
-            raise ValueError(
-                f"{row.where}: the dialogue does not end with an answer of the assistant: leave the row out"
-            )
-        else:
-            raise ValueError(
-                f"{row.where}: a text to learn needs the fields {fields.prompt!r} and {fields.response!r}, "
-                f"or 'messages', or {fields.text!r}, and the fields found are "
-                f"{', '.join(map(repr, given)) or 'none'}: name yours with data.corpus_fields"
-            )
-        if not (prompt or response.strip()):
-            raise ValueError(f"{row.where}: the text is blank: leave the row out")
-        group = row.group if prompt and row.group else group_of(prompt or response)
-        found.setdefault((prompt, response), Demonstration(prompt, response, group))
+    for row in read(source, bad=bad):
+        with bad:
+            given = row.keys()
+            row = plain(row, chat, names, (fields.response,), several="")
+            if fields.response in row and (by_pair or not by_text):
+                prompt, response = texts(row, names), field(row, fields.response, str)
+            elif fields.text in row and (by_text or not by_pair):
+                prompt, response = "", field(row, fields.text, str)
+            else:
+                raise _unreadable(row, given, fields)
+            if not (prompt or response.strip()):
+                raise BadRecord(row.where, "the text is blank", ": leave the row out")
+            group = row.group if prompt and row.group else group_of(prompt or response)
+            found.setdefault((prompt, response), Demonstration(prompt, response, group))
+    bad.check(found, source)
     if not any(demo.response.strip() for demo in found.values()):
-        raise ValueError(f"{patterns}: every response is blank: give texts to learn")
+        raise ValueError(f"{source}: every response is blank: give texts to learn")
     return list(found.values())
+
+
+def _unreadable(row: Row, given: Iterable[str], fields: CorpusFields) -> BadRecord:
+    """The error for a row that holds no text to learn; `given` are its own fields."""
+    if HISTORY & set(given):
+        reason = "the dialogue does not end with an answer of the assistant"
+        return BadRecord(row.where, reason, ": leave the row out")
+    return BadRecord(
+        row.where,
+        f"a text to learn needs the fields {fields.prompt!r} and {fields.response!r}, or 'messages', or "
+        f"{fields.text!r}",
+        f", and the fields found are {', '.join(map(repr, given)) or 'none'}: name yours with "
+        "data.corpus_fields",
+    )
 
 
 def encode_demonstrations(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.data import tokenizer
+from rlhf_jax.data.bad_records import BadRecord
 from rlhf_jax.data.sources import Row
 from rlhf_jax.data.splits import group_of
 
@@ -30,6 +31,13 @@ HISTORY = {"messages", "conversations"}
 """Fields that hold a dialogue, with or without its last answer."""
 
 _ANSWER = "\ue000answer\ue000"  # stands for an answer, to see what a template writes round it
+
+
+_REFUSES = "the chat template refuses it"
+
+
+class Refused(ValueError):
+    """A chat template refuses the messages of a dialogue."""
 
 
 class Turn(NamedTuple):
@@ -167,7 +175,7 @@ def _render(words: PreTrainedTokenizerBase, messages: list[dict], **settings) ->
     except ValueError:
         raise
     except Exception as error:  # templates raise any exception of jinja2
-        raise ValueError(f"the chat template refuses it: {error}") from error
+        raise Refused(f"{_REFUSES}: {error}") from error
 
 
 NO_TEMPLATE = template("")
@@ -195,9 +203,9 @@ def plain(
     "conversations" of {"from", "value"} are messages too, and content may be a list of texts.
 
     The text of the prompt goes into the first field of `prompt`. `group` is the key of the user's first
-    message, so that dialogues with the same beginning stay on one side of a split. Raises ValueError,
-    naming path and line, for a message without a text, for an answer that is not the assistant's, for
-    answers to different dialogues, and where a template is missing or refuses the dialogue.
+    message, so that dialogues with the same beginning stay on one side of a split. Raises BadRecord, naming
+    path and line, for a message without a text, for an answer that is not the assistant's, for answers to
+    different dialogues, and where the template refuses the dialogue; ValueError where there is no template.
     """
     parts = _parts(row, prompt, answers, several)
     if parts is None:
@@ -208,7 +216,10 @@ def plain(
     fields |= dict.fromkeys(prompt, "")
     try:
         fields[prompt[0]] = chat(history)
-    except ValueError as error:
+    except Refused as error:
+        more = str(error).removeprefix(_REFUSES)
+        raise BadRecord(row.where, f"this is a dialogue, and {_REFUSES}", more) from None
+    except ValueError as error:  # no record's fault: there is no template
         raise ValueError(f"{row.where}: this is a dialogue, and {error}") from None
     first = [x["content"] for x in history if x["role"] == USER]
     return Row(dict(row) | fields, row.where, group=group_of(first[0]) if first else None)
@@ -229,10 +240,8 @@ def _parts(row: Row, prompt: Sequence[str], answers: Sequence[str], several: str
     if not (asked or whole or any(sides.values())):
         return None
     if asked and asked[-1]["role"] == ASSISTANT:
-        raise ValueError(
-            f"{row.where}: the dialogue in {prompt[0]!r} ends with the assistant: it must end with what is "
-            "answered"
-        )
+        reason = f"the dialogue in {prompt[0]!r} ends with the assistant"
+        raise BadRecord(row.where, reason, ": it must end with what is answered")
     before, answer = whole, {}
     if whole and whole[-1]["role"] == ASSISTANT:
         before, answer = whole[:-1], {answers[-1]: whole[-1]["content"]}
@@ -256,21 +265,16 @@ def _answered(row: Row, before: list[dict], asked: list[dict], sides: dict) -> l
             found[name] = before
             continue
         if side[-1]["role"] != ASSISTANT:
-            raise ValueError(
-                f"{row.where}: {name!r} ends with the role {side[-1]['role']!r}: it must end with an answer "
-                "of the assistant"
-            )
+            reason = f"{name!r} ends with the role {side[-1]['role']!r}"
+            raise BadRecord(row.where, reason, ": it must end with an answer of the assistant")
         found[name] = (before + side if side[0]["role"] == ASSISTANT else side)[:-1]
         if found[name][: len(asked)] != asked:
-            raise ValueError(
-                f"{row.where}: {name!r} does not begin with the dialogue in the prompt: it must answer that"
-            )
+            reason = f"{name!r} does not begin with the dialogue in the prompt"
+            raise BadRecord(row.where, reason, ": it must answer that")
     histories = [x for x in found.values() if x]
     if any(x != histories[0] for x in histories):
-        raise ValueError(
-            f"{row.where}: {' and '.join(map(repr, found))} differ before their last message: they must "
-            "answer the same dialogue"
-        )
+        reason = f"{' and '.join(map(repr, found))} differ before their last message"
+        raise BadRecord(row.where, reason, ": they must answer the same dialogue")
     return histories[0] if histories else []
 
 
@@ -291,9 +295,10 @@ def _messages(row: Row, name: str, value: Any) -> list[dict]:
             texts = [x for x in parts if isinstance(x, str)]
             content = "".join(texts) if len(texts) == len(parts) else None
         if not isinstance(role, str) or not isinstance(content, str):
-            raise ValueError(
-                f"{row.where}: message {number} of {name!r} needs a role and a text as its content (a call "
-                "of a tool or a picture is not read): leave the row out, or give a text"
+            raise BadRecord(
+                row.where,
+                f"message {number} of {name!r} needs a role and a text as its content",
+                " (a call of a tool or a picture is not read): leave the row out, or give a text",
             )
         found.append({"role": ROLES.get(role, role), "content": content})
     return found

@@ -1,24 +1,28 @@
-"""Rows of text from files and from random-access sources; every row knows its origin."""
+"""Rows of text from files, data sets and random-access sources; every row knows its origin.
+
+rows.jsonl, more/*.jsonl.gz, rows.parquet     files and globs, with commas between them
+tfds:gsm8k:train[:90%]                        TensorFlow Datasets: tfds:NAME[/CONFIG][:SPLIT]
+FOLDER[:SPLIT]                                a folder of TFDS, or of `save_to_disk` of `datasets`
+hf:openai/gsm8k/main:test                     the Hugging Face Hub: hf:NAME[/CONFIG][:SPLIT]
+"""
 
 import codecs
+import contextlib
 import glob
 import gzip
 import json
 import os
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
-LONG = 2**26
-"""File size in bytes from which reading shows its progress."""
-DEEP = 100
-"""Deepest allowed nesting of lists and objects in a row."""
+from rlhf_jax.data import jsonl
+from rlhf_jax.data.bad_records import BadRecord, BadRecords
+
+_TFDS, _HUB = "tfds:", "hf:"
 
 
 class Row(dict):
@@ -29,48 +33,25 @@ class Row(dict):
         self.where, self.group = where, group
 
 
-def read_jsonl(patterns: str | Sequence[str], required: tuple[str, ...] = ()) -> list[Row]:
-    """The rows of JSONL files, plain or gzipped, in the order of the files and lines.
-
-    `patterns` are paths or globs (`~` allowed): a sequence, or one string with commas between them (or the
-    name of one file that contains commas). A file that is named twice is read once; blank lines and
-    byte-order marks are skipped. Every row holds a string in each field of `required`. Raises ValueError,
-    in one sentence that names the path and line, for a pattern without files, a file without rows, and a
-    row that is no JSON object, has a duplicate key or an unpaired surrogate, or lacks a field.
-    """
-    rows = []
-    for path in paths(patterns):
-        before = len(rows)
-        for number, line in enumerate(_lines(path), 1):
-            line = line.removeprefix(codecs.BOM_UTF8)  # a mark may follow where files were joined
-            if line.strip():
-                rows.append(_row(line, f"{path}:{number}"))
-                for name in required:
-                    field(rows[-1], name, str)
-        if len(rows) == before:
-            raise ValueError(f"{path} holds no rows: give a file with one JSON object on each line")
-    return rows
-
-
 def field(row: Row, name: str, kind: type) -> Any:
     """The field `name` of a row, which must exist and be a `kind`.
 
     A whole number is accepted as a float, a float without a fraction (1.0, as pandas writes it) as a whole
-    number, and True as neither. Raises ValueError that names the row's origin, the field and the fields
+    number, and True as neither. Raises BadRecord, which names the row's origin, the field and the fields
     found.
     """
     if name not in row:
         found = ", ".join(repr(key) for key in row) or "none"
-        raise ValueError(
-            f"{row.where}: field {name!r} is missing, and the fields found are {found}"
-        )
+        more = f", and the fields found are {found}"
+        raise BadRecord(row.where, f"field {name!r} is missing", more)
     value = row[name]
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     kinds = (int, float) if kind is float else kind
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
-        wanted, got = _KINDS.get(kind, kind.__name__), _KINDS.get(type(value), type(value).__name__)
-        raise ValueError(f"{row.where}: field {name!r} must be {wanted}, and is {got}")
+        wanted = jsonl.KINDS.get(kind, kind.__name__)
+        more = f", and is {jsonl.kind_of(value)}"
+        raise BadRecord(row.where, f"field {name!r} must be {wanted}", more)
     return value
 
 
@@ -93,164 +74,193 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> N
     os.replace(part, path)
 
 
-def rows_from_source(source: Any, name: str, required: tuple[str, ...] = ()) -> list[Row]:
-    """The rows of any random-access source (`len(source)`, `source[i]` a mapping), read into memory.
+def read(
+    source: str | Sequence[str], required: tuple[str, ...] = (), bad: BadRecords | None = None
+) -> list[Row]:
+    """The rows of a source, in the order of its parts, files and lines.
 
-    Bytes become text, NumPy scalars Python's and arrays lists. TFDS data sources, Grain `MapDataset`s and
-    plain lists of dicts are such sources. Raises ValueError as `read_jsonl`, naming `name[i]`.
+    `source` names files, globs (`~` allowed), folders and data sets as at the top of this file: a sequence,
+    or one string with commas between them (or one path that contains commas). A part that is named twice is
+    read once; blank lines and byte-order marks are skipped. Every row holds a string in each field of
+    `required`. Raises ValueError, in one sentence, for a part that is not there or holds no rows, and
+    BadRecord, which names file and line, for a row that is no JSON object, has a duplicate key or an
+    unpaired surrogate, is not UTF-8, or lacks a field; with `bad`, such rows may be skipped (see BadRecords).
     """
-    rows = []
-    for i in range(len(source)):
-        where = f"{name}[{i}]"
-        try:
-            rows.append(_whole(Row(_plain(source[i]), where)))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{where}: a text is not UTF-8, convert it") from error
-        for wanted in required:
-            field(rows[-1], wanted, str)
+    rows, bad = [], bad or BadRecords()
+    for place in places(source):
+        opened, before = _opened(place), bad.total
+        if opened is None:
+            rows += _rows_of_lines(place, required, bad)
+        else:
+            rows += rows_from_source(opened, place, required, bad)
+        if bad.total == before:
+            wanted = "with one JSON object on each line" if opened is None else "that has some"
+            raise ValueError(f"{place} holds no rows: name a source {wanted}")
+    bad.check(rows, source)
     return rows
 
 
-def rows_from_tfds(
-    name: str, split: str, required: tuple[str, ...] = (), data_dir: str | None = None
+def rows_from_source(
+    source: Any, name: str, required: tuple[str, ...] = (), bad: BadRecords | None = None
 ) -> list[Row]:
-    """The rows of a TensorFlow Datasets split, read without TensorFlow.
+    """The rows of any random-access source (`len(source)`, `source[i]` a mapping), read into memory.
 
-    The dataset must be on disk in the array_record format. Raises ImportError where TFDS is missing.
+    Bytes become text, NumPy scalars Python's, arrays lists, and values without a JSON form (dates) their
+    text. TFDS data sources, Grain `MapDataset`s and plain lists of dicts are such sources. Raises BadRecord
+    as `read`, naming `name[i]`.
     """
-    try:
-        import tensorflow_datasets as tfds  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError(
-            f"reading {name!r} needs TensorFlow Datasets: pip install tensorflow-datasets array-record"
-        ) from error
-    return rows_from_source(
-        tfds.data_source(name, split=split, data_dir=data_dir), f"{name}/{split}", required
-    )
+    rows, bad = [], bad or BadRecords()
+    for i in range(len(source)):
+        bad.total += 1
+        with bad:
+            where = f"{name}[{i}]"
+            try:
+                row = Row(_plain(source[i]), where)
+            except UnicodeDecodeError as error:
+                raise BadRecord(where, "a text is not UTF-8", ", convert it") from error
+            jsonl.check_characters(row, where)
+            rows.append(_with(row, required))
+    return rows
 
 
-_KINDS = {
-    str: "a string",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
-}
+def files(source: str | Sequence[str]) -> list[str]:
+    """The files on disk that hold the rows of a source, by which it is known again."""
+    found = []
+    for place in places(source):
+        opened = _opened(place)
+        found += [place] if opened is None else opened.files
+    return list(dict.fromkeys(found))
 
 
-def paths(patterns: str | Sequence[str]) -> list[str]:
-    """The files that match the patterns, each once, in order."""
-    if isinstance(patterns, str):  # a comma may be part of a file's name
-        patterns = [patterns] if os.path.isfile(patterns) else patterns.split(",")
+def places(source: str | Sequence[str]) -> list[str]:
+    """The files, folders and data sets that a source names, each once, in order.
+
+    Raises ValueError for a pattern without files.
+    """
+    if isinstance(source, str):  # a comma may be part of a name
+        whole = os.path.exists(os.path.expanduser(source.strip()))
+        source = [source] if whole else source.split(",")
     named = []
-    for pattern in patterns:
-        pattern = os.path.expanduser(pattern.strip())
-        found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
-        if not found:  # a folder's name may have brackets
-            found = sorted(glob.glob(pattern.replace("[", "[[]"), recursive=True))
-        files = [path for path in found if os.path.isfile(path)]
-        if not files:
-            why = (
-                f"a folder: name its files, as in {pattern}/*.jsonl" if found else "check the path"
-            )
-            raise ValueError(f"no such file: {pattern!r}, {why}")
-        named += files
+    for part in source:
+        part = os.path.expanduser(part.strip())
+        named += [part] if part.startswith((_TFDS, _HUB)) or _folder(part) else _matching(part)
     return list(dict.fromkeys(named))
 
 
-def _lines(path: str) -> Iterator[bytes]:
-    """The lines of a file, which is decompressed if it is gzipped, whatever its name."""
-    try:
-        with open(path, "rb") as raw:
-            size, zipped = os.fstat(raw.fileno()).st_size, raw.peek(2)[:2] == b"\x1f\x8b"
-            console = Console()
-            with Progress(
-                transient=True, console=console, disable=size < LONG or not console.is_terminal
-            ) as progress:
-                bar = progress.add_task(os.path.basename(path), total=size)
-                for number, line in enumerate(gzip.GzipFile(fileobj=raw) if zipped else raw):
-                    if number % 1000 == 0:
-                        progress.update(bar, completed=raw.tell())
-                    yield line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}): download it again") from error
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+def _matching(pattern: str) -> list[str]:
+    """The files that match a pattern."""
+    found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
+    if not found:  # a folder's name may have brackets
+        found = sorted(glob.glob(pattern.replace("[", "[[]"), recursive=True))
+    matching = [path for path in found if os.path.isfile(path)]
+    if not matching:
+        why = f"a folder: name its files, as in {pattern}/*.jsonl" if found else "check the path"
+        raise ValueError(f"no such file: {pattern!r}, {why}")
+    return matching
 
 
-def _row(line: bytes, where: str) -> Row:
-    too_deep = f"lists and objects stand more than {DEEP} deep in each other: take that field out"
-    try:
-        value = json.loads(line.decode("utf-8"), object_pairs_hook=_once)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: the line is not UTF-8, convert the file") from error
-    except json.JSONDecodeError as error:
-        message = f"{error.msg} at column {error.colno}"
+def _folder(place: str) -> tuple[str, str] | None:
+    """(folder of a data set, split) of FOLDER[:SPLIT]; None for files, and for a folder of files."""
+    folder, split = (place, "") if os.path.isdir(place) else _divided(place)
+    there = os.path.isdir(folder) and (_is_saved(folder) or _prepared(folder))
+    return (folder, split) if there else None
+
+
+def _divided(place: str) -> tuple[str, str]:
+    """(name, split) of NAME[:SPLIT], whose split may have slices with colons of their own."""
+    found = re.fullmatch(r"(.*?)(?::(\w[^/]*))?", place, re.DOTALL)
+    return (found[1], found[2] or "") if found else (place, "")
+
+
+def _opened(place: str) -> Any:
+    """The random-access source at a place; None for a file of lines.
+
+    The libraries that read it are imported here, because they would slow down the start of every run.
+    """
+    name, split = _divided(place.removeprefix(_TFDS).removeprefix(_HUB))
+    if not place.startswith((_TFDS, _HUB)) and (folder := _folder(place)):
+        name, split = folder
+        place = _HUB if _is_saved(name) else _TFDS
+        if place == _TFDS:
+            name = _only(name)
+    if place.startswith(_HUB):
+        from rlhf_jax.data.hub_datasets import HubDataset
+
+        return HubDataset(name, split)
+    if place.startswith(_TFDS):
+        from rlhf_jax.data.tfds import TFDS
+
+        return TFDS(name, split)
+    if not _is_parquet(place):
+        return None
+    from rlhf_jax.data.parquet import Parquet
+
+    return Parquet(place)
+
+
+def _is_parquet(path: str) -> bool:
+    """True for a Parquet file, whatever its name; it may be gzipped."""
+    with contextlib.suppress(OSError, EOFError):  # not whole: its reader says so
+        for opened in (open, gzip.open):
+            with opened(path, "rb") as file:
+                if file.read(4) == b"PAR1":
+                    return True
+    return False
+
+
+def _is_saved(folder: str) -> bool:
+    """True for a folder that `save_to_disk` of `datasets` wrote."""
+    return any(Path(folder, mark).is_file() for mark in ("state.json", "dataset_dict.json"))
+
+
+def _prepared(folder: str) -> list[str]:
+    """The folders of prepared TFDS data in a folder: itself, or those up to three levels below it."""
+    levels = (f"{'*/' * depth}dataset_info.json" for depth in range(4))
+    found = (path.parent for level in levels for path in Path(folder).glob(level))
+    return sorted(str(path) for path in found if not path.name.startswith("incomplete."))
+
+
+def _only(folder: str) -> str:
+    """The one folder of prepared TFDS data in a folder."""
+    first, *others = _prepared(folder)
+    if others:
         raise ValueError(
-            f"{where}: the line is not JSON ({message}): write one whole object on each line"
-        ) from error
-    except RecursionError as error:
-        raise ValueError(f"{where}: {too_deep}") from error
-    except ValueError as error:  # a key twice, or a number of thousands of digits
-        reason = str(error).partition(";")[0]
-        raise ValueError(f"{where}: the line cannot be read ({reason}): mend the row") from error
-    if not isinstance(value, dict):
-        got = _KINDS.get(type(value), type(value).__name__)
-        raise ValueError(f"{where}: the line must be a JSON object, and is {got}")
-    if line.count(b"[") + line.count(b"{") > DEEP and _depth(value) > DEEP:
-        raise ValueError(f"{where}: {too_deep}")
-    row = Row(value, where)
-    return _whole(row) if _HALF.search(line) else row
+            f"{folder} holds {1 + len(others)} prepared data sets: name one of them, as in {first}"
+        )
+    return first
 
 
-def _depth(value: Any) -> int:
-    """Nesting depth of lists and objects."""
-    depth, level = 0, [value]
-    while level:
-        depth += 1
-        inside = [x.values() if isinstance(x, dict) else x for x in level]
-        level = [item for items in inside for item in items if isinstance(item, dict | list)]
-    return depth
+def _rows_of_lines(path: str, required: tuple[str, ...], bad: BadRecords) -> list[Row]:
+    """The rows of a file with a JSON object on each line."""
+    rows = []
+    for number, line in enumerate(jsonl.lines(path), 1):
+        line = line.removeprefix(codecs.BOM_UTF8)  # a mark may follow where files were joined
+        if not line.strip():
+            continue
+        bad.total += 1
+        with bad:
+            where = f"{path}:{number}"
+            rows.append(_with(Row(jsonl.parse(line, where), where), required))
+    return rows
 
 
-_HALF = re.compile(
-    rb"\\u[dD][89a-fA-F]"
-)  # how JSON escapes half of a character, most often beside its other
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict:
-    """A JSON object with distinct keys; JSON itself silently keeps the last of two."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} comes twice")
-    return found
-
-
-def _whole(row: Row) -> Row:
-    """The row, whose texts must have no unpaired surrogate: no tokenizer and no file accepts one."""
-    try:
-        json.dumps(row, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError as error:
-        half = ascii(error.object[error.start])[1:-1]
-        raise ValueError(
-            f"{row.where}: the row holds {half}, half of a character (of an emoji that was cut in two, for "
-            "example): take it out, or write the character whole"
-        ) from None
+def _with(row: Row, required: tuple[str, ...]) -> Row:
+    """The row, which must hold a string in each of these fields."""
+    for name in required:
+        field(row, name, str)
     return row
 
 
 def _plain(value: Any) -> Any:
-    """Text for bytes, and Python numbers and lists for NumPy's."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
+    """A value of JSON: text for bytes and for other kinds, Python's numbers and lists for NumPy's."""
     if isinstance(value, np.ndarray | np.generic):
         return _plain(value.tolist())
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str):  # TFDS has its own for messages
         return [_plain(item) for item in value]
-    return value
+    return str(value)

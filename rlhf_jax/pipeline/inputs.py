@@ -8,7 +8,7 @@ from rlhf_jax.models.hub import huggingface
 from rlhf_jax.runs import manifest
 
 DATA = "data.corpus", "data.comparisons", "data.prompts"
-"""The settings that name JSONL files."""
+"""The settings that name sources of rows."""
 MODELS = "pretrained", "reference", "reward_model", "tokenizer"
 """The settings that name a model or tokenizer, by folder or hub name."""
 CODE = "rl.reward", "task"
@@ -19,13 +19,13 @@ LARGE = 2 * 10**9  # bytes, beyond which a line says why nothing happens
 def content(cfg) -> dict[str, dict[str, str]]:
     """The sha256 of each file that `cfg` names, by setting and file.
 
-    For a model's folder these are the files that are read, and for an adapter also those of the model it
-    adapts; for a model on the hub, the resolved revision.
+    For a data set these are its files on disk. For a model's folder these are the files that are read, and
+    for an adapter also those of the model it adapts; for a model on the hub, the resolved revision.
     """
     found = {}
     for setting in DATA:
         if value := _setting(cfg, setting):
-            found[setting] = _hashes(map(pathlib.Path, sources.paths(value)))
+            found[setting] = _hashes(map(pathlib.Path, sources.files(value)))
     for setting in CODE:
         if value := _setting(cfg, setting):
             file = value.rpartition(":")[0] or value

@@ -145,7 +145,8 @@ def _told(setting: str, ids: tuple, lengths: list[int], asked: dict[str, int]) -
             continue
         if not own and 2 * cut > len(x):
             raise ValueError(
-                f"{cut} of {len(x)} {kind} of {setting} are longer than the {n} tokens that the model's "
+                f"{cut} of {len(x)} {kind} ({100 * cut / len(x):.1f} %) of {setting} are longer than the "
+                f"{n} tokens that the model's "
                 f"positions leave for them (up to {x.max()}): set {name} = {n} to truncate them, or use a "
                 "model with more positions (model.context, where it starts from random weights)"
             )
@@ -155,7 +156,8 @@ def _told(setting: str, ids: tuple, lengths: list[int], asked: dict[str, int]) -
         flag = "--" + name.replace("_", "-")
         if cut:
             cuts.append(
-                f"{cut} of {len(x)} {kind} are cut to {n} tokens ({lost}; {flag} {x.max()} keeps all)"
+                f"{cut} of {len(x)} {kind} ({100 * cut / len(x):.1f} %) are cut to {n} tokens ({lost}; "
+                f"{flag} {x.max()} keeps all)"
             )
     if not cuts:
         return [f"{setting}: none of {' and '.join(whole)} is cut"] if whole else []
@@ -163,7 +165,7 @@ def _told(setting: str, ids: tuple, lengths: list[int], asked: dict[str, int]) -
     ends = int(np.sum(ids[1] <= lengths[1]))
     if 2 * ends < len(ids[1]):
         lines.append(
-            f"warning: only {ends} of {len(ids[1])} answers of {setting} keep their end, so a policy hardly "
-            f"learns to stop: raise {list(asked)[1]}"
+            f"warning: only {ends} of {len(ids[1])} answers ({100 * ends / len(ids[1]):.1f} %) of {setting} "
+            f"keep their end, so a policy hardly learns to stop: raise {list(asked)[1]}"
         )
     return lines

@@ -20,7 +20,9 @@ class PythonRewardConfig(Settings):
 
     reward: str = ""
     """Python reward as FILE.py:FUNCTION; the function takes (prompts, responses) and returns one number per
-    response. Further parameters name fields of the prompt rows. Replaces the reward model unless
+    response. Further parameters name fields of the prompt rows. Built-in ones are verifiers:number, math,
+    exact, chrf, rouge (they read the field "answer"), pattern ("pattern") and code ("tests"), and
+    features:length, repetition, distinct, sentences and readability. Replaces the reward model unless
     `reward_model_weight` is set."""
     reward_model_weight: NonNegative = 0.0
     """Weight of the reward model beside a Python reward."""

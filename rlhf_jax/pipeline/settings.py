@@ -19,7 +19,10 @@ TASK = "reviews"
 """The task used where `task` is empty."""
 OF_WORLD = ("data.reviews", "data.pairs", "annotators")
 """The settings that only a generated task reads."""
-OF_FILES = ("data.prompt_words", "data.fields", "data.corpus_fields", "data.prompts_fields")
+OF_FILES = (
+    *("data.prompt_words", "data.fields", "data.corpus_fields", "data.prompts_fields"),
+    "data.bad",
+)
 """The settings that only data files need."""
 
 

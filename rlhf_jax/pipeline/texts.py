@@ -1,4 +1,4 @@
-"""Texts that a run trains and is evaluated on: from a generated task, or from JSONL files."""
+"""Texts that a run trains and is evaluated on: from a generated task, or from sources of rows."""
 
 import importlib
 import importlib.util
@@ -7,25 +7,25 @@ import pathlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
 from rlhf_jax import tasks
 from rlhf_jax.bounds import Bound, Count, Inside, Settings, Whole
+from rlhf_jax.data import sources
+from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import Comparison, ComparisonFields, read_comparisons
 from rlhf_jax.data.demonstrations import CorpusFields, Demonstration, read_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
-from rlhf_jax.data.sources import field, read_jsonl
-from rlhf_jax.data.sources import texts as joined
 from rlhf_jax.data.splits import group_of, make_teaches, split, words
 from rlhf_jax.data.transcripts import lines_of
 from rlhf_jax.people import annotators
 from rlhf_jax.tasks.task import Environment, Task
 
 FILES = ("corpus", "comparisons", "prompts")
-"""The settings of `data` that name files."""
+"""The settings of `data` that name sources of rows."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +36,34 @@ class PromptFields(Settings):
     """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
     text: str = "text"
     """Field of a text whose first words become the prompt, for rows without a prompt."""
+    answer: str = "answer"
+    """Field of a reference answer, which verifiers and evaluation compare responses with; its column is
+    called "answer"."""
 
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """Training data: JSONL files, or a generated task where no file is named."""
+    """Training data: files and data sets of others, or a generated task where none is named."""
 
     _main = ("corpus", "comparisons", "prompts", "prompt_length")
 
     corpus: str = ""
-    """JSONL files for SFT (commas and globs allowed): rows with "text", with "prompt" and "response", or
-    with "messages" that end with an answer."""
+    """Source of texts for SFT: JSONL or Parquet files (commas, globs and .gz allowed),
+    tfds:NAME[/CONFIG][:SPLIT] with slices such as train[:90%], hf:NAME[/CONFIG][:SPLIT], or a folder of TFDS
+    or of `save_to_disk`. A row has "text", or "prompt" and "response", or "messages" that end with an
+    answer."""
     corpus_fields: CorpusFields = CorpusFields()
     comparisons: str = ""
-    """JSONL files of preferences that train the reward model and the held-out reward model."""
+    """Source of preferences that train the reward model and the held-out reward model: files, tfds:NAME,
+    hf:NAME, or a folder."""
     fields: ComparisonFields = ComparisonFields()
     prompts: str = ""
-    """JSONL files of prompts: rows with "prompt" (text or messages), or with "text", whose first words
-    become the prompt. A Python reward can read the other fields of a row."""
+    """Source of prompts: files, tfds:NAME, hf:NAME, or a folder. A row has "prompt" (text or messages), or
+    "text", whose first words become the prompt. A Python reward can read the other fields of a row."""
     prompts_fields: PromptFields = PromptFields()
+    bad: Literal["fail", "skip"] = "fail"
+    """Treatment of records that cannot be used (no JSON, not UTF-8, a field missing, an empty text, a label
+    out of range): "fail" refuses the first one, "skip" leaves them out and tells how many, where and why."""
     prompt_words: Count = 4
     """Number of words of a "text" that become its prompt."""
     prompt_length: Whole = 0
@@ -262,7 +271,7 @@ def check_files(cfg: DataConfig, needs: Needs):
     for name in FILES:
         if name in needs.needed and not getattr(cfg, name):
             raise ValueError(
-                f"data.{name} is empty while other files are given: name its JSONL files, or give no files "
+                f"data.{name} is empty while other files are given: name its files or data set, or give none "
                 "for a generated task (reference replaces the corpus; reward_model, or rl.reward alone, "
                 "replaces the comparisons)"
             )
@@ -274,47 +283,78 @@ def check_files(cfg: DataConfig, needs: Needs):
             )
 
 
-def read_prompts(cfg: DataConfig, chat: Chat) -> list[Row]:
-    """Each prompt of the files with its columns, the other fields of its row.
+def read_prompts(cfg: DataConfig, chat: Chat, bad: BadRecords | None = None) -> list[Row]:
+    """Each prompt of the source with its columns, the other fields of its row.
 
-    Rows with equal prompt and columns are merged; a prompt with two answers keeps two rows. Raises
-    ValueError, in one sentence that names path and line, for a row without a prompt.
+    The reference answer is the column "answer", in place of any other field of that name. Rows with equal
+    prompt and columns are merged; a prompt with two answers keeps two rows. Raises BadRecord, in one sentence
+    that names path and line, for a row without a prompt, or without an answer in a field that the settings
+    name, unless `bad` skips it.
     """
     fields, default, rows = cfg.prompts_fields, PromptFields(), {}
+    bad = bad or BadRecords()
     names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
-    for row in read_jsonl(cfg.prompts):
-        row, used = plain(row, chat, names), names
-        by_text = fields.text in row and fields.prompt == default.prompt
-        if by_text and (fields.text != default.text or default.prompt not in row):
-            used = [fields.text]
-            prompt = " ".join(field(row, fields.text, str).split()[: cfg.prompt_words])
-        else:
-            prompt = joined(row, names)
-        if not prompt:
-            raise ValueError(f"{row.where}: the prompt is empty: leave the row out, or give a text")
-        columns = {key: value for key, value in row.items() if key not in used}
-        asked = Row(prompt, columns, row.group or group_of(prompt))
-        rows.setdefault((prompt, json.dumps(columns, sort_keys=True)), asked)
+    for row in sources.read(cfg.prompts, bad=bad):
+        with bad:
+            row, used = plain(row, chat, names), names
+            by_text = fields.text in row and fields.prompt == default.prompt
+            if by_text and (fields.text != default.text or default.prompt not in row):
+                used = [fields.text]
+                text = sources.field(row, fields.text, str)
+                prompt = " ".join(text.split()[: cfg.prompt_words])
+            else:
+                prompt = sources.texts(row, names)
+            if not prompt:
+                more = ": leave the row out, or give a text"
+                raise BadRecord(row.where, "the prompt is empty", more)
+            columns = {key: value for key, value in row.items() if key not in used}
+            if fields.answer != default.answer:
+                columns[default.answer] = _answer(row, fields.answer)
+                columns.pop(fields.answer, None)
+            asked = Row(prompt, columns, row.group or group_of(prompt))
+            rows.setdefault((prompt, json.dumps(columns, sort_keys=True)), asked)
+    bad.check(rows, cfg.prompts)
     return list(rows.values())
 
 
+def _answer(row: sources.Row, name: str) -> Any:
+    """The reference answer in a field that the settings name."""
+    if row.get(name) is None:
+        found = ", ".join(map(repr, row)) or "none"
+        more = f", which data.prompts_fields.answer names, and the fields found are {found}"
+        raise BadRecord(row.where, f"field {name!r} is missing", more)
+    return row[name]
+
+
+def _records(cfg: DataConfig, seed: int, chat: Chat) -> tuple[list, int, list, list]:
+    """(comparisons, number of ties, demonstrations, prompts) of the sources; prints what is left out."""
+    compared, ties, demos, rows = [], 0, [], []
+    bad = {name: BadRecords(skip=cfg.bad == "skip") for name in FILES}
+    if cfg.comparisons:
+        compared, ties = read_comparisons(
+            cfg.comparisons, cfg.fields, seed, chat, bad["comparisons"]
+        )
+    if cfg.corpus:
+        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields, bad["corpus"])
+    if cfg.prompts:
+        rows = read_prompts(cfg, chat, bad["prompts"])
+    for name, records in bad.items():
+        if records.found:
+            print(f"left out of data.{name}: {records}", flush=True)
+    if ties:
+        print(f"left out: {ties} ties of data.comparisons", flush=True)
+    return compared, ties, demos, rows
+
+
 def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Needs = ALL) -> Texts:
-    """Texts of JSONL files, split by hash. Every file is read and checked before any training.
+    """Texts of files and data sets, split by hash. Every one is read and checked before any training.
 
     Prompts and comparisons are held out by one hash of one key, so a prompt is on the same side of both.
     Corpus texts that answer or repeat held-out ones are not used at all. Without prompt files, the prompts
     of the comparisons or of the corpus are used; without a corpus where one is needed, the chosen
     responses.
     """
-    compared, ties, demos, rows = [], 0, [], []  # every file is read before any is split
-    if cfg.comparisons:
-        compared, ties = read_comparisons(cfg.comparisons, cfg.fields, seed, chat)
-    if cfg.corpus:
-        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields)
-    if cfg.prompts:
-        rows = read_prompts(cfg, chat)
-    if ties:
-        print(f"left out: {ties} ties of data.comparisons", flush=True)
+    compared, ties, demos, rows = _records(cfg, seed, chat)  # all are read before any is split
     side = lambda rows, seed, name: split(
         rows, of_group, cfg.held_out, seed, f"{name} by data.held_out"
     )

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
+BUILT_IN = "verifiers", "features"
+"""The files of this library whose rewards `load` finds by name."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -135,16 +137,21 @@ def weighted(functions: Mapping[str, tuple[float, Callable]]) -> Weighted:
 
 
 def load(place: str) -> Callable:
-    """Loads the reward at "FILE.py:NAME", a function or another callable.
+    """Loads the reward at "FILE.py:NAME", a function or another callable, or a built-in one, as
+    "verifiers:number" or "features:length".
 
     The file runs as a module; its imports find files beside it only if they are on the path. Raises
     RewardError, in one sentence that names `place`, if the file or the name is missing, the file fails, or
-    the named object does not take (prompts, responses).
+    the named object does not take (prompts, responses); or if a library that a built-in one needs is missing.
     """
     path, _, name = place.rpartition(":")
+    if path in BUILT_IN:
+        return _built_in(path, name)
     file, label = Path(path).expanduser(), f"the reward {place!r}"
     if file.suffix != ".py" or not name:
-        raise RewardError(f"{label} does not say what to call: write FILE.py:FUNCTION")
+        raise RewardError(
+            f"{label} does not say what to call: write FILE.py:FUNCTION, verifiers:NAME or features:NAME"
+        )
     if not file.is_file():
         raise RewardError(f"{label}: there is no file {str(file)!r}, check the path")
     spec = importlib.util.spec_from_file_location(f"reward_in_{file.stem}", file)
@@ -163,6 +170,19 @@ def load(place: str) -> Callable:
         raise RewardError(f"{label}: there is no {name!r} in the file, which has {there}")
     signature_of(label, getattr(module, name))
     return getattr(module, name)
+
+
+def _built_in(path: str, name: str) -> Callable:
+    """A reward of this library, called once on no samples, so that it imports the libraries that it needs."""
+    from rlhf_jax.rewards import features, verifiers
+
+    rewards = {"verifiers": verifiers, "features": features}[path].REWARDS
+    if name not in rewards:
+        there = ", ".join(f"{path}:{one}" for one in rewards)
+        raise RewardError(f"the reward '{path}:{name}' is none of the library, which has {there}")
+    columns = signature_of(f"the reward '{path}:{name}'", rewards[name]).columns
+    rewards[name]([], [], **{column: [] for column in columns})
+    return rewards[name]
 
 
 def signature_of(label: str, fn: Any) -> Signature:

@@ -69,6 +69,9 @@ def parse(cls: type, args: list[str], *, prog: str, default: Any = None, descrip
     for what is no setting, or no number, and SystemExit(0) after help.
     """
     given = {} if default is None else {"default": default}
+    first = getattr(cls, "_first", "")
+    if first and args and not args[0].startswith("-"):
+        args = [f"--{first}", *args]
     with bounds.unchecked():
         found = [*settings(cls, cls() if default is None else default)]
         if {"-h", "--help", "--help-all"} & {*args}:

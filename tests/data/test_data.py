@@ -1,18 +1,14 @@
-import gzip
-import io
 import json
-import sys
 from collections import Counter
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rlhf_jax.data import batching, comparisons, demonstrations, prompts, sources, splits, tokenizer
+from rlhf_jax.data import batching, comparisons, demonstrations, prompts, splits, tokenizer
 from rlhf_jax.data.comparisons import Comparison, ComparisonFields
 from rlhf_jax.rewards import functions as rewards
 from rlhf_jax.tasks import reviews
@@ -34,188 +30,6 @@ def tok(tmp_path_factory, corpus):
 def write(path, *rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
-
-
-# sources
-
-
-def test_rows_come_back_from_plain_and_compressed_files_in_order(tmp_path):
-    rows = [{"text": "été\u2028 line", "n": i} for i in range(5)]
-    sources.write_jsonl(tmp_path / "a.jsonl", rows[:2])
-    sources.write_jsonl(tmp_path / "b.jsonl.gz", rows[2:])
-    assert gzip.decompress((tmp_path / "b.jsonl.gz").read_bytes()).count(b"\n") == 3
-    by_glob = sources.read_jsonl(str(tmp_path / "*.jsonl*"), ("text",))
-    by_comma = sources.read_jsonl(f"{tmp_path}/a.jsonl, {tmp_path}/b.jsonl.gz,{tmp_path}/a.jsonl")
-    by_list = sources.read_jsonl([str(tmp_path / "a.jsonl"), str(tmp_path / "b*")])
-    assert by_glob == by_comma == by_list == rows
-    assert by_glob[3].where == f"{tmp_path}/b.jsonl.gz:2"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl.gz"]
-
-
-def test_equal_rows_make_equal_bytes(tmp_path):
-    for name in ("a.gz", "b.gz"):
-        sources.write_jsonl(tmp_path / name, [{"x": 1}])
-    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"text": "a"}\n\n{"text": }\n', r"a.jsonl:3: the line is not JSON \(.* at column 10\)"),
-        (b'["text"]\n', "a.jsonl:1: the line must be a JSON object, and is a list"),
-        (b"7\n", "a.jsonl:1: the line must be a JSON object, and is a whole number"),
-        (b'{"txt": "a", "id": 1}\n', "a.jsonl:1: field 'text' is missing.*found are 'txt', 'id'"),
-        (b"{}\n", "a.jsonl:1: field 'text' is missing, and the fields found are none"),
-        (b'{"text": 1}\n', "a.jsonl:1: field 'text' must be a string, and is a whole number"),
-        (b'{"text": null}\n', "a.jsonl:1: field 'text' must be a string, and is null"),
-        (b'{"text": "\xff"}\n', "a.jsonl:1: the line is not UTF-8"),
-        (b"\n", "a.jsonl holds no rows"),
-        (b'[\n {"text": "a"}\n]\n', "a.jsonl:1: .* write one whole object on each line"),
-        (
-            b'{"text": "a"}\r{"text": "b"}\r',
-            "a.jsonl:1: the line is not JSON .Extra data at column 15",
-        ),
-        ('{"text": "a"}\n'.encode("utf-16"), "a.jsonl:1: the line is not UTF-8"),
-        (
-            b'{"text": "a"}\n{"text": "a\\ud83d b"}\n',
-            r"a.jsonl:2: the row holds \\ud83d, half of a char",
-        ),
-        (
-            b'{"text": "a"}\n{"text": "a", "meta": {"b": ["\\uDE00"]}}\n',
-            r"a.jsonl:2: .* \\ude00, half",
-        ),
-        (b'{"text": "a", "\\ud83d": 1}\n', r"a.jsonl:1: the row holds \\ud83d"),
-        (
-            b'{"text": "a", "id": ' + b"9" * 5000 + b"}\n",
-            "a.jsonl:1: the line cannot be read .Exceeds",
-        ),
-        (
-            b'{"text": "a", "m": ' + b"[" * 101 + b"]" * 101 + b"}\n",
-            "a.jsonl:1: .* more than 100 deep",
-        ),
-        (
-            b'{"text": "a", "m": ' + b"[" * 9999 + b"]" * 9999 + b"}\n",
-            "a.jsonl:1: .* more than 100 deep",
-        ),
-        (
-            b'{"text": "a", "m": ' + b'{"a":' * 1000 + b"1" + b"}" * 1001 + b"\n",
-            "1: .* more than 100 deep",
-        ),
-        (b'{"text": "a", "text": "b"}\n', "a.jsonl:1: .*the key 'text' comes twice"),
-        (b'{"text": "a", "m": [{"b": 1, "b": 1}]}\n', "a.jsonl:1: .*the key 'b' comes twice"),
-    ],
-)
-def test_malformed_rows_are_refused_with_path_and_line(tmp_path, content, message):
-    (tmp_path / "a.jsonl").write_bytes(content)
-    with pytest.raises(ValueError, match=message) as caught:
-        sources.read_jsonl(str(tmp_path / "a.jsonl"), ("text",))
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_and_broken_files_are_refused_in_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"no such file: '.*none\.jsonl'"):
-        sources.read_jsonl(str(tmp_path / "none.jsonl"))
-    with pytest.raises(ValueError, match="no such file"):
-        sources.read_jsonl(str(tmp_path / "*.nothing"))
-    with pytest.raises(ValueError, match="no such file: ''"):
-        sources.read_jsonl("")
-    whole = gzip.compress(b'{"text": "a"}\n' * 500, mtime=0)
-    (tmp_path / "cut.gz").write_bytes(whole[:-12])
-    with pytest.raises(ValueError, match=r"cut\.gz is not a whole gzip file"):
-        sources.read_jsonl(str(tmp_path / "cut.gz"))
-    with pytest.raises(ValueError, match="a folder: name its files"):
-        sources.read_jsonl(str(tmp_path))
-
-
-ROWS = [{"text": "été 🎬", "n": 1}, {"text": "a\u2028b\x85c\x00d", "n": 2}]
-LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "times"),
-    [
-        ("mark.jsonl", LINES.encode("utf-8-sig"), 1),
-        ("joined.jsonl", LINES.encode("utf-8-sig") * 2, 2),
-        ("escaped.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS).encode(), 1),
-        ("windows.jsonl", LINES.replace("\n", "\r\n").encode(), 1),
-        ("empty lines.jsonl", f"\n\n{LINES}\n \n".encode(), 1),
-        ("no last newline.jsonl", LINES[:-1].encode(), 1),
-        ("zipped.jsonl", gzip.compress(LINES.encode(), mtime=0), 1),
-        ("plain.jsonl.gz", LINES.encode(), 1),
-        ("two members.jsonl.gz", gzip.compress(LINES.encode(), mtime=0) * 2, 2),
-        ("a,b.jsonl", LINES.encode(), 1),
-        ("a[1].jsonl", LINES.encode(), 1),
-    ],
-    ids=lambda x: x if isinstance(x, str) else "",
-)
-def test_files_are_read_as_they_are_found(tmp_path, name, data, times):
-    folder = tmp_path / "[team]"
-    folder.mkdir()
-    (folder / name).write_bytes(data)
-    assert sources.read_jsonl(str(folder / name)) == ROWS * times
-    assert sources.read_jsonl(f"{folder}/*.jsonl*") == ROWS * times
-
-
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_a_long_file_shows_on_a_terminal_how_far_it_is(tmp_path, monkeypatch, pack):
-    shown = io.StringIO()
-    monkeypatch.setattr(sources, "Console", lambda: Console(file=shown, force_terminal=True))
-    (tmp_path / "long.jsonl").write_bytes(pack(LINES.encode() * 600))
-    assert len(sources.read_jsonl(str(tmp_path / "long.jsonl"))) == 1200 and not shown.getvalue()
-    monkeypatch.setattr(sources, "LONG", 1)
-    assert len(sources.read_jsonl(str(tmp_path / "long.jsonl"))) == 1200
-    assert "long.jsonl" in shown.getvalue()
-
-
-def test_a_field_has_its_kind(tmp_path):
-    given = {"i": 3, "f": 0.5, "b": True, "pandas": 3.0, "n": float("nan")}
-    (row,) = sources.read_jsonl(write(tmp_path / "a", given))
-    assert sources.field(row, "i", int) == 3
-    whole = sources.field(row, "pandas", int)
-    assert whole == 3 and type(whole) is int
-    assert sources.field(row, "i", float) == 3
-    assert sources.field(row, "b", bool) is True
-    for name, kind in (("b", int), ("f", int), ("n", int), ("b", float), ("i", bool)):
-        with pytest.raises(ValueError, match=f"a:1: field '{name}' must be"):
-            sources.field(row, name, kind)
-
-
-class RandomAccess:
-    """What TFDS offers: bytes, NumPy scalars and arrays, read by place."""
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, i):
-        return {
-            "text": "größe".encode(),
-            "label": np.int64(i),
-            "ids": np.arange(2),
-            "sub": {"a": b"x"},
-        }
-
-
-def test_a_random_access_source_gives_plain_rows():
-    rows = sources.rows_from_source(RandomAccess(), "imdb/train", ("text",))
-    assert rows[1] == {"text": "größe", "label": 1, "ids": [0, 1], "sub": {"a": "x"}}
-    assert type(rows[1]["label"]) is int
-    with pytest.raises(ValueError, match=r"imdb/train\[0\]: field 'review' is missing"):
-        sources.rows_from_source(RandomAccess(), "imdb/train", ("review",))
-
-
-def test_tfds_is_asked_for_a_data_source(monkeypatch):
-    class Fake:
-        @staticmethod
-        def data_source(name, *, split, data_dir):
-            assert (name, split, data_dir) == ("imdb", "train", "there")
-            return RandomAccess()
-
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", Fake)
-    rows = sources.rows_from_tfds("imdb", "train", ("text",), data_dir="there")
-    assert [row.where for row in rows] == ["imdb/train[0]", "imdb/train[1]"]
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match="pip install tensorflow-datasets"):
-        sources.rows_from_tfds("imdb", "train")
 
 
 # tokenizer

@@ -49,7 +49,8 @@ def test_lengths_hold_all_but_a_hundredth_of_each_file_and_the_model_grows(tmp_p
     said = capsys.readouterr().out
     assert "data.prompt_length = 200 and sample.length = 3" in said
     assert re.search(
-        r"data.prompts: 1 of 200 prompts are cut to 200 tokens .*--data.prompt-length 201", said
+        r"data.prompts: 1 of 200 prompts \(0.5 %\) are cut to 200 tokens .*--data.prompt-length 201",
+        said,
     )
     assert "data.corpus: none of 2 answers is cut" in said and "warning" not in said
     # a run that goes on keeps them, and tells it again, whatever the files
@@ -63,10 +64,15 @@ def test_lengths_that_are_given_stand_and_what_they_cut_is_told(tmp_path, words,
     assert cfg.model.context == 8
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(
-        "data.comparisons: 3 of 3 prompts are cut to 4 tokens (a text loses its beginning"
+        "data.comparisons: 3 of 3 prompts (100.0 %) are cut to 4 tokens (a text loses its beginning"
     )
-    assert "4 of 6 answers are cut to 4 tokens" in first and "--sample.length 6 keeps all" in first
-    assert second.startswith("warning: only 2 of 6 answers of data.comparisons keep their end")
+    assert (
+        "4 of 6 answers (66.7 %) are cut to 4 tokens" in first
+        and "--sample.length 6 keeps all" in first
+    )
+    assert second.startswith(
+        "warning: only 2 of 6 answers (33.3 %) of data.comparisons keep their end"
+    )
     with pytest.raises(ValueError, match="= 5 do not fit the model's 8 positions"):
         settled(tmp_path / "b", words, [lengths.compared(pairs)], asked(4, 5))
 
@@ -74,12 +80,12 @@ def test_lengths_that_are_given_stand_and_what_they_cut_is_told(tmp_path, words,
 def test_more_than_half_of_a_file_is_cut_only_where_a_setting_says_so(tmp_path, words):
     files = [Texts("data.corpus", [], [("", LONG)] * 3)]
     with pytest.raises(
-        ValueError, match=r"3 of 3 answers of data.corpus .* set sample.length = 1023"
+        ValueError, match=r"3 of 3 answers \(100.0 %\) of data.corpus .* set sample.length = 1023"
     ):
         settled(tmp_path / "a", words, files, asked())
     assert lengths.given(settled(tmp_path / "b", words, files, asked(0, 50)))["sample.length"] == 50
     both = [Texts("data.prompts", [LONG], [(LONG, "a")])]
-    with pytest.raises(ValueError, match=r"1 of 1 prompts of data.prompts .* = 1022"):
+    with pytest.raises(ValueError, match=r"1 of 1 prompts \(100.0 %\) of data.prompts .* = 1022"):
         settled(tmp_path / "c", words, both, asked())
 
 

@@ -1,0 +1,179 @@
+"""A source, or a whole generated task, as TensorFlow Datasets and files.
+
+    python launch.py prepare pairs.jsonl --to prepared/pairs
+    python launch.py prepare --task reviews --to prepared/reviews
+
+A source becomes one data set with the split "train". A task becomes corpus, comparisons and prompts, each as
+a data set (with the splits "train" and "held_out") and as JSONL files, and the tokenizer that a run trains:
+
+    corpus.jsonl       corpus_held_out.jsonl     corpus/        prompt, response
+    comparisons.jsonl                            comparisons/   prompt, responses, preference
+    prompts.jsonl      prompts_held_out.jsonl    prompts/       prompt, and the columns of the task's rows
+    tokenizer/
+
+The simulated people compare two responses that the corpus might give to one prompt, since there is no policy
+yet. The format is array_record, which tfds.builder_from_directory(FOLDER).as_data_source() reads without
+TensorFlow. Any experiment here reads the files and the folders alike.
+"""
+
+import os
+import pathlib
+import tempfile
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from rlhf_jax.bounds import Seed, Settings
+from rlhf_jax.data.builders import builder
+from rlhf_jax.data.builders.demonstrations import Demonstrations
+from rlhf_jax.data.builders.preferences import Preferences
+from rlhf_jax.data.builders.prompts import Prompts
+from rlhf_jax.data.sources import read, write_jsonl
+from rlhf_jax.people.annotators import AnnotatorConfig, annotate
+from rlhf_jax.pipeline import stages, texts
+from rlhf_jax.runs import run as runs
+from rlhf_jax.tasks.task import Task
+
+KINDS = {"preferences": Preferences, "demonstrations": Demonstrations, "prompts": Prompts}
+"""Builders by the name of their kind, in the order in which they are tried."""
+TRAIN, HELD_OUT = "train", "held_out"
+
+
+@dataclass(frozen=True)
+class TaskData(texts.DataConfig):
+    """Size of a generated task."""
+
+    _main = ("held_out", "vocab_size", "reviews", "pairs")
+    _hidden = (
+        *texts.FILES,
+        "corpus_fields",
+        "fields",
+        "prompts_fields",
+        "prompt_words",
+        "prompt_length",
+    )
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Settings of the preparation."""
+
+    _first = "source"
+    _main = ("source", "to", "kind", "task", "seed")
+
+    source: str = ""
+    """Source of the rows: JSONL or Parquet files (commas, globs and .gz allowed), tfds:NAME, hf:NAME, or a
+    folder. The first word of the command may set it without the name."""
+    to: str = ""
+    """Folder to create."""
+    kind: Literal["", "preferences", "demonstrations", "prompts"] = ""
+    """Kind of the rows of the source; empty: the first kind that their fields allow."""
+    task: str = ""
+    """Task to write in place of a source, by name or as a FILE.py that defines TASK."""
+    seed: Seed = 0
+    """Seed of the texts of the task and of its simulated people."""
+    data: TaskData = TaskData()
+    annotators: AnnotatorConfig = AnnotatorConfig()
+
+    def _unread(self) -> dict[str, str]:
+        if self.task:
+            return dict.fromkeys(("source", "kind"), "a task is written")
+        return dict.fromkeys(("seed", "data", "annotators"), "no task is written")
+
+
+config = Config()
+order = 1
+
+
+def main(cfg: Config):
+    """Writes the folder, and prints how to use it."""
+    if not (cfg.source or cfg.task):
+        raise ValueError("source and task are empty: name a source of rows, or a task to write")
+    if not cfg.to:
+        raise ValueError("to is empty: name a folder")
+    runs.check_folder("to", cfg.to)
+    to = pathlib.Path(cfg.to)
+    if to.exists():
+        raise ValueError(f'to = "{to}" is there already: name a new folder')
+    task = texts.load_task(cfg.task) if cfg.task else None
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as partial:
+        whole = pathlib.Path(partial) / to.name
+        if task is None:
+            _write_source(cfg, whole)
+        else:
+            whole.mkdir()
+            _write_task(cfg, task, whole)
+        os.rename(whole, to)
+    print(f"written: {to}")
+
+
+def _write_source(cfg: Config, whole: pathlib.Path):
+    """Writes the rows of the source as one data set."""
+    rows = read(cfg.source)
+    kind = cfg.kind or next((name for name in KINDS if KINDS[name].fits([*rows[0]])), "")
+    if not kind:
+        raise ValueError(
+            f"{rows[0].where}: no kind ({', '.join(KINDS)}) has the fields {', '.join(map(repr, rows[0]))}: "
+            "rename yours"
+        )
+    _tell(kind, builder.prepare(KINDS[kind], {TRAIN: rows}, whole))
+
+
+def _write_task(cfg: Config, task: Task, whole: pathlib.Path):
+    """Writes all texts of the task, and the tokenizer."""
+    read = texts.generated(cfg.data, task, cfg.seed, texts.ALL)
+    pairs = lambda texts: [{"prompt": prompt, "response": said} for prompt, said in texts]
+    asked = lambda rows: [*map(texts.plain_row, rows)]
+    corpus = {TRAIN: pairs(read.corpus), HELD_OUT: pairs(read.corpus_held_out)}
+    prompts = {TRAIN: asked(read.rows), HELD_OUT: asked(read.rows_held_out)}
+    _write(whole / "corpus", Demonstrations, corpus)
+    _write(whole / "comparisons", Preferences, {TRAIN: _compared(cfg, task, read.compared)})
+    _write(whole / "prompts", Prompts, prompts)
+    print(f"tokenizer: at most {cfg.data.vocab_size} tokens, trained on the corpus", flush=True)
+    stages.read_tokenizer(whole, "", read.corpus, cfg.data.vocab_size)
+
+
+def _compared(cfg: Config, task: Task, asked: list[texts.Row]) -> list[dict[str, Any]]:
+    """Comparisons by simulated people of two responses to each row, both drawn as those of the corpus."""
+    rows, a, b = [], [], []
+    quiet = not Console().is_terminal
+    for number, row in enumerate(track(asked, "comparisons", transient=True, disable=quiet)):
+        seed = int(np.random.SeedSequence([cfg.seed, number]).generate_state(1)[0])
+        (_, first), (_, second) = task.corpus(seed, 2, [texts.plain_row(row)])
+        if first != second:
+            rows.append(row)
+            a.append(first)
+            b.append(second)
+    if not rows:
+        raise ValueError(
+            f'task = "{cfg.task}" gives one response to each prompt, and nothing can be compared: write its '
+            "texts with another task"
+        )
+    if len(rows) < len(asked):
+        print(
+            f"left out: {len(asked) - len(rows)} of {len(asked)} pairs of equal responses",
+            flush=True,
+        )
+    best = annotate(texts.judged(task, rows, a, b), cfg.annotators, cfg.seed)
+    return [
+        {"prompt": row.prompt, "responses": [x, y], "preference": preferred}
+        for row, x, y, preferred in zip(rows, a, b, best.tolist(), strict=True)
+    ]
+
+
+def _write(to: pathlib.Path, kind: type[builder.Builder], splits: dict[str, list[dict[str, Any]]]):
+    """Writes each split as a JSONL file beside the folder `to`, and all of them as one data set in it."""
+    files = {TRAIN: f"{to}.jsonl", HELD_OUT: f"{to}_{HELD_OUT}.jsonl"}
+    for split, rows in splits.items():
+        write_jsonl(files[split], rows)
+    _tell(to.name, builder.prepare(kind, {s: read([files[s]]) for s in splits}, to))
+
+
+def _tell(name: str, counts: dict[str, int]):
+    print(
+        f"{name}: " + ", ".join(f"{n} rows of {split}" for split, n in counts.items()), flush=True
+    )
