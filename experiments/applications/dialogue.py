@@ -1,9 +1,30 @@
-"""A dialogue of several turns, from people's judgements of whole dialogues: SFT, a reward model and RLOO.
+"""Dialogues of several turns, from people's judgements of whole dialogues: SFT, a reward model and RLOO.
 
-python launch.py dialogue
+    python launch.py dialogue
+
+A customer orders coffee and may change his mind; the policy asks, and orders (`tasks/dialogue.py`). The
+customer answers between its turns, and no loss sees his words. It learns from demonstrations by agents who
+guess or ignore a change, and from comparisons of two dialogues with one customer. Three and a half minutes
+of one CPU core; three seeds give (the best agent has a gold of 0.98, two turns, and always orders right):
+
+    seed   gold before   after                  right orders     turns            KL
+    0      -0.09         0.90 (0.86 to 0.94)    0.51 to 0.97     2.23 to 2.03     1.3
+    1      -0.05         0.87 (0.80 to 0.92)    0.54 to 0.94     2.34 to 2.00     1.3
+SEED2
+The success of a dialogue as a Python reward does as well (gold 0.90, right orders 0.97, with 200 iterations):
+
+    python launch.py dialogue --rl.reward rlhf_jax/tasks/dialogue.py:success
+
+On human comparisons of dialogues, the data of Bai et al. (2022), the policy gives the next turn of each
+dialogue. This needs a GPU and the Hub, and was not run here:
+
+    python launch.py dialogue --reference Qwen/Qwen2.5-1.5B-Instruct --model.dtype bfloat16
+        --data.comparisons hf:trl-lib/hh-rlhf-helpful-base:train
+        --data.prompts hf:trl-lib/hh-rlhf-helpful-base:train --data.prompt-length 512 --sample.length 256
+        --reward.epochs 1 --reward.batch-size 64 --reward.optimizer.lr 1e-5
+        --rl.batch-size 512 --rl.iterations 300 --rl.optimizer.lr 1e-6
 """
 
-from rlhf_jax.algorithms import policy_gradient
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import prepare
@@ -15,14 +36,12 @@ order = 4  # position in the launcher's list
 config = PolicyGradientRun(
     task="dialogue",
     data=DataConfig(reviews=8000, pairs=6000),
-    sft=SFTConfig(
-        steps=500, eval_every=100, batch_size=32,
-        optimizer=OptimizerConfig(lr=4e-3, warmup=50, b2=0.99, eps=1e-8),
-    ),
+    sft=SFTConfig(steps=1000, eval_every=100),
     reward=RewardConfig(batch_size=32),
-    pg=policy_gradient.RLOO,
-    rl=GroupRLConfig(iterations=60, kl_coef=0.05),
-)  # fmt: skip
+    rl=GroupRLConfig(
+        iterations=150, save_every=50, kl_coef=0.05, optimizer=OptimizerConfig(lr=2e-3)
+    ),
+)
 
 
 def main(cfg: PolicyGradientRun):

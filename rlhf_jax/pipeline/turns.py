@@ -27,9 +27,11 @@ def respond(
     most: int,
     stop: Sequence[int],
 ):
-    """(state, replies, their mask [B, most], rewards of zero, done), as `episodes.play` needs.
+    """(state, replies and their mask [B, most], rewards of zero [B], done [B]), as `episodes.play` needs.
 
-    Rows without a turn are over already, and are not answered. Raises ValueError for a longer reply.
+    `tokens` and `mask` [B, n] are the turns, `words` is the tokenizer, and `stop` are the tokens that end a
+    turn. Rows without a token are over already, and are not answered. Raises ValueError for a reply of more
+    than `most` tokens.
     """
     rows = np.flatnonzero(mask.any(axis=1))
     turns = decode_lines(words, [tokens[row][mask[row]].tolist() for row in rows], stop)
