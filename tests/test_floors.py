@@ -44,7 +44,7 @@ OUTSIDE = {
     | {"numpy", "rich", "tokenizers", "transformers"}
     | {"tensorflow_datasets", "grain", "pyarrow", "datasets"},
     "rewards": MATHS | {"numpy", "math_verify", "regex", "rouge_score", "sacrebleu", "spacy"},
-    "tasks": MATHS | {"numpy", "scipy"},
+    "tasks": MATHS | {"numpy", "scipy", "gymnasium"},
     "people": MATHS | {"numpy", "scipy"},
     "evaluation": MATHS | {"numpy", "scipy", "rouge_score", "sacrebleu"},
 }

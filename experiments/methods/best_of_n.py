@@ -62,7 +62,7 @@ def main(cfg: Config):
     N, rows = cfg.best.draws, results.held_out_rows(run)
     asked, prompts = [row for row in rows for _ in range(N)], [row.prompt for row in rows]
     key = keys.key_of(cfg.seed, "draws")
-    pool = run.generator.generate(reference, [row.prompt for row in asked], key)
+    pool = run.generator.generate(reference, asked, key)
     judged = judges.of(run)
     scores = next(iter(judged.values()))(asked, pool)
     by = next((x for x in (results.GOLD, results.HELD_OUT) if x in judged), None)

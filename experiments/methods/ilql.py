@@ -103,8 +103,9 @@ def main(cfg: Config):
     # a policy for every beta
     policy = q_networks.guided(run.lm, q)
     generator = generation.make_generator(
-        cfg.sample, devices, policy, run.tokenizer, run.lengths[0], 4 * cfg.sft.batch_size
-    )
+        cfg.sample, devices, policy, run.tokenizer, run.lengths[0], 4 * cfg.sft.batch_size,
+        run.texts.environment,
+    )  # fmt: skip
     guided = lambda beta: ilql.guided_params(reference, state, replace(cfg.ilql, beta=beta))
     answer = lambda beta: results.respond(run, guided(beta), generator)
     judges, table = results.Judges(reward, held_out_reward), []

@@ -44,7 +44,9 @@ def main(cfg: Config):
         return
     params, facts = stages.reference(run)
     written = run.texts.corpus_held_out
-    asked = [texts.Row(prompt, {}, "") for prompt, _ in written][: 8 * run.cfg.sft.batch_size]
+    known = {row.prompt: row for row in run.texts.rows_held_out}  # of a task, with columns
+    asked = [known.get(prompt) or texts.Row(prompt, {}, "") for prompt, _ in written]
+    asked = asked[: 8 * run.cfg.sft.batch_size]
     said = results.respond(run, params, rows=asked)
     if run.texts.task:
         gold = results.golds(run, asked, said)

@@ -134,7 +134,7 @@ def _write_task(cfg: Config, task: Task, whole: pathlib.Path):
     _write(whole / "comparisons", Preferences, {TRAIN: _compared(cfg, task, read.compared)})
     _write(whole / "prompts", Prompts, prompts)
     print(f"tokenizer: at most {cfg.data.vocab_size} tokens, trained on the corpus", flush=True)
-    stages.read_tokenizer(whole, "", read.corpus, cfg.data.vocab_size)
+    stages.read_tokenizer(whole, "", read.said, cfg.data.vocab_size)
 
 
 def _compared(cfg: Config, task: Task, asked: list[texts.Row]) -> list[dict[str, Any]]:

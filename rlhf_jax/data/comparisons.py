@@ -31,6 +31,7 @@ from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import Row, field, read, texts
 from rlhf_jax.data.splits import group_of, words
+from rlhf_jax.data.transcripts import Turns
 
 _ANSWER, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
 _TIE = "tie"
@@ -127,6 +128,7 @@ def encode_comparisons(
     comparisons: Sequence[Comparison],
     prompt_length: int,
     length: int,
+    turns: Turns | None = None,
 ) -> Comparisons:
     """Both sides, encoded as by `encode_demonstrations`: with an end token, unless a response was
     truncated.
@@ -137,8 +139,8 @@ def encode_comparisons(
     prompts = [c.prompt for c in comparisons]
     chosen, rejected = [c.chosen for c in comparisons], [c.rejected for c in comparisons]
     return Comparisons(
-        chosen=encode_demonstrations(tokenizer, prompts, chosen, prompt_length, length),
-        rejected=encode_demonstrations(tokenizer, prompts, rejected, prompt_length, length),
+        chosen=encode_demonstrations(tokenizer, prompts, chosen, prompt_length, length, turns),
+        rejected=encode_demonstrations(tokenizer, prompts, rejected, prompt_length, length, turns),
         weight=np.ones(len(comparisons), np.float32),
     )
 

@@ -1,7 +1,8 @@
-"""Sampling responses to texts, and scoring rows, on the devices in batches of one size."""
+"""Sampling responses to rows of prompts, and scoring them, on the devices in batches of one size."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -13,8 +14,12 @@ from rlhf_jax import sampling
 from rlhf_jax.batches import Comparisons, Samples, Sequences
 from rlhf_jax.data.batching import padded_batches
 from rlhf_jax.data.prompts import encode_prompts
+from rlhf_jax.data.transcripts import Turns
 from rlhf_jax.devices.parallel import DATA, Devices
+from rlhf_jax.pipeline import turns
+from rlhf_jax.pipeline.texts import Row, plain_row
 from rlhf_jax.sampling import SampleConfig
+from rlhf_jax.tasks.task import Environment
 
 
 class Responses(NamedTuple):
@@ -27,33 +32,57 @@ class Responses(NamedTuple):
 class Generator(NamedTuple):
     """Functions that sample from one model with any parameters."""
 
-    sample: Callable  # (params, Prompts on the devices, key) -> Samples on the devices
+    sample: Callable  # compiled: (params, Prompts, key) -> Samples, of a response or a turn
+    play: Callable  # (sample, params, Prompts on the host, [Row], key) -> Samples on the devices
     texts: Callable  # (Samples on the host) -> [response]
-    generate: Callable  # (params, [prompt], key) -> Responses
+    generate: Callable  # (params, [Row], key) -> Responses
 
 
-def make_generator(cfg: SampleConfig, devices: Devices, lm, words, prompt_length, batch_size):
-    """The generator of `lm`. Row n samples with index n, so equal prompts get different responses."""
-    sample = devices.compile(sampling.make_sample(lm, cfg), (P(), P(DATA), P()), P(DATA))
+def make_generator(
+    cfg: SampleConfig,
+    devices: Devices,
+    lm,
+    words,
+    prompt_length: int,
+    batch_size: int,
+    environment: Environment | None = None,
+) -> Generator:
+    """The generator of `lm`. Row n samples with index n, so equal prompts get different responses.
+
+    With an `environment`, a response is an episode of several turns.
+    """
+    columns = Turns(*environment.columns(cfg.length)) if environment else Turns(cfg.length, 0)
+    of_turn = replace(cfg, length=columns.turn)
+    sample = devices.compile(sampling.make_sample(lm, of_turn), (P(), P(DATA), P()), P(DATA))
+    if environment:
+        converse = turns.make_play(cfg, devices, words, environment, columns)
+
+    def play(sample, params, prompts, rows: Sequence[Row], key):
+        if environment:
+            return converse(sample, params, prompts, [plain_row(row) for row in rows], key)
+        return sample(params, devices.put_batch(prompts), key)
 
     def texts(samples):
+        if environment:
+            return turns.transcripts(samples, words, columns, cfg.stop)
         said = zip(samples.tokens[:, -cfg.length :], samples.mask, strict=True)
         ids = [[t for t in row[mask] if t not in cfg.stop] for row, mask in said]
         return [text.strip() for text in words.batch_decode(ids)]
 
-    def generate(params, prompts, key):
+    def generate(params, rows: Sequence[Row], key):
         params = devices.share(params)
-        encoded = encode_prompts(words, prompts, prompt_length)
+        encoded = encode_prompts(words, [row.prompt for row in rows], prompt_length)
         parts = []
         batches = padded_batches(encoded, batch_size)
-        total = -(-len(prompts) // batch_size)
+        total = -(-len(rows) // batch_size)
         for batch, real in track(batches, "responses", total=total, transient=True):
-            samples = devices.fetch(sample(params, devices.put_batch(batch), key))
+            asked = [rows[i] for i in batch.index]
+            samples = devices.fetch(play(sample, params, batch, asked, key))
             parts.append(jax.tree.map(lambda x, real=real: x[real], samples))
         samples = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         return Responses(texts(samples), samples)
 
-    return Generator(sample, texts, generate)
+    return Generator(sample, play, texts, generate)
 
 
 def rows_of(devices: Devices, n: int, most: int = 256) -> int:

@@ -44,7 +44,7 @@ class Drawn(NamedTuple):
 
 def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callable:
     """`draw(policy, drawn, key) -> Drawn`: responses to the next batch of prompts after `drawn` batches."""
-    rl, devices, rows = run.cfg.rl, run.devices, run.texts.rows
+    rl, rows = run.cfg.rl, run.texts.rows
     sample = memory.announce_memory(
         "rollout", run.generator.sample, "a smaller batch or --sample.slots 32"
     )
@@ -55,8 +55,8 @@ def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callab
         which = np.repeat(rows_at(len(rows), n, seed_of(run.cfg), drawn), group)
         batch = jax.tree.map(lambda x: x[which], prompts)
         batch = batch._replace(draw=np.arange(rl.batch_size, dtype=np.int32))  # a prompt may recur
-        samples = sample(policy, devices.put_batch(batch), key)
         asked = [rows[i] for i in which]
+        samples = run.generator.play(sample, policy, batch, asked, key)
         return Drawn(asked, samples, scorer.submit(asked, samples))
 
     return draw

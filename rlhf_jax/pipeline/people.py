@@ -29,10 +29,8 @@ def _compare(run: Prepared, reference) -> list[dict]:
     rows, task, cfg = run.texts.compared, run.texts.task, run.cfg
     assert task is not None
     print(f"comparisons: simulated people judge {len(rows)} pairs of responses", flush=True)
-    prompts = [row.prompt for row in rows for _ in range(2)]
-    said = run.generator.generate(
-        reference, prompts, keys.key_of(run.cfg.seed, "comparisons")
-    ).texts
+    asked = [row for row in rows for _ in range(2)]
+    said = run.generator.generate(reference, asked, keys.key_of(run.cfg.seed, "comparisons")).texts
     a, b = said[::2], said[1::2]
     preferred = annotators.annotate(texts.judged(task, rows, a, b), cfg.annotators, cfg.seed)
     return [

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rlhf_jax.data import dialogues
+from rlhf_jax.data.transcripts import Turns
 from rlhf_jax.devices import hosts, parallel
 from rlhf_jax.devices.parallel import Devices
 from rlhf_jax.models import networks
@@ -40,9 +41,11 @@ class Prepared(NamedTuple):
     load_reward: Callable | None  # load_reward(places) -> function and parameters of `reward_model`
 
     @property
-    def lengths(self) -> tuple[int, int]:
-        """Columns of a prompt and of a response."""
-        return self.cfg.data.prompt_length, self.cfg.sample.length
+    def lengths(self) -> tuple[int, int, Turns | None]:
+        """Columns of a prompt and of a response, and of its turns where it is a transcript."""
+        length, environment = self.cfg.sample.length, self.texts.environment
+        turns = Turns(*environment.columns(length)) if environment else None
+        return self.cfg.data.prompt_length, length, turns
 
 
 def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None:
@@ -63,7 +66,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     if folder is None:
         return None
     begins = pretrained.begins(cfg)
-    words = stages.read_tokenizer(folder, cfg.tokenizer, read.corpus, cfg.data.vocab_size, begins)
+    words = stages.read_tokenizer(folder, cfg.tokenizer, read.said, cfg.data.vocab_size, begins)
     if task is None:
         cfg = lengths.settled(cfg, folder, words, lambda: texts_of(read))
     cfg, lm = pretrained.fitted(settings.with_tokens(cfg, words), words)
@@ -78,7 +81,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
         tokenizer=words,
         lm=lm,
         generator=generation.make_generator(
-            cfg.sample, devices, lm, words, columns[0], cfg.sft.batch_size * 4
+            cfg.sample, devices, lm, words, columns[0], cfg.sft.batch_size * 4, read.environment
         ),
         scorer=scorer,
         load_reward=pretrained.scorer(cfg, words, columns) if cfg.reward_model else None,

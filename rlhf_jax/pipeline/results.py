@@ -180,9 +180,9 @@ def respond(run: "Prepared", params, generator: generation.Generator | None = No
 
     Give `generator` where the policy is another network than the run's.
     """
-    prompts = [row.prompt for row in (held_out_rows(run) if rows is None else rows)]
+    rows = held_out_rows(run) if rows is None else rows
     generate = (generator or run.generator).generate
-    return generate(params, prompts, keys.key_of(run.cfg.seed, "results"))
+    return generate(params, rows, keys.key_of(run.cfg.seed, "results"))
 
 
 def golds(run: "Prepared", rows, said: generation.Responses) -> np.ndarray:

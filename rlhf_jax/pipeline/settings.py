@@ -129,6 +129,9 @@ def resolve(cfg: Any) -> Any:
 def with_defaults(cfg: Any, task: Task) -> Any:
     """The settings with a task's own lengths in place of zeros."""
     own = lengths.GENERATED | task.defaults
+    if task.environment:
+        own["sample.length"] = task.environment.length
+        task.environment.columns(cfg.sample.length)  # refuses a length that holds no whole turns
     return lengths.put(cfg, own["data.prompt_length"], own["sample.length"])
 
 

@@ -18,17 +18,18 @@ from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import ComparisonFields, read_comparisons
 from rlhf_jax.data.demonstrations import (
+    Answers,
     CorpusFields,
     Demonstration,
-    Turns,
     read_demonstrations,
     taught,
 )
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.ratings import Rating, RatingFields, check_alike, read_ratings
 from rlhf_jax.data.splits import group_of, make_teaches, split, words
+from rlhf_jax.data.transcripts import lines_of
 from rlhf_jax.people import annotators
-from rlhf_jax.tasks.task import Task
+from rlhf_jax.tasks.task import Environment, Task
 
 FILES = ("corpus", "comparisons", "ratings", "prompts")
 """The settings of `data` that name sources of rows."""
@@ -64,7 +65,7 @@ class DataConfig(Settings):
     or of `save_to_disk`. A row has "text", or "prompt" and "response", or "messages" that end with an
     answer."""
     corpus_fields: CorpusFields = CorpusFields()
-    turns: Turns = "last"
+    turns: Answers = "last"
     """Answers of the assistant that SFT learns in a dialogue of the corpus: the last, or all that follow the
     first question. What others say is never learned."""
     comparisons: str = ""
@@ -131,6 +132,18 @@ class Texts(NamedTuple):
     compared: list[Row]  # prompts whose responses simulated people compare, in a generated task
     ties: int  # comparisons of files that prefer neither response
     task: Task | None  # the generated task
+
+    @property
+    def environment(self) -> Environment | None:
+        """The environment of a task of several turns."""
+        return self.task.environment if self.task else None
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        """Texts for a new tokenizer: the pairs of the corpus, or of the prompts and single lines."""
+        if not self.environment:
+            return self.corpus
+        return [(prompt, line) for prompt, said in self.corpus for line in lines_of(said)]
 
 
 class Needs(NamedTuple):

@@ -9,7 +9,7 @@ act on arrays of rows; the index of a prompt determines its secret.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from rlhf_jax.batches import Prompts
 from rlhf_jax.bounds import Count, Decay, Settings
+from rlhf_jax.tasks.task import Environment, Row, Task
 
 WORDS = ("guess", ".", "higher", "lower", "right", "what")
 GUESS, END, HIGHER, LOWER, RIGHT, WHAT = range(len(WORDS))
@@ -80,6 +81,37 @@ def respond(
     right = reply == RIGHT
     reward = right.astype(np.float32) - np.float32(cfg.cost)
     return secret, reply[:, None].astype(np.int32), np.ones((len(reply), 1), bool), reward, right
+
+
+def reply(row: Row, lines: Sequence[str], *, cfg: GuessingConfig) -> tuple[str, bool]:
+    """(the environment's word for the number in the last of `lines`, whether the game is over), in texts."""
+    numbers = vocabulary(cfg)[len(WORDS) :]
+    if lines[-1] not in numbers:
+        return WORDS[WHAT], False
+    guess = numbers.index(lines[-1])
+    word = LOWER if guess > row["secret"] else HIGHER if guess < row["secret"] else RIGHT
+    return WORDS[word], word == RIGHT
+
+
+def task(cfg: GuessingConfig, seed: int = 0, games: int = 1000) -> Task:
+    """The game as a task of several turns, with the return as gold and random play as its corpus."""
+    secret = secrets(np.arange(games, dtype=np.int32), cfg, seed).tolist()
+    rows = [{"prompt": WORDS[GUESS], "secret": x} for x in secret]
+    environment = Environment(cfg.turns, TURN, 1, functools.partial(reply, cfg=cfg))
+
+    def corpus(seed: int, n: int, rows: Sequence[Row]) -> list[tuple[str, str]]:
+        rng, numbers = np.random.default_rng(seed), vocabulary(cfg)[len(WORDS) :]
+        drawn = [rows[i] for i in rng.integers(len(rows), size=n)]
+        speak = lambda lines: numbers[rng.integers(len(numbers))]
+        return [(row["prompt"], environment.play(row, speak)) for row in drawn]
+
+    def gold(rows: Sequence[Row], responses: Sequence[str]):
+        turns = [text.split("\n")[::2] for text in responses]
+        won = [reply(*x, cfg=cfg)[1] for x in zip(rows, turns, strict=True)]
+        return np.array(won, np.float32) - np.float32(cfg.cost) * np.array([*map(len, turns)])
+
+    split = lambda share, seed: (rows[round(share * games) :], rows[: round(share * games)])
+    return Task(split, corpus, gold, environment=environment)
 
 
 def outcomes(
