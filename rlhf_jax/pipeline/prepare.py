@@ -15,6 +15,7 @@ from rlhf_jax.pipeline import (
     lengths,
     lessons,
     pretrained,
+    reading,
     results,
     reuse,
     scoring,
@@ -59,7 +60,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     sizes = stages.parts("sft", cfg.sft) | stages.parts("reward", cfg.reward)
     devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
     chat, task = dialogues.template(cfg.tokenizer), settings.task_of(cfg)
-    read = texts.read(cfg.data, task, cfg.seed, chat, cfg.needs())
+    read = reading.read(cfg.data, task, cfg.seed, chat, cfg.needs())
     lessons.check(cfg, read.pairs)
     scorer = scoring.python_reward(cfg, read)
     folder = opened(name, cfg)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data import demonstrations, dialogues, prompts, sources, tokenizer
-from rlhf_jax.pipeline import reuse, texts
+from rlhf_jax.pipeline import reading, reuse, texts
 
 LOOP = "{{ bos_token }}{% for m in messages %}"
 GENERATED = """{% if m.role == "assistant" %}<|assistant|>
@@ -192,7 +192,7 @@ def test_turns_without_dialogues_or_a_corpus_are_refused(folders, tmp_path):
         demonstrations.read_demonstrations(path, answers="all")
     cfg = texts.DataConfig(turns="all", comparisons="c.jsonl")
     with pytest.raises(ValueError, match=r'data.turns = "all" says what is learned'):
-        texts.check_files(cfg, texts.ALL)
+        reading.check_files(cfg, texts.ALL)
     assert "turns" in reuse.OF_FILES
 
 
@@ -210,7 +210,7 @@ def test_no_earlier_answer_of_what_is_held_out_is_learned(folders, tmp_path):
     cfg = texts.DataConfig(
         corpus=path, comparisons=str(tmp_path / "pairs.jsonl"), held_out=0.3, turns="all"
     )
-    read = texts.from_files(cfg, 0, chat, texts.Needs(("corpus", "comparisons")))
+    read = reading.from_files(cfg, 0, chat, texts.Needs(("corpus", "comparisons")))
     held_out = {c.chosen for c in read.pairs.held_out}
     learned = {
         answer
@@ -219,5 +219,5 @@ def test_no_earlier_answer_of_what_is_held_out_is_learned(folders, tmp_path):
     }
     assert held_out and not held_out & learned
     cfg = dataclasses.replace(cfg, turns="last")
-    read = texts.from_files(cfg, 0, chat, texts.Needs(("corpus", "comparisons")))
+    read = reading.from_files(cfg, 0, chat, texts.Needs(("corpus", "comparisons")))
     assert len(read.corpus + read.corpus_held_out) == 24

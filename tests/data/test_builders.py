@@ -15,7 +15,7 @@ from rlhf_jax.data.builders.demonstrations import Demonstrations
 from rlhf_jax.data.builders.preferences import Preferences
 from rlhf_jax.data.builders.prompts import Prompts
 from rlhf_jax.data.sources import Row
-from rlhf_jax.pipeline import texts
+from rlhf_jax.pipeline import reading, texts
 
 USER, ASSISTANT = {"role": "user", "content": "why?"}, {"role": "assistant", "content": "so ♞"}
 NO_GCS = {"try_download_gcs": False}
@@ -139,7 +139,7 @@ def test_the_readers_read_what_comes_back_as_they_read_the_file(tmp_path):
 
 
 def read_prompts(path):
-    return texts.read_prompts(texts.DataConfig(prompts=path), demonstrations.NO_TEMPLATE)
+    return reading.read_prompts(texts.DataConfig(prompts=path), demonstrations.NO_TEMPLATE)
 
 
 def test_thousands_of_rows_in_several_files_keep_their_order(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from experiments.methods import reward
 from rlhf_jax.data import comparisons, demonstrations, dialogues, prompts, sources, tokenizer
 from rlhf_jax.data.comparisons import Comparison
-from rlhf_jax.pipeline import pretrained, texts
+from rlhf_jax.pipeline import pretrained, reading, texts
 
 TEMPLATE = """{{ bos_token }}{% for m in messages %}{% if m.role == "system" and not loop.first %}{{
 raise_exception("a system message comes first") }}{% endif %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}
@@ -283,7 +283,7 @@ def test_prompts_of_a_world_are_dialogues_and_what_answers_a_held_out_one_is_lef
     cfg = texts.DataConfig(
         corpus=asked, comparisons=str(tmp_path / "b.jsonl"), prompts=asked, held_out=0.25
     )
-    read = texts.from_files(cfg, 0, chat)
+    read = reading.from_files(cfg, 0, chat)
     held_out, learned = (
         {row.prompt for row in read.rows_held_out},
         {p for p, _ in read.corpus + read.corpus_held_out},
@@ -355,7 +355,7 @@ def seen(tmp_path, chat):
 
 def of_reward(corpus, pairs, chat):
     cfg = texts.DataConfig(comparisons=pairs, corpus=corpus, held_out=0.3)
-    read = texts.from_files(cfg, 0, chat, reward.config.needs())
+    read = reading.from_files(cfg, 0, chat, reward.config.needs())
     assert read.pairs is not None and read.pairs.halves == (read.pairs.train, [])
     learned = [text for row in read.corpus + read.corpus_held_out for text in row]
     learned += [text for c in read.pairs.train for text in c[:3]]
@@ -365,7 +365,7 @@ def of_reward(corpus, pairs, chat):
 def of_world(corpus, pairs, chat):
     prompts = str(pathlib.Path(pairs).parent / "prompts")
     cfg = texts.DataConfig(corpus=corpus, comparisons=pairs, prompts=prompts, held_out=0.3)
-    read = texts.from_files(cfg, 0, chat)
+    read = reading.from_files(cfg, 0, chat)
     compared = read.pairs
     assert sorted(compared.train) == sorted([*compared.halves[0], *compared.halves[1]])
     learned = [text for row in read.corpus + read.corpus_held_out for text in row]
@@ -436,7 +436,7 @@ def test_prompts_have_a_field_map_and_keep_their_columns(tmp_path, chat):
         cfg = texts.DataConfig(
             prompts=rows(tmp_path, *them), prompts_fields=texts.PromptFields(**fields)
         )
-        return [tuple(asked) for asked in texts.read_prompts(cfg, chat)]
+        return [tuple(asked) for asked in reading.read_prompts(cfg, chat)]
 
     gsm8k = {"question": "1 + 1?", "answer": "2"}
     assert read(gsm8k, gsm8k, prompt="question") == [("1 + 1?", {"answer": "2"}, "1 + 1?")]

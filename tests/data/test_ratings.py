@@ -10,7 +10,7 @@ import pytest
 from rlhf_jax.data import comparisons, demonstrations, ratings, tokenizer
 from rlhf_jax.data.comparisons import Comparison, ComparisonFields
 from rlhf_jax.data.ratings import Rating, RatingFields, Scale
-from rlhf_jax.pipeline import texts
+from rlhf_jax.pipeline import reading
 from rlhf_jax.pipeline.texts import DataConfig, Needs
 
 
@@ -177,8 +177,8 @@ RL = Needs(("prompts", "corpus", "comparisons"), ("ratings",), halves=True)
 
 def test_a_log_of_ratings_is_corpus_prompts_and_feedback_and_each_prompt_is_on_one_side(tmp_path):
     cfg = DataConfig(ratings=log(tmp_path / "a.jsonl"), held_out=0.3)
-    texts.check_files(cfg, RL)
-    read = texts.from_files(cfg, 0, needs=RL)
+    reading.check_files(cfg, RL)
+    read = reading.from_files(cfg, 0, needs=RL)
     assert read.pairs is not None
     sides = [*read.pairs.halves, read.pairs.held_out]
     groups = [{x.group for x in side} for side in sides]
@@ -195,7 +195,7 @@ def test_a_log_of_ratings_is_corpus_prompts_and_feedback_and_each_prompt_is_on_o
 def test_ratings_of_held_out_prompts_and_texts_teach_nothing(tmp_path):
     asked = write(tmp_path / "p.jsonl", *({"prompt": f"question {i}"} for i in range(60)))
     cfg = DataConfig(ratings=log(tmp_path / "a.jsonl"), prompts=asked, held_out=0.3)
-    read = texts.from_files(cfg, 0, needs=RL)
+    read = reading.from_files(cfg, 0, needs=RL)
     assert read.pairs is not None
     held_out = {row.prompt for row in read.rows_held_out}
     assert held_out and not held_out & {x.prompt for x in read.pairs.train}
@@ -205,12 +205,12 @@ def test_ratings_of_held_out_prompts_and_texts_teach_nothing(tmp_path):
 def test_a_corpus_text_that_is_a_held_out_response_is_not_learned(tmp_path):
     first = log(tmp_path / "a.jsonl")
     cfg = DataConfig(ratings=first, held_out=0.3)
-    rated = texts.from_files(cfg, 0, needs=RL).pairs
+    rated = reading.from_files(cfg, 0, needs=RL).pairs
     assert rated is not None
     corpus = write(
         tmp_path / "b.jsonl", *({"text": x.response} for x in rated.held_out + rated.train)
     )
-    read = texts.from_files(replace(cfg, corpus=corpus), 0, needs=RL)
+    read = reading.from_files(replace(cfg, corpus=corpus), 0, needs=RL)
     learned = {response for _, response in read.corpus + read.corpus_held_out}
     assert learned == {x.response for x in rated.train}
 
@@ -227,9 +227,9 @@ def test_a_corpus_text_that_is_a_held_out_response_is_not_learned(tmp_path):
 def test_files_beside_ratings_are_checked_by_name(settings, needs, message):
     cfg = DataConfig(ratings="r", **settings)
     if message is None:
-        return texts.check_files(cfg, needs)
+        return reading.check_files(cfg, needs)
     with pytest.raises(ValueError, match=re.escape(message)):
-        texts.check_files(cfg, needs)
+        reading.check_files(cfg, needs)
 
 
 def test_a_method_that_samples_needs_prompts_with_its_ratings(tmp_path):
@@ -238,8 +238,8 @@ def test_a_method_that_samples_needs_prompts_with_its_ratings(tmp_path):
     with pytest.raises(
         ValueError, match=r"data.prompts is empty, and too few rows of data.ratings"
     ):
-        texts.from_files(cfg, 0, needs=RL)
-    assert texts.from_files(cfg, 0, needs=Needs(("comparisons",), ("corpus", "ratings"))).pairs
+        reading.from_files(cfg, 0, needs=RL)
+    assert reading.from_files(cfg, 0, needs=Needs(("comparisons",), ("corpus", "ratings"))).pairs
 
 
 def test_halves_that_would_teach_rewards_of_two_kinds_are_refused(tmp_path):
@@ -248,7 +248,7 @@ def test_halves_that_would_teach_rewards_of_two_kinds_are_refused(tmp_path):
     refused = 0
     for seed in range(4):
         try:
-            texts.from_files(DataConfig(ratings=path, held_out=0.2), seed, needs=RL)
+            reading.from_files(DataConfig(ratings=path, held_out=0.2), seed, needs=RL)
         except ValueError as error:
             refused += "the scores of one half are all from 0 to 1" in str(error)
     assert refused > 0

@@ -23,7 +23,7 @@ from rlhf_jax.data import dialogues, jsonl, sources
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.comparisons import read_comparisons
 from rlhf_jax.data.demonstrations import CorpusFields, read_demonstrations
-from rlhf_jax.pipeline import texts
+from rlhf_jax.pipeline import reading, texts
 
 
 def write(path, *rows):
@@ -336,7 +336,7 @@ def test_field_maps_hold_for_every_source(prepared):
         prompts=f"{prepared}:train[:1]+train[3:4]",
         prompts_fields=texts.PromptFields(answer="response"),
     )
-    rows = texts.read_prompts(cfg, dialogues.NO_TEMPLATE)
+    rows = reading.read_prompts(cfg, dialogues.NO_TEMPLATE)
     assert [row.columns["answer"] for row in rows] == ["0 🎬", "3 🎬"]
 
 
@@ -515,7 +515,7 @@ def test_the_first_bad_record_is_fatal_without_skipping(tmp_path):
             2,
         ),
         (
-            lambda source, bad: texts.read_prompts(
+            lambda source, bad: reading.read_prompts(
                 texts.DataConfig(prompts=source), dialogues.NO_TEMPLATE, bad
             ),
             [{"prompt": "a"}, {"prompt": " "}, {"prompt": 1}, {"messages": [{"role": "user"}]}],
@@ -595,7 +595,7 @@ def answers(tmp_path, name, *rows, **settings):
     cfg = texts.DataConfig(
         prompts=write(tmp_path / "a", *rows), prompts_fields=texts.PromptFields(answer=name)
     )
-    return [x.columns for x in texts.read_prompts(cfg, dialogues.NO_TEMPLATE, **settings)]
+    return [x.columns for x in reading.read_prompts(cfg, dialogues.NO_TEMPLATE, **settings)]
 
 
 def test_the_reference_answer_is_the_column_answer(tmp_path):
@@ -634,7 +634,7 @@ def test_a_run_learns_from_the_same_texts_whatever_their_source(tmp_path, prepar
         f"{prepared}:train[:1]+train[3:4]",
     ):
         cfg = texts.DataConfig(corpus=place, held_out=0.5)
-        found.append(texts.from_files(cfg, 0, needs=texts.Needs(("corpus",))))
+        found.append(reading.from_files(cfg, 0, needs=texts.Needs(("corpus",))))
     assert found[0] == found[1] == found[2] and len(found[0].rows) == 1
 
 
@@ -642,10 +642,10 @@ def test_from_files_tells_what_it_skips(tmp_path, capsys):
     rows = [{"text": f"word {n}"} for n in range(40)]
     corpus = write(tmp_path / "a", *rows, {"txt": 1}, {"text": ""})
     cfg = texts.DataConfig(corpus=corpus, bad="skip")
-    read = texts.from_files(cfg, 0, needs=texts.Needs(("corpus",)))
+    read = reading.from_files(cfg, 0, needs=texts.Needs(("corpus",)))
     assert len(read.corpus) + len(read.corpus_held_out) == 40
     said = capsys.readouterr().out
     assert said.startswith("left out of data.corpus: 2 of 42 records (4.8 %) are bad: 1 where ")
     assert f"({corpus}:41, {corpus}:42)" in said
     with pytest.raises(BadRecord, match="a:41: a text to learn needs the fields"):
-        texts.from_files(texts.DataConfig(corpus=corpus), 0, needs=texts.Needs(("corpus",)))
+        reading.from_files(texts.DataConfig(corpus=corpus), 0, needs=texts.Needs(("corpus",)))

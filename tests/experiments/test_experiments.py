@@ -19,8 +19,8 @@ from rlhf_jax.evaluation import intervals
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.hub import huggingface, writing
+from rlhf_jax.pipeline import reading, texts
 from rlhf_jax.pipeline import results as results_of_runs
-from rlhf_jax.pipeline import texts
 from rlhf_jax.pipeline.pretrained import stops
 from rlhf_jax.runs import checkpoint, disk, metrics
 from rlhf_jax.tasks import reviews
@@ -389,7 +389,7 @@ def test_a_python_reward_that_cannot_be_is_refused_before_the_run_has_a_folder(
 def test_no_text_that_is_learned_from_begins_with_a_held_out_prompt(files):
     same = str(files / "a.jsonl")
     cfg = texts.DataConfig(corpus=same, comparisons=same, prompts=same, held_out=0.2)
-    read = texts.from_files(cfg, 0)
+    read = reading.from_files(cfg, 0)
     learned = [text for _, text in read.corpus + read.corpus_held_out]
     pairs = read.pairs
     assert pairs is not None
@@ -511,7 +511,7 @@ def test_files_of_too_little_are_refused_as_they_are_read(tmp_path, given, words
     cfg = texts.DataConfig(**(names or given), reviews=10)
     task = None if names else reviews.TASK
     with pytest.raises(ValueError, match=words) as caught:
-        texts.read(cfg, task, 0, dialogues.NO_TEMPLATE, texts.ALL)
+        reading.read(cfg, task, 0, dialogues.NO_TEMPLATE, texts.ALL)
     assert "\n" not in str(caught.value)
 
 
@@ -526,4 +526,4 @@ def test_fields_of_files_that_are_not_given_are_refused():
         with pytest.raises(
             ValueError, match=f"data.{fields} names fields of files, and data.{kind} is empty"
         ):
-            texts.read(cfg, reviews.TASK, 0, dialogues.NO_TEMPLATE, texts.ALL)
+            reading.read(cfg, reviews.TASK, 0, dialogues.NO_TEMPLATE, texts.ALL)

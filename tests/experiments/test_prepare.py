@@ -9,7 +9,7 @@ from runs import parts
 
 import launch
 from rlhf_jax.data import comparisons, demonstrations, sources, tokenizer
-from rlhf_jax.pipeline import texts
+from rlhf_jax.pipeline import reading, texts
 from rlhf_jax.tasks import reviews
 
 SIZES = parts("--data.reviews 60 --data.pairs 300 --data.vocab-size 300")
@@ -154,8 +154,8 @@ def test_a_task_of_one_response_to_each_prompt_is_refused(tmp_path, capsys):
 def test_the_files_teach_as_files_do(folder):
     demos = demonstrations.read_demonstrations(str(folder / "corpus.jsonl"))
     data = texts.DataConfig(
-        **{name: str(folder / f"{name}.jsonl") for name in texts.FILES}, held_out=0.2
+        **{name: str(folder / f"{name}.jsonl") for name in FILES}, held_out=0.2
     )
-    read = texts.from_files(data, 0)
+    read = reading.from_files(data, 0)
     assert {*read.corpus, *read.corpus_held_out} <= {demo[:2] for demo in demos}
     assert read.pairs and len(read.rows) > 800

@@ -6,7 +6,7 @@ from rlhf_jax.data.builders.builder import MESSAGES, TEXT, TEXTS, Builder
 
 
 class Prompts(Builder):
-    """Prompts to answer, which `texts.read_prompts` reads, with any other columns for a Python reward.
+    """Prompts to answer, which `reading.read_prompts` reads, with any other columns for a Python reward.
 
     A row is a prompt (a text, or messages, or a text whose first words become the prompt), and may have a
     reference answer, or several, in "answer".
