@@ -5,10 +5,10 @@
     python -m bench accelerator | growth | population | reading | trl_ppo [--help]       measured apart
 
 Works: generate, sample, ragged, reward, sft, dpo, grpo, ppo, shared (one trunk for policy and critic, beside
-two), start. Each side is a process of its own; after a warm-up they take turns, pinned to one core and then
-to both. Outputs are compared too, and a check that fails is told. `ratio` is how many times as fast as the
-peer we are, pair by pair; `of matmul` the share of this machine's own matrix product that the operations of
-`works.operations` come to.
+two), packed (SFT on ragged texts packed into rows, beside one a row), start. Each side is a process of its
+own; after a warm-up they take turns, pinned to one core and then to both. Outputs are compared too, and a
+check that fails is told. `ratio` is how many times as fast as the peer we are, pair by pair; `of matmul` the
+share of this machine's own matrix product that the operations of `works.operations` come to.
 
 Peers have environments of their own, in the folder `--envs` (tunix by Python 3.12, where it needs no more):
 

@@ -79,6 +79,9 @@ WORKS = {
         epochs=4,
         beside="ppo",
     ),
+    "packed": Work(
+        "SFT step on packed texts", ("ours",), 32, length=128, same="loss", beside="padded"
+    ),
     "start": Work(
         "command to end of a PPO iteration", ("trl112", "tunix"), 16, prompt=32, response=64
     ),
@@ -102,10 +105,16 @@ def tokens(name: str, work: Work, vocab_size: int) -> np.ndarray:
         return np.concatenate([prompts, said], axis=2)
     if name == "reward":
         return draw(2, work.rows, work.length)
-    if name == "sft":
+    if name in ("sft", "packed", "padded"):
         return draw(work.rows, work.length)
     rows = work.rows * (RAGGED_BATCHES if name == "ragged" else 1)
     return np.repeat(draw(rows // work.group, work.prompt), work.group, axis=0)
+
+
+def sizes(work: Work) -> np.ndarray:
+    """Tokens of each text of the packed work, and of the padded one: exponential, at a mean of L / 4."""
+    drawn = np.random.default_rng(1).exponential(work.length / 4, work.rows)
+    return np.clip(drawn.astype(int), 2, work.length)
 
 
 def stops(name: str, work: Work, vocab_size: int) -> list[int]:
@@ -141,6 +150,7 @@ def operations(name: str, work: Work, shape: Shape) -> float:
     ppo                        generation; reward model, reference, policy and critic a pass each; in every
                                epoch 3 of policy and critic
     shared                     the same, where the critic is a head on the policy's trunk
+    packed, padded             3 passes of each text, without its padding
 
     The ragged work is counted as if all its rows were of mean length.
     """
@@ -149,6 +159,8 @@ def operations(name: str, work: Work, shape: Shape) -> float:
         return 3 * passes(shape, 2 * B, L, 0)
     if name == "sft":
         return 3 * passes(shape, B, L, L - 1)
+    if name in ("packed", "padded"):
+        return 3 * sum(passes(shape, 1, int(n), int(n) - 1) for n in sizes(work))
     if name == "dpo":
         return 4 * passes(shape, 2 * B, P + R, R)
     if name == "ragged":

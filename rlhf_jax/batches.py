@@ -38,9 +38,9 @@ class Prompts(NamedTuple):
 class Sequences(NamedTuple):
     """Prompts with given responses; `mask` marks the response's own tokens, its EOS included.
 
-    A packed row holds several of both, and T = L - 1. `mask` is False on the first token of each segment,
-    which no token precedes. Fine-tuning accepts such rows; preferences and rewards count a row as one
-    response.
+    Where earlier answers in prompts are learned too, T = L - 1. So it is in a packed row, which holds
+    several of both: its `mask` is False on the first token of each segment, which no token precedes.
+    Fine-tuning accepts such rows; preferences and rewards count a row as one response.
     """
 
     tokens: Int[Array, "B L"]
@@ -66,6 +66,29 @@ class Comparisons(NamedTuple):
     def sides(self) -> tuple[Sequences, Sequences]:
         """The chosen and the rejected responses."""
         return self.chosen, self.rejected
+
+
+class Rankings(NamedTuple):
+    """K responses to each prompt with their ranks, 0 for the best; equal ranks are ties.
+
+    The arrays of `responses` are [B, K, ...]. A prompt with fewer responses has rank -1 in the columns that
+    are left, and a copy of one of its responses there. `weight` is the weight of each prompt.
+    """
+
+    responses: Sequences
+    rank: Int[Array, "B K"]
+    weight: Float[Array, " B"]
+
+
+class Ratings(NamedTuple):
+    """Single responses and their scores: from 0 to 1 as probabilities of a good label, or standardised.
+
+    `weight` is the weight of each row.
+    """
+
+    responses: Sequences
+    score: Float[Array, " B"]
+    weight: Float[Array, " B"]
 
 
 class Samples(NamedTuple):

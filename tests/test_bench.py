@@ -93,6 +93,17 @@ def test_the_stops_of_the_ragged_work_end_a_uniform_response_at_a_quarter():
     assert works.lengths(np.array([[9, 40, 50], [60, 40, 50]]), [9, 40]).tolist() == [1, 2]
 
 
+def test_the_packed_work_and_the_padded_one_are_the_same_texts():
+    work = replace(works.WORKS["packed"], rows=2000)
+    sizes = works.sizes(work)
+    assert sizes.min() >= 2 and sizes.max() == work.length
+    assert sizes.mean() == pytest.approx(work.length / 4, rel=0.05)
+    few = replace(work, rows=3, length=8)
+    each = [works.passes(SHAPE, 1, n, n - 1) for n in works.sizes(few).tolist()]
+    done = [works.operations(name, few, SHAPE) for name in ("packed", "padded")]
+    assert done == [3 * sum(each)] * 2
+
+
 def test_targets_are_met_or_missed():
     told = {"ratio": 2.0, "ours": {"peak": 3, "warm": 12.0}, "theirs": {"peak": 4}}
     target = Target("ppo", "small", "trl112", "ratio", 1.9)

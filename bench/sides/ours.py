@@ -18,6 +18,7 @@ from bench.sides import protocol
 from rlhf_jax import optimizer, sampling, train_step
 from rlhf_jax.algorithms import policy_gradient, ppo, preference, reward_model, rollout, sft
 from rlhf_jax.batches import Comparisons, PreferenceBatch, Prompts, Sequences
+from rlhf_jax.data.packing import pack
 from rlhf_jax.devices import parallel
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import networks
@@ -137,6 +138,17 @@ def supervised(ours: Ours):
     return ours.update(step, ours.state(ours.read()), {}, batch, "sft/loss")
 
 
+def on_texts(ours: Ours):
+    """packed and padded: a step on texts of different lengths, several or one a row; counts their tokens."""
+    real = np.arange(ours.work.length) < works.sizes(ours.work)[:, None]
+    batch = Sequences(ours.tokens, real, real[:, 1:])
+    if ours.name == "packed":
+        batch = pack(batch, ours.work.length)
+    step = sft.make_train_step(ours.lm.policy_fn, ours.tx)
+    go = ours.update(step, ours.state(ours.read()), {}, batch, "sft/loss")
+    return lambda: (go()[0], {"units": int(real.sum())})
+
+
 def dpo(ours: Ours):
     """The reference's pass over both sides, and a step."""
     devices, fn = ours.devices, ours.lm.policy_fn
@@ -234,7 +246,7 @@ def with_ppo(ours: Ours):
 
 MAKE = dict(
     generate=generating, sample=generating, ragged=generating, reward=reward, sft=supervised,
-    dpo=dpo, grpo=grpo, ppo=with_ppo, shared=with_ppo,
+    dpo=dpo, grpo=grpo, ppo=with_ppo, shared=with_ppo, packed=on_texts, padded=on_texts,
 )  # fmt: skip
 
 

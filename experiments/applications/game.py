@@ -83,6 +83,7 @@ class Config(Settings):
 
     def _conditions(self, at: str):
         parallel.check_name(self.devices, f"{at}devices")
+        stages.check_packing(self.sft, self.model, at)
         area, own = self.method
         if area == "pg":
             check_divides(f"{at}pg.group", self.pg.group, f"{at}batch_size", self.batch_size)

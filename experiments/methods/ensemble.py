@@ -22,11 +22,21 @@ from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.evaluation import intervals
 from rlhf_jax.models import networks
-from rlhf_jax.pipeline import generation, keys, learners, on_policy, people, results, stages
+from rlhf_jax.pipeline import (
+    agreement,
+    generation,
+    keys,
+    learners,
+    on_policy,
+    people,
+    results,
+    stages,
+    texts,
+)
 from rlhf_jax.pipeline.prepare import Prepared, prepare
 from rlhf_jax.pipeline.rl_settings import PolicyGradientRun
 from rlhf_jax.pipeline.scoring import Reward
-from rlhf_jax.pipeline.texts import Pairs
+from rlhf_jax.pipeline.texts import Feedback
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,11 @@ class Config(PolicyGradientRun):
     """Settings of the ensemble experiment, whose members are trained with the settings of `reward`."""
 
     ensemble: EnsembleConfig = EnsembleConfig()
+
+    def needs(self) -> texts.Needs:
+        """The files that the method learns from: comparisons, and no ratings."""
+        needs = super().needs()
+        return needs._replace(optional=tuple(x for x in needs.optional if x != "ratings"))
 
     def _conditions(self, at: str):
         super()._conditions(at)
@@ -64,7 +79,7 @@ def main(cfg: Config):
     groups = [c.group for c in pairs.held_out]
     accuracy = lambda x: intervals.accuracy(x[:, 0] - x[:, 1], groups)._asdict()
     rows = [{"scores of": name, "held-out accuracy": accuracy(x)} for name, x in scored.items()]
-    facts = results.about_scored(run, scored[own.combine], pairs, pairs.halves[0]) | facts
+    facts = agreement.about_scored(run, scored[own.combine], pairs, pairs.halves[0]) | facts
 
     # 2. RLOO against their combined score
     if own.combine == "warm":
@@ -86,7 +101,7 @@ def main(cfg: Config):
     results.conclude(run, name, reference, said, judges, extra=extra, facts=facts)
 
 
-def train(run: Prepared, reference, compared: Pairs):
+def train(run: Prepared, reference, compared: Feedback):
     """Trains the members [M, ...] on the pairs of the single reward model, and returns their parameters.
 
     Member 0 has the head and the order of pairs of that model and differs from it by rounding alone, which
@@ -134,7 +149,7 @@ def member_scores(run: Prepared, members, sequences) -> np.ndarray:
 
 
 def on_held_out_pairs(
-    run: Prepared, reward: Reward, members, compared: Pairs
+    run: Prepared, reward: Reward, members, compared: Feedback
 ) -> dict[str, np.ndarray]:
     """Scores [N, 2] of both sides of every held-out pair: by one model, each member, and each combination."""
     cfg, fn = run.cfg.ensemble, networks.reward_model(run.lm).fn

@@ -1,11 +1,15 @@
-"""A reward model alone, from comparisons: accuracy, calibration, baselines.
+"""A reward model alone, from comparisons or ratings: accuracy, calibration, baselines.
 
     python launch.py reward --data.comparisons FILES
 
 splits the comparisons by prompt; trains a tokenizer, a language model of the chosen responses (or of
 --data.corpus FILES, or given by --reference) and a reward model that starts from it; and prints how often
-the reward model agrees with people on held-out pairs. Takes a minute or two on two CPU cores for a few
-thousand pairs.
+the reward model agrees with people on held-out pairs, and whether it beats length alone and a bag of
+words. Takes a minute or two on two CPU cores for a few thousand pairs.
+
+    python launch.py reward --data.ratings FILES
+
+does so with rated responses: labels of 0 and 1, or any numbers.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +18,7 @@ import numpy as np
 
 from rlhf_jax.data.comparisons import encode_comparisons, identical
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.pipeline import people, results, settings, stages, texts
+from rlhf_jax.pipeline import agreement, lessons, people, results, settings, stages, texts
 from rlhf_jax.pipeline.prepare import prepare
 
 
@@ -29,7 +33,7 @@ class Config(settings.RunConfig):
 
     def needs(self) -> texts.Needs:
         """The files that the method trains on."""
-        return texts.Needs(("comparisons",), ("corpus",))
+        return texts.Needs(("comparisons",), ("corpus", "ratings"))
 
     def _unread(self) -> dict[str, str]:
         own = {"reward_model": "a reward model is trained", "eval_draws": "no policy is evaluated"}
@@ -46,16 +50,20 @@ def main(cfg: Config):
     if run is None:
         return
     reference, facts = stages.reference(run)
-    pairs = people.compare(run, reference)
-    assert pairs is not None
-    reward, _ = stages.reward_models(run, reference, pairs)
-    judged = encode_comparisons(run.tokenizer, pairs.held_out, *run.lengths)
-    counts = {"train": len(pairs.train), "held out": len(pairs.held_out)}
-    extra = {
-        "pairs": counts | {"ties left out": run.texts.ties},
-        "held-out pairs that are one text when cut to sample.length": int(
-            np.sum(identical(judged))
-        ),
-    }
-    results.write(run.folder, results.about_rewards(run, reward, pairs) | extra | facts)
+    feedback = people.compare(run, reference)
+    assert feedback is not None
+    reward, _ = stages.reward_models(run, reference, feedback)
+    about = agreement.about_rewards(run, reward, feedback, words=True)
+    extra: dict = {"train": len(feedback.train), "held out": len(feedback.held_out)}
+    if lessons.is_rated(feedback.train):
+        extra = {"ratings": extra}
+    else:
+        judged = encode_comparisons(run.tokenizer, feedback.held_out, *run.lengths)
+        extra = {
+            "pairs": extra | {"ties left out": run.texts.ties},
+            "held-out pairs that are one text when cut to sample.length": int(
+                np.sum(identical(judged))
+            ),
+        }
+    results.write(run.folder, about | extra | facts)
     results.show(run.folder, results.again(run.name))

@@ -1,13 +1,16 @@
 """Comparisons of responses by people, read from rows of several layouts, split, and encoded as arrays.
 
     {"prompt": ..., "responses": [...], "preference": 0}    our own; "tie" where neither is better
+    {"prompt": ..., "responses": [...], "ranks": [2, 1, 2]}  a rank for each response, the least for the best
     {"chosen": ..., "rejected": ...}                        with "prompt", or whole dialogues (HH)
     {"text": ..., "label": 1}                               positive texts over negative ones
 
 Prompts and responses may be messages, as in `dialogues.plain`. An empty prompt counts as none.
 `ComparisonFields` names the fields of any other layout. A preference among K responses is the number of the
 best one (which makes K - 1 comparisons, one over each of the others), or a list with a preference for each
-of the K (K - 1) / 2 pairs, in the order 1v2, 1v3, ..., 2v3, ... . Several preference fields are votes.
+of the K (K - 1) / 2 pairs, in the order 1v2, 1v3, ..., 2v3, ... . Several preference fields are votes. Ranks
+make a comparison of every two responses whose ranks differ, and the K responses can be learned from as a
+whole (`encode_rankings`).
 """
 
 import itertools
@@ -21,26 +24,35 @@ import numpy as np
 from jaxtyping import Bool
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_jax.batches import Comparisons
+from rlhf_jax.batches import Comparisons, Rankings, Sequences
 from rlhf_jax.bounds import Integer, Settings
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import Row, field, read, texts
 from rlhf_jax.data.splits import group_of, words
-from rlhf_jax.data.transcripts import Turns
+from rlhf_jax.data.transcripts import TurnLengths
 
 _ANSWER, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
 _TIE = "tie"
 
 
 class Comparison(NamedTuple):
-    """Two responses to one prompt; pairs with equal `group` stay on one side of a split."""
+    """Two responses to one prompt; pairs with equal `group` stay on one side of a split.
+
+    `ranking` is the key of the ranks that the pair is a part of, and empty for a pair alone.
+    """
 
     prompt: str
     chosen: str
     rejected: str
     group: str
+    ranking: str = ""
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """Both responses, the chosen one first."""
+        return self.chosen, self.rejected
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,9 @@ class ComparisonFields(Settings):
     """Field that holds the list of responses, or one field per response, separated by commas."""
     preference: str = "preference"
     """Preference field; several fields, separated by commas, vote, and no majority is a tie."""
+    ranks: str = "ranks"
+    """Field that holds a list of numbers, one for each response, the least for the best and equal ones for a
+    tie; read where a row has no preference."""
     first: Integer = 0
     """Number that stands for the first response in the preference field; one less is a tie."""
 
@@ -88,7 +103,7 @@ def read_comparisons(
             elif shape == "chosen":
                 comparisons.append(_chosen(row, fields))
             else:
-                found, dropped = _mapped(row, fields)
+                found, dropped = (_ranked if shape == "ranked" else _mapped)(row, fields)
                 comparisons += found
                 ties += dropped
     bad.check([*comparisons, *labelled[0], *labelled[1], *range(ties)], source)
@@ -113,7 +128,7 @@ def encode_comparisons(
     comparisons: Sequence[Comparison],
     prompt_length: int,
     length: int,
-    turns: Turns | None = None,
+    lengths: TurnLengths | None = None,
 ) -> Comparisons:
     """Both sides, encoded as by `encode_demonstrations`: with an end token, unless a response was
     truncated.
@@ -124,8 +139,10 @@ def encode_comparisons(
     prompts = [c.prompt for c in comparisons]
     chosen, rejected = [c.chosen for c in comparisons], [c.rejected for c in comparisons]
     return Comparisons(
-        chosen=encode_demonstrations(tokenizer, prompts, chosen, prompt_length, length, turns),
-        rejected=encode_demonstrations(tokenizer, prompts, rejected, prompt_length, length, turns),
+        chosen=encode_demonstrations(tokenizer, prompts, chosen, prompt_length, length, lengths),
+        rejected=encode_demonstrations(
+            tokenizer, prompts, rejected, prompt_length, length, lengths
+        ),
         weight=np.ones(len(comparisons), np.float32),
     )
 
@@ -135,6 +152,37 @@ def identical(comparisons: Comparisons) -> Bool[np.ndarray, " N"]:
     a, b = comparisons.sides
     same_mask = np.all(a.attention_mask == b.attention_mask, axis=1)
     return same_mask & np.all((a.tokens == b.tokens) | ~a.attention_mask, axis=1)
+
+
+def encode_rankings(
+    tokenizer: PreTrainedTokenizerBase,
+    comparisons: Sequence[Comparison],
+    prompt_length: int,
+    length: int,
+    lengths: TurnLengths | None = None,
+) -> Rankings:
+    """The responses of each ranking side by side [N, K, ...], encoded as by `encode_demonstrations`.
+
+    The pairs of one ranking make one row, and a pair alone makes a row of two. The rank of a response is the
+    number of responses that are better; K is the most responses of a row. Every row has weight 1.
+    """
+    rows: dict[Any, tuple[str, Counter]] = {}
+    for n, pair in enumerate(comparisons):
+        _, worse_than = rows.setdefault(pair.ranking or n, (pair.prompt, Counter()))
+        worse_than.update({pair.chosen: 0, pair.rejected: 1})
+    k = max(len(ranked) for _, ranked in rows.values())
+    prompts, responses, rank = [], [], np.full((len(rows), k), -1, np.int32)
+    for row, (prompt, ranked) in enumerate(rows.values()):
+        said = list(ranked)
+        rank[row, : len(said)] = [ranked[response] for response in said]
+        prompts += [prompt] * k
+        responses += said + said[:1] * (k - len(said))
+    flat = encode_demonstrations(tokenizer, prompts, responses, prompt_length, length, lengths)
+    return Rankings(
+        responses=Sequences(*(x.reshape(len(rows), k, -1) for x in flat)),
+        rank=rank,
+        weight=np.ones(len(rows), np.float32),
+    )
 
 
 def _names(names: str) -> list[str]:
@@ -152,7 +200,10 @@ def _shape(row: Row, fields: ComparisonFields) -> str:
     """The layout of a row; fields that the user named for responses or preference take precedence."""
     default = ComparisonFields()
     named = (fields.responses, fields.preference) != (default.responses, default.preference)
-    if named or {*_names(fields.responses), *_names(fields.preference)} <= row.keys():
+    responses, preference = ({*_names(x)} for x in (fields.responses, fields.preference))
+    if {*responses, fields.ranks} <= row.keys() and not preference & row.keys():
+        return "ranked"
+    if named or responses | preference <= row.keys():
         return "mapped"
     if {"chosen", "rejected"} <= row.keys():
         return "chosen"
@@ -161,8 +212,8 @@ def _shape(row: Row, fields: ComparisonFields) -> str:
     found = ", ".join(repr(key) for key in row) or "none"
     raise BadRecord(
         row.where,
-        "a comparison needs the fields 'responses' and 'preference', or 'chosen' and 'rejected', or 'text' "
-        "and 'label'",
+        "a comparison needs the fields 'responses' and 'preference', or 'responses' and 'ranks', or 'chosen' "
+        "and 'rejected', or 'text' and 'label'",
         f", and the fields found are {found}: name yours with data.fields",
     )
 
@@ -232,6 +283,31 @@ def _mapped(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
         Comparison(prompt, responses[pair[0]], responses[pair[1]], group) for pair in won if pair
     ]
     return comparisons, won.count(None)
+
+
+def _ranked(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
+    """A comparison of every two responses whose ranks differ, and the number of pairs whose ranks do not."""
+    prompt, responses = _prompt(row, fields), _responses(row, fields)
+    group = (row.group or group_of(prompt)) if prompt else _texts(responses)
+    ranks, k = field(row, fields.ranks, list), len(responses)
+    numbers = [isinstance(x, int | float) and not isinstance(x, bool) and x == x for x in ranks]
+    if len(ranks) != k or not all(numbers):
+        raise BadRecord(
+            row.where,
+            f"field {fields.ranks!r} must hold a number for each response",
+            f", which are {k}, and is {ranks!r}",
+        )
+    if len(set(responses)) < k:
+        raise BadRecord(
+            row.where,
+            f"{fields.responses!r} holds the same text twice",
+            ": rank different responses",
+        )
+    pairs = [(i, j) for i, j in itertools.permutations(range(k), 2) if ranks[i] < ranks[j]]
+    comparisons = [
+        Comparison(prompt, responses[i], responses[j], group, ranking=row.where) for i, j in pairs
+    ]
+    return comparisons, k * (k - 1) // 2 - len(pairs)
 
 
 def _prompt(row: Row, fields: ComparisonFields) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -12,10 +12,13 @@ from rlhf_jax.bounds import Settings
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.dialogues import HISTORY, NO_TEMPLATE, Chat, Dialogue, Turn, plain
-from rlhf_jax.data.prompts import encode_prompts
+from rlhf_jax.data.prompts import encode_prompts, shortened
 from rlhf_jax.data.sources import Row, field, read, texts
 from rlhf_jax.data.splits import group_of
-from rlhf_jax.data.transcripts import Turns, transcript_ids
+from rlhf_jax.data.transcripts import TurnLengths, transcript_ids
+
+Turns = Literal["last", "all"]
+"""The answers of a dialogue that are learned."""
 
 
 class Demonstration(NamedTuple):
@@ -42,6 +45,7 @@ def read_demonstrations(
     source: str | Sequence[str],
     chat: Chat = NO_TEMPLATE,
     fields: CorpusFields | None = None,
+    turns: Turns = "last",
     bad: BadRecords | None = None,
 ) -> list[Demonstration]:
     """Prompts and responses of a source (as in `sources.read`), each pair once.
@@ -49,8 +53,9 @@ def read_demonstrations(
     A row has "prompt" and "response", "messages" that end with an answer, or a "text", which is a response
     to an empty prompt; `fields` names others. `group` is the key of the prompt, or of the text without a
     prompt, from `splits.group_of`. Raises BadRecord, in one sentence that names path and line, for any other
-    row and for a blank text, unless `bad` skips it, and ValueError, in one that names the source, where
-    every response is blank.
+    row and for a blank text, and with `turns` "all" for a dialogue whose earlier answers cannot be learned
+    (`Dialogue.answered`), unless `bad` skips it; and ValueError, in one that names the source, where every
+    response is blank, and with `turns` "all" where no row is a dialogue.
     """
     fields, default, found = fields or CorpusFields(), CorpusFields(), {}
     bad = bad or BadRecords()
@@ -69,12 +74,25 @@ def read_demonstrations(
                 raise _unreadable(row, given, fields)
             if not (prompt or response.strip()):
                 raise BadRecord(row.where, "the text is blank", ": leave the row out")
+            if turns == "all":
+                _check_turns(row.where, prompt)
             group = row.group if prompt and row.group else group_of(prompt or response)
             found.setdefault((prompt, response), Demonstration(prompt, response, group))
     bad.check(found, source)
     if not any(demo.response.strip() for demo in found.values()):
         raise ValueError(f"{source}: every response is blank: give texts to learn")
+    if turns == "all" and not any(isinstance(demo.prompt, Dialogue) for demo in found.values()):
+        raise ValueError(
+            f'{source}: data.turns = "all" has no effect because no row is a dialogue: leave it out, or '
+            "give messages"
+        )
     return list(found.values())
+
+
+def taught(prompt: str, response: str, turns: Turns) -> list[tuple[str, str]]:
+    """Each learned answer of a demonstration, with the prompt that it answers; the response comes last."""
+    earlier = prompt.answered() if turns == "all" and isinstance(prompt, Dialogue) else []
+    return [*((x.prompt, x.answer) for x in earlier), (prompt, response)]
 
 
 def _unreadable(row: Row, given: Iterable[str], fields: CorpusFields) -> BadRecord:
@@ -97,20 +115,25 @@ def encode_demonstrations(
     responses: Sequence[str],
     prompt_length: int,
     length: int,
-    turns: Turns | None = None,
+    lengths: TurnLengths | None = None,
+    turns: Turns = "last",
 ) -> Sequences:
     """Left-padded prompts [N, prompt_length], followed by right-padded responses [N, length].
 
     `mask` marks the response's tokens and the one that ends it: the chat template's end of an answer in a
     dialogue, otherwise EOS. A response truncated to `length` has no end token, so that nobody learns to
-    stop there. Plain text is a list of empty prompts. With `turns`, responses are transcripts, and `mask`
-    marks the policy's own turns, each with its EOS. Raises ValueError where the lists differ in length,
-    or a length is less than 1.
+    stop there. Plain text is a list of empty prompts. With `lengths`, responses are transcripts, and `mask`
+    marks the policy's own turns, each with its EOS.
+
+    With `turns` "all", `mask` is [N, prompt_length + length - 1] and marks the earlier answers of dialogues
+    too. Their tokens are those that each has as a response.
+
+    Raises ValueError where the lists differ in length, or a length is less than 1.
     """
     if length < 1:
         raise ValueError(f"the response length is {length}: it must be 1 or more")
-    if turns:
-        every = transcript_ids(tokenizer, responses, turns)
+    if lengths:
+        every = transcript_ids(tokenizer, responses, lengths)
     else:
         every = [(ids, [True] * len(ids)) for ids in answer_ids(tokenizer, prompts, responses)]
     begun = [
@@ -123,11 +146,71 @@ def encode_demonstrations(
     for row, (ids, own) in enumerate(every):
         n = min(len(ids), length)
         tokens[row, :n], mask[row, :n], real[row, :n] = ids[:n], own[:n], True
-    return Sequences(
+    rows = Sequences(
         tokens=np.concatenate([before.tokens, tokens], axis=1),
         attention_mask=np.concatenate([before.attention_mask, real], axis=1),
         mask=mask,
     )
+    return rows if turns == "last" else _with_earlier(tokenizer, prompts, rows, prompt_length)
+
+
+def _with_earlier(tokenizer, prompts: Sequence[str], rows: Sequences, prompt_length: int):
+    """The rows, of whose dialogues the earlier answers are encoded as responses and marked too."""
+    learned = np.zeros(rows.tokens.shape, bool)
+    learned[:, prompt_length:] = rows.mask
+    dialogues = {i: prompt for i, prompt in enumerate(prompts) if isinstance(prompt, Dialogue)}
+    encoded = _fitted(tokenizer, list(dialogues.values()), prompt_length)
+    for i, (ids, said) in zip(dialogues, encoded, strict=True):
+        start = prompt_length - len(ids)
+        rows.tokens[i, :start] = tokenizer.pad_token_id
+        rows.tokens[i, start:prompt_length] = ids
+        rows.attention_mask[i, :prompt_length] = np.arange(prompt_length) >= start
+        learned[i, start:prompt_length] = said
+    return rows._replace(mask=learned[:, 1:])
+
+
+def _fitted(tokenizer, dialogues: list[Dialogue], length: int) -> list[tuple[list, list]]:
+    """The ids of each dialogue, shortened to `length` where it is longer, and True for those of answers."""
+    found, room = {}, dict.fromkeys(range(len(dialogues)), length)
+    texts = list(dialogues)
+    while room:
+        encoded = _spoken(tokenizer, [texts[i] for i in room])
+        found |= {i: row for i, row in zip(room, encoded, strict=True) if len(row[0]) <= length}
+        room = {i: n for i, n in room.items() if i not in found}
+        for i, n in room.items():
+            texts[i] = shortened(tokenizer, dialogues[i], n)
+        # answers encoded apart may have a token more than the text as a whole
+        room = {i: n - 1 for i, n in room.items()}
+    return [found[i] for i in range(len(dialogues))]
+
+
+def _spoken(tokenizer, dialogues: list[Dialogue]) -> list[tuple[list[int], list[bool]]]:
+    """The ids of each dialogue, and True for those of answers: parts by others and answers take turns."""
+    answers = [dialogue.answered() for dialogue in dialogues]
+    flat = [x for some in answers for x in some]
+    first = [x[0].prompt.whole if x else d.whole for x, d in zip(answers, dialogues, strict=True)]
+    heard = iter(tokenizers.encode_written(tokenizer, first))
+    said = iter(answer_ids(tokenizer, [x.prompt for x in flat], [x.answer for x in flat]))
+    # after its end token, as in the whole text: some tokenizers put a mark at the beginning of a text
+    written = [x.prompt.turn.close + x.follows for x in flat]
+    then = iter(tokenizers.encode_written(tokenizer, written))
+    rows = []
+    for some in answers:
+        parts = [next(heard)]
+        for x in some:
+            after = next(then)
+            parts += [next(said), after[after.index(x.prompt.turn.end) + 1 :]]
+        learned = [n % 2 == 1 for n, part in enumerate(parts) for _ in part]
+        rows.append(([id for part in parts for id in part], learned))
+    return rows
+
+
+def _check_turns(where: str, prompt: str) -> None:
+    """Raises BadRecord, naming path and line, where a dialogue's earlier answers cannot be learned."""
+    try:
+        taught(prompt, "", "all")
+    except ValueError as error:
+        raise BadRecord(where, str(error)) from None
 
 
 def answer_ids(
@@ -178,10 +261,7 @@ def _written(tokenizer, prompt: str, response: str, turn: Turn) -> tuple[str, st
     """(text to encode with special tokens, text to encode as plain) after a prompt: the template's opening,
     and the response."""
     if isinstance(prompt, Dialogue):
-        response = response.strip() if turn.trims else response
-        if turn.opening and response.lstrip().startswith(turn.opening.split()[0]):
-            return "", response + turn.after  # a response that brings its own, as `<think>`
-        return turn.opening, turn.before + response + turn.after
+        return turn.written(response)
     if not prompt and tokenizers.has_bos(tokenizer, response):
         return "", response.lstrip().removeprefix(str(tokenizer.bos_token))
     return "", tokenizers.at_seam(prompt, response)

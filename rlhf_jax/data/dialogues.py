@@ -53,6 +53,24 @@ class Turn(NamedTuple):
     """The first special token after the answer; EOS where there is none."""
     trims: bool
     """True where white space around the answer is removed."""
+    close: str = ""
+    """The end token, as the template writes it; empty where it writes none."""
+
+    def written(self, answer: str) -> tuple[str, str]:
+        """(opening, plain text) of the answer, up to its end token."""
+        answer = answer.strip() if self.trims else answer
+        if self.opening and answer.lstrip().startswith(self.opening.split()[0]):
+            return "", answer + self.after  # an answer that brings its own, as `<think>`
+        return self.opening, self.before + answer + self.after
+
+
+class Answered(NamedTuple):
+    """An answer within a dialogue."""
+
+    prompt: "Dialogue"
+    answer: str
+    follows: str
+    """Text of the template from the answer's end token to the next answer."""
 
 
 class Dialogue(str):
@@ -68,6 +86,33 @@ class Dialogue(str):
 
     def __reduce__(self):
         return str, (str(self),)
+
+    def answered(self) -> list[Answered]:
+        """The assistant's answers in these messages, without any before the first question.
+
+        Raises ValueError where the text up to the end of an answer, as `turn` writes it, does not begin the
+        text of all messages.
+        """
+        asked = next((i for i, x in enumerate(self.messages) if x["role"] == USER), 0)
+        roles = [x["role"] for x in self.messages]
+        places = [i for i, role in enumerate(roles) if i > asked and role == ASSISTANT]
+        befores = [self.chat(self.messages[:i]) for i in places]
+        found = []
+        for place, before, then in zip(places, befores, [*befores[1:], self], strict=False):
+            answer, turn = self.messages[place]["content"], before.turn
+            whole = "".join((before.whole, *turn.written(answer), turn.close))
+            if not (turn.close and then.whole.startswith(whole)):
+                why = (
+                    "otherwise once another follows it"
+                    if turn.close
+                    else "without a token at its end"
+                )
+                raise ValueError(
+                    f"the chat template writes message {place + 1}, an answer, {why}, so that it cannot be "
+                    'learned there: leave data.turns at "last"'
+                )
+            found.append(Answered(before, answer, then.whole.removeprefix(whole)))
+        return found
 
     def fitting(self, fits: Callable[["Dialogue"], bool]) -> "Dialogue | None":
         """The dialogue without as many of its oldest messages as needed to fit; None where it never fits.
@@ -156,6 +201,7 @@ def turn_of(words: PreTrainedTokenizerBase, messages: list[dict]) -> Turn:
         after=after[: end.start()] if end else "",
         end=cast(int, words.convert_tokens_to_ids(end[0]) if end else words.eos_token_id),
         trims=f" {_ANSWER} " not in answered(f" {_ANSWER} "),
+        close=end[0] if end else "",
     )
 
 

@@ -60,11 +60,19 @@ def _cut(tokenizer, text: str, ids: list[int], length: int) -> list[int]:
         start = tokenizers.start_ids(tokenizer) or [tokenizer.bos_token_id]
         kept = start if ids[: len(start)] == start else []
         return (kept + ids[len(ids) - max(0, length - len(kept)) :])[:length]
-    of = lambda dialogue: tokenizers.encode_written(tokenizer, [dialogue.whole])[0]
-    shorter = text.fitting(lambda dialogue: len(of(dialogue)) <= length)
+    return tokenizers.encode_written(tokenizer, [shortened(tokenizer, text, length).whole])[0]
+
+
+def shortened(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, length: int) -> Dialogue:
+    """The dialogue, shortened to `length` tokens as in `encode_prompts`.
+
+    Raises ValueError where these hold not one word of its last question.
+    """
+    size = lambda dialogue: len(tokenizers.encode_written(tokenizer, [dialogue.whole])[0])
+    shorter = dialogue.fitting(lambda dialogue: size(dialogue) <= length)
     if shorter is None:
         raise ValueError(
             f"data.prompt_length = {length} holds not one word of the last question of a dialogue beside "
-            f"what the chat template writes round it ({text[:40]!r}...): raise it"
+            f"what the chat template writes round it ({dialogue[:40]!r}...): raise it"
         )
-    return of(shorter)
+    return shorter

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.data import jsonl
+from rlhf_jax.data import jsonl, mixing
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 
 _TFDS, _HUB = "tfds:", "hf:"
@@ -80,12 +80,15 @@ def read(
     """The rows of a source, in the order of its parts, files and lines.
 
     `source` names files, globs (`~` allowed), folders and data sets as at the top of this file: a sequence,
-    or one string with commas between them (or one path that contains commas). A part that is named twice is
+    or one string with commas between them (or one path that contains commas). With a weight before each
+    (`mixing.parse`), their rows are mixed as by `mixing.mix` with seed 0. A part that is named twice is
     read once; blank lines and byte-order marks are skipped. Every row holds a string in each field of
     `required`. Raises ValueError, in one sentence, for a part that is not there or holds no rows, and
     BadRecord, which names file and line, for a row that is no JSON object, has a duplicate key or an
     unpaired surrogate, is not UTF-8, or lacks a field; with `bad`, such rows may be skipped (see BadRecords).
     """
+    if parts := _weighted(source):
+        return _mixed(parts, required, bad)
     rows, bad = [], bad or BadRecords()
     for place in places(source):
         opened, before = _opened(place), bad.total
@@ -137,6 +140,7 @@ def places(source: str | Sequence[str]) -> list[str]:
 
     Raises ValueError for a pattern without files.
     """
+    source = [part for _, part in _weighted(source)] or source
     if isinstance(source, str):  # a comma may be part of a name
         whole = os.path.exists(os.path.expanduser(source.strip()))
         source = [source] if whole else source.split(",")
@@ -145,6 +149,25 @@ def places(source: str | Sequence[str]) -> list[str]:
         part = os.path.expanduser(part.strip())
         named += [part] if part.startswith((_TFDS, _HUB)) or _folder(part) else _matching(part)
     return list(dict.fromkeys(named))
+
+
+def _weighted(source: str | Sequence[str]) -> list[tuple[float, str]]:
+    """Weights and sources of a mixture; [] for anything else."""
+    return mixing.parse(source) if isinstance(source, str) else []
+
+
+def _mixed(
+    parts: list[tuple[float, str]], required: tuple[str, ...], bad: BadRecords | None
+) -> list[Row]:
+    """The mixture of these sources; prints how many rows of each it holds."""
+    weights, names = zip(*parts, strict=True)
+    every = [read(name, required, bad) for name in names]
+    rows = mixing.mix(every, weights)
+    used = {id(row) for row in rows}
+    counts = (f"{sum(id(row) in used for row in part)} of {len(part)} rows" for part in every)
+    told = ", ".join(f"{n} of {name}" for n, name in zip(counts, names, strict=True))
+    print(f"mixture: {told}", flush=True)
+    return rows
 
 
 def _matching(pattern: str) -> list[str]:

@@ -7,7 +7,7 @@ from rlhf_jax.data import sources
 from rlhf_jax.models.hub import huggingface
 from rlhf_jax.runs import manifest
 
-DATA = "data.corpus", "data.comparisons", "data.prompts"
+DATA = "data.corpus", "data.comparisons", "data.ratings", "data.prompts"
 """The settings that name sources of rows."""
 MODELS = "pretrained", "reference", "reward_model", "tokenizer"
 """The settings that name a model or tokenizer, by folder or hub name."""

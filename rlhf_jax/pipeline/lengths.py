@@ -1,7 +1,7 @@
 """Columns of prompts and answers: taken from the data unless set, with a report of what they truncate."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 from rlhf_jax.data.comparisons import Comparison
 from rlhf_jax.data.demonstrations import answer_ids
 from rlhf_jax.data.prompts import prompt_ids
+from rlhf_jax.data.ratings import Rating
 from rlhf_jax.pipeline import pretrained
 from rlhf_jax.runs import disk
 
@@ -36,10 +37,12 @@ def demonstrated(setting: str, pairs: list[tuple[str, str]]) -> Texts:
     return Texts(setting, [prompt for prompt, _ in pairs if prompt], pairs)
 
 
-def compared(pairs: list[Comparison]) -> Texts:
-    """Both sides of comparisons."""
-    answers = [(c.prompt, side) for c in pairs for side in (c.chosen, c.rejected)]
-    return Texts("data.comparisons", [c.prompt for c in pairs if c.prompt], answers)
+def judged(items: Sequence[Comparison | Rating]) -> Texts:
+    """Prompts and responses of comparisons or ratings."""
+    rated = any(isinstance(x, Rating) for x in items)
+    answers = [(x.prompt, response) for x in items for response in x.responses]
+    prompts = [x.prompt for x in items if x.prompt]
+    return Texts("data.ratings" if rated else "data.comparisons", prompts, answers)
 
 
 def given(cfg) -> dict[str, int]:

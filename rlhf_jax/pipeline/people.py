@@ -4,15 +4,15 @@ from rlhf_jax.data.comparisons import read_comparisons
 from rlhf_jax.people import annotators
 from rlhf_jax.pipeline import keys, texts
 from rlhf_jax.pipeline.prepare import Prepared
-from rlhf_jax.pipeline.texts import Pairs
+from rlhf_jax.pipeline.texts import Feedback
 from rlhf_jax.runs import disk
 
 FILE = "comparisons.jsonl"
 
 
-def compare(run: Prepared, reference) -> Pairs | None:
-    """Comparisons of the files, or of two responses per prompt by simulated people; None where the method
-    needs none.
+def compare(run: Prepared, reference) -> Feedback | None:
+    """Comparisons or ratings of the files, or comparisons of two responses per prompt by simulated people;
+    None where the method needs none.
 
     Comparisons by simulated people are kept in the run's comparisons.jsonl.
     """

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rlhf_jax.data import dialogues
-from rlhf_jax.data.transcripts import Turns
+from rlhf_jax.data.transcripts import TurnLengths
 from rlhf_jax.devices import hosts, parallel
 from rlhf_jax.devices.parallel import Devices
 from rlhf_jax.models import networks
@@ -13,6 +13,7 @@ from rlhf_jax.pipeline import (
     generation,
     inputs,
     lengths,
+    lessons,
     pretrained,
     results,
     reuse,
@@ -40,10 +41,10 @@ class Prepared(NamedTuple):
     load_reward: Callable | None  # load_reward(places) -> function and parameters of `reward_model`
 
     @property
-    def lengths(self) -> tuple[int, int, Turns | None]:
+    def lengths(self) -> tuple[int, int, TurnLengths | None]:
         """Columns of a prompt and of a response, and of its turns where it is a transcript."""
         length, environment = self.cfg.sample.length, self.texts.environment
-        turns = Turns(*environment.columns(length)) if environment else None
+        turns = TurnLengths(*environment.columns(length)) if environment else None
         return self.cfg.data.prompt_length, length, turns
 
 
@@ -59,6 +60,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
     chat, task = dialogues.template(cfg.tokenizer), settings.task_of(cfg)
     read = texts.read(cfg.data, task, cfg.seed, chat, cfg.needs())
+    lessons.check(cfg, read.pairs)
     scorer = scoring.python_reward(cfg, read)
     folder = opened(name, cfg)
     if folder is None:
@@ -101,9 +103,9 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
 
 def texts_of(read: texts.Texts) -> list[lengths.Texts]:
     """All texts of the files, by the settings that name them."""
-    pairs = [*read.pairs.train, *read.pairs.held_out] if read.pairs else []
+    told = [*read.pairs.train, *read.pairs.held_out] if read.pairs else []
     return [
         lengths.demonstrated("data.corpus", [*read.corpus, *read.corpus_held_out]),
-        lengths.compared(pairs),
+        lengths.judged(told),
         lengths.Texts("data.prompts", [x.prompt for x in [*read.rows, *read.rows_held_out]], []),
     ]

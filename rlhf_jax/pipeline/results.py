@@ -9,14 +9,11 @@ import rich
 from rich.table import Table
 
 from rlhf_jax.batches import Samples
-from rlhf_jax.data.comparisons import encode_comparisons
 from rlhf_jax.devices import hosts, process
-from rlhf_jax.evaluation import intervals, reward_models
+from rlhf_jax.evaluation import intervals
 from rlhf_jax.evaluation.intervals import bootstrap_interval
-from rlhf_jax.people import annotators
-from rlhf_jax.pipeline import generation, keys, scoring, texts
+from rlhf_jax.pipeline import agreement, generation, keys, scoring, texts
 from rlhf_jax.pipeline.scoring import Reward
-from rlhf_jax.pipeline.texts import Pairs
 from rlhf_jax.runs import disk, report, surroundings
 from rlhf_jax.runs import run as runs
 
@@ -54,34 +51,6 @@ def before_and_after(method, prompts, measured: dict) -> dict:
 def kl(prompts, log_ratio) -> dict:
     """KL of the policy to the reference, in nats per response, with its interval over prompts."""
     return bootstrap_interval(log_ratio.sum(axis=1), prompts)._asdict()
-
-
-def about_scores(scores, train, held_out, gold=None) -> dict:
-    """Held-out accuracy of a reward model beside that of length alone, and its calibration.
-
-    `scores` [N, 2] of the held-out pairs, chosen and rejected; `gold` [N, 2] where it is known.
-    """
-    groups, margins = [c.group for c in held_out], scores[:, 0] - scores[:, 1]
-    words = lambda pairs, side: np.array([len(getattr(c, side).split()) for c in pairs])
-    lengths = np.stack([words(held_out, "chosen"), words(held_out, "rejected")], axis=1)
-    length = reward_models.length_baseline(
-        words(train, "chosen"), words(train, "rejected"), lengths[:, 0], lengths[:, 1], groups
-    )
-    taste = reward_models.length_report(scores, lengths, gold, groups)
-    where_known = lambda found: {k: x._asdict() for k, x in found.items() if x is not None}
-    accuracies = {
-        "held-out pairs": intervals.accuracy(margins, groups),
-        f"length alone: {length.rule} wins": length.accuracy,
-        "where the longer was chosen": taste.accuracy_longer_chosen,
-        "where the shorter was chosen": taste.accuracy_shorter_chosen,
-    }
-    correlations = {"plain": taste.correlation, "given gold": taste.correlation_given_gold}
-    return {
-        "reward accuracy": where_known(accuracies),
-        "correlation of score and length": where_known(correlations),
-        "reward calibration error": reward_models.ece(margins),
-        "calibration": [row._asdict() for row in reward_models.calibration_table(margins)],
-    }
 
 
 def sample_rows(method, prompts, sides, measured: dict) -> list[dict]:
@@ -240,34 +209,6 @@ def log_ratios(run: "Prepared", reference, samples: Samples) -> np.ndarray:
     return np.asarray(samples.logprobs) - np.where(samples.mask, logprobs, 0.0)
 
 
-def about_rewards(run: "Prepared", reward: Reward | None, pairs: Pairs | None) -> dict:
-    """Accuracy and calibration of a reward model on held-out pairs, beside length alone and the ceiling.
-
-    Empty without a reward model or without pairs.
-    """
-    if reward is None or pairs is None:
-        return {}
-    judged = encode_comparisons(run.tokenizer, pairs.held_out, *run.lengths)
-    scored = generation.both_scores(run.devices, reward.fn, reward.params, judged)
-    return about_scored(run, scored, pairs, pairs.train)
-
-
-def about_scored(run: "Prepared", scored: np.ndarray, pairs: Pairs, taught: list) -> dict:
-    """Accuracy and calibration from scores [N, 2] of the held-out pairs, chosen and rejected.
-
-    Of simulated people also the accuracy that a perfect reward model can expect.
-    """
-    held_out, task = pairs.held_out, run.texts.task
-    if task is None:
-        return about_scores(scored, taught, held_out)
-    by_prompt = {row.prompt: row for row in run.texts.compared}
-    sides = [c.chosen for c in held_out], [c.rejected for c in held_out]
-    known = texts.judged(task, [by_prompt[c.prompt] for c in held_out], *sides)
-    found = about_scores(scored, taught, held_out, np.stack(known[:2], axis=1))
-    p = annotators.preference_probability(*known, run.cfg.annotators)
-    return found | {"reward accuracy ceiling (annotator noise)": annotators.accuracy_ceiling(p)}
-
-
 def conclude(
     run: "Prepared", method: str, reference, said: generation.Responses, judges: "Judges", **more
 ):
@@ -275,10 +216,12 @@ def conclude(
 
     `judges` give the rewards of responses. In `more`, `first` are results to list first; `kl` replaces the
     KL (nats per response, an interval) where the sampler's own log-probabilities do not give it; `extra`
-    are further results; on `pairs` the maximised reward model is judged; `facts` are listed last; and
-    `tokens` are quantities [N, T] by name, which the report shows token by token.
+    are further results; on `pairs`, or ratings, the maximised reward model is judged; `facts` are listed
+    last; and `tokens` are quantities [N, T] by name, which the report shows token by token.
     """
-    facts = about_rewards(run, judges.reward, more.get("pairs")) | (more.get("facts") or {})
+    facts = agreement.about_rewards(run, judges.reward, more.get("pairs")) | (
+        more.get("facts") or {}
+    )
     rows = held_out_rows(run)
     prompts, sides = [row.prompt for row in rows], (respond(run, reference), said)
     measured = {name: [fn(rows, x) for x in sides] for name, fn in judges.of(run).items()}

@@ -22,20 +22,23 @@ COMPUTED = (
 """The settings that change order, memory and time of a computation, and not its result."""
 DECIDED = "model.vocab_size", "sample.pad"
 """The settings that the tokenizer decides."""
-OF_FILES = "prompt_words", "fields", "corpus_fields", "prompts_fields"
+OF_FILES = (
+    *("prompt_words", "fields", "corpus_fields", "ratings_fields", "prompts_fields"),
+    *("turns", "bad"),
+)
 LENGTHS = "data.prompt_length", "sample.length"
 
 
 def shared(settings: dict[str, Any], stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
     """The settings, flattened by `identity.flat`, that determine the results of these stages."""
-    files = [settings[f"data.{name}"] for name in ("corpus", "comparisons", "prompts")]
+    files = [settings[f"data.{name}"] for name in texts.FILES]
     free = [*COMPUTED, *DECIDED]
     if any(files):
-        free += ["annotators", "data.reviews", "data.pairs"]
+        free += ["task", "annotators", "data.reviews", "data.pairs"]
         free += [f"sample.{name}" for name in ("temperature", "stop")]
     else:
         free += [f"data.{name}" for name in OF_FILES]
-    learns_rewards = (not any(files) or files[1]) and stages != ("sft",)
+    learns_rewards = (not any(files) or files[1] or files[2]) and stages != ("sft",)
     if not learns_rewards:
         free += ["reward"]
     adapted = settings["pretrained"] or learns_rewards  # one of these stages has adapters

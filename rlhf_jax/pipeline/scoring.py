@@ -55,12 +55,14 @@ def needs(cfg) -> texts.Needs:
     """The files of a method that maximises a reward.
 
     With a reference, no corpus is needed. With a given reward model or a Python reward alone, no
-    comparisons are needed; beside a given reward model, comparisons can train a held-out one.
+    comparisons are needed; beside a given reward model, comparisons can train a held-out one. Ratings can
+    stand in for comparisons.
     """
     needed, optional = ["prompts"], []
     (optional if cfg.reference else needed).append("corpus")
     if cfg.rl.model_weight:
         (optional if cfg.reward_model else needed).append("comparisons")
+        optional.append("ratings")
     elif cfg.reference:
         optional.remove("corpus")  # nothing is trained on it, and no score is centred on it
     return texts.Needs(tuple(needed), tuple(optional), halves=True)

@@ -20,8 +20,8 @@ TASK = "reviews"
 OF_WORLD = ("data.reviews", "data.pairs", "annotators")
 """The settings that only a generated task reads."""
 OF_FILES = (
-    *("data.prompt_words", "data.fields", "data.corpus_fields", "data.prompts_fields"),
-    "data.bad",
+    *("data.prompt_words", "data.fields", "data.bad", "data.turns"),
+    *(f"data.{name}_fields" for name in ("corpus", "ratings", "prompts")),
 )
 """The settings that only data files need."""
 
@@ -47,7 +47,7 @@ class RunConfig(pretrained.Config):
     """Log to Weights & Biases in addition to the run directory."""
     task: str = ""
     """Task that generates the data, by name (reviews) or as a FILE.py that defines TASK; empty: reviews.
-    Refused together with data files."""
+    Refused together with data files, to which the task that an experiment sets itself gives way."""
     reward_model: str = ""
     """Folder or hub name of a one-label sequence classifier with the policy's tokenizer, maximised instead
     of a reward model trained here. Comparisons then train only the held-out reward model."""
@@ -69,6 +69,7 @@ class RunConfig(pretrained.Config):
         super()._conditions(at)
         parallel.check_name(self.devices, f"{at}devices")
         check_on_policy(self.sample, f"{at}sample.")
+        stages.check_packing(self.sft, self.model, at)
 
     def _unread(self) -> dict[str, str]:
         if texts.has_files(self.data):
@@ -81,6 +82,8 @@ class RunConfig(pretrained.Config):
             missing["reward"] = missing["annotators"] = "no reward model is trained"
         if "comparisons" not in known and not texts.has_files(self.data):
             missing["data.pairs"] = "nothing is trained on comparisons"
+        if self.data.ratings:
+            missing["reward.loss"] = "ratings are learned from one by one"
         if self.reference:
             of_sft = (f"sft.{x.name}" for x in fields(self.sft) if x.name != "batch_size")
             missing |= dict.fromkeys(of_sft, "a reference replaces SFT")

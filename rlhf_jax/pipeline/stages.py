@@ -4,7 +4,7 @@ Each stage ends in its run directory; a finished stage is read instead of traine
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,15 +23,18 @@ from rlhf_jax.batches import Sequences
 from rlhf_jax.bounds import Count, Positive, Settings, check_divides
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
-from rlhf_jax.data.comparisons import Comparison, encode_comparisons
-from rlhf_jax.data.demonstrations import encode_demonstrations
+from rlhf_jax.data.comparisons import Comparison
+from rlhf_jax.data.demonstrations import Turns, encode_demonstrations
+from rlhf_jax.data.packing import pack
+from rlhf_jax.data.ratings import Rating
 from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.models import lora, networks
+from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import generation, keys, pretrained, scoring
-from rlhf_jax.pipeline.texts import Pairs
+from rlhf_jax.pipeline import generation, keys, lessons, pretrained, scoring
+from rlhf_jax.pipeline.texts import Feedback
 from rlhf_jax.runs import disk, loop
 
 if TYPE_CHECKING:
@@ -44,6 +47,10 @@ SMALLER = "--model.remat, --model.logprob-chunk 64, --lora.rank 8 or --devices m
 """Remedies that reduce the memory of any training step."""
 CENTRE = "centre.json"
 """The file of a stage with the mean score that was subtracted from its reward model's bias."""
+
+
+SCALE = "scale.json"
+"""The file of a stage with the `Scale` of the rewards of a reward model that learned from ratings."""
 
 
 class Place(NamedTuple):
@@ -64,7 +71,10 @@ class SFTConfig(Settings):
     steps: Count = 1500
     """Maximum number of gradient steps; the learning rate decays over all of them."""
     batch_size: Count = 32
-    """Texts per gradient step."""
+    """Texts per gradient step; packed rows where `pack` is set."""
+    pack: bool = False
+    """Pack several training texts into each row of prompt and response columns, by first fit decreasing, so
+    that little is padding. Texts do not see each other; the held-out loss stays unpacked."""
     eval_every: Count = 150
     """Steps between evaluations of the held-out loss, each with a checkpoint."""
     patience: Count = 3
@@ -87,9 +97,9 @@ class RewardConfig(Settings):
     _main = ("epochs",)
 
     epochs: Positive = 2.0
-    """Passes over the comparisons (1: Stiennon et al., 2020, with larger pretrained models)."""
+    """Passes over the comparisons or ratings (1: Stiennon et al., 2020, with larger pretrained models)."""
     batch_size: Count = 16
-    """Pairs per gradient step."""
+    """Pairs, rankings or ratings per gradient step."""
     save_every: Count = 200
     """Steps between checkpoints."""
     microbatches: Count = 1
@@ -101,6 +111,15 @@ class RewardConfig(Settings):
 
     def _conditions(self, at: str):
         check_divides(f"{at}microbatches", self.microbatches, f"{at}batch_size", self.batch_size)
+
+
+def check_packing(sft: SFTConfig, model: ModelConfig, at: str = ""):
+    """Raises ValueError where packed rows are asked of attention that does not take them."""
+    if sft.pack and model.attention == "cudnn":
+        raise ValueError(
+            f'{at}sft.pack does not work with {at}model.attention = "cudnn", which takes one text a row: '
+            f'use {at}model.attention = "xla", or leave {at}sft.pack out'
+        )
 
 
 def parts(name: str, cfg) -> dict[str, int]:
@@ -189,6 +208,8 @@ def sft(
     parameters are trained from random weights.
     """
     adapters = NONE if start is None else adapters
+    if cfg.pack:
+        train = disk.mapped(run.folder / "data" / "packed", lambda: packed(train), train)
     tx, loss_of = optimizer.make(cfg.optimizer, cfg.steps), held_out_loss(run.devices, lm, held_out)
     job = Fit(
         stage="sft",
@@ -210,26 +231,38 @@ def sft(
     return run.devices.host(lora.merge(params)), float(carry["lowest"])
 
 
+def packed(train: Sequences) -> Sequences:
+    """The texts in fewer rows of as many columns; prints how many, and how full they are."""
+    n, columns = train.tokens.shape
+    found = pack(train, columns)
+    full = np.mean(found.attention_mask > 0)
+    rows = f"{len(found.tokens)} rows of {columns} tokens, {full:.1%} full"
+    print(f"packed: {n} texts in {rows}", flush=True)
+    return found
+
+
 def reference(run: "Prepared"):
     """The SFT policy's parameters, trained or read, on the host, and facts about them."""
     cfg, devices, texts = run.cfg, run.devices, run.texts
-    held_out = demonstrations(run.tokenizer, texts.corpus_held_out, run.lengths)
+    turns = cfg.data.turns
+    held_out = demonstrations(run.tokenizer, texts.corpus_held_out, run.lengths, turns)
     start, nats = pretrained.start(cfg, devices.places), np.nan
     if cfg.reference:
         params = devices.host(start)
         if texts.corpus_held_out:
             nats = float(held_out_loss(devices, run.lm, held_out)(devices.share(start)))
     else:
-        encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths)
+        encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths, turns)
         train = disk.mapped(run.folder / "data" / "demonstrations", encode, held_out)
         params, nats = sft(
             place(run), cfg.sft, run.lm, train, held_out, start=start, adapters=cfg.lora
         )
     if not texts.corpus_held_out:
         return params, {}
+    whole = "response" if turns == "last" else "row"
     facts = {
         "SFT held-out loss, nats a token": nats,
-        "SFT held-out loss, nats a response": nats * float(held_out.mask.sum(1).mean()),
+        f"SFT held-out loss, nats a {whole}": nats * float(held_out.mask.sum(1).mean()),
     }
     return params, facts | (texts.task.facts(texts.corpus_held_out) if texts.task else {})
 
@@ -278,20 +311,24 @@ def held_out_loss(devices: Devices, lm, held_out: Sequences) -> Callable:
     return loss_of
 
 
-def reward_model_of(run: "Prepared", stage: str, pairs: list[Comparison], trunk) -> scoring.Reward:
-    """A reward model trained on `pairs` from `trunk`; its mean score on held-out demonstrations is zero."""
+def reward_model_of(
+    run: "Prepared", stage: str, items: Sequence[Comparison | Rating], trunk
+) -> scoring.Reward:
+    """A reward model trained on comparisons or ratings from `trunk`; its mean score on held-out
+    demonstrations is zero."""
     cfg, devices, seed = run.cfg.reward, run.devices, run.cfg.seed
-    encode = lambda pairs: encode_comparisons(run.tokenizer, pairs, *run.lengths)
-    like = encode(pairs[:1])
-    train = disk.mapped(run.folder / "data" / stage, lambda: encode(pairs), like)
+    lesson, place_of = lessons.lesson(run, items), run.folder / "stages" / stage
+    like = lesson.encode(items[:1])
+    train = disk.mapped(run.folder / "data" / stage, lambda: lesson.encode(items), like)
     network = networks.reward_model(run.lm)
-    steps = max(1, round(cfg.epochs * len(pairs) / cfg.batch_size))
+    steps = max(1, round(cfg.epochs * len(train.weight) / cfg.batch_size))
     tx = optimizer.make(cfg.optimizer, steps)
     job = Fit(
         stage=stage,
-        params=network.init(jax.random.fold_in(keys.key_of(seed, stage), 0), trunk),
-        make=lambda reward_fn: reward_model.make_train_step(
-            reward_fn, tx, cfg.loss, microbatches=cfg.microbatches, axis_name=devices.axis_name
+        params=network.init(jax.random.fold_in(keys.key_of(seed, stage), 0), trunk)
+        | {"bias": jnp.float32(lesson.start)},
+        make=lambda reward_fn: lesson.make(
+            reward_fn, tx, microbatches=cfg.microbatches, axis_name=devices.axis_name
         ),
         fn=network.fn,
         batch_at=lambda i: batch_at(train, cfg.batch_size, seed, i, devices.take),
@@ -302,7 +339,12 @@ def reward_model_of(run: "Prepared", stage: str, pairs: list[Comparison], trunk)
         log_every=5,
     )
     params, _ = fit(place(run), job, run.cfg.lora)
-    return centred(run, scoring.Reward(network.fn, params), run.folder / "stages" / stage / CENTRE)
+    found = centred(run, scoring.Reward(network.fn, params), place_of / CENTRE)
+    if lesson.scale:
+        shift = lesson.start - float(found.params["bias"])  # a centred reward and this are a reward
+        scale = lesson.scale._replace(mean=lesson.scale.mean + lesson.scale.deviation * shift)
+        disk.cached(place_of, SCALE, scale._asdict)
+    return found
 
 
 def centred(
@@ -318,7 +360,7 @@ def centred(
     return reward._replace(params=reward_model.centre(reward.params, jnp.float32(mean)))
 
 
-def reward_models(run: "Prepared", reference, pairs: Pairs | None):
+def reward_models(run: "Prepared", reference, feedback: Feedback | None):
     """(reward model to maximise, held-out reward model), each None where it is not needed.
 
     The first is loaded where `reward_model` names one; all that are trained start from the reference.
@@ -328,10 +370,10 @@ def reward_models(run: "Prepared", reference, pairs: Pairs | None):
         first = centred(run, named)
         first = first._replace(params=run.devices.host(first.params))
     else:
-        first = reward_model_of(run, "reward", pairs.halves[0], reference) if pairs else None
-    if pairs is None or not pairs.halves[1]:
+        first = reward_model_of(run, "reward", feedback.halves[0], reference) if feedback else None
+    if feedback is None or not feedback.halves[1]:
         return first, None
-    return first, reward_model_of(run, HELD_OUT, pairs.halves[1], reference)
+    return first, reward_model_of(run, HELD_OUT, feedback.halves[1], reference)
 
 
 def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
@@ -346,6 +388,7 @@ def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
     return tokenizer.load(name or place, bos=bos)
 
 
-def demonstrations(words, texts, lengths: tuple) -> Sequences:
+def demonstrations(words, texts, lengths: tuple, turns: Turns = "last") -> Sequences:
     """Pairs of prompt and response as arrays, with `lengths` as those of `Prepared`."""
-    return encode_demonstrations(words, [p for p, _ in texts], [r for _, r in texts], *lengths)
+    prompts, responses = [p for p, _ in texts], [r for _, r in texts]
+    return encode_demonstrations(words, prompts, responses, *lengths, turns=turns)

@@ -16,15 +16,22 @@ from rlhf_jax.bounds import Bound, Count, Inside, Settings, Whole
 from rlhf_jax.data import sources
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.batching import rows_at
-from rlhf_jax.data.comparisons import Comparison, ComparisonFields, read_comparisons
-from rlhf_jax.data.demonstrations import CorpusFields, Demonstration, read_demonstrations
+from rlhf_jax.data.comparisons import ComparisonFields, read_comparisons
+from rlhf_jax.data.demonstrations import (
+    CorpusFields,
+    Demonstration,
+    Turns,
+    read_demonstrations,
+    taught,
+)
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
+from rlhf_jax.data.ratings import Rating, RatingFields, check_alike, read_ratings
 from rlhf_jax.data.splits import group_of, make_teaches, split, words
 from rlhf_jax.data.transcripts import lines_of
 from rlhf_jax.people import annotators
 from rlhf_jax.tasks.task import Environment, Task
 
-FILES = ("corpus", "comparisons", "prompts")
+FILES = ("corpus", "comparisons", "ratings", "prompts")
 """The settings of `data` that name sources of rows."""
 
 
@@ -43,9 +50,14 @@ class PromptFields(Settings):
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """Training data: files and data sets of others, or a generated task where none is named."""
+    """Training data: files and data sets of others, or a generated task where none is named.
 
-    _main = ("corpus", "comparisons", "prompts", "prompt_length")
+    Weights mix sources, as in `--data.corpus 0.7:a.jsonl,0.3:b.jsonl`: of every ten rows seven come from the
+    first, at random and none twice, until one source runs out. All sources of a setting have weights, or
+    none.
+    """
+
+    _main = ("corpus", "comparisons", "ratings", "prompts", "prompt_length")
 
     corpus: str = ""
     """Source of texts for SFT: JSONL or Parquet files (commas, globs and .gz allowed),
@@ -53,10 +65,18 @@ class DataConfig(Settings):
     or of `save_to_disk`. A row has "text", or "prompt" and "response", or "messages" that end with an
     answer."""
     corpus_fields: CorpusFields = CorpusFields()
+    turns: Turns = "last"
+    """Answers of the assistant that SFT learns in a dialogue of the corpus: the last, or all that follow the
+    first question. What others say is never learned."""
     comparisons: str = ""
     """Source of preferences that train the reward model and the held-out reward model: files, tfds:NAME,
     hf:NAME, or a folder."""
     fields: ComparisonFields = ComparisonFields()
+    ratings: str = ""
+    """Source of rated responses that train reward models in place of comparisons: rows with "prompt",
+    "response" and a number, "rating", "score" or "label". They also give the prompts, and the corpus (the
+    responses rated at least as high as the mean), where none of these are named."""
+    ratings_fields: RatingFields = RatingFields()
     prompts: str = ""
     """Source of prompts: files, tfds:NAME, hf:NAME, or a folder. A row has "prompt" (text or messages), or
     "text", whose first words become the prompt. A Python reward can read the other fields of a row."""
@@ -81,16 +101,16 @@ class DataConfig(Settings):
     """Comparisons labelled by simulated people in a generated task; half train the held-out reward model."""
 
 
-class Pairs(NamedTuple):
-    """Comparisons, with each prompt on one side of the split.
+class Feedback(NamedTuple):
+    """Comparisons, or ratings, by people, with each prompt on one side of the split.
 
     The halves of `train` train the reward model and the held-out reward model; where no held-out one is
     trained, the first half is all of `train`.
     """
 
-    train: list[Comparison]
-    halves: tuple[list[Comparison], list[Comparison]]
-    held_out: list[Comparison]
+    train: list[Any]
+    halves: tuple[list[Any], list[Any]]
+    held_out: list[Any]
 
 
 class Row(NamedTuple):
@@ -108,7 +128,7 @@ class Texts(NamedTuple):
     corpus_held_out: list[tuple[str, str]]
     rows: list[Row]  # prompts to answer
     rows_held_out: list[Row]
-    pairs: Pairs | None  # comparisons of files
+    pairs: Feedback | None  # comparisons of files, or ratings in their place
     compared: list[Row]  # prompts whose responses simulated people compare, in a generated task
     ties: int  # comparisons of files that prefer neither response
     task: Task | None  # the generated task
@@ -127,14 +147,17 @@ class Texts(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """The files that a method needs, and those that it can use."""
+    """The files that a method needs, and those that it can use.
+
+    Where "ratings" are optional, they can replace all files that are needed.
+    """
 
     needed: tuple[str, ...]
     optional: tuple[str, ...] = ()
     halves: bool = False  # half of the comparisons train a held-out reward model
 
 
-ALL = Needs(FILES, halves=True)
+ALL = Needs(("corpus", "comparisons", "prompts"), ("ratings",), halves=True)
 """The needs of a method that maximises a reward model."""
 
 
@@ -209,13 +232,15 @@ def of_group(row) -> str:
     return row.group
 
 
-def divided(items: Sequence, cfg: DataConfig, seed: int, name: str, halves: bool = True) -> Pairs:
-    """Comparisons, or the rows that they answer, divided into training and held-out ones.
+def divided(
+    items: Sequence, cfg: DataConfig, seed: int, name: str, halves: bool = True
+) -> Feedback:
+    """Comparisons or ratings, or the rows that they answer, divided into training and held-out ones.
 
     Raises ValueError, naming `name`, where a part would be empty.
     """
     train, held_out = split(items, of_group, cfg.held_out, seed, f"{name} by data.held_out")
-    return Pairs(train, halved(train, seed, name) if halves else (train, []), held_out)
+    return Feedback(train, halved(train, seed, name) if halves else (train, []), held_out)
 
 
 def halved(train: Sequence, seed: int, name: str) -> tuple[list, list]:
@@ -224,16 +249,16 @@ def halved(train: Sequence, seed: int, name: str) -> tuple[list, list]:
     return split(train, of_group, 0.5, seed + 1, name)
 
 
-def unseen(train: Sequence[Comparison], held_out: Sequence[Comparison], prompts=()) -> Callable:
-    """`teaches(group, prompt, response)` of `splits.make_teaches`, for held-out comparisons and prompts.
+def unseen(train: Sequence, held_out: Sequence, prompts=()) -> Callable:
+    """`teaches(group, prompt, response)` of `splits.make_teaches`, for held-out feedback and prompts.
 
     A response that only held-out prompts have is a held-out text.
     """
-    sides = [(c.prompt, text) for c in held_out for text in (c.chosen, c.rejected)]
-    common = {words(text) for c in train for text in (c.chosen, c.rejected)}
+    sides = [(x.prompt, text) for x in held_out for text in x.responses]
+    common = {words(text) for x in train for text in x.responses}
     texts = [f"{prompt} {text}" for prompt, text in sides]
     texts += [text for _, text in sides if words(text) not in common]
-    asked = [*(c.prompt for c in held_out), *(row.prompt for row in prompts)]
+    asked = [*(x.prompt for x in held_out), *(row.prompt for row in prompts)]
     return make_teaches([row.group for row in [*held_out, *prompts]], asked, texts)
 
 
@@ -266,10 +291,21 @@ def check_files(cfg: DataConfig, needs: Needs):
                 f"data.{fields} names fields of files, and data.{name} is empty: give the files too, or "
                 "leave the fields out"
             )
+    if cfg.turns != "last" and not cfg.corpus:
+        raise ValueError(
+            f'data.turns = "{cfg.turns}" says what is learned of dialogues in data.corpus, which is empty: '
+            "name its files, or leave data.turns out"
+        )
     if not has_files(cfg):
         return
+    rated = cfg.ratings and "ratings" in needs.optional
+    if rated and cfg.comparisons:
+        raise ValueError(
+            f'data.ratings = "{cfg.ratings}" and data.comparisons = "{cfg.comparisons}" are both given, and '
+            "a reward model learns from one of them: leave the other out"
+        )
     for name in FILES:
-        if name in needs.needed and not getattr(cfg, name):
+        if name in needs.needed and not getattr(cfg, name) and not rated:
             raise ValueError(
                 f"data.{name} is empty while other files are given: name its files or data set, or give none "
                 "for a generated task (reference replaces the corpus; reward_model, or rl.reward alone, "
@@ -327,15 +363,16 @@ def _answer(row: sources.Row, name: str) -> Any:
 
 
 def _records(cfg: DataConfig, seed: int, chat: Chat) -> tuple[list, int, list, list]:
-    """(comparisons, number of ties, demonstrations, prompts) of the sources; prints what is left out."""
-    compared, ties, demos, rows = [], 0, [], []
+    """(comparisons or ratings, number of ties, demonstrations, prompts) of the sources; prints what is left
+    out."""
+    judged, ties, demos, rows = [], 0, [], []
     bad = {name: BadRecords(skip=cfg.bad == "skip") for name in FILES}
-    if cfg.comparisons:
-        compared, ties = read_comparisons(
-            cfg.comparisons, cfg.fields, seed, chat, bad["comparisons"]
-        )
+    if cfg.ratings:
+        judged = read_ratings(cfg.ratings, cfg.ratings_fields, chat, bad["ratings"])
+    elif cfg.comparisons:
+        judged, ties = read_comparisons(cfg.comparisons, cfg.fields, seed, chat, bad["comparisons"])
     if cfg.corpus:
-        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields, bad["corpus"])
+        demos = read_demonstrations(cfg.corpus, chat, cfg.corpus_fields, cfg.turns, bad["corpus"])
     if cfg.prompts:
         rows = read_prompts(cfg, chat, bad["prompts"])
     for name, records in bad.items():
@@ -343,7 +380,7 @@ def _records(cfg: DataConfig, seed: int, chat: Chat) -> tuple[list, int, list, l
             print(f"left out of data.{name}: {records}", flush=True)
     if ties:
         print(f"left out: {ties} ties of data.comparisons", flush=True)
-    return compared, ties, demos, rows
+    return judged, ties, demos, rows
 
 
 def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Needs = ALL) -> Texts:
@@ -351,49 +388,67 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
 
     Prompts and comparisons are held out by one hash of one key, so a prompt is on the same side of both.
     Corpus texts that answer or repeat held-out ones are not used at all. Without prompt files, the prompts
-    of the comparisons or of the corpus are used; without a corpus where one is needed, the chosen
-    responses.
+    of the feedback or of the corpus are used; without a corpus where one is needed, the chosen responses, or
+    those rated at least as high as the mean.
     """
-    compared, ties, demos, rows = _records(cfg, seed, chat)  # all are read before any is split
+    judged, ties, demos, rows = _records(cfg, seed, chat)  # all are read before any is split
+    source = "data.ratings" if cfg.ratings else "data.comparisons"
     side = lambda rows, seed, name: split(
         rows, of_group, cfg.held_out, seed, f"{name} by data.held_out"
     )
     rows, rows_held_out = side(rows, seed, "data.prompts") if rows else ([], [])
-    pairs = None
-    if compared:
-        train, held_out = side(compared, seed, "data.comparisons")
+    feedback = None
+    if judged:
+        train, held_out = side(judged, seed, source)
         teaches = unseen(train, held_out, rows_held_out)
-        both = lambda c: all(teaches(c.group, c.prompt, x) for x in (c.chosen, c.rejected))
-        train = kept(train, both, "data.comparisons")
-        halves = halved(train, seed, "data.comparisons") if needs.halves else (train, [])
-        pairs = Pairs(train, halves, held_out)
+        all_of = lambda x: all(teaches(x.group, x.prompt, text) for text in x.responses)
+        train = kept(train, all_of, source)
+        halves = halved(train, seed, source) if needs.halves else (train, [])
+        feedback = Feedback(train, halves, held_out)
+        check_alike([[x.score for x in half if isinstance(x, Rating)] for half in halves])
     else:
         teaches = unseen([], [], rows_held_out)
     name = "data.corpus"
-    if not demos and pairs and "corpus" in needs.optional:
-        name = "the chosen responses of data.comparisons"
-        chosen = (Demonstration(c.prompt, c.chosen, c.group) for c in pairs.train)
-        demos = list(dict.fromkeys(chosen))
+    if not demos and feedback and "corpus" in needs.needed + needs.optional:
+        name = f"the better responses of {source}"
+        demos = better(feedback.train)
     demos_held_out = []
     if demos:
-        fresh = lambda demo: teaches(demo.group, demo.prompt, demo.response)
+        said = lambda demo: taught(demo.prompt, demo.response, cfg.turns)
+        fresh = lambda demo: all(teaches(demo.group, *pair) for pair in said(demo))
         demos, demos_held_out = side(kept(demos, fresh, name), seed + 2, name)
     if not cfg.prompts:
-        own = (pairs.train, pairs.held_out) if pairs else (demos, demos_held_out)
+        own = (feedback.train, feedback.held_out) if feedback else (demos, demos_held_out)
         rows, rows_held_out = (
             list({x.prompt: Row(x.prompt, {}, x.group) for x in part if x.prompt}.values())
             for part in own
         )
+        if "prompts" in needs.needed and not (rows and rows_held_out):
+            raise ValueError(
+                f"data.prompts is empty, and too few rows of {source} have a prompt: name files of prompts"
+            )
     return Texts(
         corpus=[demo[:2] for demo in demos],
         corpus_held_out=[demo[:2] for demo in demos_held_out],
         rows=rows,
         rows_held_out=rows_held_out,
-        pairs=pairs,
+        pairs=feedback,
         compared=[],
         ties=ties,
         task=None,
     )
+
+
+def better(train: list) -> list[Demonstration]:
+    """The chosen responses of comparisons, or those rated at least as high as the mean, each once."""
+    rated = [x for x in train if isinstance(x, Rating)]
+    mean = sum(x.score for x in rated) / max(len(rated), 1)
+    found = (
+        Demonstration(x.prompt, x.responses[0], x.group)
+        for x in train
+        if not isinstance(x, Rating) or x.score >= mean
+    )
+    return list(dict.fromkeys(found))
 
 
 def has_files(cfg: DataConfig) -> bool:

@@ -18,6 +18,7 @@ the mean of -log_prob over a set of reviews, divided by the mean number of token
 gold, and so the most that any policy can have for its KL, is in `reviews_law.py`.
 """
 
+import functools
 import itertools
 import math
 import random
@@ -289,6 +290,36 @@ def _respond(prompt: str, rng: random.Random) -> str:
     return " ".join([*words, "."])
 
 
+def best(prompt: str) -> str:
+    """The response with the highest gold, by enumeration of those of one to three of the strongest clauses.
+
+    More clauses than one win where "but" leads to an aspect with stronger adjectives. A fourth never pays.
+    """
+    return _best_about(aspect_of(prompt))
+
+
+@functools.cache
+def _best_about(aspect: str) -> str:
+    others = [x for x in ASPECTS if x != aspect]
+    joints = [x for x in CONNECTIVES if x]
+    texts = (
+        " ".join([_strongest(aspect), *(f"{c} the {x} {_strongest(x)}" for c, x in rest), "."])
+        for more in range(len(STOP_ODDS))
+        for then in itertools.permutations(others, more)
+        for said in itertools.product(joints, repeat=more)
+        for rest in [[*zip(said, then, strict=True)]]
+    )
+    prompt = f"the {aspect}"
+    return max(texts, key=lambda text: gold(prompt, text))
+
+
+def _strongest(aspect: str) -> str:
+    """The clause about an aspect that is worth most."""
+    adjective = max(SPECIFIC[aspect] | GENERAL, key=lambda word: STRENGTH[word])
+    adverb = max(ADVERBS, key=lambda word: ADVERBS[word])
+    return f"{next(iter(VERBS))} {adverb} {adjective}"
+
+
 def _split_rows(share: float, seed: int) -> tuple[list[Row], list[Row]]:
     train, held_out = split_prompts(share, seed)
     return [{"prompt": prompt} for prompt in train], [{"prompt": prompt} for prompt in held_out]
@@ -311,4 +342,5 @@ TASK = Task(
     gold=lambda rows, responses: golds(_prompts_of(rows), responses),
     facts=_entropy,
     defaults={"data.prompt_length": 10, "sample.length": 24},
+    best=lambda rows: [best(prompt) for prompt in _prompts_of(rows)],
 )

@@ -93,3 +93,18 @@ class Task(NamedTuple):
     defaults: dict[str, Any] = {}  # noqa: RUF012
     best: Callable[[Sequence[Row]], list[str]] | None = None
     environment: Environment | None = None
+
+
+def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """(rows to train on, rows held out), a function of the arguments alone.
+
+    Raises ValueError where the share leaves one side empty.
+    """
+    held_out = round(share * len(rows))
+    if not 0 < held_out < len(rows):
+        raise ValueError(
+            f"data.held_out = {share} of {len(rows)} prompts leaves one side empty: choose a share between 0 "
+            "and 1 that leaves at least one prompt on each side"
+        )
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return [rows[i] for i in order[held_out:]], [rows[i] for i in order[:held_out]]

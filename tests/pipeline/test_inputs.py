@@ -13,8 +13,8 @@ from rlhf_jax.pipeline import inputs, reuse, settings, texts
 from rlhf_jax.pipeline import results as results_of_runs
 from rlhf_jax.runs import disk, identity, run
 
-NO_INPUT = {"run", "start_from", "devices", "rl.best", "to", "stage", "base"}
-"""Texts that may be left empty and name nothing that is learned from, or that `export` reads."""
+NO_INPUT = {"run", "start_from", "devices", "rl.best", "to", "stage", "base", "kind", "source"}
+"""Texts that may be left empty and name nothing that is learned from, or that `export` and `prepare` read."""
 
 
 def named_texts(cfg, prefix=""):

@@ -59,7 +59,7 @@ def test_lengths_hold_all_but_a_hundredth_of_each_file_and_the_model_grows(tmp_p
 
 def test_lengths_that_are_given_stand_and_what_they_cut_is_told(tmp_path, words, capsys):
     pairs = [Comparison(a, b, b, a) for a, b in zip(texts(5, 6, 7), texts(4, 5, 6), strict=True)]
-    cfg = settled(tmp_path, words, [lengths.compared(pairs)], asked(4, 4))
+    cfg = settled(tmp_path, words, [lengths.judged(pairs)], asked(4, 4))
     assert lengths.given(cfg) == {"data.prompt_length": 4, "sample.length": 4}
     assert cfg.model.context == 8
     first, second = capsys.readouterr().out.splitlines()
@@ -74,7 +74,7 @@ def test_lengths_that_are_given_stand_and_what_they_cut_is_told(tmp_path, words,
         "warning: only 2 of 6 answers (33.3 %) of data.comparisons keep their end"
     )
     with pytest.raises(ValueError, match="= 5 do not fit the model's 8 positions"):
-        settled(tmp_path / "b", words, [lengths.compared(pairs)], asked(4, 5))
+        settled(tmp_path / "b", words, [lengths.judged(pairs)], asked(4, 5))
 
 
 def test_more_than_half_of_a_file_is_cut_only_where_a_setting_says_so(tmp_path, words):

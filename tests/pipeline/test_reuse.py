@@ -55,6 +55,7 @@ FREE = [  # (both, there, here)
 ]
 REFUSED = [  # (both, there, here, the setting that is named)
     ("", "", "--seed 1", "seed is 0 there and 1 here"),
+    ("", "", "--task translate", "task is '' there and 'translate' here"),
     ("", "", "--sample.temperature 0.7", "sample.temperature is 1.0 there and 0.7 here"),
     ("", "", "--sample.length 30", "sample.length"),
     ("", "--annotators.noise 0", "", "annotators.noise is 0.0 there"),
@@ -99,6 +100,10 @@ def test_another_method_takes_them(begun):
     start = begun("--sft.steps 7")
     for name in ("grpo", "dpo", "best_of_n", "ilql", "raft"):
         reuse.check(start, of("--sft.steps 7", name), RunConfig())
+
+
+def test_the_task_that_an_application_sets_is_free_where_files_are_given(begun):
+    reuse.check(begun(FILES), of(FILES, "translate"), RunConfig())
 
 
 @pytest.mark.parametrize("cut", [False, True])

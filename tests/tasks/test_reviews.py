@@ -189,6 +189,28 @@ def test_the_law_of_gold_is_a_distribution_with_the_moments_that_are_promised(la
     assert max(values[-1] for values, _ in laws.values()) == pytest.approx(BEST, abs=1e-12)
 
 
+def test_the_best_review_has_the_highest_gold_of_the_law(laws):
+    for aspect, (values, _) in laws.items():
+        rows = [{"prompt": f"the {aspect} of this new comedy"}]
+        (best,) = reviews.TASK.best(rows)
+        assert math.isfinite(reviews.log_prob(rows[0]["prompt"], best))
+        assert reviews.TASK.gold(rows, [best])[0] == pytest.approx(values[-1])
+
+
+def test_neither_two_clauses_nor_a_fourth_one_beat_the_best_review():
+    aspect, prompt = "music", "the music in this western"
+    best = reviews.best(prompt)
+    spoken = lambda a, adverbs: [*clauses(a, ("was",), reviews.NEGATIONS, adverbs)]
+    others = [a for a in reviews.ASPECTS if a != aspect]
+    said = [(c, a, x) for c in ("and", "but", "although") for a in others
+            for x in spoken(a, ("", "absolutely"))]  # fmt: skip
+    two = [
+        f"{one} {c} the {a} {x} ." for one in spoken(aspect, ("absolutely",)) for c, a, x in said
+    ]
+    four = [f"{best[:-2]} {c} the {a} {x} ." for c, a, x in said]
+    assert max(reviews.gold(prompt, text) for text in two + four) < reviews.gold(prompt, best)
+
+
 def test_generated_reviews_follow_the_law_of_gold(laws):
     for seed, aspect in enumerate(("plot", "pacing")):
         n = 15_000
