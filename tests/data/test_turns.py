@@ -71,7 +71,7 @@ def dialogue(seed: int, spaces: bool = True) -> list[dict]:
 
 def encoded(words, chat, messages, turns, length=P):
     prompt, answer = chat(messages[:-1]), messages[-1]["content"]
-    return demonstrations.encode_demonstrations(words, [prompt], [answer], length, T, turns)
+    return demonstrations.encode_demonstrations(words, [prompt], [answer], length, T, turns=turns)
 
 
 def runs(rows):
@@ -141,7 +141,9 @@ def test_a_greeting_before_the_first_question_and_plain_texts_are_as_they_were(f
     messages = [greeting, {"role": "user", "content": "how"}, greeting]
     assert len(runs(encoded(words, chat, messages, "all"))) == 1
     texts = ["how", "", chat(messages[:-1])], ["so", "yes and", "no"]
-    both = [demonstrations.encode_demonstrations(words, *texts, P, T, x) for x in ("last", "all")]
+    both = [
+        demonstrations.encode_demonstrations(words, *texts, P, T, turns=x) for x in ("last", "all")
+    ]
     np.testing.assert_array_equal(both[0].tokens, both[1].tokens)
     np.testing.assert_array_equal(both[0].mask, both[1].mask[:, P - 1 :])
     assert not both[1].mask[:, : P - 1].any()
