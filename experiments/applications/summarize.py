@@ -55,4 +55,7 @@ def main(cfg: PPORun):
     # 4. the results, on held-out reports
     said = results.respond(run, params["policy"])
     judges = results.Judges(reward, held_out_reward)
-    results.conclude(run, "PPO", reference, said, judges, pairs=pairs, facts=facts)
+    results.conclude(
+        run, "PPO", reference, said, judges, pairs=pairs, facts=facts,
+        overlaps=("ROUGE-1", "ROUGE-2", "ROUGE-L"),
+    )  # fmt: skip

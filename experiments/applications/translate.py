@@ -51,4 +51,7 @@ def main(cfg: PolicyGradientRun):
     # 4. the results, on held-out clauses
     said = results.respond(run, params)
     judges = results.Judges(reward, held_out_reward)
-    results.conclude(run, "RLOO", reference, said, judges, pairs=pairs, facts=facts)
+    results.conclude(
+        run, "RLOO", reference, said, judges, pairs=pairs, facts=facts,
+        overlaps=("BLEU", "chrF", "exact match"),
+    )  # fmt: skip

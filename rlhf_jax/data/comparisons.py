@@ -31,7 +31,7 @@ from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import Row, field, read, texts
 from rlhf_jax.data.splits import group_of, words
-from rlhf_jax.data.transcripts import TurnLengths
+from rlhf_jax.data.transcripts import Turns
 
 _ANSWER, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
 _TIE = "tie"
@@ -128,7 +128,7 @@ def encode_comparisons(
     comparisons: Sequence[Comparison],
     prompt_length: int,
     length: int,
-    lengths: TurnLengths | None = None,
+    turns: Turns | None = None,
 ) -> Comparisons:
     """Both sides, encoded as by `encode_demonstrations`: with an end token, unless a response was
     truncated.
@@ -139,10 +139,8 @@ def encode_comparisons(
     prompts = [c.prompt for c in comparisons]
     chosen, rejected = [c.chosen for c in comparisons], [c.rejected for c in comparisons]
     return Comparisons(
-        chosen=encode_demonstrations(tokenizer, prompts, chosen, prompt_length, length, lengths),
-        rejected=encode_demonstrations(
-            tokenizer, prompts, rejected, prompt_length, length, lengths
-        ),
+        chosen=encode_demonstrations(tokenizer, prompts, chosen, prompt_length, length, turns),
+        rejected=encode_demonstrations(tokenizer, prompts, rejected, prompt_length, length, turns),
         weight=np.ones(len(comparisons), np.float32),
     )
 
@@ -159,7 +157,6 @@ def encode_rankings(
     comparisons: Sequence[Comparison],
     prompt_length: int,
     length: int,
-    lengths: TurnLengths | None = None,
 ) -> Rankings:
     """The responses of each ranking side by side [N, K, ...], encoded as by `encode_demonstrations`.
 
@@ -177,7 +174,7 @@ def encode_rankings(
         rank[row, : len(said)] = [ranked[response] for response in said]
         prompts += [prompt] * k
         responses += said + said[:1] * (k - len(said))
-    flat = encode_demonstrations(tokenizer, prompts, responses, prompt_length, length, lengths)
+    flat = encode_demonstrations(tokenizer, prompts, responses, prompt_length, length)
     return Rankings(
         responses=Sequences(*(x.reshape(len(rows), k, -1) for x in flat)),
         rank=rank,

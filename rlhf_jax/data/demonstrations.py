@@ -15,9 +15,9 @@ from rlhf_jax.data.dialogues import HISTORY, NO_TEMPLATE, Chat, Dialogue, Turn, 
 from rlhf_jax.data.prompts import encode_prompts, shortened
 from rlhf_jax.data.sources import Row, field, read, texts
 from rlhf_jax.data.splits import group_of
-from rlhf_jax.data.transcripts import TurnLengths, transcript_ids
+from rlhf_jax.data.transcripts import Turns, transcript_ids
 
-Turns = Literal["last", "all"]
+Answers = Literal["last", "all"]
 """The answers of a dialogue that are learned."""
 
 
@@ -45,7 +45,7 @@ def read_demonstrations(
     source: str | Sequence[str],
     chat: Chat = NO_TEMPLATE,
     fields: CorpusFields | None = None,
-    turns: Turns = "last",
+    answers: Answers = "last",
     bad: BadRecords | None = None,
 ) -> list[Demonstration]:
     """Prompts and responses of a source (as in `sources.read`), each pair once.
@@ -53,9 +53,9 @@ def read_demonstrations(
     A row has "prompt" and "response", "messages" that end with an answer, or a "text", which is a response
     to an empty prompt; `fields` names others. `group` is the key of the prompt, or of the text without a
     prompt, from `splits.group_of`. Raises BadRecord, in one sentence that names path and line, for any other
-    row and for a blank text, and with `turns` "all" for a dialogue whose earlier answers cannot be learned
+    row and for a blank text, and with `answers` "all" for a dialogue whose earlier answers cannot be learned
     (`Dialogue.answered`), unless `bad` skips it; and ValueError, in one that names the source, where every
-    response is blank, and with `turns` "all" where no row is a dialogue.
+    response is blank, and with `answers` "all" where no row is a dialogue.
     """
     fields, default, found = fields or CorpusFields(), CorpusFields(), {}
     bad = bad or BadRecords()
@@ -74,14 +74,14 @@ def read_demonstrations(
                 raise _unreadable(row, given, fields)
             if not (prompt or response.strip()):
                 raise BadRecord(row.where, "the text is blank", ": leave the row out")
-            if turns == "all":
+            if answers == "all":
                 _check_turns(row.where, prompt)
             group = row.group if prompt and row.group else group_of(prompt or response)
             found.setdefault((prompt, response), Demonstration(prompt, response, group))
     bad.check(found, source)
     if not any(demo.response.strip() for demo in found.values()):
         raise ValueError(f"{source}: every response is blank: give texts to learn")
-    if turns == "all" and not any(isinstance(demo.prompt, Dialogue) for demo in found.values()):
+    if answers == "all" and not any(isinstance(demo.prompt, Dialogue) for demo in found.values()):
         raise ValueError(
             f'{source}: data.turns = "all" has no effect because no row is a dialogue: leave it out, or '
             "give messages"
@@ -89,9 +89,9 @@ def read_demonstrations(
     return list(found.values())
 
 
-def taught(prompt: str, response: str, turns: Turns) -> list[tuple[str, str]]:
+def taught(prompt: str, response: str, answers: Answers) -> list[tuple[str, str]]:
     """Each learned answer of a demonstration, with the prompt that it answers; the response comes last."""
-    earlier = prompt.answered() if turns == "all" and isinstance(prompt, Dialogue) else []
+    earlier = prompt.answered() if answers == "all" and isinstance(prompt, Dialogue) else []
     return [*((x.prompt, x.answer) for x in earlier), (prompt, response)]
 
 
@@ -115,25 +115,25 @@ def encode_demonstrations(
     responses: Sequence[str],
     prompt_length: int,
     length: int,
-    lengths: TurnLengths | None = None,
-    turns: Turns = "last",
+    turns: Turns | None = None,
+    answers: Answers = "last",
 ) -> Sequences:
     """Left-padded prompts [N, prompt_length], followed by right-padded responses [N, length].
 
     `mask` marks the response's tokens and the one that ends it: the chat template's end of an answer in a
     dialogue, otherwise EOS. A response truncated to `length` has no end token, so that nobody learns to
-    stop there. Plain text is a list of empty prompts. With `lengths`, responses are transcripts, and `mask`
+    stop there. Plain text is a list of empty prompts. With `turns`, responses are transcripts, and `mask`
     marks the policy's own turns, each with its EOS.
 
-    With `turns` "all", `mask` is [N, prompt_length + length - 1] and marks the earlier answers of dialogues
+    With `answers` "all", `mask` is [N, prompt_length + length - 1] and marks the earlier answers of dialogues
     too. Their tokens are those that each has as a response.
 
     Raises ValueError where the lists differ in length, or a length is less than 1.
     """
     if length < 1:
         raise ValueError(f"the response length is {length}: it must be 1 or more")
-    if lengths:
-        every = transcript_ids(tokenizer, responses, lengths)
+    if turns:
+        every = transcript_ids(tokenizer, responses, turns)
     else:
         every = [(ids, [True] * len(ids)) for ids in answer_ids(tokenizer, prompts, responses)]
     begun = [
@@ -151,7 +151,7 @@ def encode_demonstrations(
         attention_mask=np.concatenate([before.attention_mask, real], axis=1),
         mask=mask,
     )
-    return rows if turns == "last" else _with_earlier(tokenizer, prompts, rows, prompt_length)
+    return rows if answers == "last" else _with_earlier(tokenizer, prompts, rows, prompt_length)
 
 
 def _with_earlier(tokenizer, prompts: Sequence[str], rows: Sequences, prompt_length: int):

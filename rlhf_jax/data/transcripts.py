@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_jax.data import tokenizer as tokenizers
 
 
-class TurnLengths(NamedTuple):
+class Turns(NamedTuple):
     """Most tokens of a turn, its end token included, and of a reply."""
 
     turn: int
@@ -47,21 +47,21 @@ def encode_lines(
 
 
 def transcript_ids(
-    tokenizer: PreTrainedTokenizerBase, transcripts: Sequence[str], lengths: TurnLengths
+    tokenizer: PreTrainedTokenizerBase, transcripts: Sequence[str], turns: Turns
 ) -> list[tuple[list[int], list[bool]]]:
     """The ids of each transcript, and which of them are the policy's own, EOS included.
 
-    A turn that is cut to `lengths.turn` tokens has no EOS. Raises ValueError for a longer reply.
+    A turn that is cut to `turns.turn` tokens has no EOS. Raises ValueError for a longer reply.
     """
     split = [lines_of(text) for text in transcripts]
     sides = [[line for lines in split for line in lines[side::2]] for side in (0, 1)]
     own = iter(encode_lines(tokenizer, sides[0]))
-    heard = iter(encode_lines(tokenizer, sides[1], lengths.reply))
+    heard = iter(encode_lines(tokenizer, sides[1], turns.reply))
     eos, rows = cast(int, tokenizer.eos_token_id), []
     for lines in split:
         ids, mask = [], []
         for n in range(len(lines)):
-            said = next(heard) if n % 2 else [*next(own), eos][: lengths.turn]
+            said = next(heard) if n % 2 else [*next(own), eos][: turns.turn]
             ids += said
             mask += [n % 2 == 0] * len(said)
         rows.append((ids, mask))

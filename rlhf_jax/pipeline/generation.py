@@ -14,7 +14,7 @@ from rlhf_jax import sampling
 from rlhf_jax.batches import Comparisons, Samples, Sequences
 from rlhf_jax.data.batching import padded_batches
 from rlhf_jax.data.prompts import encode_prompts
-from rlhf_jax.data.transcripts import TurnLengths
+from rlhf_jax.data.transcripts import Turns
 from rlhf_jax.devices.parallel import DATA, Devices
 from rlhf_jax.pipeline import turns
 from rlhf_jax.pipeline.texts import Row, plain_row
@@ -51,9 +51,7 @@ def make_generator(
 
     With an `environment`, a response is an episode of several turns.
     """
-    columns = (
-        TurnLengths(*environment.columns(cfg.length)) if environment else TurnLengths(cfg.length, 0)
-    )
+    columns = Turns(*environment.columns(cfg.length)) if environment else Turns(cfg.length, 0)
     of_turn = replace(cfg, length=columns.turn)
     sample = devices.compile(sampling.make_sample(lm, of_turn), (P(), P(DATA), P()), P(DATA))
     if environment:

@@ -33,20 +33,20 @@ def lesson(run: "Prepared", items: Sequence[Comparison | Rating]) -> Lesson:
 
     Rewards of labels start at the log-odds of their mean, because the bias has no gradient.
     """
-    lengths = run.lengths
+    prompt, length, turns = run.lengths
     if is_rated(items):
         scores = [x.score for x in items if isinstance(x, Rating)]
         scale, mean = scale_of(scores), sum(scores) / len(scores)
         return Lesson(
-            encode=lambda items: encode_ratings(run.tokenizer, items, *lengths[:2], scale),
+            encode=lambda items: encode_ratings(run.tokenizer, items, prompt, length, scale),
             make=partial(pointwise.make_train_step, kind=scale.kind),
             start=float(logit(mean)) if scale.kind == "binary" else 0.0,
             scale=scale,
         )
-    encode = encode_rankings if is_ranked(items) else encode_comparisons
+    encode = encode_rankings if is_ranked(items) else partial(encode_comparisons, turns=turns)
     of_pairs = partial(reward_model.make_train_step, cfg=run.cfg.reward.loss)
     return Lesson(
-        encode=lambda items: encode(run.tokenizer, items, *lengths),
+        encode=lambda items: encode(run.tokenizer, items, prompt, length),
         make=plackett_luce.make_train_step if is_ranked(items) else of_pairs,
     )
 

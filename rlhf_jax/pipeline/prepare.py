@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rlhf_jax.data import dialogues
-from rlhf_jax.data.transcripts import TurnLengths
+from rlhf_jax.data.transcripts import Turns
 from rlhf_jax.devices import hosts, parallel
 from rlhf_jax.devices.parallel import Devices
 from rlhf_jax.models import networks
@@ -41,10 +41,10 @@ class Prepared(NamedTuple):
     load_reward: Callable | None  # load_reward(places) -> function and parameters of `reward_model`
 
     @property
-    def lengths(self) -> tuple[int, int, TurnLengths | None]:
+    def lengths(self) -> tuple[int, int, Turns | None]:
         """Columns of a prompt and of a response, and of its turns where it is a transcript."""
         length, environment = self.cfg.sample.length, self.texts.environment
-        turns = TurnLengths(*environment.columns(length)) if environment else None
+        turns = Turns(*environment.columns(length)) if environment else None
         return self.cfg.data.prompt_length, length, turns
 
 

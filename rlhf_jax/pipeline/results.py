@@ -1,7 +1,7 @@
 """Results of a run, on prompts that no stage has trained on: numbers, texts side by side, and tokens."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rlhf_jax.batches import Samples
 from rlhf_jax.devices import hosts, process
-from rlhf_jax.evaluation import intervals
+from rlhf_jax.evaluation import intervals, references
 from rlhf_jax.evaluation.intervals import bootstrap_interval
 from rlhf_jax.pipeline import agreement, generation, keys, scoring, texts
 from rlhf_jax.pipeline.scoring import Reward
@@ -209,6 +209,15 @@ def log_ratios(run: "Prepared", reference, samples: Samples) -> np.ndarray:
     return np.asarray(samples.logprobs) - np.where(samples.mask, logprobs, 0.0)
 
 
+def overlap(names, rows: Sequence[texts.Row], sides: Sequence[generation.Responses]) -> dict:
+    """Overlaps of responses before and after with the answers of their rows; empty where a row has none."""
+    if not names or not all("answer" in row.columns for row in rows):
+        return {}
+    answers, prompts = [row.columns["answer"] for row in rows], [str(row) for row in rows]
+    found = [references.compare(names, said.texts, answers, prompts) for said in sides]
+    return {x: dict(zip(("before", "after"), (y[x] for y in found), strict=True)) for x in names}
+
+
 def conclude(
     run: "Prepared", method: str, reference, said: generation.Responses, judges: "Judges", **more
 ):
@@ -228,6 +237,7 @@ def conclude(
     log_ratio = log_ratios(run, reference, said.samples)
     results = (more.get("first") or {}) | before_and_after(method, prompts, measured)
     results |= {"kl": more.get("kl") or kl(prompts, log_ratio)}
+    results |= overlap(more.get("overlaps") or (), rows, sides)
     results |= (more.get("extra") or {}) | facts | best_gold(run)
     quantities = {"kl": log_ratio} | (more.get("tokens") or {})
     write(

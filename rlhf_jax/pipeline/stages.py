@@ -24,7 +24,7 @@ from rlhf_jax.bounds import Count, Positive, Settings, check_divides
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.batching import batch_at, padded_batches
 from rlhf_jax.data.comparisons import Comparison
-from rlhf_jax.data.demonstrations import Turns, encode_demonstrations
+from rlhf_jax.data.demonstrations import Answers, encode_demonstrations
 from rlhf_jax.data.packing import pack
 from rlhf_jax.data.ratings import Rating
 from rlhf_jax.devices import memory
@@ -244,22 +244,22 @@ def packed(train: Sequences) -> Sequences:
 def reference(run: "Prepared"):
     """The SFT policy's parameters, trained or read, on the host, and facts about them."""
     cfg, devices, texts = run.cfg, run.devices, run.texts
-    turns = cfg.data.turns
-    held_out = demonstrations(run.tokenizer, texts.corpus_held_out, run.lengths, turns)
+    answers = cfg.data.turns
+    held_out = demonstrations(run.tokenizer, texts.corpus_held_out, run.lengths, answers)
     start, nats = pretrained.start(cfg, devices.places), np.nan
     if cfg.reference:
         params = devices.host(start)
         if texts.corpus_held_out:
             nats = float(held_out_loss(devices, run.lm, held_out)(devices.share(start)))
     else:
-        encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths, turns)
+        encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths, answers)
         train = disk.mapped(run.folder / "data" / "demonstrations", encode, held_out)
         params, nats = sft(
             place(run), cfg.sft, run.lm, train, held_out, start=start, adapters=cfg.lora
         )
     if not texts.corpus_held_out:
         return params, {}
-    whole = "response" if turns == "last" else "row"
+    whole = "response" if answers == "last" else "row"
     facts = {
         "SFT held-out loss, nats a token": nats,
         f"SFT held-out loss, nats a {whole}": nats * float(held_out.mask.sum(1).mean()),
@@ -388,7 +388,7 @@ def read_tokenizer(folder, name, corpus, vocab_size, bos: bool | None = True):
     return tokenizer.load(name or place, bos=bos)
 
 
-def demonstrations(words, texts, lengths: tuple, turns: Turns = "last") -> Sequences:
+def demonstrations(words, texts, lengths: tuple, answers: Answers = "last") -> Sequences:
     """Pairs of prompt and response as arrays, with `lengths` as those of `Prepared`."""
     prompts, responses = [p for p, _ in texts], [r for _, r in texts]
-    return encode_demonstrations(words, prompts, responses, *lengths, turns=turns)
+    return encode_demonstrations(words, prompts, responses, *lengths, answers=answers)

@@ -18,9 +18,9 @@ from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.comparisons import ComparisonFields, read_comparisons
 from rlhf_jax.data.demonstrations import (
+    Answers,
     CorpusFields,
     Demonstration,
-    Turns,
     read_demonstrations,
     taught,
 )
@@ -65,7 +65,7 @@ class DataConfig(Settings):
     or of `save_to_disk`. A row has "text", or "prompt" and "response", or "messages" that end with an
     answer."""
     corpus_fields: CorpusFields = CorpusFields()
-    turns: Turns = "last"
+    turns: Answers = "last"
     """Answers of the assistant that SFT learns in a dialogue of the corpus: the last, or all that follow the
     first question. What others say is never learned."""
     comparisons: str = ""

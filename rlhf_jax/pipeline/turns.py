@@ -8,7 +8,7 @@ import numpy as np
 from rlhf_jax.algorithms import episodes
 from rlhf_jax.algorithms.episodes import EpisodeConfig
 from rlhf_jax.batches import Samples
-from rlhf_jax.data.transcripts import TurnLengths, decode_lines, encode_lines, transcript_of
+from rlhf_jax.data.transcripts import Turns, decode_lines, encode_lines, transcript_of
 from rlhf_jax.devices.parallel import Devices
 from rlhf_jax.sampling import SampleConfig
 from rlhf_jax.tasks.task import Environment, Row, one_line
@@ -50,7 +50,7 @@ def respond(
 
 
 def make_play(
-    cfg: SampleConfig, devices: Devices, words, environment: Environment, columns: TurnLengths
+    cfg: SampleConfig, devices: Devices, words, environment: Environment, columns: Turns
 ) -> Callable:
     """`play(sample, params, prompts, rows, key) -> Samples` on the devices, of one episode a row.
 
@@ -74,7 +74,7 @@ def make_play(
     return play
 
 
-def transcripts(samples: Samples, words, columns: TurnLengths, stop: Sequence[int]) -> list[str]:
+def transcripts(samples: Samples, words, columns: Turns, stop: Sequence[int]) -> list[str]:
     """The transcript of each episode, from arrays on the host."""
     T = samples.mask.shape[1]
     every = zip(samples.tokens[:, -T:], samples.attention_mask[:, -T:], samples.mask, strict=True)

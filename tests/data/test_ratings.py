@@ -86,7 +86,7 @@ def test_equal_scores_teach_nothing(tmp_path):
 
 
 def test_labels_and_votes_stay_and_other_scores_are_standardised_and_read_back(words):
-    assert ratings.scale_of([0, 1, 0.25]) == Scale("binary", 0, 1)
+    assert ratings.scale_of([0.0, 1.0, 0.25]) == Scale("binary", 0, 1)
     scores = [1.0, 5.0, 4.0, 2.0]
     scale = ratings.scale_of(scores)
     assert scale[:2] == ("regression", 3.0)

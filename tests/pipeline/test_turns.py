@@ -12,7 +12,7 @@ from rlhf_jax.data import tokenizer, transcripts
 from rlhf_jax.data.comparisons import Comparison, encode_comparisons
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.prompts import encode_prompts
-from rlhf_jax.data.transcripts import TurnLengths
+from rlhf_jax.data.transcripts import Turns
 from rlhf_jax.devices import parallel
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -24,7 +24,7 @@ from rlhf_jax.tasks.task import Environment
 
 ROWS = dialogue.all_rows()[::100]
 DRAWN = dialogue.corpus(0, 60, ROWS)
-SHAPE, P, T = TurnLengths(5, 7), 10, 48
+SHAPE, P, T = Turns(5, 7), 10, 48
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_reply_that_is_too_long_is_refused(words):
     with pytest.raises(
         ValueError, match=r"'> small oat' has 3 tokens, and sample.length leaves 2 .*: mu"
     ):
-        transcripts.transcript_ids(words, ["what\n> small oat"], TurnLengths(5, 2))
+        transcripts.transcript_ids(words, ["what\n> small oat"], Turns(5, 2))
 
 
 def test_the_environment_hears_turns_and_answers_rows_that_are_not_over(words):

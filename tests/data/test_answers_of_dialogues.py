@@ -71,7 +71,7 @@ def dialogue(seed: int, spaces: bool = True) -> list[dict]:
 
 def encoded(words, chat, messages, turns, length=P):
     prompt, answer = chat(messages[:-1]), messages[-1]["content"]
-    return demonstrations.encode_demonstrations(words, [prompt], [answer], length, T, turns=turns)
+    return demonstrations.encode_demonstrations(words, [prompt], [answer], length, T, answers=turns)
 
 
 def runs(rows):
@@ -142,7 +142,8 @@ def test_a_greeting_before_the_first_question_and_plain_texts_are_as_they_were(f
     assert len(runs(encoded(words, chat, messages, "all"))) == 1
     texts = ["how", "", chat(messages[:-1])], ["so", "yes and", "no"]
     both = [
-        demonstrations.encode_demonstrations(words, *texts, P, T, turns=x) for x in ("last", "all")
+        demonstrations.encode_demonstrations(words, *texts, P, T, answers=x)
+        for x in ("last", "all")
     ]
     np.testing.assert_array_equal(both[0].tokens, both[1].tokens)
     np.testing.assert_array_equal(both[0].mask, both[1].mask[:, P - 1 :])
@@ -177,10 +178,10 @@ def test_a_template_that_writes_earlier_answers_otherwise_is_refused_with_the_li
     assert len(demonstrations.read_demonstrations(path, chat)) == 2
     words = r"a.jsonl:2: the chat template writes message 2, an answer, otherwise once another .* data.turns"
     with pytest.raises(ValueError, match=words):
-        demonstrations.read_demonstrations(path, chat, turns="all")
+        demonstrations.read_demonstrations(path, chat, answers="all")
     bare = saved(tmp_path / "bare", LOOP + "{{ m.role }}: {{ m.content }}\n{% endfor %}")
     with pytest.raises(ValueError, match=r"a.jsonl:2: .* without a token at its end"):
-        demonstrations.read_demonstrations(path, dialogues.template(bare), turns="all")
+        demonstrations.read_demonstrations(path, dialogues.template(bare), answers="all")
 
 
 def test_turns_without_dialogues_or_a_corpus_are_refused(folders, tmp_path):
@@ -188,7 +189,7 @@ def test_turns_without_dialogues_or_a_corpus_are_refused(folders, tmp_path):
     with pytest.raises(
         ValueError, match=r'data.turns = "all" has no effect because no row is a dia'
     ):
-        demonstrations.read_demonstrations(path, turns="all")
+        demonstrations.read_demonstrations(path, answers="all")
     cfg = texts.DataConfig(turns="all", comparisons="c.jsonl")
     with pytest.raises(ValueError, match=r'data.turns = "all" says what is learned'):
         texts.check_files(cfg, texts.ALL)
