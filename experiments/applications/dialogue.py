@@ -10,7 +10,8 @@ of one CPU core; three seeds give (the best agent has a gold of 0.98, two turns,
     seed   gold before   after                  right orders     turns            KL
     0      -0.09         0.90 (0.86 to 0.94)    0.51 to 0.97     2.23 to 2.03     1.3
     1      -0.05         0.87 (0.80 to 0.92)    0.54 to 0.94     2.34 to 2.00     1.3
-SEED2
+    2      -0.05         0.87 (0.81 to 0.92)    0.53 to 0.95     2.28 to 2.06     1.1
+
 The success of a dialogue as a Python reward does as well (gold 0.90, right orders 0.97, with 200 iterations):
 
     python launch.py dialogue --rl.reward rlhf_jax/tasks/dialogue.py:success

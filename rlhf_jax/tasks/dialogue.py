@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from rlhf_jax.tasks.task import Environment, Row, Task, one_line
+from rlhf_jax.tasks.task import Environment, Row, Task, one_line, split_rows
 
 SLOTS = {
     "size": ("small", "medium", "large"),
@@ -84,13 +84,6 @@ def all_rows() -> tuple[Row, ...]:
         row = {"prompt": prompt, **wants, "change": change if at else "", "at": at}
         rows.append(row | {"answer": answer})
     return tuple(rows)
-
-
-def split_rows(share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """(rows to train on, rows held out), a function of the two arguments alone."""
-    rows = all_rows()
-    order, held_out = np.random.default_rng(seed).permutation(len(rows)), round(share * len(rows))
-    return [rows[i] for i in order[held_out:]], [rows[i] for i in order[:held_out]]
 
 
 # --- the customer
@@ -274,7 +267,7 @@ def _entropy(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
 
 
 TASK = Task(
-    prompts=split_rows,
+    prompts=lambda share, seed: split_rows(all_rows(), share, seed),
     corpus=corpus,
     gold=gold,
     metrics={"slot success": right_orders, "turns": turns_taken},

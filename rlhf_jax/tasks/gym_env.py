@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.tasks.task import Environment, Row, Task, one_line, transcript
+from rlhf_jax.tasks.task import Environment, Row, Task, one_line, split_rows, transcript
 
 try:
     import gymnasium
@@ -146,10 +146,6 @@ def task(
     played = environment(make, **lengths)
     rows = [{"prompt": replay(make, seed, [])[0][0], "seed": seed} for seed in seeds]
 
-    def prompts(share: float, seed: int) -> tuple[list[Row], list[Row]]:
-        order, cut = np.random.default_rng(seed).permutation(len(rows)), round(share * len(rows))
-        return [rows[i] for i in order[cut:]], [rows[i] for i in order[:cut]]
-
     def corpus(seed: int, n: int, rows: Sequence[Row]) -> list[tuple[str, str]]:
         rng = np.random.default_rng(seed)
         drawn = [rows[i] for i in rng.integers(len(rows), size=n)]
@@ -162,4 +158,5 @@ def task(
         ]
         return np.array(returns, np.float32)
 
-    return Task(prompts, corpus, gold, environment=played)
+    split = lambda share, seed: split_rows(rows, share, seed)
+    return Task(split, corpus, gold, environment=played)

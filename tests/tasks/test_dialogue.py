@@ -98,7 +98,7 @@ def test_rows_differ_in_their_prompts_and_name_all_that_a_customer_wants():
         assert 0 < len(named) < 3 and named.items() <= row.items()
         assert bool(row["change"]) == (row["at"] > 0)
         assert row["change"] not in [row[slot] for slot in SLOTS]
-    train, held_out = dialogue.split_rows(0.1, 0)
+    train, held_out = dialogue.TASK.prompts(0.1, 0)
     assert len(held_out) == 142 and not {x["prompt"] for x in train} & {
         x["prompt"] for x in held_out
     }

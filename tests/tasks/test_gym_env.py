@@ -118,8 +118,8 @@ def test_a_text_environment_answers_a_rollout_and_its_words_are_no_ones_loss(tmp
     wide = lambda tokens: jnp.broadcast_to(logits, (*tokens.shape, len(logits)))
     lm = networks.from_logits(lambda params, tokens, mask: wide(tokens))
     lengths = {"turns": 4, "turn_length": 3, "reply_length": 8}
-    task = gym_env.task(Echo, range(12), lambda rng, row, lines: "a", **lengths)
-    rows = [texts.row_of(row) for row in task.prompts(0.0, 0)[0]]
+    task = gym_env.task(Echo, range(13), lambda rng, row, lines: "a", **lengths)
+    rows = [texts.row_of(row) for row in task.prompts(0.1, 0)[0]]
     sample = SampleConfig(length=44, stop=(words.eos_token_id,), pad=words.pad_token_id)
     generator = generation.make_generator(
         sample, parallel.on_device(), lm, words, 8, 12, task.environment
