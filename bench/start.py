@@ -27,7 +27,7 @@ def ours(folder: Path, cache: Path, cores: list[int], log: Path) -> float:
         *(sys.executable, "launch.py", "sentiment", "--run", str(run / "run")),
         *("--reference", str(folder / "policy"), "--reward-model", str(folder / "reward")),
         *("--data.prompt-length", "32", "--sample.length", "64", "--rl.batch-size", "16"),
-        *("--data.pairs", "64", "--data.reviews", "500", "--reward.epochs", "1"),
+        *("--data.pairs", "64", "--data.demonstrations", "500", "--reward.epochs", "1"),
     ]
     env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
     began = time.perf_counter()

@@ -15,7 +15,7 @@ parts = str.split  # of a command line
 # what a command reads depends on where texts and models come from, and what is not read is refused
 SFT = parts("--sft.steps 12 --sft.eval-every 6")
 STAGES = parts("--devices device --sft.batch-size 8 --reward.batch-size 8 --reward.save-every 4")
-WORLD = parts("--data.reviews 80 --data.pairs 96")
+WORLD = parts("--data.demonstrations 80 --data.pairs 96")
 SHAPE = parts("--model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 400")
 LOOP = parts(
     "--data.held-out 0.05 --rl.iterations 5 --rl.batch-size 8 --rl.save-every 2 --eval-draws 1"

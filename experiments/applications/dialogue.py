@@ -36,7 +36,7 @@ from rlhf_jax.pipeline.texts import DataConfig
 order = 4  # position in the launcher's list
 config = PolicyGradientRun(
     task="dialogue",
-    data=DataConfig(reviews=8000, pairs=6000),
+    data=DataConfig(demonstrations=8000, pairs=6000),
     sft=SFTConfig(steps=1000, eval_every=100),
     reward=RewardConfig(batch_size=32),
     rl=GroupRLConfig(

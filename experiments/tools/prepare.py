@@ -46,7 +46,7 @@ TRAIN, HELD_OUT = "train", "held_out"
 class TaskData(texts.DataConfig):
     """Size of a generated task."""
 
-    _main = ("held_out", "vocab_size", "reviews", "pairs")
+    _main = ("held_out", "vocab_size", "demonstrations", "pairs")
     _hidden = (
         *texts.FILES,
         "corpus_fields",

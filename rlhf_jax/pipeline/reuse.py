@@ -34,7 +34,7 @@ def shared(settings: dict[str, Any], stages: tuple[str, ...] = STAGES) -> dict[s
     files = [settings[f"data.{name}"] for name in texts.FILES]
     free = [*COMPUTED, *DECIDED]
     if any(files):
-        free += ["task", "annotators", "data.reviews", "data.pairs"]
+        free += ["task", "annotators", "data.demonstrations", "data.pairs"]
         free += [f"sample.{name}" for name in ("temperature", "stop")]
     else:
         free += [f"data.{name}" for name in OF_FILES]

@@ -17,7 +17,7 @@ from rlhf_jax.tasks.task import Task
 
 TASK = "reviews"
 """The task used where `task` is empty."""
-OF_WORLD = ("data.reviews", "data.pairs", "annotators")
+OF_WORLD = ("data.demonstrations", "data.pairs", "annotators")
 """The settings that only a generated task reads."""
 OF_FILES = (
     *("data.prompt_words", "data.fields", "data.bad", "data.turns"),

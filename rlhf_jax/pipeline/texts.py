@@ -88,7 +88,7 @@ class DataConfig(Settings):
     also the share of other texts held out for early stopping of SFT."""
     vocab_size: Annotated[int, Bound(ge=259)] = 600
     """Largest vocabulary of a tokenizer trained here; 256 bytes and three special tokens are the minimum."""
-    reviews: Count = 20_000
+    demonstrations: Count = 20_000
     """Demonstrations that a generated task writes for SFT; a tenth as many more are held out."""
     pairs: Count = 20_000
     """Comparisons labelled by simulated people in a generated task; half train the held-out reward model."""
@@ -195,8 +195,8 @@ def generated(cfg: DataConfig, task: Task, seed: int, needs: Needs) -> Texts:
     if "comparisons" in needs.needed:  # too few are refused before SFT
         divided(compared, cfg, seed, f"data.pairs = {cfg.pairs}", needs.halves)
     return Texts(
-        corpus=task.corpus(seed, cfg.reviews, train),
-        corpus_held_out=task.corpus(seed + 1, max(8, cfg.reviews // 10), held_out),
+        corpus=task.corpus(seed, cfg.demonstrations, train),
+        corpus_held_out=task.corpus(seed + 1, max(8, cfg.demonstrations // 10), held_out),
         rows=rows,
         rows_held_out=rows_held_out,
         pairs=None,

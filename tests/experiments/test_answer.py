@@ -61,7 +61,7 @@ def test_files_take_the_place_of_the_generated_problems():
 
 def test_a_tiny_run_leaves_what_it_is_judged_by(tmp_path):
     own = runs.parts(
-        "--data.reviews 80 --data.held-out 0.002 --eval-draws 2 --devices device --sft.batch-size 8"
+        "--data.demonstrations 80 --data.held-out 0.002 --eval-draws 2 --devices device --sft.batch-size 8"
     )
     command = ["answer", *runs.LOOP, *runs.SFT, *runs.SHAPE, *own, "--run", str(tmp_path / "run")]
     assert launch.main(command) == 0

@@ -378,7 +378,7 @@ def test_a_python_reward_that_cannot_be_is_refused_before_the_run_has_a_folder(
     names = folders | {"ASKED": str(asked)}
     settings = [names.get(x, x.replace("REWARDS", REWARDS)) for x in settings.split()]
     few = ["--data.held-out", "0.3"]  # of eight prompts
-    settings += few if "--data.prompts" in settings else ["--data.reviews", "80"]
+    settings += few if "--data.prompts" in settings else ["--data.demonstrations", "80"]
     run = str(asked.parent / "run")
     assert launch.main([method, "--rl.reward", *settings, "--run", run]) == 1
     errors = capsys.readouterr().err.strip()
@@ -508,7 +508,7 @@ def test_files_of_too_little_are_refused_as_they_are_read(tmp_path, given, words
     for name, lines in (files | given).items() if "pairs" not in given else ():
         names[name] = str(tmp_path / f"{name}.jsonl")
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    cfg = texts.DataConfig(**(names or given), reviews=10)
+    cfg = texts.DataConfig(**(names or given), demonstrations=10)
     task = None if names else reviews.TASK
     with pytest.raises(ValueError, match=words) as caught:
         reading.read(cfg, task, 0, dialogues.NO_TEMPLATE, texts.ALL)

@@ -17,7 +17,7 @@ from rlhf_jax.runs import checkpoint, metrics
 parts = str.split  # of a command line
 SHARED = parts(
     """--devices device --model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 400
-    --data.reviews 80 --data.pairs 96 --data.held-out 0.05 --sft.steps 12 --sft.batch-size 8
+    --data.demonstrations 80 --data.pairs 96 --data.held-out 0.05 --sft.steps 12 --sft.batch-size 8
     --sft.eval-every 6 --eval-draws 1"""
 )
 REWARD = parts("--reward.batch-size 8 --reward.save-every 4")

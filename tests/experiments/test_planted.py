@@ -12,7 +12,7 @@ from rlhf_jax.runs import metrics
 
 SMALL = str.split(
     """--devices device --model.d-model 16 --model.layers 1 --model.heads 2 --data.vocab-size 300
-    --data.held-out 0.2 --data.reviews 64 --sft.steps 4 --sft.batch-size 8 --sft.eval-every 4
+    --data.held-out 0.2 --data.demonstrations 64 --sft.steps 4 --sft.batch-size 8 --sft.eval-every 4
     --rl.iterations 2 --rl.batch-size 8 --eval-draws 1 --rl.optimizer.schedule constant"""
 )
 

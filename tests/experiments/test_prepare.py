@@ -12,7 +12,7 @@ from rlhf_jax.data import comparisons, demonstrations, sources, tokenizer
 from rlhf_jax.pipeline import reading, texts
 from rlhf_jax.tasks import reviews
 
-SIZES = parts("--data.reviews 60 --data.pairs 300 --data.vocab-size 300")
+SIZES = parts("--data.demonstrations 60 --data.pairs 300 --data.vocab-size 300")
 FILES = {
     "corpus": {"train": "corpus.jsonl", "held_out": "corpus_held_out.jsonl"},
     "comparisons": {"train": "comparisons.jsonl"},
@@ -54,7 +54,7 @@ def test_the_folder_is_whole_and_files_and_data_sets_hold_the_same_rows(folder):
 
 def test_the_texts_are_those_of_a_run(folder):
     """The same functions of the same seed: prompts, corpus, tokenizer, and who is held out."""
-    data = texts.DataConfig(reviews=60, pairs=300, vocab_size=300)
+    data = texts.DataConfig(demonstrations=60, pairs=300, vocab_size=300)
     read = texts.generated(data, reviews.TASK, 0, texts.ALL)
     pairs = lambda file: [(row["prompt"], row["response"]) for row in rows(folder / file)]
     assert pairs("corpus.jsonl") == read.corpus
@@ -153,9 +153,7 @@ def test_a_task_of_one_response_to_each_prompt_is_refused(tmp_path, capsys):
 
 def test_the_files_teach_as_files_do(folder):
     demos = demonstrations.read_demonstrations(str(folder / "corpus.jsonl"))
-    data = texts.DataConfig(
-        **{name: str(folder / f"{name}.jsonl") for name in FILES}, held_out=0.2
-    )
+    data = texts.DataConfig(**{name: str(folder / f"{name}.jsonl") for name in FILES}, held_out=0.2)
     read = reading.from_files(data, 0)
     assert {*read.corpus, *read.corpus_held_out} <= {demo[:2] for demo in demos}
     assert read.pairs and len(read.rows) > 800
