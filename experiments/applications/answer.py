@@ -135,7 +135,12 @@ def by_greedy_decoding(run: Prepared, policies: dict) -> dict:
         return {}
     sample, rows = replace(run.cfg.sample, temperature=0.0), run.texts.rows_held_out
     generator = generation.make_generator(
-        sample, run.devices, run.lm, run.tokenizer, run.lengths[0], run.cfg.sft.batch_size * 4
+        sample,
+        run.devices,
+        run.lm,
+        run.tokenizer,
+        run.lengths[0],
+        run.cfg.sft.batch_size * 4,
     )
     said = {x: results.respond(run, params, generator, rows) for x, params in policies.items()}
     found = {x: bootstrap_interval(right(rows, y.texts))._asdict() for x, y in said.items()}

@@ -17,7 +17,8 @@ from rlhf_jax.devices import hosts
 ROOT = pathlib.Path(__file__).parent.parent.parent
 parts = str.split  # of a command line
 RUN = parts(
-    """sentiment --data.demonstrations 80 --data.pairs 96 --data.held-out 0.05 --rl.iterations 4 --rl.batch-size 8
+    """sentiment --data.demonstrations 80 --data.pairs 96 --data.held-out 0.05
+    --rl.iterations 4 --rl.batch-size 8
     --rl.save-every 2 --ppo.epochs 2 --ppo.minibatches 2 --eval-draws 1 --model.d-model 16 --model.layers 1
     --model.heads 2 --data.vocab-size 400 --sft.steps 12 --sft.batch-size 8 --sft.eval-every 6
     --reward.batch-size 8 --reward.save-every 4 --devices mesh:fsdp=2"""

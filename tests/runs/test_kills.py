@@ -16,7 +16,8 @@ KINDS = "sft", "save", "reward", "save", "ppo"  # where each run is killed, one 
 RUNS = 4
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RUN = str.split(  # of a command line
-    """sentiment --data.demonstrations 80 --data.pairs 96 --data.held-out 0.05 --rl.iterations 12 --rl.batch-size 8
+    """sentiment --data.demonstrations 80 --data.pairs 96 --data.held-out 0.05
+    --rl.iterations 12 --rl.batch-size 8
     --rl.save-every 1 --ppo.epochs 2 --ppo.minibatches 2 --eval-draws 1 --devices device --model.d-model 16
     --model.layers 1 --model.heads 2 --data.vocab-size 400 --sft.steps 60 --sft.batch-size 8
     --sft.eval-every 2 --reward.batch-size 8 --reward.save-every 1"""
