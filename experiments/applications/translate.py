@@ -1,4 +1,4 @@
-"""Translation, from people's comparisons of a translator's drafts: SFT, a reward model and RLOO.
+"""Translation, from preferences: SFT, a reward model and RLOO.
 
     python launch.py translate
 
