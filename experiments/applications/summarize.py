@@ -1,4 +1,4 @@
-"""Summaries of one line, from people's comparisons: SFT, a reward model and PPO (Stiennon et al., 2020).
+"""Summaries of one line, from preferences: SFT, a reward model and PPO (Stiennon et al., 2020).
 
     python launch.py summarize
 

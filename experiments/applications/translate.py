@@ -1,10 +1,20 @@
-"""Translation, from people's comparisons of a translator's drafts: SFT, a reward model and RLOO.
+"""Translation, from preferences: SFT, a reward model and RLOO.
 
     python launch.py translate
 
 trains on clauses of a small part of German and their English (`rlhf_jax/tasks/translate.py`). The
 demonstrations are by translators who keep the German order, miss agreement, take the wrong sense of
-"Bank" or leave words out, each with a known probability, and get one clause in five right.
+"Bank", leave words out or add some, each with a known probability, and get one clause in five right.
+Three minutes on one CPU core lead from there to seven in ten (seed 0):
+
+                            before   after   best
+    gold                     -0.05    1.06   1.30
+    exact translations        0.21    0.70   1
+    win rate over SFT                 0.84           at a KL of 1.1 nats a response
+
+SFT ends at 3.37 nats a response, where the demonstrations' entropy is 3.31, and the reward model is right on
+0.778 of the held-out pairs (0.842 is possible). With --reward.epochs 2 --rl.iterations 100 it notices order
+and missing words, but agreement less: gold ends at 0.58, and 0.29 are exact.
 
     python launch.py translate --data.corpus FILES --data.comparisons FILES --data.prompts FILES
 
@@ -24,10 +34,16 @@ the chrF (Popovic, 2015) of a response with the "answer" of its row, a Python re
 from rlhf_jax.algorithms import policy_gradient
 from rlhf_jax.pipeline import learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import prepare
-from rlhf_jax.pipeline.rl_settings import PolicyGradientRun
+from rlhf_jax.pipeline.rl_settings import GroupRLConfig, PolicyGradientRun
+from rlhf_jax.pipeline.stages import RewardConfig
 
 order = 3  # position in the launcher's list
-config = PolicyGradientRun(task="translate", pg=policy_gradient.RLOO)
+config = PolicyGradientRun(
+    task="translate",
+    reward=RewardConfig(epochs=4.0),
+    pg=policy_gradient.RLOO,
+    rl=GroupRLConfig(iterations=150),
+)
 
 
 def main(cfg: PolicyGradientRun):

@@ -62,17 +62,17 @@ REPORTS = 4000
 
 # The law of the demonstrations.
 WRONG_ODDS = 0.1  # that a fact has another value than the report's
-INVENTED_ODDS = 0.1  # that a fact of a kind that the report lacks is added
+INVENTED_ODDS = 0.2  # that a fact of a kind that the report lacks is added
 PADDING_ODDS = 0.2
 
 # What gold takes off the share of the weight that is covered.
 LINE = 9  # words, each "." included
 WORD = 0.01
-OVER = 0.15  # for each word beyond the line
-FAULT = 0.3
+OVER = 0.22  # for each word beyond the line
+FAULT = 0.5
 
-MEAN = 0.212  # of the demonstrations, before gold is standardised
-SCALE = 0.446  # and their standard deviation
+MEAN = -0.06  # of the demonstrations, before gold is standardised
+SCALE = 0.709  # and their standard deviation
 FLOOR = -8.0
 
 Fact = tuple[Kind, str]
@@ -109,18 +109,19 @@ def gold(prompt: str, response: str) -> float:
 
     A statement is what stands before a ".". It covers a fact of the report if it is the fact's phrase, and
     its first mention. The share is that of the three weightiest facts, which fill the line. Each word costs
-    0.01, "." included, and each one beyond the ninth 0.15 more. Faults cost 0.3: a statement that is neither
-    such a mention nor padding, and an end without ".". The minimum is -8.
+    0.01, "." included, and each one beyond the ninth 0.22 more. Faults cost 0.5: a statement that is neither
+    such a mention nor padding, an end without ".", and no fact at all. The minimum is -8.
     """
     facts, words = facts_of(prompt), response.split()
     *statements, rest = " ".join(words).split(".")
-    faults, covered = bool(rest.strip() or not statements), []
+    faults, covered = bool(rest.strip()), []
     for statement in map(str.strip, statements):
         fact = SAID.get(statement)
         if fact in facts and fact not in covered:
             covered.append(fact)
         else:
             faults += statement not in PADDING
+    faults += not covered
     weights = [kind.weight for kind, _ in facts]
     most = sum(sorted(weights, reverse=True)[: LINE // 3])
     paid = sum(kind.weight for kind, _ in covered) / most

@@ -60,17 +60,18 @@ def test_rows_are_split_and_have_the_answer():
         ("a flood .", 5 / 12 - 0.03),
         ("a flood . grey skies .", 5.5 / 12 - 0.06),
         ("a flood . more soon .", 5 / 12 - 0.06),  # padding costs its words
-        (BEST + " grey skies .", 12.5 / 12 - 0.12 - 0.45),  # three words beyond the line
-        ("a fire .", -0.03 - 0.3),  # another value
-        ("before dawn .", -0.03 - 0.3),  # nobody said so
-        ("a flood . a flood .", 5 / 12 - 0.06 - 0.3),
-        ("a flood two hurt .", -0.05 - 0.3),  # no phrase
-        ("a flood . two hurt", 5 / 12 - 0.05 - 0.3),  # no end
-        ("people saw a flood .", -0.05 - 0.3),
-        ("flood .", -0.02 - 0.3),
-        ("a flood . . two hurt .", 9 / 12 - 0.07 - 0.3),
-        ("", -0.3),
-        (".", -0.01 - 0.3),
+        (BEST + " grey skies .", 12.5 / 12 - 0.12 - 0.66),  # three words beyond the line
+        ("a fire .", -0.03 - 1.0),  # another value, and so no fact at all
+        ("before dawn .", -0.03 - 1.0),  # nobody said so
+        ("a flood . a flood .", 5 / 12 - 0.06 - 0.5),
+        ("a flood two hurt .", -0.05 - 1.0),  # no phrase
+        ("a flood . two hurt", 5 / 12 - 0.05 - 0.5),  # no end
+        ("people saw a flood .", -0.05 - 1.0),
+        ("flood .", -0.02 - 1.0),
+        ("a flood . . two hurt .", 9 / 12 - 0.07 - 0.5),
+        ("", -0.5),
+        (".", -0.01 - 1.0),
+        ("more soon .", -0.03 - 0.5),
         ("  a   flood\n. ", 5 / 12 - 0.03),
     ],
 )
@@ -87,7 +88,7 @@ def test_under_the_law_gold_has_mean_zero_and_standard_deviation_one(sample):
     assert TASK.best is not None
     best = TASK.gold(rows, TASK.best(rows))
     assert best.min() == pytest.approx((1 - 0.09 - summarize.MEAN) / summarize.SCALE)
-    assert best.min() > 1.5 and np.all(gold <= best + 1e-6)
+    assert best.min() > 1.3 and np.all(gold <= best + 1e-6)
 
 
 def test_nothing_in_a_reduced_world_beats_the_best():
@@ -215,9 +216,9 @@ def test_writers_follow_the_weights_only_in_part(sample):
         assert kind.odds * 0.9 - 0.04 < np.mean(shares[kind.weight]) < kind.odds * 0.9 * empty
     rows = [{"prompt": prompt} for prompt, _ in sample]
     true = TASK.metrics["faithful"](rows, [response for _, response in sample])
-    assert 0.6 < true.mean() < 0.75  # about 0.9 to the power of 2.7 facts, less what is invented
+    assert 0.55 < true.mean() < 0.7  # about 0.9 to the power of 2.7 facts, less what is invented
     words = TASK.metrics["words"](rows, [response for _, response in sample])
-    assert words.mean() == pytest.approx(9, abs=0.2)
+    assert words.mean() == pytest.approx(9.2, abs=0.2)
 
 
 def test_faithful_are_summaries_whose_facts_are_all_reported():
@@ -241,7 +242,7 @@ def test_equal_seeds_give_equal_demonstrations_and_the_entropy_is_known(sample):
     assert {prompt for prompt, _ in first} <= set(allowed)
     (name, nats), *_ = TASK.facts(sample[:2000]).items()
     assert name == "entropy of the demonstrations, nats a response"
-    assert nats == pytest.approx(5.84, abs=0.2)
+    assert nats == pytest.approx(6.24, abs=0.2)
 
 
 @pytest.mark.parametrize("prompt", ["hello there", "", f"{PROMPT} a fire began ."])

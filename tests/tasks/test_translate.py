@@ -167,7 +167,7 @@ def test_under_the_law_gold_has_mean_zero_and_standard_deviation_one(sample):
     best = TASK.gold(rows[:50], TASK.best(rows[:50]))
     assert best == pytest.approx(best[0]) and best[0] > 1.2
     right = TASK.metrics["exact"](rows, [r for _, r in sample])
-    assert 0.2 < right.mean() < 0.25  # by the law: 0.224
+    assert 0.18 < right.mean() < 0.22  # by the law: 0.200
     same = [row["answer"] == said for row, (_, said) in zip(rows, sample, strict=True)]
     np.testing.assert_array_equal(right, same)
 
@@ -184,8 +184,10 @@ def every(prompt):
         things = ["the bench", "the bank"]
     else:
         things = ["the dog", "the cat", "the house", "the picture"]
+    adjectives = [right.adjective] if x.adjective else ["old", "young", "small", "rich"]
+    adverbs = [right.adverb] if x.adverb else ["today", "here", "again"]
     for adjective, subject, verb, thing, adverb in itertools.product(
-        {right.adjective, ""}, forms[right.subject], forms[right.verb], things, {right.adverb, ""}
+        [*adjectives, ""], forms[right.subject], forms[right.verb], things, [*adverbs, ""]
     ):
         for after in ((verb, thing, adverb), (adverb, thing, verb)):
             yield " ".join(x for x in (opener, "the", adjective, subject, *after, ".") if x)
@@ -208,6 +210,10 @@ def test_the_log_probability_is_the_product_of_the_odds_of_errors():
     assert said == pytest.approx(math.log(right))
     wrong = 0.2 * 0.9 * 0.35 * 0.4 * 0.8 * 0.35
     assert translate.log_prob(prompt, errors) == pytest.approx(math.log(wrong))
+    bare = translate.log_prob(
+        "weil der mann die bank malt", "because the rich man paints the bench ."
+    )
+    assert bare == pytest.approx(math.log(0.2 / 4 * 0.9 * 0.65 * 0.6 * 0.8 * 0.65))
     for other in ("", "because the old man paints the bench today", "the dog .", ANSWER):
         assert translate.log_prob(prompt, other) == -math.inf
 
@@ -227,7 +233,7 @@ def test_equal_seeds_give_equal_demonstrations_and_the_entropy_is_known(sample):
     assert {prompt for prompt, _ in first} <= set(allowed)
     (name, nats), *_ = TASK.facts(sample[:2000]).items()
     assert name == "entropy of the demonstrations, nats a response"
-    assert nats == pytest.approx(2.91, abs=0.08)
+    assert nats == pytest.approx(3.27, abs=0.1)
 
 
 def test_a_prompt_that_is_no_sentence_is_refused():
