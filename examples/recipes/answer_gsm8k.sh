@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# GSM8K with GRPO on a published model: the recipe of verl's baseline for Qwen2.5-0.5B-Instruct.
+# GSM8K with GRPO on a published model: learning rate, KL and lengths of verl's examples.
 #
-# It needs a GPU and a hub; TFDS prepares gsm8k without TensorFlow. IT WAS NOT RUN HERE. verl reports 49.6 % before
-# training, 56.7 % after PPO, and 54.3 % after GRPO with LoRA.
+# It needs a GPU with 80 GB, a hub, jq, and GSM8K's train.jsonl. IT WAS NOT RUN HERE. The table of verl's baselines goes
+# from 36 % (49.6 % in a later version) to 57 % by PPO, and to 54 % by GRPO with adapters.
 set -euo pipefail
 MODEL=${MODEL:-Qwen/Qwen2.5-0.5B-Instruct}
-exec python launch.py answer --reference "$MODEL" --model.dtype bfloat16 --model.remat \
-  --data.prompts tfds:gsm8k:train --data.prompts-fields.prompt question --data.prompts-fields.answer answer \
-  --data.prompt-length 256 --sample.length 512 --rl.reward verifiers:number \
-  --rl.iterations 105 --rl.batch-size 1024 --rl.optimizer.lr 1e-6 --rl.kl-coef 0.001 \
-  --pg.group 8 --pg.minibatches 4 --pg.microbatches 16 "$@"
+jq -c '{answer, prompt: [{role: "user",
+    content: (.question + " Think step by step, then write #### and the final number.")}]}' train.jsonl > prompts.jsonl
+exec python launch.py answer --reference "$MODEL" --data.prompts prompts.jsonl \
+  --data.prompt-length 512 --sample.length 1024 --model.dtype bfloat16 --model.logprob-chunk 64 \
+  --rl.batch-size 1024 --pg.minibatches 4 --pg.microbatches 32 --rl.iterations 800 \
+  --rl.optimizer.lr 1e-6 --rl.optimizer.schedule constant --rl.kl-coef 0.001 --eval-draws 4 "$@"

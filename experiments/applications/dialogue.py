@@ -16,14 +16,8 @@ The success of a dialogue as a Python reward does as well (gold 0.90, right orde
 
     python launch.py dialogue --rl.reward rlhf_jax/tasks/dialogue.py:success
 
-On human comparisons of dialogues, the data of Bai et al. (2022), the policy gives the next turn of each
-dialogue. This needs a GPU and the Hub, and was not run here:
-
-    python launch.py dialogue --reference Qwen/Qwen2.5-1.5B-Instruct --model.dtype bfloat16
-        --data.comparisons hf:trl-lib/hh-rlhf-helpful-base:train
-        --data.prompts hf:trl-lib/hh-rlhf-helpful-base:train --data.prompt-length 512 --sample.length 256
-        --reward.epochs 1 --reward.batch-size 64 --reward.optimizer.lr 1e-5
-        --rl.batch-size 512 --rl.iterations 300 --rl.optimizer.lr 1e-6
+On human comparisons of dialogues (Bai et al., 2022) the policy gives the next turn of each dialogue. That
+needs a GPU and was not run here: examples/recipes/dialogue_hh.sh.
 """
 
 from rlhf_jax.optimizer import OptimizerConfig

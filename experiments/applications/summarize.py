@@ -10,19 +10,8 @@ padded; people who know better compare the summaries of the policy that learned 
 
 does the same on your files, which take the place of the generated reports.
 
-The published recipe for TL;DR (Stiennon et al., 2020; Huang et al., 2024) needs a GPU and was not run here:
-one epoch of SFT on 116,722 posts of Reddit with their summaries, one of reward modelling on 92,858
-comparisons, and PPO for a million episodes. The published accuracy of the reward model is 0.629.
-
-    python launch.py summarize --pretrained EleutherAI/pythia-1b --model.dtype bfloat16 --model.remat \\
-      --data.corpus sft.jsonl --data.comparisons pairs.jsonl --data.prompts prompts.jsonl \\
-      --data.prompt-length 512 --sample.length 53 --sample.temperature 0.7 \\
-      --rollout.missing-eos-penalty 1 --sft.steps 912 --sft.batch-size 128 --sft.microbatches 16 \\
-      --sft.optimizer.lr 3e-6 --sft.optimizer.schedule cosine --reward.epochs 1 \\
-      --reward.batch-size 64 --reward.microbatches 16 --reward.optimizer.lr 3e-6 \\
-      --reward.optimizer.schedule cosine --rl.iterations 1954 --rl.batch-size 512 \\
-      --rl.optimizer.lr 3e-6 --rl.kl-coef 0.05 --rl.value-from reward --ppo.kl-stop 0 \\
-      --ppo.microbatches 32
+The published recipe for TL;DR (Stiennon et al., 2020; Huang et al., 2024), one epoch of SFT and of reward
+modelling and a million episodes of PPO, needs a GPU and was not run here: examples/recipes/summarize_tldr.sh.
 """
 
 from rlhf_jax.pipeline import learners, on_policy, people, results, stages

@@ -20,15 +20,8 @@ and missing words, but agreement less: gold ends at 0.58, and 0.29 are exact.
 
 does the same on your files, which take the place of the generated clauses.
 
-A real run needs a GPU and was not made here: SFT on WMT 2014, German to English (`wmt14_translate/de-en` in
-TFDS), with a published model and LoRA, then RLOO with four draws of a prompt (Ahmadian et al., 2024) against
-the chrF (Popovic, 2015) of a response with the "answer" of its row, a Python reward (docs/data.md):
-
-    python launch.py translate --pretrained Qwen/Qwen3-0.6B --model.dtype bfloat16 --model.remat \\
-      --data.corpus wmt14-de-en.jsonl --data.prompts wmt14-de-en-prompts.jsonl \\
-      --data.prompt-length 128 --sample.length 128 --lora.rank 16 --sft.steps 2000 \\
-      --sft.batch-size 128 --sft.microbatches 8 --sft.optimizer.lr 1e-4 --rl.reward chrf.py:chrf \\
-      --rl.iterations 500 --rl.batch-size 256 --rl.optimizer.lr 1e-5 --rl.kl-coef 0.02 --pg.group 4
+A real run, on WMT 2014 with a published model and chrF as a verifiable reward, needs a GPU and was not made
+here: examples/recipes/translate_wmt14.sh.
 """
 
 from rlhf_jax.algorithms import policy_gradient

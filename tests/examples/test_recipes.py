@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from rlhf_jax import launcher
+from rlhf_jax.pipeline import reading
 from rlhf_jax.runs import command_line
 
 FOLDER = pathlib.Path(__file__).parent.parent.parent / "examples" / "recipes"
@@ -27,6 +28,7 @@ def test_a_recipe_names_settings_that_exist_and_that_its_experiment_reads(path):
     exp = launcher.load(name)
     cfg = command_line.parse(type(exp.config), settings, prog=name, default=exp.config)
     assert cfg != exp.config
+    reading.check_files(cfg.data, cfg.needs())
 
 
 def test_the_five_applications_have_one_each():
