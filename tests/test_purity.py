@@ -13,6 +13,8 @@ from rlhf_jax.algorithms import (
     ensemble,
     ilql,
     kto,
+    plackett_luce,
+    pointwise,
     policy_gradient,
     ppo,
     preference,
@@ -26,6 +28,8 @@ from rlhf_jax.batches import (
     LoggedBatch,
     PreferenceBatch,
     Prompts,
+    Rankings,
+    Ratings,
     Samples,
     Sequences,
 )
@@ -203,6 +207,14 @@ def steps():
             reward_model.make_train_step(REWARD.fn, TX, microbatches=2),
             lambda seed: (state["reward"], {}, pairs(seed)),
         ),
+        "ratings": (
+            pointwise.make_train_step(REWARD.fn, TX, "binary"),
+            lambda seed: (state["reward"], {}, rated(sequences(seed))),
+        ),
+        "rankings": (
+            plackett_luce.make_train_step(REWARD.fn, TX),
+            lambda seed: (state["reward"], {}, ranked([sequences(seed), sequences(seed + 9)])),
+        ),
         "ppo": (
             with_critic.update,
             lambda seed: (state["ac"], {}, np.float32(0.1), rolled(with_critic, "ac", seed), key),
@@ -228,6 +240,18 @@ def steps():
 
 NAMES = ["sft", "reward", "ppo", "pg", "sample", "annotate", "annotate with values"]
 NAMES += ["adapters", "dpo", "kto", "ilql", "ensemble", "ensemble score"]
+NAMES += [pytest.param(name, marks=pytest.mark.more) for name in ("ratings", "rankings")]
+
+
+def rated(rows):
+    n = len(rows.tokens)
+    return Ratings(rows, np.arange(n, dtype=np.float32) % 2, np.ones(n, np.float32))
+
+
+def ranked(sides):
+    n = len(sides[0].tokens)
+    both = jax.tree.map(lambda *x: np.stack(x, axis=1), *sides)
+    return Rankings(both, np.tile(np.int32([0, 1]), (n, 1)), np.ones(n, np.float32))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""Dialogues of several turns, from people's judgements of whole dialogues: SFT, a reward model and RLOO.
+"""Dialogues of several turns, from judgements of whole ones: SFT, a reward model, RLOO.
 
     python launch.py dialogue
 

@@ -1,4 +1,4 @@
-"""A reward model alone, from comparisons or ratings: accuracy, calibration, baselines.
+"""A reward model alone, from comparisons or ratings: accuracy and baselines.
 
     python launch.py reward --data.comparisons FILES
 
