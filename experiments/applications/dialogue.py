@@ -1,4 +1,4 @@
-"""Dialogues of several turns, from judgements of whole ones: SFT, a reward model, RLOO.
+"""Dialogues of several turns, from preferences: SFT, a reward model and RLOO.
 
     python launch.py dialogue
 
