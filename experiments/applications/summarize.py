@@ -3,8 +3,19 @@
     python launch.py summarize
 
 trains on generated reports of five facts that matter more or less (`rlhf_jax/tasks/summarize.py`). The
-demonstrations choose facts with little regard to their weight, get one in ten wrong and are sometimes
-padded; people who know better compare the summaries of the policy that learned from them.
+demonstrations choose facts with little regard to their weight, get one in ten wrong, sometimes invent one,
+and are sometimes padded; people who know better compare the summaries of the policy that learned from
+them. Seven minutes on one CPU core lead to (seed 0):
+
+                            before   after   best
+    gold                     -0.10    0.64   1.37
+    faithful summaries        0.56    0.65   1
+    words, "." included        9.1     7.7
+    win rate over SFT                 0.76           at a KL of 1.2 nats a response
+
+SFT ends at 6.73 nats a response, where the demonstrations' entropy is 6.34, and the reward model is right on
+0.725 of the held-out pairs (0.858 is possible): it sees what matters, what is too long and what is padding,
+but often not whether the report says so.
 
     python launch.py summarize --data.corpus FILES --data.comparisons FILES --data.prompts FILES
 
@@ -14,13 +25,20 @@ The published recipe for TL;DR (Stiennon et al., 2020; Huang et al., 2024), one 
 modelling and a million episodes of PPO, needs a GPU and was not run here: examples/recipes/summarize_tldr.sh.
 """
 
+from dataclasses import replace
+
 from rlhf_jax.pipeline import learners, on_policy, people, results, stages
 from rlhf_jax.pipeline.prepare import prepare
 from rlhf_jax.pipeline.rl_settings import PPORun
-from rlhf_jax.pipeline.stages import SFTConfig
+from rlhf_jax.pipeline.stages import RewardConfig, SFTConfig
 
 order = 2  # position in the launcher's list
-config = PPORun(task="summarize", sft=SFTConfig(steps=2500, eval_every=250))
+config = PPORun(
+    task="summarize",
+    sft=SFTConfig(steps=2500, eval_every=250),
+    reward=RewardConfig(epochs=3.0),
+    rl=replace(PPORun().rl, kl_coef=0.2),
+)
 
 
 def main(cfg: PPORun):

@@ -9,8 +9,8 @@ two sentences of a report, with the fact's value in them (a flood, a fire, ...).
 kinds, so the words of a text alone say which facts are in it.
 
 `gold` pays for the weight of the facts that a summary covers, and takes off words, above all those beyond
-the line's nine, invented and repeated facts, and whatever else is no phrase. The best summary has
-the three facts of the report that matter most: what is worth a place depends on what else there is.
+the line's nine, invented and repeated facts, and whatever else is no phrase. The best summary has the
+three facts of the report that matter most: whether a fact is worth its place depends on the others.
 
 Demonstrations are honest and far from it: writers choose facts with odds that follow the weights
 only in part, get some wrong, and add what nobody reported, or padding. `log_prob` is the exact
