@@ -103,7 +103,7 @@ def test_another_method_takes_them(begun):
 
 
 def test_the_task_that_an_application_sets_is_free_where_files_are_given(begun):
-    reuse.check(begun(FILES), of(FILES, "translate"), RunConfig())
+    reuse.check(begun(FILES), of(FILES + "--reward.epochs 2", "translate"), RunConfig())
 
 
 @pytest.mark.parametrize("cut", [False, True])
