@@ -116,8 +116,10 @@ def right(rows: Sequence[Row], texts: Sequence[str]) -> np.ndarray:
 
 
 def has_answers(run: Prepared) -> bool:
-    """True where every held-out prompt has an answer, which another reward than a verifier does not need."""
-    return all("answer" in row.columns for row in run.texts.rows_held_out)
+    """True where every held-out prompt has a number as its answer, which other rewards do not need."""
+    found = [row.columns.get("answer") for row in run.texts.rows_held_out]
+    references = (verifiers.references(x) if x is not None else [""] for x in found)
+    return all(answers.number(x) is not None for several in references for x in several)
 
 
 def by_greedy_decoding(run: Prepared, policies: dict) -> dict:

@@ -13,7 +13,8 @@ a data set (with the splits "train" and "held_out") and as JSONL files, and the 
 
 The simulated people compare two responses that the corpus might give to one prompt, since there is no policy
 yet. The format is array_record, which tfds.builder_from_directory(FOLDER).as_data_source() reads without
-TensorFlow. Any experiment here reads the files and the folders alike.
+TensorFlow. Any experiment here reads the files and the folders alike, but of a task of several turns only a
+run with --task tells the policy's turns from the environment's.
 """
 
 import os
@@ -134,6 +135,12 @@ def _write_task(cfg: Config, task: Task, whole: pathlib.Path):
     _write(whole / "comparisons", Preferences, {TRAIN: _compared(cfg, task, read.compared)})
     _write(whole / "prompts", Prompts, prompts)
     print(f"tokenizer: at most {cfg.data.vocab_size} tokens, trained on the corpus", flush=True)
+    if task.environment:
+        print(
+            "the responses are whole transcripts: only a run with --task tells the policy's turns from the "
+            "environment's, and learns from the first alone",
+            flush=True,
+        )
     stages.read_tokenizer(whole, "", read.said, cfg.data.vocab_size)
 
 

@@ -4,10 +4,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from rlhf_jax import train_step
-from rlhf_jax.batches import Rankings
+from rlhf_jax.batches import Array, Rankings
 
 
 def plackett_luce_loss(rewards: Float[Array, "B K"], rank: Int[Array, "B K"]) -> Float[Array, " B"]:

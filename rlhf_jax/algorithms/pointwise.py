@@ -5,10 +5,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from rlhf_jax import train_step
-from rlhf_jax.batches import Ratings
+from rlhf_jax.batches import Array, Ratings
 
 Kind = Literal["binary", "regression"]
 """Scores that are probabilities of a good label, or standardised real numbers."""

@@ -5,6 +5,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+MOST = 1000
+"""Largest ratio of two weights."""
+
 
 def parse(source: str) -> list[tuple[float, str]]:
     """The weights and sources of a string such as "0.7:a.jsonl,0.3:tfds:gsm8k:train"; [] without weights.
@@ -26,6 +29,14 @@ def parse(source: str) -> list[tuple[float, str]]:
                 "0.7:a.jsonl,0.3:b.jsonl"
             )
         found.append((weight, part.partition(":")[2].strip()))
+    weights, names = zip(*found, strict=True)
+    if len({*names}) < len(names):
+        raise ValueError(f"{source!r} names a source twice: give it one weight")
+    if max(weights) > MOST * min(weights):
+        raise ValueError(
+            f"{source!r}: the weights differ by more than {MOST}, so that one source would hardly be read: "
+            "leave it out, or give it more weight"
+        )
     return found
 
 

@@ -164,8 +164,14 @@ def _mixed(
     every = [read(name, required, bad) for name in names]
     rows = mixing.mix(every, weights)
     used = {id(row) for row in rows}
-    counts = (f"{sum(id(row) in used for row in part)} of {len(part)} rows" for part in every)
-    told = ", ".join(f"{n} of {name}" for n, name in zip(counts, names, strict=True))
+    counts = [sum(id(row) in used for row in part) for part in every]
+    if not all(counts):
+        raise ValueError(
+            f"no row of {names[counts.index(0)]} fits its weight beside {max(map(len, every))} rows of "
+            "another source: give it more rows, or other weights"
+        )
+    shares = (f"{n} of {len(part)} rows" for n, part in zip(counts, every, strict=True))
+    told = ", ".join(f"{n} of {name}" for n, name in zip(shares, names, strict=True))
     print(f"mixture: {told}", flush=True)
     return rows
 
@@ -276,7 +282,11 @@ def _with(row: Row, required: tuple[str, ...]) -> Row:
 
 def _plain(value: Any) -> Any:
     """A value of JSON: text for bytes and for other kinds, Python's numbers and lists for NumPy's."""
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.floating):
+        return float(str(value))  # 0.1 of float32 is 0.1, and not 0.10000000149011612
+    if isinstance(value, np.ndarray):
+        return _plain(list(value) if value.ndim else value[()])
+    if isinstance(value, np.generic):
         return _plain(value.tolist())
     if value is None or isinstance(value, str | int | float):
         return value

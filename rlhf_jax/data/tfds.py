@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 _FORMAT = "array_record"
@@ -82,9 +83,12 @@ def _objects(feature: Any, value: Any) -> Any:
     if isinstance(feature, kinds.FeaturesDict):
         return {name: _objects(feature[name], item) for name, item in value.items()}
     if not isinstance(feature, kinds.Sequence):
-        return value
+        short = isinstance(value, float) and feature.np_dtype == np.float32
+        return float(str(np.float32(value))) if short else value  # 0.1, and not 0.10000000149
     inner = feature.feature
-    if isinstance(inner, kinds.FeaturesDict):
+    if isinstance(feature, kinds.Dataset):
+        value = list(value)
+    elif isinstance(inner, kinds.FeaturesDict):
         items = zip(*value.values(), strict=True)
         value = [dict(zip(value, item, strict=True)) for item in items]
     return [_objects(inner, item) for item in value] if _nested(inner) else value

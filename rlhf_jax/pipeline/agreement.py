@@ -151,6 +151,6 @@ def beaten(name: str, less: dict[str, Interval]) -> dict:
     if not less:
         return {}
     return {
-        f"reward {name} less that of": {other: x._asdict() for other, x in less.items()},
+        f"reward {name} above that of": {other: x._asdict() for other, x in less.items()},
         "the reward model beats": {other: verdict(x) for other, x in less.items()},
     }

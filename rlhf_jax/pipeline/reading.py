@@ -81,17 +81,17 @@ def check_files(cfg: DataConfig, needs: Needs):
             "a reward model learns from one of them: leave the other out"
         )
     for name in FILES:
+        if getattr(cfg, name) and name not in needs.needed + needs.optional:
+            raise ValueError(
+                f'data.{name} = "{getattr(cfg, name)}" has no effect because nothing here is trained on it: '
+                "leave it out"
+            )
+    for name in FILES:
         if name in needs.needed and not getattr(cfg, name) and not rated:
             raise ValueError(
                 f"data.{name} is empty while other files are given: name its files or data set, or give none "
                 "for a generated task (reference replaces the corpus; reward_model, or rl.reward alone, "
                 "replaces the comparisons)"
-            )
-    for name in FILES:
-        if getattr(cfg, name) and name not in needs.needed + needs.optional:
-            raise ValueError(
-                f'data.{name} = "{getattr(cfg, name)}" has no effect because nothing here is trained on it: '
-                "leave it out"
             )
 
 

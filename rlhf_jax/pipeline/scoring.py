@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhf_jax.bounds import NonNegative, Settings
 from rlhf_jax.pipeline import generation, texts
-from rlhf_jax.rewards.functions import columns_of
+from rlhf_jax.rewards.functions import Call, RewardError, columns_of, load, parts_of
 from rlhf_jax.rewards.scorer import Pending, Scorer, ScorerConfig
 
 
@@ -84,7 +84,21 @@ def python_reward(cfg, read: texts.Texts) -> Scorer | None:
     found = Scorer(own.reward, own.scorer)
     rows = read.rows + read.rows_held_out
     found.check([row.prompt for row in rows], [row.columns for row in rows])
+    check_references(own.reward, rows)
     return found
+
+
+def check_references(place: str, rows: Sequence[texts.Row]):
+    """Scores an empty response to each row by a built-in verifier, which refuses references that it cannot
+    read; programs are left out, since they take time."""
+    if not place.startswith("verifiers:") or place == "verifiers:code":
+        return
+    (part,) = parts_of(load(place))
+    for row in rows:
+        try:
+            part.score(Call(0, [row.prompt], [""], columns_of([row.columns])))
+        except RewardError as error:
+            raise ValueError(f'rl.reward = "{place}" cannot score all prompts: {error}') from error
 
 
 class RewardScorer:

@@ -22,6 +22,7 @@ from rlhf_jax.data.ratings import RatingFields
 from rlhf_jax.data.splits import group_of, split
 from rlhf_jax.data.transcripts import lines_of
 from rlhf_jax.people import annotators
+from rlhf_jax.rewards.functions import summary
 from rlhf_jax.tasks.task import Environment, Task
 
 FILES = ("corpus", "comparisons", "ratings", "prompts")
@@ -174,7 +175,10 @@ def load_task(name: str) -> Task:
             )
         spec: Any = importlib.util.spec_from_file_location(f"task_in_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            raise ValueError(f'task = "{name}" fails with {summary(error)}: mend it') from error
     elif name in task_names():
         module = importlib.import_module(f"{tasks.__name__}.{name}")
     else:

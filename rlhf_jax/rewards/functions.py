@@ -244,6 +244,8 @@ def _score(name: str, fn: Callable, signature: Signature, call: Call) -> Float32
             values = asyncio.run(values)
     except KeyboardInterrupt:
         raise
+    except RewardError as error:  # of the library's own rewards
+        raise RewardError(f"{label}: {error} (on {call.samples()})") from error
     except BaseException as error:  # SystemExit too, which a thread would keep to itself
         raise RewardError(
             f"{label} failed with {summary(error)} on {call.samples()}: mend the function{call.remedy()}"

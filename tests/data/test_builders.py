@@ -55,8 +55,8 @@ def rows_of(items):
 
 
 def read(folder, split="train"):
-    found = tfds.builder_from_directory(folder).as_data_source(split=split)
-    return sources.rows_from_source(found, str(folder))
+    """The rows of a prepared data set, as a run reads them."""
+    return sources.read(f"{folder}:{split}")
 
 
 def through(kind, items, tmp_path):
@@ -162,11 +162,18 @@ def test_thousands_of_rows_in_several_files_keep_their_order(tmp_path):
 
 
 def test_numbers_keep_their_values(tmp_path):
-    """A column of numbers is float32, as every score here is; one of whole numbers has 64 bits."""
+    """Whole numbers have 64 bits, and other numbers seven digits."""
     items = [{"prompt": "a", "score": 0.1, "n": 2**62}, {"prompt": "b", "score": 2, "n": -1}]
     back = through(Prompts, items, tmp_path)
     assert [row["n"] for row in back] == [2**62, -1]
-    assert [row["score"] for row in back] == [float(np.float32(0.1)), 2.0]
+    assert [row["score"] for row in back] == [0.1, 2.0]
+
+
+@pytest.mark.parametrize("score", [0.123456789, 123456789])
+def test_a_number_of_more_digits_is_refused(tmp_path, score):
+    items = [{"prompt": "a", "score": 0.5}, {"prompt": "b", "score": score}]
+    with pytest.raises(ValueError, match=r"'score' is .*123456789, and TFDS keeps seven digits"):
+        builder.prepare(Prompts, {"train": rows_of(items)}, tmp_path / "set")
 
 
 def test_ties_are_left_out_and_counted(tmp_path, capsys):

@@ -122,3 +122,22 @@ def test_a_corpus_is_mixed_of_files_and_knows_their_lines(tmp_path, capsys):
     ]
     cfg = type("Config", (), {"data": texts.DataConfig(corpus=source)})
     assert len(inputs.content(cfg)["data.corpus"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("0.7:a,0.3:a", "names a source twice"),
+        ("1e300:a,1e-300:b", "differ by more than 1000"),
+    ],
+)
+def test_mixtures_that_hardly_are_any_are_refused(source, said):
+    with pytest.raises(ValueError, match=said):
+        mixing.parse(source)
+
+
+def test_a_source_too_small_for_its_weight_is_refused(tmp_path):
+    for name, n in (("many", 300), ("one", 1)):
+        sources.write_jsonl(tmp_path / name, [{"text": f"{name} {i}"} for i in range(n)])
+    with pytest.raises(ValueError, match=r"no row of .*one fits its weight beside 300 rows"):
+        sources.read(f"0.1:{tmp_path}/many,0.9:{tmp_path}/one")

@@ -146,11 +146,13 @@ def test_what_was_used_is_recorded(planted):
 
 def test_a_task_that_is_none_is_refused(tmp_path):
     (tmp_path / "empty.py").write_text("TASK = 3\n")
+    (tmp_path / "broken.py").write_text("import nowhere\n")
     assert "reviews" in texts.task_names()
     for name, said in (
         ("revews", "is not known: use .*reviews"),
         (f"{tmp_path}/gone.py", "is no file"),
         (f"{tmp_path}/empty.py", "defines no TASK"),
+        (f"{tmp_path}/broken.py", "fails with ModuleNotFoundError"),
     ):
         with pytest.raises(ValueError, match=said):
             texts.load_task(name)

@@ -48,7 +48,7 @@ def test_reward_learns_from_labels_alone_and_says_whether_it_beats_the_baselines
     results, folder = learned(log, tmp_path, "reward", "--data.ratings", str(log / "labels.jsonl"))
     baselines = {"length alone", "bag of words"}
     assert results["reward AUC"].keys() == {"held-out ratings"} | baselines
-    assert results["reward AUC less that of"].keys() == baselines
+    assert results["reward AUC above that of"].keys() == baselines
     assert results["the reward model beats"].keys() == baselines
     assert results["reward accuracy"].keys() >= {"held-out ratings", "commoner label"}
     assert results["ratings"]["held out"] + results["ratings"]["train"] <= 160
@@ -87,8 +87,8 @@ def test_a_policy_is_learned_from_stars_or_ranks_alone(log, tmp_path, setting, f
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("dpo --data.ratings F", "data.comparisons is empty while other files are given"),
-        ("ensemble --data.ratings F", "data.corpus is empty while other files are given"),
+        ("dpo --data.ratings F", "has no effect because nothing here is trained on it"),
+        ("ensemble --data.ratings F", "has no effect because nothing here is trained on it"),
         ("reward --data.ratings F --data.comparisons F", "are both given"),
         (
             "reward --data.ratings F --reward.loss.centring 0.1",

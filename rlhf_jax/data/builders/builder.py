@@ -132,7 +132,7 @@ def prepare(
 def columns_of(rows: Sequence[Row]) -> dict[str, Any]:
     """The TFDS feature of each column of the rows, found from all values.
 
-    Columns are texts, whole numbers, true or false, numbers (kept as float32), lists of these, objects, and
+    Columns are texts, whole numbers, true or false, numbers of seven digits, lists of these, objects, and
     lists of objects (messages). Raises ValueError, naming the row's origin and the field, where a row lacks
     a column, has null in it or a value of another kind, and for lists that hold lists or null.
     """
@@ -168,4 +168,9 @@ def _scalar(name: str, kind: type, values: list[tuple[str, Any]]) -> Any:
     for where, value in values:
         if kind is int and abs(value) >= 2**63:
             raise ValueError(f"{where}: field {name!r} is {value}, beyond 64 bits: write a text")
+        if kind is float and float(str(np.float32(value))) != value:
+            raise ValueError(
+                f"{where}: field {name!r} is {value}, and TFDS keeps seven digits of a number: write a text, "
+                "or fewer digits"
+            )
     return _SCALARS[kind]

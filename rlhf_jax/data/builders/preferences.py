@@ -11,8 +11,8 @@ class Preferences(Builder):
 
     A row is two dialogues, chosen and rejected (one text each, as HH writes them, or messages); two
     responses to a prompt; a prompt with K responses and the number of the best one, or with a preference for
-    each of the K (K - 1) / 2 pairs; or a text with the label 0 or 1. Rows whose preference is "tie" are left
-    out: nothing is learned from them, and a column of numbers holds no text.
+    each of the K (K - 1) / 2 pairs, or with a rank for each; or a text with the label 0 or 1. Rows whose
+    preference is "tie" are left out: nothing is learned from them, and a column of numbers holds no text.
     """
 
     LAYOUTS: ClassVar = {
@@ -21,6 +21,7 @@ class Preferences(Builder):
         "pairs": {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT},
         "best": {"prompt": TEXT, "responses": TEXTS, "preference": NUMBER},
         "votes": {"prompt": TEXT, "responses": TEXTS, "preference": NUMBERS},
+        "ranks": {"prompt": TEXT, "responses": TEXTS, "ranks": NUMBERS},
         "labels": {"text": TEXT, "label": NUMBER},
     }
 
