@@ -223,7 +223,7 @@ def test_ppo_on_a_transformer_with_cached_sampling_comes_near_the_optimum():
             policy_fn=lm.policy_fn,
             critic=lambda policy_fn: critic.fn,
             cfg=PPOConfig(epochs=2, minibatches=2),
-            iterations=300,
+            iterations=400,
             lr=5e-3,
         )
 
