@@ -80,19 +80,20 @@ def check_files(cfg: DataConfig, needs: Needs):
             f'data.ratings = "{cfg.ratings}" and data.comparisons = "{cfg.comparisons}" are both given, and '
             "a reward model learns from one of them: leave the other out"
         )
-    for name in FILES:
-        if getattr(cfg, name) and name not in needs.needed + needs.optional:
-            raise ValueError(
-                f'data.{name} = "{getattr(cfg, name)}" has no effect because nothing here is trained on it: '
-                "leave it out"
-            )
-    for name in FILES:
-        if name in needs.needed and not getattr(cfg, name) and not rated:
-            raise ValueError(
-                f"data.{name} is empty while other files are given: name its files or data set, or give none "
-                "for a generated task (reference replaces the corpus; reward_model, or rl.reward alone, "
-                "replaces the comparisons)"
-            )
+    unused = [x for x in FILES if getattr(cfg, x) and x not in needs.needed + needs.optional]
+    lacking = [x for x in needs.needed if not getattr(cfg, x) and not rated]
+    if unused and (not lacking or "ratings" in unused):
+        name = "ratings" if "ratings" in unused else unused[0]
+        raise ValueError(
+            f'data.{name} = "{getattr(cfg, name)}" has no effect because nothing here is trained on it: '
+            "leave it out"
+        )
+    if lacking:
+        raise ValueError(
+            f"data.{lacking[0]} is empty while other files are given: name its files or data set, or give "
+            "none for a generated task (reference replaces the corpus; reward_model, or rl.reward alone, "
+            "replaces the comparisons)"
+        )
 
 
 def read_prompts(cfg: DataConfig, chat: Chat, bad: BadRecords | None = None) -> list[Row]:
