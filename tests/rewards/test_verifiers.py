@@ -464,7 +464,7 @@ def test_a_built_in_reward_is_named(processes):
     assert list(found.parts()["number"]) == [1.0, 1.0, 0.0]
     with pytest.raises(RewardError, match="the reward 'number' asks for the column 'answer'"):
         scorer.check(["p"], [{"target": "4"}])
-    with pytest.raises(RewardError, match=r"answer 'x' has no number: mend the row\) on sample 0"):
+    with pytest.raises(RewardError, match=r"answer 'x' has no number: mend the row \(on sample 0"):
         scorer.submit(["p"], ["4"], answer=["x"]).result()
 
 
