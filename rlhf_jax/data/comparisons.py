@@ -29,7 +29,7 @@ from rlhf_jax.bounds import Integer, Settings
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
-from rlhf_jax.data.sources import Row, field, read, texts
+from rlhf_jax.data.sources import Row, field, field_names, read, texts
 from rlhf_jax.data.splits import group_of, words
 from rlhf_jax.data.transcripts import Turns
 
@@ -182,22 +182,20 @@ def encode_rankings(
     )
 
 
-def _names(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
-
-
 def _plain(row: Row, fields: ComparisonFields, chat: Chat) -> Row:
     """The row with texts in place of dialogues, in the fields that may hold a prompt or a response."""
-    named = _names(fields.responses)
+    named = field_names(fields.responses)
     answers = ("chosen", "rejected", *(named if len(named) > 1 else ()), "response")
-    return plain(row, chat, _names(fields.prompt), answers, named[0] if len(named) == 1 else "")
+    return plain(
+        row, chat, field_names(fields.prompt), answers, named[0] if len(named) == 1 else ""
+    )
 
 
 def _shape(row: Row, fields: ComparisonFields) -> str:
     """The layout of a row; fields that the user named for responses or preference take precedence."""
     default = ComparisonFields()
     named = (fields.responses, fields.preference) != (default.responses, default.preference)
-    responses, preference = ({*_names(x)} for x in (fields.responses, fields.preference))
+    responses, preference = ({*field_names(x)} for x in (fields.responses, fields.preference))
     if {*responses, fields.ranks} <= row.keys() and not preference & row.keys():
         return "ranked"
     if named or responses | preference <= row.keys():
@@ -231,7 +229,7 @@ def _texts(responses: Sequence[str]) -> str:
 
 def _chosen(row: Row, fields: ComparisonFields) -> Comparison:
     chosen, rejected = field(row, "chosen", str), field(row, "rejected", str)
-    prompt = _prompt(row, fields) if any(name in row for name in _names(fields.prompt)) else ""
+    prompt = _prompt(row, fields) if any(name in row for name in field_names(fields.prompt)) else ""
     if prompt:
         return Comparison(prompt, chosen, rejected, group=row.group or group_of(prompt))
     begins = lambda text: text.lstrip().startswith(_HUMAN.strip())
@@ -252,7 +250,7 @@ def _mapped(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
     """The comparisons from one row's preferences, and its number of ties."""
     prompt, responses = _prompt(row, fields), _responses(row, fields)
     group = (row.group or group_of(prompt)) if prompt else _texts(responses)
-    names, k, first = _names(fields.preference), len(responses), fields.first
+    names, k, first = field_names(fields.preference), len(responses), fields.first
     pairs = list(itertools.combinations(range(k), 2))
     if not names:
         raise ValueError(
@@ -309,13 +307,13 @@ def _ranked(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
 
 def _prompt(row: Row, fields: ComparisonFields) -> str:
     """The text of the prompt; "" where its fields are blank or null, which counts as no prompt."""
-    return texts(row, _names(fields.prompt))
+    return texts(row, field_names(fields.prompt))
 
 
 def _responses(row: Row, fields: ComparisonFields) -> list[str]:
     """The texts to compare."""
     # an answer may have been stored as a number or as true (PandaLM has six): it is read as that word
-    names = _names(fields.responses)
+    names = field_names(fields.responses)
     if len(names) == 1:
         values = field(row, names[0], list)
     else:

@@ -13,7 +13,7 @@ from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.dialogues import HISTORY, NO_TEMPLATE, Chat, Dialogue, Turn, plain
 from rlhf_jax.data.prompts import encode_prompts, shortened
-from rlhf_jax.data.sources import Row, field, read, texts
+from rlhf_jax.data.sources import Row, field, field_names, read, texts
 from rlhf_jax.data.splits import group_of
 from rlhf_jax.data.transcripts import Turns, transcript_ids
 
@@ -59,7 +59,7 @@ def read_demonstrations(
     """
     fields, default, found = fields or CorpusFields(), CorpusFields(), {}
     bad = bad or BadRecords()
-    names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
+    names = field_names(fields.prompt)
     by_text = fields.text != default.text  # a field that the user named takes precedence
     by_pair = (fields.prompt, fields.response) != (default.prompt, default.response)
     for row in read(source, bad=bad):

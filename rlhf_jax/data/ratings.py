@@ -18,7 +18,7 @@ from rlhf_jax.bounds import Settings
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
-from rlhf_jax.data.sources import Row, field, read, texts
+from rlhf_jax.data.sources import Row, field, field_names, read, texts
 from rlhf_jax.data.splits import group_of
 
 LARGEST = 1e30
@@ -78,7 +78,7 @@ def read_ratings(
     it, and ValueError, in one that names the source, where all scores are equal.
     """
     fields, found, bad = fields or RatingFields(), [], bad or BadRecords()
-    names = _names(fields.prompt)
+    names = field_names(fields.prompt)
     for row in read(source, bad=bad):
         with bad:
             given = row.keys()
@@ -96,7 +96,7 @@ def read_ratings(
                 )
             said = field(row, response, str)
             group = row.group if prompt and row.group else group_of(prompt or said)
-            found.append(Rating(prompt, said, _score(row, _names(fields.score)), group))
+            found.append(Rating(prompt, said, _score(row, field_names(fields.score)), group))
     bad.check(found, source)
     if len({rating.score for rating in found}) < 2:
         raise ValueError(
@@ -150,10 +150,6 @@ def encode_ratings(
         score=((scores - scale.mean) / scale.deviation).astype(np.float32),
         weight=np.ones(len(ratings), np.float32),
     )
-
-
-def _names(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _score(row: Row, names: list[str]) -> float:

@@ -55,6 +55,11 @@ def field(row: Row, name: str, kind: type) -> Any:
     return value
 
 
+def field_names(names: str) -> list[str]:
+    """The field names in a setting, where commas separate them."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 def texts(row: Row, names: Sequence[str]) -> str:
     """The texts of these fields, joined by newlines; blank and null ones are dropped."""
     found = (field(row, name, str) for name in names if name not in row or row[name] is not None)

@@ -106,7 +106,7 @@ def read_prompts(cfg: DataConfig, chat: Chat, bad: BadRecords | None = None) -> 
     """
     fields, default, rows = cfg.prompts_fields, PromptFields(), {}
     bad = bad or BadRecords()
-    names = [name.strip() for name in fields.prompt.split(",") if name.strip()]
+    names = sources.field_names(fields.prompt)
     for row in sources.read(cfg.prompts, bad=bad):
         with bad:
             row, used = plain(row, chat, names), names
