@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from rlhf_jax.tasks.task import Row, Task
+from rlhf_jax.tasks.task import Row, Task, split_rows
 
 NAMES = {"anna": "she", "mary": "she", "lucy": "she", "tom": "he", "ben": "he", "max": "he"}
 WHOM = {"she": "her", "he": "him"}
@@ -178,15 +178,7 @@ def split_prompts(fraction_held_out: float, seed: int) -> tuple[list[str], list[
 
     Raises ValueError where the fraction leaves one side empty.
     """
-    every = prompts()
-    held_out = round(fraction_held_out * len(every))
-    if not 0 < held_out < len(every):
-        raise ValueError(
-            f"fraction_held_out is {fraction_held_out}: choose one between 0 and 1 that leaves "
-            f"at least one of the {len(every)} prompts on each side"
-        )
-    order = np.random.default_rng(seed).permutation(len(every))
-    return [every[i] for i in order[held_out:]], [every[i] for i in order[:held_out]]
+    return split_rows(prompts(), fraction_held_out, seed)
 
 
 # --- the true score

@@ -95,8 +95,8 @@ class Task(NamedTuple):
     environment: Environment | None = None
 
 
-def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """(rows to train on, rows held out), a function of the arguments alone.
+def split_rows(rows: Sequence[Any], share: float, seed: int) -> tuple[list, list]:
+    """(rows or prompts to train on, those held out), a function of the arguments alone.
 
     Raises ValueError where the share leaves one side empty.
     """
