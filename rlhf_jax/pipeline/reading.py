@@ -81,7 +81,7 @@ def check_files(cfg: DataConfig, needs: Needs):
             "a reward model learns from one of them: leave the other out"
         )
     unused = [x for x in FILES if getattr(cfg, x) and x not in needs.needed + needs.optional]
-    lacking = [x for x in needs.needed if not getattr(cfg, x) and not rated]
+    lacking = [f"data.{x}" for x in FILES if x in needs.needed and not getattr(cfg, x) and not rated]
     if unused and (not lacking or "ratings" in unused):
         name = "ratings" if "ratings" in unused else unused[0]
         raise ValueError(
@@ -90,9 +90,9 @@ def check_files(cfg: DataConfig, needs: Needs):
         )
     if lacking:
         raise ValueError(
-            f"data.{lacking[0]} is empty while other files are given: name its files or data set, or give "
-            "none for a generated task (reference replaces the corpus; reward_model, or rl.reward alone, "
-            "replaces the comparisons)"
+            f"{' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} empty while other files are "
+            "given: name files or a data set there, or give none for a generated task (reference replaces "
+            "the corpus; reward_model, or rl.reward alone, replaces the comparisons)"
         )
 
 

@@ -433,7 +433,8 @@ def test_what_is_not_installed_is_refused_before_the_run_has_a_folder(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["--data.corpus", "none.jsonl"], "data.comparisons is empty while other files are given"),
+        (["--data.corpus", "none.jsonl"],
+         "data.comparisons and data.prompts are empty while other files are given"),
         (["--data.corpus", "none.jsonl", "--data.comparisons", "A", "--data.prompts", "A"],
          "no such file: 'none.jsonl'"),
         (["--data.corpus", "A", "--data.comparisons", "BAD", "--data.prompts", "A"],
