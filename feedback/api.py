@@ -54,15 +54,15 @@ def judge(
     """Keeps a judgement under a key that the client made; sent again, it is kept once."""
     with replies.refusals(), request.app.state.db.write() as c:
         done = judging.judge(c, annotator_of(who), str(key), body.answer(), **place(request, who))
-    return replies.outcome(done)
+    return replies.outcome(key, done)
 
 
 @router.post(
     "/judgements/{key}/undo",
-    response_model=bodies.Kept,
+    response_model=bodies.Undone,
     status_code=201,
     responses={
-        200: {"model": bodies.Kept, "description": "The same undoing was kept before."},
+        200: {"model": bodies.Undone, "description": "The same undoing was kept before."},
         **replies.refused(404, 409),
         **REFUSED,
     },
@@ -73,7 +73,7 @@ def undo(
     """Takes back a judgement, whose item is given to the same person again."""
     with replies.refusals(), request.app.state.db.write() as c:
         done = judging.undo(c, annotator_of(who), str(body.key), str(key), **place(request, who))
-    return replies.outcome(done)
+    return replies.outcome(body.key, done)
 
 
 @router.post(
@@ -91,7 +91,7 @@ def skip(request: Request, body: bodies.Skip, who: doors.AnnotatorCall) -> Respo
     with replies.refusals(), request.app.state.db.write() as c:
         said = (str(body.key), body.lease, body.reason, body.comment)
         done = judging.skip(c, annotator_of(who), *said, **place(request, who))
-    return replies.outcome(done)
+    return replies.outcome(body.key, done)
 
 
 def annotator_of(who: access.Session) -> int:

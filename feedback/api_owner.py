@@ -1,26 +1,17 @@
 """The API of the owner: items in, judgements out, a report; and whether the server is well."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from feedback import bodies, doors, export, items, progress, replies
+from feedback import bodies, doors, exports, items, overview, replies
 
 router = APIRouter(tags=["owner"])
-LINES = "application/x-ndjson"
 MANY = 10_000
 """Items that one request may bring."""
-KINDS = {
-    "raw": export.raw,
-    "comparisons": export.comparisons,
-    "ratings": export.ratings,
-    "rankings": export.rankings,
-    "demonstrations": export.demonstrations,
-}
-Kind = Literal["raw", "comparisons", "ratings", "rankings", "demonstrations"]
 
 
 async def sent(request: Request, _: doors.OwnerCall) -> bytes:
@@ -37,14 +28,14 @@ async def sent(request: Request, _: doors.OwnerCall) -> bytes:
             "required": True,
             "content": {
                 "application/json": {"schema": {"$ref": "#/components/schemas/Items"}},
-                LINES: {"schema": {"type": "string", "description": "One item a line."}},
+                exports.LINES: {"schema": {"type": "string", "description": "One item a line."}},
             },
         }
     },
 )
 def put_items(request: Request, body: Annotated[bytes, Depends(sent)]) -> Response:
     """Puts items, each known by its id: sending them again changes nothing."""
-    lines = request.headers.get("content-type", "").startswith(LINES)
+    lines = request.headers.get("content-type", "").startswith(exports.LINES)
     found = rows(body, lines)
     with replies.refusals(), request.app.state.db.write() as c:
         return replies.Json(items.put(c, found))
@@ -69,21 +60,14 @@ def rows(body: bytes, lines: bool) -> list[Any]:
     "/api/export",
     response_class=Response,
     responses={
-        200: {"content": {LINES: {"schema": {"type": "string"}}}, "description": "An object a line."},
+        200: {"content": {exports.LINES: {"schema": {"type": "string"}}}, "description": "An object a line."},
         **replies.refused(401, 403, 422),
     },
 )
-def get_export(request: Request, who: doors.OwnerCall, kind: Kind = "raw") -> Response:
+def get_export(request: Request, who: doors.OwnerCall, kind: exports.Kind = "raw") -> Response:
     """Gives judgements, one JSON object a line, in an order that does not change."""
-    return exported(request, kind)
-
-
-def exported(request: Request, kind: str) -> Response:
-    """An export as a download."""
     with request.app.state.db.read() as c:
-        lines = [json.dumps(x) + "\n" for x in KINDS[kind](c)]
-    name = {"Content-Disposition": f'attachment; filename="{kind}.jsonl"'}
-    return Response("".join(lines), media_type=LINES, headers=name)
+        return exports.download(c, kind)
 
 
 @router.get(
@@ -92,7 +76,7 @@ def exported(request: Request, kind: str) -> Response:
 def get_report(request: Request, who: doors.OwnerCall) -> Response:
     """Says how far the work has come."""
     with request.app.state.db.read() as c:
-        return replies.Json(progress.report(c))
+        return replies.Json(overview.totals(c) | {"people": overview.annotators(c)})
 
 
 @router.get("/healthz", response_model=bodies.Health, responses=replies.refused())

@@ -1,13 +1,27 @@
 """The application: its routes, what protects them, and what it says to refusals."""
 
 import importlib.util
+import pathlib
 
+import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from feedback import access, api, api_owner, database, entrance, errors, owner, protection, views
+from feedback import (
+    access,
+    api,
+    api_owner,
+    database,
+    entrance,
+    errors,
+    guidelines,
+    owner,
+    owner_actions,
+    protection,
+    views,
+)
 from feedback.settings import Settings
 
 ABOUT = """Pairs to judge, judgements, and what the owner does with them.
@@ -24,9 +38,13 @@ def create_app(settings: Settings) -> FastAPI:
     """
     db = database.Database(settings.database)
     db.upgrade()
-    if settings.owner_password:
-        with db.write() as c:
+    with db.write() as c:
+        if settings.owner_password:
             access.set_password(c, settings.owner_password)
+        if settings.guidelines:
+            guidelines.publish(c, read(settings.guidelines))
+        elif not guidelines.current(c)[0]:
+            guidelines.publish(c, read(views.FOLDER / "guidelines.md"))
     app = FastAPI(
         title="Judgements",
         description=ABOUT,
@@ -40,8 +58,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.db, app.state.settings = db, settings
     app.add_exception_handler(HTTPException, errors.refuse)
     app.add_exception_handler(RequestValidationError, errors.refuse_fields)
+    for failure in (sa.exc.OperationalError, sa.exc.TimeoutError):
+        app.add_exception_handler(failure, errors.refuse_database)
     app.add_middleware(protection.Protection)
-    for part in (entrance, api, api_owner, owner):
+    for part in (entrance, api, api_owner, owner, owner_actions):
         app.include_router(part.router)
     if importlib.util.find_spec("feedback.pages"):
         from feedback import pages
@@ -49,3 +69,11 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=views.FOLDER / "static"), name="static")
     return app
+
+
+def read(path: str | pathlib.Path) -> str:
+    """The guidelines of a file; a ValueError names a file that cannot be read."""
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ValueError(f"guidelines is {path}, which cannot be read as UTF-8 ({e})") from None

@@ -119,20 +119,27 @@ class Lease(BaseModel):
     guidelines_version: str
 
 
-class Training(BaseModel):
-    """How a training answer compares with the known one, which is in the order of the screen."""
-
-    right: bool
-    gold: Any
-    reason: str | None
-
-
 class Kept(BaseModel):
-    """What became of a judgement: it counts, or is kept as surplus because its slot has been taken."""
+    """What became of a judgement, a skip or an undoing."""
 
     key: str
     kind: Literal["judge", "skip", "undo", "surplus"]
-    training: Training | None = None
+    why: str
+    """A sentence for the person, where it was kept as surplus."""
+    right: bool | None
+    """Whether a training answer was right; null after other items."""
+    gold: Any
+    """The right answer of a training item, as a choice in the order of the screen."""
+    reason: str | None
+    """The owner's reason for the right answer of a training item."""
+    training: Literal["going", "passed", "failed"] | None
+    """The state of the training after a training item."""
+
+
+class Undone(Kept):
+    """What became of an undoing, with the item again."""
+
+    lease: Lease | None
 
 
 class Put(BaseModel):

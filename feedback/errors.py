@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from feedback import views
+from feedback.faults import LOG, told
 
 SAID = {
     404: "There is no such page.",
@@ -17,6 +18,7 @@ SAID = {
     500: "Something failed here, and it is in the log; nothing that was saved is lost. Try again.",
 }
 """Sentences for statuses that come without one of our own."""
+AWAY = "The database does not answer, and nothing was saved: try again."
 PHRASES = {x.value: x.phrase for x in http.HTTPStatus}
 
 
@@ -28,7 +30,8 @@ def answer(scope: Scope, refusal: HTTPException) -> Response:
     if wants_json(scope):
         return JSONResponse({"error": said}, status, refusal.headers)
     heading = PHRASES.get(status, "Refused")
-    page = {"status": status, "heading": heading, "message": said}
+    typed = scope.get("state", {}).get("typed", [])
+    page = {"status": status, "heading": heading, "message": said, "typed": typed}
     return views.render(Request(scope), "error.html", status, refusal.headers, **page)
 
 
@@ -48,6 +51,12 @@ async def refuse_fields(request: Request, refusal: Exception) -> Response:
     """Handler of values that do not fit: names each field and what is wrong, never the value."""
     assert isinstance(refusal, RequestValidationError)
     return answer(request.scope, HTTPException(422, sentence(refusal.errors())))
+
+
+async def refuse_database(request: Request, failure: Exception) -> Response:
+    """Handler of a database that does not answer."""
+    LOG.error("%s", told(failure))
+    return answer(request.scope, HTTPException(503, AWAY, {"Retry-After": "2"}))
 
 
 def sentence(found: list) -> str:

@@ -5,11 +5,9 @@ model wrote is logged: a line has who, the method, the path with its secrets mas
 """
 
 import hashlib
-import logging
 import math
 import re
 import time
-import traceback
 import urllib.parse
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feedback import errors, rates
+from feedback.faults import LOG, told
 
-LOG = logging.getLogger("feedback")
 BODY = 4 * 2**20
 """Bytes that a request may carry."""
 BODIES = {"/api/items": 64 * 2**20}
@@ -149,9 +147,3 @@ def bounded(scope: Scope, receive: Receive) -> Receive:
 
     return counted
 
-
-def told(failure: BaseException) -> str:
-    """An exception for the log: kinds and lines of code, without messages, which may quote texts."""
-    frames = traceback.extract_tb(failure.__traceback__)[-8:]
-    where = " < ".join(f"{x.name} ({x.filename}:{x.lineno})" for x in reversed(frames))
-    return f"{type(failure).__name__} in {where}"

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from feedback import bodies
+from feedback.outcomes import Outcome
 
 SAID = {
     401: "No session, or a token that opens nothing.",
@@ -58,3 +59,14 @@ def sentence(refusal: Exception) -> str:
     """An exception's message as a sentence."""
     said = str(refusal).strip().rstrip(".")
     return said[:1].upper() + said[1:] + "."
+
+
+def outcome(key: object, done: Outcome) -> Json:
+    """The reply to a judgement, a skip or an undoing; raises HTTPException(409) for a conflict."""
+    if done.status == 409:
+        raise HTTPException(409, done.why)
+    said = {"key": str(key), "kind": done.kind, "why": done.why, "right": done.right}
+    said |= {"gold": done.gold, "reason": done.reason, "training": done.training}
+    if done.kind == "undo":
+        said["lease"] = done.lease and done.lease.as_json()
+    return Json(said, done.status)

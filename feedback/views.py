@@ -10,7 +10,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from feedback import marks
+from feedback import marks, text
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -29,7 +29,7 @@ def render(
 
 @functools.cache
 def templates() -> jinja2.Environment:
-    """The environment of all templates: `visible` for texts of people and models, `version` of the pages."""
+    """The environment of all templates: `visible` and `typed` for texts, and `version`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER / "templates"),
         autoescape=True,
@@ -37,7 +37,7 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["visible"] = marks.visible
+    environment.filters |= {"visible": marks.visible, "typed": text.typed}
     environment.globals["version"] = version()
     return environment
 
