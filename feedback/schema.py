@@ -1,14 +1,8 @@
-"""Tables of the database. Migrations make them, with the triggers of tables that only grow.
-
-Times are seconds since 1970 (UTC), by the database's clock. Tokens are stored as SHA-256 hashes alone.
-"""
-
-import json
+"""Tables of items and judgements. Migrations make them, with the triggers of tables that only grow."""
 
 import sqlalchemy as sa
 from sqlalchemy import (
     Boolean,
-    CheckConstraint,
     Column,
     Float,
     ForeignKey,
@@ -16,162 +10,44 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
-    Text,
     UniqueConstraint,
 )
 
-MARK = "\x01json "
-"""Head of a stored text that a database could not hold as it is."""
+from feedback.accounts import annotator, bearer, event, guidelines, invitation, session, state
+from feedback.columns import Exact, Json, at, metadata, number, one_of, to
 
-
-class Exact(sa.types.TypeDecorator):
-    """Text that comes back byte for byte, NUL and lone surrogates included."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value, dialect):
-        """The text, or its JSON behind a mark where a database would refuse it."""
-        if value is None:
-            return None
-        awkward = "\x00" in value or any("\ud800" <= x <= "\udfff" for x in value)
-        return MARK + json.dumps(value) if awkward or value.startswith(MARK) else value
-
-    def process_result_value(self, value, dialect):
-        """The text as it was given."""
-        return json.loads(value[len(MARK) :]) if value and value.startswith(MARK) else value
-
-
-class Json(sa.types.TypeDecorator):
-    """A JSON value as ASCII text with the keys in the order in which they were given."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value, dialect):
-        """The value as text; NaN is refused."""
-        return None if value is None else json.dumps(value, allow_nan=False)
-
-    def process_result_value(self, value, dialect):
-        """The value."""
-        return None if value is None else json.loads(value)
-
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "%(table_name)s_%(column_0_N_name)s_index",
-        "uq": "%(table_name)s_%(column_0_N_name)s_key",
-        "ck": "%(table_name)s_%(constraint_name)s_check",
-        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
-        "pk": "%(table_name)s_pkey",
-    }
-)
-
-
-def _one_of(column: str, *values: str) -> CheckConstraint:
-    """A column that takes these values alone."""
-    return CheckConstraint(f"{column} IN ({', '.join(map(repr, values))})", name=column)
-
-
-def _id() -> Column:
-    return Column("id", Integer, primary_key=True)
-
-
-def _at(name: str = "at", nullable: bool = False) -> Column:
-    return Column(name, Float(53), nullable=nullable)
-
-
-def _to(table: str, name: str | None = None, nullable: bool = False, **more) -> Column:
-    return Column(name or table, ForeignKey(f"{table}.id"), nullable=nullable, **more)
-
-
-state = Table(  # seed, secret, paused, guidelines
-    "state", metadata, Column("name", String, primary_key=True), Column("value", Text)
-)
-guidelines = Table(
-    "guidelines",
-    metadata,
-    Column("version", String, primary_key=True),  # SHA-256 of the text
-    Column("text", Exact, nullable=False),
-    _at(),
-)
-annotator = Table(
+__all__ = [
     "annotator",
-    metadata,
-    _id(),
-    Column("name", String, nullable=False, unique=True),
-    Column("simulated", Boolean, nullable=False, server_default=sa.false()),
-    Column("training", String),  # none yet, passed or failed
-    _at("blocked", nullable=True),
-    _at("finished", nullable=True),
-    Column("prolific_id", String, unique=True),
-    Column("prolific_study", String),
-    Column("prolific_session", String),
-    _at(),
-    _one_of("training", "passed", "failed"),
-)
-invitation = Table(  # a link; without an annotator each use makes a new one
-    "invitation",
-    metadata,
-    _id(),
-    Column("hash", String, nullable=False, unique=True),
-    Column("kind", String, nullable=False, server_default="person"),
-    Column("label", Exact),
-    _to("annotator", nullable=True),
-    _at("expires", nullable=True),
-    _at("revoked", nullable=True),
-    _at(),
-    _one_of("kind", "person", "prolific"),
-)
-session = Table(  # a browser's cookie
-    "session",
-    metadata,
-    _id(),
-    Column("hash", String, nullable=False, unique=True),
-    Column("csrf_hash", String),
-    _to("annotator", nullable=True, index=True),
-    Column("owner", Boolean, nullable=False, server_default=sa.false()),
-    _to("invitation", nullable=True),
-    _at("expires", nullable=True),
-    _at("seen", nullable=True),
-    _at("revoked", nullable=True),
-    _at(),
-)
-bearer = Table(  # a program's token
     "bearer",
-    metadata,
-    _id(),
-    Column("hash", String, nullable=False, unique=True),
-    Column("label", Exact),
-    _to("annotator", nullable=True, index=True),
-    Column("owner", Boolean, nullable=False, server_default=sa.false()),
-    _at("expires", nullable=True),
-    _at("revoked", nullable=True),
-    _at(),
-)
-event = Table(  # what the owner did, and what the server decided
+    "choice",
+    "draft",
     "event",
-    metadata,
-    _id(),
-    _at(),
-    Column("kind", String, nullable=False),
-    _to("annotator", nullable=True),
-    Column("item", Integer, ForeignKey("item.id")),
-    Column("detail", Json),
-)
-round_ = Table(
+    "exclusion",
+    "guidelines",
+    "invitation",
+    "item",
+    "judgement",
+    "lease",
+    "metadata",
+    "response",
+    "rounds",
+    "session",
+    "slot",
+    "state",
+]
+
+rounds = Table(
     "round",
     metadata,
-    _id(),
+    number(),
     Column("name", String, nullable=False, unique=True),
     Column("detail", Json),
-    _at(),
+    at(),
 )
-
 item = Table(
     "item",
     metadata,
-    _id(),
+    number(),
     Column("external", String, nullable=False, unique=True),
     Column("hash", String, nullable=False),  # SHA-256 of what was put
     Column("kind", String, nullable=False),
@@ -184,19 +60,19 @@ item = Table(
     Column("reason", Exact),
     Column("metadata", Json),
     Column("rank", Integer, nullable=False),  # random place in the common order
-    _to("item", "repeats", nullable=True),
+    to("item", "repeats", nullable=True),
     Column("state", String, nullable=False, server_default="open"),
-    _at(),
-    _one_of("kind", "pair", "single", "ranking"),
-    _one_of("purpose", "work", "training", "gold", "repeat"),
-    _one_of("state", "open", "parked", "closed"),
+    at(),
+    one_of("kind", "pair", "single", "ranking"),
+    one_of("purpose", "work", "training", "gold", "repeat"),
+    one_of("state", "open", "parked", "closed"),
     Index(None, "purpose", "state"),
 )
 response = Table(
     "response",
     metadata,
-    _id(),
-    _to("item"),
+    number(),
+    to("item"),
     Column("position", Integer, nullable=False),
     Column("text", Exact, nullable=False),
     Column("hash", String, nullable=False),
@@ -207,26 +83,26 @@ response = Table(
 choice = Table(
     "choice",
     metadata,
-    _id(),
-    _to("round"),
-    _to("item", index=True),
+    number(),
+    to("round"),
+    to("item", index=True),
     Column("strategy", String, nullable=False),
     Column("score", Float(53)),
     Column("probability", Float(53)),
     Column("model_version", String),
-    _at(),
+    at(),
 )
 slot = Table(
     "slot",
     metadata,
-    _id(),
-    _to("item"),
+    number(),
+    to("item"),
     Column("number", Integer, nullable=False),
     Column("rank", Integer, nullable=False),  # the item's
-    _to("annotator", "only", nullable=True),  # for one person: training, gold, repeats
-    _to("annotator", nullable=True),  # who holds it, or judged it
+    to("annotator", "only", nullable=True),  # for one person: training, gold, repeats
+    to("annotator", nullable=True),  # who holds it, or judged it
     Column("lease", String, unique=True),  # hash of the token that holds it
-    _at("until", nullable=True),
+    at("until", nullable=True),
     Column("done", Integer, unique=True),  # the judgement that stands
     UniqueConstraint("item", "number"),
     UniqueConstraint("item", "annotator"),
@@ -237,17 +113,17 @@ slot = Table(
 lease = Table(  # every lease ever given, so that a late answer finds its item
     "lease",
     metadata,
-    _id(),
+    number(),
     Column("hash", String, nullable=False, unique=True),
     Column("nonce", String, nullable=False),
-    _to("slot"),
-    _to("item"),
-    _to("annotator"),
+    to("slot"),
+    to("item"),
+    to("annotator"),
     Column("shown", Json, nullable=False),  # positions of responses in screen order
     Column("guidelines", String),
-    _at(),
+    at(),
     Column("ended", String),
-    _one_of("ended", "judged", "skipped", "given_back"),
+    one_of("ended", "judged", "skipped", "given_back"),
     Index(None, "annotator"),
 )
 exclusion = Table(  # people who do not get an item again
@@ -256,7 +132,7 @@ exclusion = Table(  # people who do not get an item again
     Column("item", Integer, ForeignKey("item.id"), primary_key=True),
     Column("annotator", Integer, ForeignKey("annotator.id"), primary_key=True),
     Column("why", String, primary_key=True),
-    _one_of("why", "skip", "surplus"),
+    one_of("why", "skip", "surplus"),
 )
 draft = Table(
     "draft",
@@ -265,21 +141,21 @@ draft = Table(
     Column("item", Integer, ForeignKey("item.id"), primary_key=True),
     Column("comment", Exact, nullable=False),
     Column("better", Exact, nullable=False),
-    _at(),
+    at(),
 )
 judgement = Table(  # append-only: the database refuses UPDATE and DELETE
     "judgement",
     metadata,
-    _id(),
+    number(),
     Column("key", String, nullable=False, unique=True),  # made by the client
     Column("body", String, nullable=False),  # SHA-256 of what the client sent
     Column("kind", String, nullable=False),
-    _to("item"),
-    _to("slot", nullable=True),
-    _to("annotator"),
-    _to("session", nullable=True),
-    _to("lease", nullable=True),
-    _to("judgement", "undoes", nullable=True, unique=True),
+    to("item"),
+    to("slot", nullable=True),
+    to("annotator"),
+    to("session", nullable=True),
+    to("lease", nullable=True),
+    to("judgement", "undoes", nullable=True, unique=True),
     Column("shown", Json),  # positions of responses in screen order
     Column("choice", Json),  # as said on the screen
     Column("preference", String),  # a, b, tie, both_bad
@@ -294,8 +170,8 @@ judgement = Table(  # append-only: the database refuses UPDATE and DELETE
     Column("visible_ms", Integer),
     Column("guidelines", String),
     Column("page_version", String),
-    _at(),
-    _one_of("kind", "judge", "undo", "skip", "surplus"),
+    at(),
+    one_of("kind", "judge", "undo", "skip", "surplus"),
     Index(None, "annotator", "kind"),
     Index(None, "item"),
 )
