@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from feedback import database, schema, tokens
+from feedback import asking, database, schema, tokens
 
 DAYS = {"annotator": 30, "owner": 7}
 """Days that a session lasts."""
@@ -80,10 +80,7 @@ def add_annotator(c: sa.Connection, name: str = "", **values) -> int:
         number = 1 + (c.scalar(sa.select(sa.func.max(people.c.id))) or 0)
         while taken(name := f"person {number}"):
             number += 1
-    if taken(name):
-        raise ValueError(f"there is an annotator named {name!r}: choose another name")
-    row = sa.insert(people).values(name=name, at=database.now(c), **values)
-    return c.execute(row).inserted_primary_key[0]
+    return asking.add_annotator(c, name, **values)
 
 
 def link(c: sa.Connection, token: str, *kinds: str) -> Link | None:

@@ -44,7 +44,7 @@ invitation = Table(  # a link; without an annotator each use makes a new one
     at("expires", nullable=True),
     at("revoked", nullable=True),
     at(),
-    one_of("kind", "person", "prolific"),
+    one_of("kind", "person", "prolific", "owner"),
 )
 session = Table(  # a browser's cookie
     "session",

@@ -13,6 +13,7 @@ from feedback import (
     access,
     api,
     api_owner,
+    asking,
     database,
     entrance,
     errors,
@@ -42,9 +43,9 @@ def create_app(settings: Settings) -> FastAPI:
         if settings.owner_password:
             access.set_password(c, settings.owner_password)
         if settings.guidelines:
-            guidelines.publish(c, read(settings.guidelines))
+            asking.set_guidelines(c, read(settings.guidelines))
         elif not guidelines.current(c)[0]:
-            guidelines.publish(c, read(views.FOLDER / "guidelines.md"))
+            asking.set_guidelines(c, read(views.FOLDER / "guidelines.md"))
     app = FastAPI(
         title="Judgements",
         description=ABOUT,

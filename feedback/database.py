@@ -36,7 +36,7 @@ class Database:
         if not self.sqlite:
             try:
                 self._engine = sa.create_engine(
-                    self.url, pool_size=40, max_overflow=10, pool_pre_ping=True
+                    self.url, pool_size=40, max_overflow=10, pool_pre_ping=True, hide_parameters=True
                 )
             except ModuleNotFoundError as e:
                 raise ValueError(
@@ -178,6 +178,7 @@ def _sqlite(url: sa.URL, begin: str, *pragmas: str, **pool) -> sa.Engine:
     engine = sa.create_engine(
         url,
         connect_args={"check_same_thread": False, "timeout": BUSY},
+        hide_parameters=True,
         poolclass=sa.QueuePool,
         pool_timeout=BUSY,
         **pool,

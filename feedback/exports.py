@@ -6,7 +6,10 @@ from typing import Literal, get_args
 import sqlalchemy as sa
 from starlette.responses import Response
 
-from feedback import export
+try:
+    from feedback import export
+except ImportError:
+    export = None
 
 LINES = "application/x-ndjson"
 Kind = Literal["raw", "comparisons", "ratings", "rankings", "demonstrations"]

@@ -1,29 +1,12 @@
-"""Guidelines for annotators, in Markdown; each version is kept, since judgements name the one they were made by."""
-
-import hashlib
+"""Versions of the guidelines for annotators, all of which are kept, since judgements name theirs."""
 
 import sqlalchemy as sa
 
 from feedback import database, schema
 
-CURRENT = "guidelines"
-"""Name of the state that holds the current version."""
-
-
-def publish(c: sa.Connection, text: str) -> str:
-    """Makes a text the current guidelines; gives its version, which is a hash of the text."""
-    version = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    x, state = schema.guidelines, schema.state
-    if c.scalar(sa.select(x.c.version).where(x.c.version == version)) is None:
-        c.execute(sa.insert(x).values(version=version, text=text, at=database.now(c)))
-    c.execute(sa.delete(state).where(state.c.name == CURRENT))
-    c.execute(sa.insert(state).values(name=CURRENT, value=version))
-    return version
-
-
 def current(c: sa.Connection) -> tuple[str, str]:
     """The current version and its text; two empty ones where none was published."""
-    version = database.state(c).get(CURRENT) or ""
+    version = database.state(c).get("guidelines") or ""
     return version, at(c, version) or ""
 
 

@@ -3,14 +3,15 @@
 from typing import Annotated, Literal
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.exceptions import HTTPException
 
 from feedback import database, doors, exports, guidelines, items, overview, pictures, schema, views
 
 router = APIRouter(prefix="/owner", include_in_schema=False)
 State = Literal["", "open", "closed", "parked"]
-Number = Annotated[int, Query(ge=0, le=2**31 - 1)]
+Number = Annotated[int, Path(ge=0, le=2**31 - 1)]
+After = Annotated[int, Query(ge=0, le=2**31 - 1)]
 PAGE = 100
 """Items on a page of the list."""
 
@@ -56,7 +57,7 @@ def judgements(request: Request, who: doors.Owner) -> Response:
 
 @router.get("/items")
 def list_items(
-    request: Request, who: doors.Owner, state: State = "", after: Number = 0
+    request: Request, who: doors.Owner, state: State = "", after: After = 0
 ) -> Response:
     """The items, a hundred on a page."""
     with request.app.state.db.read() as c:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Form, Path, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
-from feedback import access, doors, guidelines, owner, replies, schema, steering
+from feedback import access, asking, doors, links, owner, replies
 
 router = APIRouter(prefix="/owner", include_in_schema=False)
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -21,7 +21,7 @@ def back(to: str) -> Response:
 def pause(request: Request, who: doors.OwnerForm, on: Annotated[bool, Form()]) -> Response:
     """Stops giving items out, or goes on; what people have before them can still be judged."""
     with request.app.state.db.write() as c:
-        steering.pause(c, on)
+        asking.pause(c, on)
     return back("/owner")
 
 
@@ -37,16 +37,8 @@ def invite(
     until = float(days) if days else None
     with replies.refusals(), request.app.state.db.write() as c:
         token = access.invite(c, name.strip(), kind=kind, days=until)
-    at = link_of(str(request.base_url).rstrip("/"), kind, token)
+    at = links.link(str(request.base_url).rstrip("/"), kind, token)
     return owner.page(request, who, "owner_link.html", link=at, kind=kind, name=name)
-
-
-def link_of(url: str, kind: str, token: str) -> str:
-    """The link of an invitation; the one for Prolific has the names that Prolific fills in."""
-    if kind != "prolific":
-        return f"{url}/i/{token}"
-    query = "&".join(f"{x}={{{{%{x}%}}}}" for x in ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID"))
-    return f"{url}/p/{token}?{query}"
 
 
 @router.post("/links/{number}/revoke")
@@ -70,9 +62,16 @@ def block(
 @router.post("/items/{number}/ask")
 def ask(request: Request, who: doors.OwnerForm, number: Number) -> Response:
     """Asks one more person about an item."""
+    with replies.refusals(), request.app.state.db.write() as c:
+        asking.ask_again(c, number)
+    return back(f"/owner/items/{number}")
+
+
+@router.post("/items/{number}/open")
+def take_up(request: Request, who: doors.OwnerForm, number: Number) -> Response:
+    """Offers an item again that was put aside after skips."""
     with request.app.state.db.write() as c:
-        owner.row(c, schema.item, number)
-        steering.reask(c, number)
+        asking.take_up(c, number)
     return back(f"/owner/items/{number}")
 
 
@@ -82,7 +81,7 @@ def publish(
 ) -> Response:
     """Publishes guidelines, which the next item comes with."""
     with request.app.state.db.write() as c:
-        guidelines.publish(c, text.replace("\r\n", "\n"))
+        asking.set_guidelines(c, text.replace("\r\n", "\n"))
     return back("/owner/guidelines")
 
 

@@ -105,7 +105,7 @@ def upgrade() -> None:
         Column("kind", String, nullable=False, server_default="person"), Column("label", Text),
         Column("annotator", Integer, ForeignKey("annotator.id")), Column("expires", Float(53)),
         Column("revoked", Float(53)), Column("at", Float(53), nullable=False),
-        Check("kind IN ('person', 'prolific')", name="kind"),
+        Check("kind IN ('person', 'prolific', 'owner')", name="kind"),
     )
     op.create_table(
         "response",
