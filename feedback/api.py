@@ -67,9 +67,7 @@ def judge(
         **REFUSED,
     },
 )
-def undo(
-    request: Request, key: uuid.UUID, body: bodies.Undo, who: doors.AnnotatorCall
-) -> Response:
+def undo(request: Request, key: uuid.UUID, body: bodies.Undo, who: doors.AnnotatorCall) -> Response:
     """Takes back a judgement, whose item is given to the same person again."""
     with replies.refusals(), request.app.state.db.write() as c:
         done = judging.undo(c, annotator_of(who), str(body.key), str(key), **place(request, who))

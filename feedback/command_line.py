@@ -80,7 +80,9 @@ def import_(files: Positional[tuple[str, ...]], database: Database = HERE.databa
             rows = exports.read(file)
             with db.write() as c:
                 done = items.put(c, rows)
-            print(f"{file}: {done['created']} items are new, {done['unchanged']} were there already.")
+            print(
+                f"{file}: {done['created']} items are new, {done['unchanged']} were there already."
+            )
 
 
 def invite(

@@ -36,7 +36,11 @@ class Database:
         if not self.sqlite:
             try:
                 self._engine = sa.create_engine(
-                    self.url, pool_size=40, max_overflow=10, pool_pre_ping=True, hide_parameters=True
+                    self.url,
+                    pool_size=40,
+                    max_overflow=10,
+                    pool_pre_ping=True,
+                    hide_parameters=True,
                 )
             except ModuleNotFoundError as e:
                 raise ValueError(

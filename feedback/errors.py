@@ -31,7 +31,7 @@ def answer(scope: Scope, refusal: HTTPException) -> Response:
         return JSONResponse({"error": said}, status, refusal.headers)
     heading = PHRASES.get(status, "Refused")
     typed = scope.get("state", {}).get("typed", [])
-    page = {"status": status, "heading": heading, "message": said, "typed": typed}
+    page = {"heading": heading, "message": said, "typed": typed}
     return views.render(Request(scope), "error.html", status, refusal.headers, **page)
 
 

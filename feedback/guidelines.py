@@ -4,6 +4,7 @@ import sqlalchemy as sa
 
 from feedback import database, schema
 
+
 def current(c: sa.Connection) -> tuple[str, str]:
     """The current version and its text; two empty ones where none was published."""
     version = database.state(c).get("guidelines") or ""
