@@ -27,6 +27,10 @@ class Settings:
     """Address to listen at. Any address but the machine's own needs an owner's password."""
     port: int = 8000
     """Port to listen at; 0 takes any free port."""
+    url: str = ""
+    """Address under which people reach the server, for the links that it prints; empty: host and port."""
+    forwarded: str = ""
+    """Addresses of proxies that are believed when they say who asks, and whether over HTTPS."""
     owner_password: str = ""
     """Password of the owner's page. The environment variable FEEDBACK_PASSWORD sets it as well."""
     secure_cookies: bool = False
