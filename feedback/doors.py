@@ -86,7 +86,7 @@ def admitted(request: Request, role: str) -> access.Session:
         if errors.wants_json(request.scope):
             raise HTTPException(401, NO_TOKEN, {"WWW-Authenticate": "Bearer"})
         raise HTTPException(401, NO_OWNER if role == "owner" else NO_SESSION)
-    request.state.who = role if who.annotator is None else f"annotator-{who.annotator}"
+    request.state.who = role if not who.annotator else f"annotator-{who.annotator}"
     if who.blocked:
         raise HTTPException(403, BLOCKED)
     return who

@@ -1,6 +1,7 @@
 """Replies to what is refused: one sentence, as JSON or as a page, which quotes nothing that was sent."""
 
 import http
+from collections.abc import Sequence
 
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
@@ -59,7 +60,7 @@ async def refuse_database(request: Request, failure: Exception) -> Response:
     return answer(request.scope, HTTPException(503, AWAY, {"Retry-After": "2"}))
 
 
-def sentence(found: list) -> str:
+def sentence(found: Sequence) -> str:
     """One sentence for the errors that pydantic found, at most eight of them."""
     said = []
     for one in found[:8]:
