@@ -7,23 +7,26 @@ database has hashes of tokens alone. What was revoked, blocked or has expired en
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from feedback import asking, database, schema, tokens
 
 DAYS = {"annotator": 30, "owner": 7}
 """Days that a session lasts."""
 DAY = 86_400.0
+NAME = 100
+"""Characters that a name may have."""
 
 
 class Session(NamedTuple):
     """Who is asking: a browser's session, or a script with a token (`id` is None, `csrf` is empty).
 
-    `began` is in seconds since 1970; 0.0 for scripts.
+    `annotator` is 0 for the owner; `began` is in seconds since 1970, and 0.0 for scripts.
     """
 
     id: int | None
     role: str
-    annotator: int | None
+    annotator: int
     csrf: str
     blocked: bool
     began: float
@@ -50,8 +53,10 @@ def invite(
 ) -> str:
     """The token of a new invitation: of kind person (a new annotator), prolific (a study) or owner.
 
-    Raises ValueError where there is an annotator of that name. It ends after `days`; None: never.
+    It ends after `days`; None: never. Raises ValueError for a name that is taken, or cannot be shown.
     """
+    if not name.isprintable() or len(name) > NAME:
+        raise ValueError(f"name is {name!r:.120}: use at most {NAME} letters, digits and spaces")
     now, annotator = database.now(c), None
     if kind == "person":
         annotator = add_annotator(c, name, simulated=simulated)
@@ -109,7 +114,7 @@ def begin(c: sa.Connection, role: str, opened: Link | None, annotator: int | Non
         sa.insert(schema.session).values(
             hash=tokens.hashed(token),
             owner=role == "owner",
-            annotator=annotator if annotator is not None else opened and opened.annotator,
+            annotator=annotator or (opened and opened.annotator),
             invitation=opened and opened.id,
             expires=until,
             at=now,
@@ -131,7 +136,9 @@ def session(c: sa.Connection, token: str, role: str) -> Session | None:
     if row is None or row.expires <= database.now(c):
         return None
     blocked = row.blocked is not None
-    return Session(row.id, role, row.annotator, tokens.csrf(token), blocked, row.at, row.invitation)
+    return Session(
+        row.id, role, row.annotator or 0, tokens.csrf(token), blocked, row.at, row.invitation
+    )
 
 
 def script(c: sa.Connection, token: str, role: str) -> Session | None:
@@ -139,7 +146,9 @@ def script(c: sa.Connection, token: str, role: str) -> Session | None:
     opened = link(c, token, "owner" if role == "owner" else "person")
     if opened is None or opened.refusal in ("revoked", "expired"):
         return None
-    return Session(None, role, opened.annotator, "", opened.refusal == "blocked", 0.0, opened.id)
+    return Session(
+        None, role, opened.annotator or 0, "", opened.refusal == "blocked", 0.0, opened.id
+    )
 
 
 def end(c: sa.Connection, session: int) -> None:
@@ -166,16 +175,20 @@ def block(c: sa.Connection, annotator: int, blocked: bool = True) -> bool:
 
 def from_prolific(c: sa.Connection, pid: str, study: str, visit: str) -> int:
     """The annotator of a Prolific id; a new one at the first visit."""
-    x = schema.annotator
-    known = sa.select(x.c.id).where(x.c.prolific_id == pid)
-    if (found := c.scalar(known)) is not None:
+    if (found := of_prolific(c, pid)) is not None:
         return found
     more = {"prolific_id": pid, "prolific_study": study, "prolific_session": visit}
     try:
         with c.begin_nested():
             return add_annotator(c, f"prolific {pid}", **more)
-    except sa.exc.IntegrityError:  # the same person, at the same time, on PostgreSQL
-        return c.execute(known).scalar_one()
+    except IntegrityError:  # the same person, at the same time, on PostgreSQL
+        return of_prolific(c, pid) or 0
+
+
+def of_prolific(c: sa.Connection, pid: str) -> int | None:
+    """The annotator of a Prolific id; None before the first visit."""
+    x = schema.annotator
+    return c.scalar(sa.select(x.c.id).where(x.c.prolific_id == pid))
 
 
 def is_blocked(c: sa.Connection, annotator: int) -> bool:
@@ -188,19 +201,3 @@ def has_finished(c: sa.Connection, annotator: int) -> bool:
     """Whether an annotator has judged all there was to judge, and may see the completion code."""
     x = schema.annotator
     return c.scalar(sa.select(x.c.finished).where(x.c.id == annotator)) is not None
-
-
-def set_password(c: sa.Connection, password: str) -> None:
-    """Keeps the owner's password, as a hash; a changed one ends the sessions that the old one began."""
-    if tokens.opens(password, password_hash(c)):
-        return
-    x, name = schema.session, "owner_password"
-    c.execute(sa.delete(schema.state).where(schema.state.c.name == name))
-    c.execute(sa.insert(schema.state).values(name=name, value=tokens.locked(password)))
-    begun = x.c.owner, x.c.invitation.is_(None), x.c.revoked.is_(None)
-    c.execute(sa.update(x).where(*begun).values(revoked=database.now(c)))
-
-
-def password_hash(c: sa.Connection) -> str:
-    """What is kept of the owner's password; "" where there is none, which no password opens."""
-    return database.state(c).get("owner_password", "")

@@ -8,7 +8,7 @@ from sqlalchemy import Boolean, Column, ForeignKey, Integer, String, Table, Text
 
 from feedback.columns import Exact, Json, at, metadata, number, one_of, to
 
-state = Table(  # seed, secret, paused, guidelines
+state = Table(  # seed, secret, paused, guidelines, owner_password
     "state", metadata, Column("name", String, primary_key=True), Column("value", Text)
 )
 guidelines = Table(
@@ -33,41 +33,29 @@ annotator = Table(
     at(),
     one_of("training", "passed", "failed"),
 )
-invitation = Table(  # a link; without an annotator each use makes a new one
-    "invitation",
-    metadata,
-    number(),
-    Column("hash", String, nullable=False, unique=True),
-    Column("kind", String, nullable=False, server_default="person"),
-    Column("label", Exact),
-    to("annotator", nullable=True),
-    at("expires", nullable=True),
-    at("revoked", nullable=True),
-    at(),
-    one_of("kind", "person", "prolific", "owner"),
+invitation = (
+    Table(  # a link, whose token a program may send as well; of Prolific's, each use makes a person
+        "invitation",
+        metadata,
+        number(),
+        Column("hash", String, nullable=False, unique=True),
+        Column("kind", String, nullable=False, server_default="person"),
+        Column("label", Exact),
+        to("annotator", nullable=True),
+        at("expires", nullable=True),
+        at("revoked", nullable=True),
+        at(),
+        one_of("kind", "person", "prolific", "owner"),
+    )
 )
 session = Table(  # a browser's cookie
     "session",
     metadata,
     number(),
     Column("hash", String, nullable=False, unique=True),
-    Column("csrf_hash", String),
     to("annotator", nullable=True, index=True),
     Column("owner", Boolean, nullable=False, server_default=sa.false()),
     to("invitation", nullable=True),
-    at("expires", nullable=True),
-    at("seen", nullable=True),
-    at("revoked", nullable=True),
-    at(),
-)
-bearer = Table(  # a program's token
-    "bearer",
-    metadata,
-    number(),
-    Column("hash", String, nullable=False, unique=True),
-    Column("label", Exact),
-    to("annotator", nullable=True, index=True),
-    Column("owner", Boolean, nullable=False, server_default=sa.false()),
     at("expires", nullable=True),
     at("revoked", nullable=True),
     at(),

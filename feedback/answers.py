@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 REASONS = ("same_text", "broken", "cannot_tell", "expertise", "upsetting")
@@ -107,7 +108,7 @@ def on_screen(gold: Any, shown: list[int]) -> dict | None:
     return {"rating": gold} if isinstance(gold, int) else {"ranks": [gold[i] for i in shown]}
 
 
-def is_right(scale: str | None, gold: Any, said: dict) -> bool:
+def is_right(scale: str | None, gold: Any, said: Mapping) -> bool:
     """True where an answer in the item's order agrees with the gold one.
 
     Stars may be one off, and a ranking is right unless it reverses two responses that gold orders.

@@ -31,7 +31,7 @@ def lease(request: Request, who: doors.AnnotatorCall) -> Response:
     """Gives the item that the annotator holds, or the next one; 204 where there is none now."""
     settings = request.app.state.settings
     with request.app.state.db.write() as c:
-        got = leasing.lease(c, annotator_of(who), settings.lease_seconds, settings)
+        got = leasing.lease(c, who.annotator, settings.lease_seconds, settings)
     if isinstance(got, leasing.Waiting):
         return Response(status_code=204, headers={"Why": got.why})
     return replies.Json(got.as_json())
@@ -53,7 +53,7 @@ def judge(
 ) -> Response:
     """Keeps a judgement under a key that the client made; sent again, it is kept once."""
     with replies.refusals(), request.app.state.db.write() as c:
-        done = judging.judge(c, annotator_of(who), str(key), body.answer(), **place(request, who))
+        done = judging.judge(c, who.annotator, str(key), body.answer(), **place(request, who))
     return replies.outcome(key, done)
 
 
@@ -67,12 +67,10 @@ def judge(
         **REFUSED,
     },
 )
-def undo(
-    request: Request, key: uuid.UUID, body: bodies.Undo, who: doors.AnnotatorCall
-) -> Response:
+def undo(request: Request, key: uuid.UUID, body: bodies.Undo, who: doors.AnnotatorCall) -> Response:
     """Takes back a judgement, whose item is given to the same person again."""
     with replies.refusals(), request.app.state.db.write() as c:
-        done = judging.undo(c, annotator_of(who), str(body.key), str(key), **place(request, who))
+        done = judging.undo(c, who.annotator, str(body.key), str(key), **place(request, who))
     return replies.outcome(body.key, done)
 
 
@@ -90,14 +88,8 @@ def skip(request: Request, body: bodies.Skip, who: doors.AnnotatorCall) -> Respo
     """Passes over an item, with a reason; the annotator does not get it again."""
     with replies.refusals(), request.app.state.db.write() as c:
         said = (str(body.key), body.lease, body.reason, body.comment)
-        done = judging.skip(c, annotator_of(who), *said, **place(request, who))
+        done = judging.skip(c, who.annotator, *said, **place(request, who))
     return replies.outcome(body.key, done)
-
-
-def annotator_of(who: access.Session) -> int:
-    """The annotator's number."""
-    assert who.annotator is not None
-    return who.annotator
 
 
 def place(request: Request, who: access.Session) -> dict[str, Any]:

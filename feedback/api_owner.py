@@ -4,7 +4,6 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from feedback import bodies, doors, exports, items, overview, replies
@@ -45,7 +44,9 @@ def rows(body: bytes, lines: bool) -> list[Any]:
     """The objects of a body: a JSON array, or an object on each line."""
     try:
         text = body.decode("utf-8-sig")
-        found = [json.loads(x) for x in text.split("\n") if x.strip()] if lines else json.loads(text)
+        found = (
+            [json.loads(x) for x in text.split("\n") if x.strip()] if lines else json.loads(text)
+        )
     except (ValueError, RecursionError):
         kind = "a JSON object on each line" if lines else "a JSON array"
         raise HTTPException(422, f"The body must be {kind}, in UTF-8.") from None
@@ -60,7 +61,10 @@ def rows(body: bytes, lines: bool) -> list[Any]:
     "/api/export",
     response_class=Response,
     responses={
-        200: {"content": {exports.LINES: {"schema": {"type": "string"}}}, "description": "An object a line."},
+        200: {
+            "content": {exports.LINES: {"schema": {"type": "string"}}},
+            "description": "An object a line.",
+        },
         **replies.refused(401, 403, 422),
     },
 )
@@ -70,9 +74,7 @@ def get_export(request: Request, who: doors.OwnerCall, kind: exports.Kind = "raw
         return exports.download(c, kind)
 
 
-@router.get(
-    "/api/report", response_model=dict[str, Any], responses=replies.refused(401, 403)
-)
+@router.get("/api/report", response_model=dict[str, Any], responses=replies.refused(401, 403))
 def get_report(request: Request, who: doors.OwnerCall) -> Response:
     """Says how far the work has come."""
     with request.app.state.db.read() as c:

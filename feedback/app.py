@@ -3,23 +3,22 @@
 import importlib.util
 import pathlib
 
-import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
 
 from feedback import (
-    access,
     api,
     api_owner,
-    asking,
     database,
     entrance,
     errors,
     guidelines,
     owner,
     owner_actions,
+    passwords,
     protection,
     views,
 )
@@ -35,23 +34,25 @@ got no reply is sent again with the same key."""
 def create_app(settings: Settings) -> FastAPI:
     """The application on the database of `settings`, which it brings up to date.
 
-    Raises database.SchemaError for the database of a newer version, and ValueError for settings that cannot work.
+    Raises database.SchemaError for the database of a newer version, and ValueError for settings that
+    cannot work.
     """
     db = database.Database(settings.database)
     db.upgrade()
     with db.write() as c:
         if settings.owner_password:
-            access.set_password(c, settings.owner_password)
+            passwords.keep(c, settings.owner_password)
         if settings.guidelines:
-            asking.set_guidelines(c, read(settings.guidelines))
+            guidelines.publish(c, read(settings.guidelines))
         elif not guidelines.current(c)[0]:
-            asking.set_guidelines(c, read(views.FOLDER / "guidelines.md"))
+            guidelines.publish(c, read(views.FOLDER / "guidelines.md"))
     app = FastAPI(
         title="Judgements",
         description=ABOUT,
         version=views.version(),
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         openapi_url="/openapi.json",
         separate_input_output_schemas=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
@@ -59,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.db, app.state.settings = db, settings
     app.add_exception_handler(HTTPException, errors.refuse)
     app.add_exception_handler(RequestValidationError, errors.refuse_fields)
-    for failure in (sa.exc.OperationalError, sa.exc.TimeoutError):
+    for failure in (OperationalError, TimeoutError):
         app.add_exception_handler(failure, errors.refuse_database)
     app.add_middleware(protection.Protection)
     for part in (entrance, api, api_owner, owner, owner_actions):

@@ -1,6 +1,4 @@
-"""The owner's say over items and people: pause, ask again, take up parked items, guidelines."""
-
-import hashlib
+"""The owner's say over items and people: pause, ask again, put items aside and take them up."""
 
 import sqlalchemy as sa
 
@@ -21,26 +19,6 @@ def pause(c: sa.Connection, paused: bool) -> None:
     set_state(c, "paused", "yes" if paused else None)
 
 
-def set_guidelines(c: sa.Connection, text: str) -> str:
-    """Makes a text the guidelines from now on, and keeps the older ones; the version (a SHA-256)."""
-    version = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    known = sa.select(schema.guidelines.c.version).where(schema.guidelines.c.version == version)
-    if c.scalar(known) is None:
-        c.execute(
-            sa.insert(schema.guidelines), {"version": version, "text": text, "at": database.now(c)}
-        )
-    set_state(c, "guidelines", version)
-    return version
-
-
-def get_guidelines(c: sa.Connection) -> str | None:
-    """The text of the guidelines now."""
-    version = database.state(c).get("guidelines")
-    return c.scalar(
-        sa.select(schema.guidelines.c.text).where(schema.guidelines.c.version == version)
-    )
-
-
 def set_state(c: sa.Connection, name: str, value: str | None) -> None:
     """Sets a value that stands in the database; None removes it."""
     c.execute(sa.delete(schema.state).where(schema.state.c.name == name))
@@ -49,7 +27,7 @@ def set_state(c: sa.Connection, name: str, value: str | None) -> None:
 
 
 def ask_again(c: sa.Connection, item: int, more: int = 1) -> int:
-    """Wants `more` judgements of an item besides those it has; the number wanted now."""
+    """Wants `more` judgements of an item, and offers it again if it was parked; the number wanted now."""
     if more < 1:
         raise ValueError(f"more is {more}, and must be 1 or more")
     table, slot = schema.item, schema.slot
@@ -59,8 +37,7 @@ def ask_again(c: sa.Connection, item: int, more: int = 1) -> int:
     wanted = row.wanted + more
     numbers = range(row.wanted + 1, wanted + 1)
     c.execute(sa.insert(slot), [{"item": item, "number": n, "rank": row.rank} for n in numbers])
-    state = "open" if row.state == "closed" else row.state
-    c.execute(sa.update(table).where(table.c.id == item).values(wanted=wanted, state=state))
+    c.execute(sa.update(table).where(table.c.id == item).values(wanted=wanted, state="open"))
     return wanted
 
 
@@ -70,3 +47,8 @@ def take_up(c: sa.Connection, item: int) -> None:
     parked = (table.c.id == item, table.c.state == "parked")
     c.execute(sa.update(table).where(*parked).values(state="open"))
     standing.close(c, item)
+
+
+def put_aside(c: sa.Connection, item: int) -> None:
+    """Offers an item no more until it is taken up; answers to it that are under way still count."""
+    c.execute(sa.update(schema.item).where(schema.item.c.id == item).values(state="parked"))

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-import sqlalchemy as sa
 import tyro
+from sqlalchemy.exc import DBAPIError
 from tyro.conf import OmitArgPrefixes, Positional
 
 from feedback import access, database, exports, items, links
@@ -28,7 +28,7 @@ def serve(settings: Settings = HERE) -> None:
     with served.state.db.write() as c:
         token = access.invite(c, "the server's start", kind="owner", days=1)
     owner = links.link(at, "owner", token)
-    said = f"The owner's page, by a link that lasts a day: {owner}\nPeople judge at {at}/ by links of their own."
+    said = f"The owner's page, by a link that lasts a day: {owner}\nPeople judge at {at}/"
     server.serve(served, bound, lambda: print(said, flush=True))
 
 
@@ -80,7 +80,9 @@ def import_(files: Positional[tuple[str, ...]], database: Database = HERE.databa
             rows = exports.read(file)
             with db.write() as c:
                 done = items.put(c, rows)
-            print(f"{file}: {done['created']} items are new, {done['unchanged']} were there already.")
+            print(
+                f"{file}: {done['created']} items are new, {done['unchanged']} were there already."
+            )
 
 
 def invite(
@@ -165,7 +167,7 @@ def main(args: list[str]) -> int:
     except (ValueError, LookupError, database.SchemaError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
-    except sa.exc.DBAPIError as e:
+    except DBAPIError as e:
         print(f"error: the database refuses: {str(e.orig).splitlines()[0]}", file=sys.stderr)
         return 1
     return 0

@@ -13,12 +13,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from feedback import schema
+from feedback import engines, schema
 from feedback.fair_lock import FairLock
 
 MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
-BUSY = 60.0
-"""Seconds that a writer waits for a writer of another process."""
 
 
 class SchemaError(RuntimeError):
@@ -30,23 +28,15 @@ class Database:
 
     def __init__(self, url: str, migrations: pathlib.Path = MIGRATIONS) -> None:
         """Opens nothing yet, apart from refusing a URL that cannot work with a ValueError."""
-        self.url = _url(url)
+        self.url = engines.parse(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self._migrations = migrations
         if not self.sqlite:
-            try:
-                self._engine = sa.create_engine(
-                    self.url, pool_size=40, max_overflow=10, pool_pre_ping=True, hide_parameters=True
-                )
-            except ModuleNotFoundError as e:
-                raise ValueError(
-                    f"database is on PostgreSQL, and the package {e.name} is missing: "
-                    "pip install 'rlhf_jax[postgresql]'"
-                ) from e
+            self._engine = engines.postgresql(self.url)
             return
         self._lock = FairLock()
-        self._engine = _sqlite(self.url, "BEGIN", "PRAGMA query_only = ON", pool_size=40)
-        self._writers = _sqlite(self.url, "BEGIN IMMEDIATE", pool_size=1, max_overflow=0)
+        self._engine = engines.sqlite(self.url, "BEGIN", "PRAGMA query_only = ON", pool_size=40)
+        self._writers = engines.sqlite(self.url, "BEGIN IMMEDIATE", pool_size=1, max_overflow=0)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -151,52 +141,3 @@ def state(c: sa.Connection) -> dict[str, str]:
 
 
 _STATE = sa.select(schema.state.c.name, schema.state.c.value)
-
-
-def _url(url: str) -> sa.URL:
-    """The URL, if it names a file of SQLite or a PostgreSQL server."""
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
-        raise ValueError(
-            f"database is {url!r}, which is no URL: use sqlite:///PATH or postgresql://..."
-        ) from None
-    if parsed.drivername in ("postgres", "postgresql"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ValueError(
-            f"database is at {parsed.drivername}: SQLite (sqlite:///PATH) and PostgreSQL "
-            "(postgresql://...) are supported"
-        )
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise ValueError("database is SQLite without a file, which loses all at the end: name one")
-    return parsed
-
-
-def _sqlite(url: sa.URL, begin: str, *pragmas: str, **pool) -> sa.Engine:
-    """An engine on a SQLite file, whose transactions begin with `begin`."""
-    engine = sa.create_engine(
-        url,
-        connect_args={"check_same_thread": False, "timeout": BUSY},
-        hide_parameters=True,
-        poolclass=sa.QueuePool,
-        pool_timeout=BUSY,
-        **pool,
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def _(connection, _record):
-        connection.isolation_level = None  # transactions begin by the statement here
-        for pragma in (
-            "PRAGMA journal_mode = WAL",
-            "PRAGMA synchronous = FULL",
-            "PRAGMA foreign_keys = ON",
-            *pragmas,
-        ):
-            connection.execute(pragma).fetchall()
-
-    @sa.event.listens_for(engine, "begin")
-    def _(connection):
-        connection.exec_driver_sql(begin)
-
-    return engine

@@ -16,7 +16,9 @@ from feedback import access, errors, tokens
 from feedback.settings import is_loopback
 
 NO_SESSION = "This page needs a link of its own: open the link that you were given (again)."
-NO_OWNER = "This page is the owner's: sign in, or open the link that the server printed at its start."
+NO_OWNER = (
+    "This page is the owner's: sign in, or open the link that the server printed at its start."
+)
 NO_TOKEN = (
     "This needs a session, or a token: send the one of your link as Authorization: Bearer TOKEN."
 )
@@ -84,7 +86,7 @@ def admitted(request: Request, role: str) -> access.Session:
         if errors.wants_json(request.scope):
             raise HTTPException(401, NO_TOKEN, {"WWW-Authenticate": "Bearer"})
         raise HTTPException(401, NO_OWNER if role == "owner" else NO_SESSION)
-    request.state.who = role if who.annotator is None else f"annotator-{who.annotator}"
+    request.state.who = role if not who.annotator else f"annotator-{who.annotator}"
     if who.blocked:
         raise HTTPException(403, BLOCKED)
     return who
@@ -129,7 +131,9 @@ async def form_word(request: Request) -> str:
 
 
 Word = Annotated[str, Depends(form_word)]
-Bearer = Annotated[object, Depends(HTTPBearer(auto_error=False, description="The token of a link."))]
+Bearer = Annotated[
+    object, Depends(HTTPBearer(auto_error=False, description="The token of a link."))
+]
 
 
 def annotator(request: Request) -> access.Session:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
-from feedback import access, doors, tokens, views
+from feedback import access, doors, passwords, tokens, views
 
 router = APIRouter(include_in_schema=False)
 UNKNOWN = "This link leads nowhere: check that it was copied whole, or ask for another."
@@ -58,6 +58,10 @@ def prolific(
         _check(link)
     if not PROLIFIC.fullmatch(PROLIFIC_PID):
         raise HTTPException(400, "This link has no PROLIFIC_PID: open it from Prolific.")
+    if (who := doors.by_cookie(request, "annotator")) and not who.blocked:
+        with db.read() as c:
+            if access.of_prolific(c, PROLIFIC_PID) == who.annotator:
+                return _see_other("/")
     visit = (x if PROLIFIC.fullmatch(x) else "" for x in (STUDY_ID, SESSION_ID))
     with db.write() as c:
         annotator = access.from_prolific(c, PROLIFIC_PID, *visit)
@@ -77,7 +81,9 @@ def _check(link: access.Link | None) -> None:
 @router.get("/owner/login")
 def login_page(request: Request) -> Response:
     """The form for the owner's password."""
-    return views.render(request, "owner_login.html", wrong=False)
+    with request.app.state.db.read() as c:
+        there = bool(passwords.kept(c))
+    return views.render(request, "owner_login.html", there=there, wrong=False)
 
 
 @router.post("/owner/login")
@@ -86,7 +92,7 @@ def login(request: Request, password: Annotated[str, Form(max_length=1000)] = ""
     doors.check_origin(request)
     db = request.app.state.db
     with db.read() as c:
-        kept = access.password_hash(c)
+        kept = passwords.kept(c)
     if not SCRYPTS.acquire(blocking=False):
         raise HTTPException(429, "Others are signing in: try again.", {"Retry-After": "1"})
     try:
@@ -94,7 +100,7 @@ def login(request: Request, password: Annotated[str, Form(max_length=1000)] = ""
     finally:
         SCRYPTS.release()
     if not right:
-        return views.render(request, "owner_login.html", 403, wrong=True)
+        return views.render(request, "owner_login.html", 401, there=bool(kept), wrong=True)
     with db.write() as c:
         session = access.begin(c, "owner", None)
     return doors.enter(request, _see_other("/owner"), "owner", session)

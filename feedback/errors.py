@@ -1,6 +1,7 @@
 """Replies to what is refused: one sentence, as JSON or as a page, which quotes nothing that was sent."""
 
 import http
+from collections.abc import Sequence
 
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
@@ -31,7 +32,7 @@ def answer(scope: Scope, refusal: HTTPException) -> Response:
         return JSONResponse({"error": said}, status, refusal.headers)
     heading = PHRASES.get(status, "Refused")
     typed = scope.get("state", {}).get("typed", [])
-    page = {"status": status, "heading": heading, "message": said, "typed": typed}
+    page = {"heading": heading, "message": said, "typed": typed}
     return views.render(Request(scope), "error.html", status, refusal.headers, **page)
 
 
@@ -59,7 +60,7 @@ async def refuse_database(request: Request, failure: Exception) -> Response:
     return answer(request.scope, HTTPException(503, AWAY, {"Retry-After": "2"}))
 
 
-def sentence(found: list) -> str:
+def sentence(found: Sequence) -> str:
     """One sentence for the errors that pydantic found, at most eight of them."""
     said = []
     for one in found[:8]:

@@ -11,3 +11,11 @@ def told(failure: BaseException) -> str:
     frames = traceback.extract_tb(failure.__traceback__)[-8:]
     where = " < ".join(f"{x.name} ({x.filename}:{x.lineno})" for x in reversed(frames))
     return f"{type(failure).__name__} in {where}"
+
+
+class Discreet(logging.Formatter):
+    """A line for each event; of exceptions it says what `told` does."""
+
+    def formatException(self, ei: tuple) -> str:
+        """An exception, without its message."""
+        return told(ei[1])

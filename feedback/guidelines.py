@@ -1,8 +1,21 @@
 """Versions of the guidelines for annotators, all of which are kept, since judgements name theirs."""
 
+import hashlib
+
 import sqlalchemy as sa
 
-from feedback import database, schema
+from feedback import asking, database, schema
+
+
+def publish(c: sa.Connection, text: str) -> str:
+    """Makes a text the guidelines from now on; its version, which is a hash of the text."""
+    version = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    if at(c, version) is None:
+        new = {"version": version, "text": text, "at": database.now(c)}
+        c.execute(sa.insert(schema.guidelines), new)
+    asking.set_state(c, "guidelines", version)
+    return version
+
 
 def current(c: sa.Connection) -> tuple[str, str]:
     """The current version and its text; two empty ones where none was published."""

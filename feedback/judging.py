@@ -4,13 +4,13 @@ import dataclasses
 
 import sqlalchemy as sa
 
-from feedback import answers, database, drafts, leasing, outcomes, schema, standing, training
+from feedback import answers, database, drafts, holding, outcomes, schema, standing, training
 from feedback.answers import Answer
 from feedback.outcomes import Outcome
 from feedback.settings import Settings
-from feedback.undoing import undo, undoable
+from feedback.undoing import history, undo
 
-__all__ = ["Answer", "Outcome", "judge", "skip", "undo", "undoable"]
+__all__ = ["Answer", "Outcome", "history", "judge", "skip", "undo"]
 
 DEFAULTS = Settings()
 
@@ -28,11 +28,11 @@ def judge(
     The same key with the same answer gives 200 and the first result, with another one 409. A LookupError
     names an unknown lease, a ValueError a choice that the item does not take.
     """
-    who = leasing.person(c, annotator)
+    who = holding.person(c, annotator)
     if (row := outcomes.kept(c, key)) is not None:
         first = outcomes.conflict(row, annotator, answer.body)
         return first or dataclasses.replace(told(c, who, row, settings), status=200)
-    at = leasing.find(c, annotator, answer.lease, lock=True)
+    at = holding.find(c, annotator, answer.lease, lock=True)
     said = answers.meaning(at.kind, at.scale, at.shown, answer.choice)
     counts = counted(c, at, annotator)
     now = database.now(c)
@@ -59,7 +59,7 @@ def judge(
         drafts.save(c, annotator, at.item, answer.comment, answer.better)
     if counts:
         c.execute(_DONE, {"at_slot": at.slot, "annotator": annotator, "done": id})
-        leasing.end(c, at.id, "judged")
+        holding.end(c, at.id, "judged")
         standing.close(c, at.item)
     else:
         standing.exclude(c, at.item, annotator, "surplus")
@@ -111,12 +111,12 @@ def skip(
         raise ValueError(
             f"reason is {reason!r:.80}, and must be one of {', '.join(answers.REASONS)}"
         )
-    who = leasing.person(c, annotator)
+    who = holding.person(c, annotator)
     body = answers.digest([lease, reason, comment])
     if (row := outcomes.kept(c, key)) is not None:
         first = outcomes.conflict(row, annotator, body)
         return first or dataclasses.replace(told(c, who, row, settings), status=200)
-    at = leasing.find(c, annotator, lease, lock=True)
+    at = holding.find(c, annotator, lease, lock=True)
     if at.ended in ("judged", "skipped") or (at.done is not None and at.holder == annotator):
         return Outcome(409, "", "This item is answered or skipped already: undo that first.")
     now = database.now(c)
@@ -137,8 +137,8 @@ def skip(
     if comment:
         old = drafts.read(c, annotator, at.item) or {"better": ""}
         drafts.save(c, annotator, at.item, comment, old["better"])
-    leasing.free(c, at.slot, annotator)
-    leasing.end(c, at.id, "skipped")
+    holding.free(c, at.slot, annotator)
+    holding.end(c, at.id, "skipped")
     standing.exclude(c, at.item, annotator, "skip")
     standing.park(c, at.item, settings.park_after)
     row = outcomes.kept(c, key)

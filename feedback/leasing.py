@@ -1,15 +1,10 @@
 """Leases: which item a person gets next, and for how long it is theirs."""
 
-import base64
 import dataclasses
-import hashlib
-import hmac
-import random
-import secrets
 
 import sqlalchemy as sa
 
-from feedback import database, drafts, items, picking, progress, schema, training
+from feedback import database, drafts, holding, items, picking, progress, schema, training
 from feedback.settings import Settings
 
 DEFAULTS = Settings()
@@ -17,9 +12,14 @@ DEFAULTS = Settings()
 
 @dataclasses.dataclass(frozen=True)
 class Waiting:
-    """No item now, and why: done, waiting (others hold the last ones), paused, or training (not passed)."""
+    """No item now, and why."""
 
     why: str
+    """One of done, waiting (others hold the last items), paused and training (not passed)."""
+    judged: int = 0
+    """Number of the person's judgements."""
+    of: int = 0
+    """Number of judgements that the person has given and could still give."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,19 +58,6 @@ class Lease:
         }
 
 
-def hash_of(token: str) -> str:
-    """SHA-256 of a token, which is all that the database keeps of it."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def person(c: sa.Connection, annotator: int) -> sa.Row:
-    """The row of an annotator, whose requests come one after the other from here on."""
-    row = c.execute(_PERSON, {"annotator": annotator}).one_or_none()
-    if row is None:
-        raise LookupError(f"annotator {annotator} is unknown")
-    return row
-
-
 def lease(
     c: sa.Connection, annotator: int, seconds: float, settings: Settings = DEFAULTS
 ) -> Lease | Waiting:
@@ -78,191 +65,94 @@ def lease(
 
     Training comes first; hidden gold and repeats come among the work, at the shares of `settings`.
     """
-    who, state, now = person(c, annotator), database.state(c), database.now(c)
+    who, state, now = holding.person(c, annotator), database.state(c), database.now(c)
     if state.get("paused"):
-        return Waiting("paused")
-    if (found := held(c, annotator, None, settings, seconds)) is not None:
+        return _waiting(c, who, "paused")
+    if (found := held(c, annotator, None, seconds, settings)) is not None:
         return found
     due = training.due(c, who, settings)
     if due == "failed":
-        return Waiting("training")
-    new = New.of(state, annotator, now, seconds)
+        return _waiting(c, who, "training")
+    new = holding.New.of(state, annotator, now, seconds)
     if isinstance(due, int):
         slot = picking.own(c, due, new.values)
     else:
         slot = picking.hidden(c, state["seed"], new.values, settings)
         slot = slot or picking.work(c, new.values, now)
     if slot is None:
-        return Waiting("waiting" if picking.more(c, annotator) else "done")
-    return record(c, state, new, slot, settings)
+        return _waiting(c, who, "waiting" if picking.more(c, annotator) else "done")
+    holding.record(c, state, new, slot)
+    if who.finished is not None:
+        c.execute(_FINISHED, {"by": annotator, "finished": None})
+    row = holding.held(c, annotator)
+    assert row is not None
+    return _show(c, state, row, seconds, settings)
 
 
 def held(
-    c: sa.Connection,
-    annotator: int,
-    item: int | None,
-    settings: Settings = DEFAULTS,
-    seconds: float | None = None,
+    c: sa.Connection, annotator: int, item: int | None, seconds: float, settings: Settings
 ) -> Lease | None:
-    """The item that this person holds, of several the one got last, for `seconds` from now on."""
-    found = _HELD if item is None else _HELD.where(_lease.c.item == item)
-    row = c.execute(found, {"annotator": annotator}).first()
-    seconds = settings.lease_seconds if seconds is None else seconds
-    if row is None or not _renew(c, row.slot, annotator, seconds):
+    """The item that this person holds, for `seconds` from now on; of several the one got last."""
+    row = holding.held(c, annotator, item)
+    if row is None or not holding.renew(c, row.slot, annotator, database.now(c) + seconds):
         return None
     return _show(c, database.state(c), row, seconds, settings)
 
 
-@dataclasses.dataclass(frozen=True)
-class New:
-    """A lease about to be given."""
-
-    annotator: int
-    nonce: str
-    hash: str
-    at: float
-    seconds: float
-
-    @classmethod
-    def of(cls, state: dict, annotator: int, at: float, seconds: float) -> "New":
-        """A lease with a token of its own."""
-        nonce = secrets.token_hex(16)
-        return cls(annotator, nonce, hash_of(_token(state, nonce)), at, seconds)
-
-    @property
-    def values(self) -> dict:
-        """Columns of the slot that it holds."""
-        until = self.at + self.seconds
-        return {"annotator": self.annotator, "lease": self.hash, "until": until}
-
-
-def record(c: sa.Connection, state: dict, new: New, slot: sa.Row, settings: Settings) -> Lease:
-    """Notes the lease of a slot; the order of the responses is the person's own, and stays."""
-    shown = list(range(len(items.responses(c, slot.item))))
-    random.Random(f"{state['seed']}:{new.annotator}:{slot.item}").shuffle(shown)
-    row = {
-        "hash": new.hash,
-        "nonce": new.nonce,
-        "slot": slot.id,
-        "item": slot.item,
-        "annotator": new.annotator,
-        "shown": shown,
-        "at": new.at,
-        "guidelines": state.get("guidelines"),
-    }
-    c.execute(_NEW, row)
-    held = c.execute(_HELD, {"annotator": new.annotator}).first()
-    assert held
-    return _show(c, state, held, new.seconds, settings)
-
-
-def _token(state: dict, nonce: str) -> str:
-    """The same token for the same lease, so that a reload shows it again; only its hash is stored."""
-    mac = hmac.digest(state["secret"].encode(), nonce.encode(), "sha256")
-    return base64.urlsafe_b64encode(mac).decode().rstrip("=")
-
-
-def _show(c: sa.Connection, state: dict, held: sa.Row, seconds: float, settings: Settings) -> Lease:
-    item = items.get(c, held.item)
-    texts = [x.text for x in items.responses(c, held.item)]
-    counts = progress.counts(c, held.annotator, item.purpose, settings.training_count)
-    return Lease(
-        token=_token(state, held.nonce),
-        seconds=seconds,
-        item=held.item,
-        kind=item.kind,
-        scale=item.scale,
-        question=item.question,
-        prompt=item.prompt,
-        responses=tuple(texts[i] for i in held.shown),
-        number=counts.number,
-        of=counts.of,
-        purpose="training" if item.purpose == "training" else "work",
-        draft=drafts.read(c, held.annotator, held.item),
-        guidelines_version=held.guidelines,
-    )
+def shown(
+    c: sa.Connection, annotator: int, token: str, settings: Settings = DEFAULTS
+) -> Lease | None:
+    """The item as a lease of this person showed it, judged or expired too; None for others' tokens."""
+    try:
+        row = holding.find(c, annotator, token)
+    except LookupError:
+        return None
+    return _show(c, database.state(c), row, 0.0, settings)
 
 
 def extend(c: sa.Connection, annotator: int, token: str, seconds: float) -> float | None:
     """Holds the item for `seconds` from now; None where it is no longer this person's."""
-    return seconds if _renew(c, find(c, annotator, token).slot, annotator, seconds) else None
-
-
-def _renew(c: sa.Connection, slot: int, annotator: int, seconds: float) -> bool:
-    until = database.now(c) + seconds
-    return bool(c.execute(_RENEW, {**_held(slot, annotator), "until": until}).rowcount)
+    slot = holding.find(c, annotator, token).slot
+    return seconds if holding.renew(c, slot, annotator, database.now(c) + seconds) else None
 
 
 def give_back(c: sa.Connection, annotator: int, token: str) -> bool:
     """Frees the item for others; False where it was no longer this person's."""
-    found = find(c, annotator, token)
-    given = free(c, found.slot, annotator)
+    found = holding.find(c, annotator, token)
+    given = holding.free(c, found.slot, annotator)
     if given:
-        end(c, found.id, "given_back")
+        holding.end(c, found.id, "given_back")
     return given
 
 
-def find(c: sa.Connection, annotator: int, token: str, lock: bool = False) -> sa.Row:
-    """A lease of this person with its item and its slot; a LookupError where there is none.
-
-    With `lock`, item and slot stay as they are until the end of the transaction.
-    """
-    at = {"hash": hash_of(token), "annotator": annotator}
-    row = c.execute(_FIND_LOCKED if lock else _FIND, at).one_or_none()
-    if row is None:
-        raise LookupError("this lease is unknown: load the page again for a new one")
-    return row
+def _waiting(c: sa.Connection, who: sa.Row, why: str) -> Waiting:
+    """The reason why there is no item; who has judged and is done has finished."""
+    counts = progress.counts(c, who.id)
+    judged = counts.number - 1
+    if why == "done" and who.finished is None and judged:
+        c.execute(_FINISHED, {"by": who.id, "finished": database.now(c)})
+    return Waiting(why, judged, max(judged, counts.of))
 
 
-def free(c: sa.Connection, slot: int, annotator: int) -> bool:
-    """Takes an undone slot from its holder; False where this person is not."""
-    return bool(c.execute(_FREE, _held(slot, annotator)).rowcount)
-
-
-def end(c: sa.Connection, lease: int, how: str | None) -> None:
-    """Notes how a lease ended."""
-    c.execute(_END, {"at_lease": lease, "ended": how})
-
-
-def _held(slot: int, annotator: int) -> dict:
-    return {"at_slot": slot, "holder": annotator}
-
-
-_slot, _lease, _item = schema.slot, schema.lease, schema.item
-_ANNOTATOR = sa.bindparam("annotator")
-_PERSON = (
-    sa.select(schema.annotator)
-    .where(schema.annotator.c.id == _ANNOTATOR)
-    .with_for_update(key_share=True)
-)
-_HELD = (  # of several, the one given last
-    sa.select(
-        *(_lease.c.nonce, _lease.c.shown, _lease.c.guidelines, _lease.c.item),
-        *(_lease.c.annotator, _slot.c.id.label("slot")),
+def _show(c: sa.Connection, state: dict, row: sa.Row, seconds: float, settings: Settings) -> Lease:
+    item = items.get(c, row.item)
+    texts = [x.text for x in items.responses(c, row.item)]
+    counts = progress.counts(c, row.annotator, item.purpose, settings.training_count)
+    return Lease(
+        token=holding.token_of(state, row.nonce),
+        seconds=seconds,
+        item=row.item,
+        kind=item.kind,
+        scale=item.scale,
+        question=item.question,
+        prompt=item.prompt,
+        responses=tuple(texts[i] for i in row.shown),
+        number=counts.number,
+        of=counts.of,
+        purpose="training" if item.purpose == "training" else "work",
+        draft=drafts.read(c, row.annotator, row.item),
+        guidelines_version=row.guidelines,
     )
-    .join(_lease, _lease.c.hash == _slot.c.lease)
-    .where(_slot.c.annotator == _ANNOTATOR, _slot.c.done.is_(None))
-    .order_by(_lease.c.id.desc())
-    .limit(1)
-)
-_RENEW = sa.update(_slot).where(  # sets what its parameters name besides
-    _slot.c.id == sa.bindparam("at_slot"),
-    _slot.c.annotator == sa.bindparam("holder"),
-    _slot.c.done.is_(None),
-)
-_FREE = _RENEW.values(annotator=None, lease=None, until=None)
-_NEW = sa.insert(_lease)
-_END = sa.update(_lease).where(_lease.c.id == sa.bindparam("at_lease"))
-_FIND = (
-    sa.select(
-        *(_lease.c.id, _lease.c.slot, _lease.c.item, _lease.c.shown, _lease.c.guidelines),
-        *(_lease.c.at, _lease.c.ended, _slot.c.annotator.label("holder"), _slot.c.done),
-        *(_item.c.kind, _item.c.scale, _item.c.purpose, _item.c.gold, _item.c.reason),
-        _item.c.state,
-    )
-    .select_from(_lease)
-    .join(_slot, _slot.c.id == _lease.c.slot)
-    .join(_item, _item.c.id == _lease.c.item)
-    .where(_lease.c.hash == sa.bindparam("hash"), _lease.c.annotator == _ANNOTATOR)
-)
-_FIND_LOCKED = _FIND.with_for_update(of=[_item, _slot], key_share=True)
+
+
+_FINISHED = sa.update(schema.annotator).where(schema.annotator.c.id == sa.bindparam("by"))

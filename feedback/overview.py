@@ -55,8 +55,12 @@ def annotators(c: sa.Connection) -> list[dict[str, Any]]:
     right = gold(c)
     return [
         {
-            **{"id": x.id, "name": x.name, "training": x.training, "blocked": bool(x.blocked)},
-            **{"finished": bool(x.finished), "judged": len(times.get(x.id, []))},
+            "id": x.id,
+            "name": x.name,
+            "training": x.training,
+            "blocked": bool(x.blocked),
+            "finished": bool(x.finished),
+            "judged": len(times.get(x.id, [])),
             "skipped": kinds.get(x.id, {}).get("skip", 0),
             "undone": kinds.get(x.id, {}).get("undo", 0),
             "surplus": kinds.get(x.id, {}).get("surplus", 0),
@@ -73,7 +77,9 @@ def gold(c: sa.Connection) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     columns = (_said.c.annotator, _said.c.preference, _said.c.rating, _said.c.ranks)
     rows = sa.select(*columns, _item.c.gold, _item.c.scale).join(_slot, STANDS)
-    for x in c.execute(rows.join(_item, _item.c.id == _slot.c.item).where(_item.c.purpose == "gold")):
+    for x in c.execute(
+        rows.join(_item, _item.c.id == _slot.c.item).where(_item.c.purpose == "gold")
+    ):
         said: Mapping = {"preference": x.preference, "rating": x.rating, "ranks": x.ranks}
         tally = found.setdefault(x.annotator, [0, 0])
         tally[0] += answers.is_right(x.scale, x.gold, said)
@@ -85,7 +91,9 @@ def items(c: sa.Connection, state: str = "", after: int = 0, most: int = 100) ->
     """Items after one of that number, of one state where it is named: with slots, and those done."""
     done = sa.func.count(_slot.c.done)
     columns = (_item.c.id, _item.c.external, _item.c.kind, _item.c.purpose, _item.c.state)
-    query = sa.select(*columns, _item.c.wanted, sa.func.count(_slot.c.id).label("slots"), done.label("done"))
+    query = sa.select(
+        *columns, _item.c.wanted, sa.func.count(_slot.c.id).label("slots"), done.label("done")
+    )
     query = query.outerjoin(_slot).where(_item.c.id > after).group_by(*columns, _item.c.wanted)
     if state:
         query = query.where(_item.c.state == state)
@@ -95,7 +103,9 @@ def items(c: sa.Connection, state: str = "", after: int = 0, most: int = 100) ->
 def latest(c: sa.Connection, most: int = 50, **where: int) -> list[sa.Row]:
     """The last rows of judgements, the newest first: all, or those of an `annotator` or an `item`."""
     stands = sa.exists().where(STANDS).label("stands")
-    query = sa.select(_said, stands, _people.c.name, _item.c.external, _item.c.purpose, _item.c.kind.label("of"))
+    query = sa.select(
+        _said, stands, _people.c.name, _item.c.external, _item.c.purpose, _item.c.kind.label("of")
+    )
     query = query.join(_people, _people.c.id == _said.c.annotator)
     query = query.join(_item, _item.c.id == _said.c.item)
     for name, value in where.items():

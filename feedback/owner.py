@@ -1,12 +1,23 @@
 """The owner's pages, which show: progress, people, items, judgements as they come, links, guidelines."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from feedback import database, doors, exports, guidelines, items, overview, pictures, schema, views
+from feedback import (
+    access,
+    database,
+    doors,
+    exports,
+    guidelines,
+    items,
+    overview,
+    pictures,
+    schema,
+    views,
+)
 
 router = APIRouter(prefix="/owner", include_in_schema=False)
 State = Literal["", "open", "closed", "parked"]
@@ -16,7 +27,7 @@ PAGE = 100
 """Items on a page of the list."""
 
 
-def page(request: Request, who: doors.access.Session, name: str, **context) -> Response:
+def page(request: Request, who: access.Session, name: str, /, **context: Any) -> Response:
     """A page of the owner's, with the word for its forms."""
     return views.render(request, name, csrf=who.csrf, ago=ago, **context)
 
@@ -56,9 +67,7 @@ def judgements(request: Request, who: doors.Owner) -> Response:
 
 
 @router.get("/items")
-def list_items(
-    request: Request, who: doors.Owner, state: State = "", after: After = 0
-) -> Response:
+def list_items(request: Request, who: doors.Owner, state: State = "", after: After = 0) -> Response:
     """The items, a hundred on a page."""
     with request.app.state.db.read() as c:
         found = overview.items(c, state, after, PAGE + 1)

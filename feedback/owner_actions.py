@@ -6,7 +6,7 @@ from fastapi import APIRouter, Form, Path, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
-from feedback import access, asking, doors, links, owner, replies
+from feedback import access, asking, doors, guidelines, links, owner, replies
 
 router = APIRouter(prefix="/owner", include_in_schema=False)
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -81,7 +81,7 @@ def publish(
 ) -> Response:
     """Publishes guidelines, which the next item comes with."""
     with request.app.state.db.write() as c:
-        asking.set_guidelines(c, text.replace("\r\n", "\n"))
+        guidelines.publish(c, text.replace("\r\n", "\n"))
     return back("/owner/guidelines")
 
 

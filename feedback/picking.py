@@ -1,6 +1,7 @@
 """The choice of the slot that a person gets next, and its lease, in one statement each."""
 
 import hashlib
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
@@ -72,7 +73,7 @@ def _unit(*key) -> float:
     return int(hashlib.sha256(repr(key).encode()).hexdigest()[:13], 16) / 16**13
 
 
-def _one(those: list, *key) -> int:
+def _one(those: Sequence, *key) -> int:
     return those[int(_unit("one", *key) * len(those))]
 
 

@@ -100,11 +100,10 @@ class Protection:
         except HTTPException as refusal:  # of a body that the application never read to its end
             if not status:
                 await errors.answer(scope, refusal)(scope, receive, guarded)
-        except Exception as failure:
+        except Exception as failure:  # a reply cut short ends with its connection
             LOG.error("%s", told(failure))
-            if status:
-                raise
-            await errors.answer(scope, HTTPException(500))(scope, receive, guarded)
+            if not status:
+                await errors.answer(scope, HTTPException(500))(scope, receive, guarded)
         finally:
             if status in (401, 403, 404) and guesses(scope):
                 self.wrong.take(address(scope))
@@ -146,4 +145,3 @@ def bounded(scope: Scope, receive: Receive) -> Receive:
         return message
 
     return counted
-

@@ -76,7 +76,7 @@ def _response(raw: Any) -> Response:
         raise ValueError(f"a response's policy is {policy!r:.80}, and must be a name")
     if sampling is not None and not isinstance(sampling, Mapping):
         raise ValueError(f"a response's sampling is {sampling!r:.80}, and must be an object")
-    return Response(raw["text"], policy, sampling and dict(sampling))
+    return Response(raw["text"], policy, None if sampling is None else dict(sampling))
 
 
 def _check(item: Item) -> None:

@@ -13,12 +13,11 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from feedback.accounts import annotator, bearer, event, guidelines, invitation, session, state
+from feedback.accounts import annotator, event, guidelines, invitation, session, state
 from feedback.columns import Exact, Json, at, metadata, number, one_of, to
 
 __all__ = [
     "annotator",
-    "bearer",
     "choice",
     "draft",
     "event",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
+from feedback.faults import Discreet
 from feedback.settings import Settings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -43,9 +44,7 @@ def url(settings: Settings, bound: socket.socket) -> str:
     return f"http://{host}:{bound.getsockname()[1]}"
 
 
-def serve(
-    app: FastAPI, bound: socket.socket, started: Callable[[], None] = lambda: None
-) -> None:
+def serve(app: FastAPI, bound: socket.socket, started: Callable[[], None] = lambda: None) -> None:
     """Serves until SIGINT or SIGTERM, then lets requests end; calls `started` once it answers."""
     settings: Settings = app.state.settings
     log_to(settings.log)
@@ -94,7 +93,7 @@ def log_to(path: str) -> None:
     if path:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(Discreet("%(asctime)s %(levelname)s %(message)s"))
     for name in ("feedback", "uvicorn"):
         log = logging.getLogger(name)
         for old in [*log.handlers]:

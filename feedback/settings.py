@@ -27,14 +27,14 @@ class Settings:
     """Address to listen at. Any address but the machine's own needs an owner's password."""
     port: int = 8000
     """Port to listen at; 0 takes any free port."""
+    url: str = ""
+    """Address under which people reach the server, for the links that it prints; empty: host and port."""
+    forwarded: str = ""
+    """Addresses of proxies that are believed when they say who asks, and whether over HTTPS."""
     owner_password: str = ""
     """Password of the owner's page. The environment variable FEEDBACK_PASSWORD sets it as well."""
     secure_cookies: bool = False
     """Send cookies over HTTPS only; right behind a proxy that speaks HTTPS."""
-    url: str = ""
-    """Address under which people reach the server, for printed links; empty: host and port."""
-    forwarded: str = ""
-    """Addresses of proxies, with commas, that are believed when they say who asks; empty: none."""
     lease_seconds: float = 900.0
     """Seconds for which an item is held for the person who sees it; the page extends them."""
     gold_share: float = 0.05

@@ -34,9 +34,9 @@ def park(c: sa.Connection, item: int, after: int) -> None:
         c.execute(_PARK, {"at_item": item})
 
 
-def reopen(c: sa.Connection, item: int, after: int) -> None:
-    """Opens an item after an undo: a closed one with a slot to do, a parked one with too few skips."""
-    if (c.scalar(_SKIPS, {"at_item": item}) or 0) < after:
+def reopen(c: sa.Connection, item: int, kind: str, after: int) -> None:
+    """Opens an item after the undo of a judgement of a kind: a closed one, or one that skips had parked."""
+    if kind == "skip" and c.scalar(_SKIPS, {"at_item": item}) == after - 1:
         c.execute(_UNPARK, {"at_item": item})
     c.execute(_OPEN, {"at_item": item})
     close(c, item)

@@ -2,7 +2,8 @@
 
 import sqlalchemy as sa
 
-from feedback import answers, database, leasing, outcomes, schema, standing
+from feedback import answers, database, holding, leasing, outcomes, schema, standing
+from feedback.leasing import Lease
 from feedback.outcomes import Outcome
 from feedback.settings import Settings
 
@@ -23,11 +24,11 @@ def undo(
     answers (the right answer was shown), and, where `session` is given, judgements of other sessions. A
     LookupError names a key that this person has not used.
     """
-    leasing.person(c, annotator)
+    holding.person(c, annotator)
     body = answers.digest(["undo", of_key])
     if (row := outcomes.kept(c, key)) is not None:
         first = outcomes.conflict(row, annotator, body)
-        return first or Outcome(200, "undo", lease=leasing.held(c, annotator, row.item, settings))
+        return first or Outcome(200, "undo", lease=_again(c, annotator, row.item, settings))
     old = outcomes.kept(c, of_key)
     if old is None or old.annotator != annotator:
         raise LookupError("there is no judgement of yours with this key")
@@ -41,13 +42,17 @@ def undo(
         c.execute(_UNDONE, {"of": old.id})
     else:
         standing.include(c, old.item, annotator, old.kind)
-    standing.reopen(c, old.item, settings.park_after)
+    standing.reopen(c, old.item, old.kind, settings.park_after)
     return Outcome(201, "undo", lease=_take(c, annotator, old, now, settings))
 
 
-def undoable(c: sa.Connection, annotator: int, session: int | None = None) -> list[sa.Row]:
-    """Judgements that the person may undo, the last one first, with key, kind and item."""
-    found = _UNDOABLE if session is None else _UNDOABLE.where(_judgement.c.session == session)
+def history(c: sa.Connection, annotator: int, session: int | None = None) -> list[sa.Row]:
+    """A person's judgements that are not undone, the last one first, of one session or of all.
+
+    Each has key, kind (judge, skip, surplus), at (seconds since 1970), choice as said on the screen, reason
+    (of a skip), comment, better, item, and `fixed`: True for training answers, which stand.
+    """
+    found = _HISTORY if session is None else _HISTORY.where(_judgement.c.session == session)
     return list(c.execute(found, {"me": annotator}))
 
 
@@ -64,17 +69,21 @@ def _refused(c: sa.Connection, old: sa.Row, session: int | None) -> str:
     return ""
 
 
+def _again(c: sa.Connection, annotator: int, item: int, settings: Settings) -> Lease | None:
+    return leasing.held(c, annotator, item, settings.lease_seconds, settings)
+
+
 def _take(
     c: sa.Connection, annotator: int, old: sa.Row, now: float, settings: Settings
-) -> "leasing.Lease | None":
+) -> Lease | None:
     """Leases the old slot to the person again, or another free one of the item."""
-    if old.kind != "judge" and standing.excluded(c, old.item, annotator):
-        return leasing.held(c, annotator, old.item, settings)
-    state = database.state(c)
-    new = leasing.New.of(state, annotator, now, settings.lease_seconds)
-    at = {"me": annotator, "now": now, "at_item": old.item, "old": old.slot, **new.values}
-    slot = c.execute(_TAKE, at).first()
-    return slot and leasing.record(c, state, new, slot, settings)
+    if old.kind == "judge" or not standing.excluded(c, old.item, annotator):
+        state = database.state(c)
+        new = holding.New.of(state, annotator, now, settings.lease_seconds)
+        at = {"me": annotator, "now": now, "at_item": old.item, "old": old.slot, **new.values}
+        if (slot := c.execute(_TAKE, at).first()) is not None:
+            holding.record(c, state, new, slot)
+    return _again(c, annotator, old.item, settings)
 
 
 _judgement, _slot, _item = schema.judgement, schema.slot, schema.item
@@ -88,12 +97,15 @@ _LOCK = (
 )
 _UNDOER = sa.select(_judgement.c.id).where(_judgement.c.undoes == _OF)
 _UNDONE = sa.update(_slot).where(_slot.c.done == _OF).values(done=None)
-_UNDOABLE = (
-    sa.select(_judgement.c.key, _judgement.c.kind, _judgement.c.item)
+_HISTORY = (
+    sa.select(
+        *(_judgement.c.key, _judgement.c.kind, _judgement.c.at, _judgement.c.choice),
+        *(_judgement.c.reason, _judgement.c.comment, _judgement.c.better, _judgement.c.item),
+        sa.and_(_item.c.purpose == "training", _judgement.c.kind == "judge").label("fixed"),
+    )
     .join(_item, _item.c.id == _judgement.c.item)
     .where(
         *(_judgement.c.annotator == _ME, _judgement.c.kind != "undo"),
-        sa.or_(_item.c.purpose != "training", _judgement.c.kind != "judge"),
         ~sa.exists().where(_undo.c.undoes == _judgement.c.id),
     )
     .order_by(_judgement.c.id.desc())

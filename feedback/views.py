@@ -18,6 +18,7 @@ FOLDER = pathlib.Path(__file__).parent
 def render(
     request: Request,
     name: str,
+    /,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
     **context: Any,

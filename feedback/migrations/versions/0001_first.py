@@ -59,16 +59,6 @@ def upgrade() -> None:
         Column("name", String, primary_key=True), Column("value", Text),
     )
     op.create_table(
-        "bearer",
-        Column("id", Integer, primary_key=True),
-        Column("hash", String, nullable=False, unique=True), Column("label", Text),
-        Column("annotator", Integer, ForeignKey("annotator.id")),
-        Column("owner", Boolean, nullable=False, server_default=sa.false()),
-        Column("expires", Float(53)), Column("revoked", Float(53)),
-        Column("at", Float(53), nullable=False),
-    )
-    op.create_index("bearer_annotator_index", "bearer", ["annotator"])
-    op.create_table(
         "choice",
         Column("id", Integer, primary_key=True),
         Column("round", Integer, ForeignKey("round.id"), nullable=False),
@@ -144,12 +134,11 @@ def upgrade() -> None:
     op.create_table(
         "session",
         Column("id", Integer, primary_key=True),
-        Column("hash", String, nullable=False, unique=True), Column("csrf_hash", String),
+        Column("hash", String, nullable=False, unique=True),
         Column("annotator", Integer, ForeignKey("annotator.id")),
         Column("owner", Boolean, nullable=False, server_default=sa.false()),
         Column("invitation", Integer, ForeignKey("invitation.id")), Column("expires", Float(53)),
-        Column("seen", Float(53)), Column("revoked", Float(53)),
-        Column("at", Float(53), nullable=False),
+        Column("revoked", Float(53)), Column("at", Float(53), nullable=False),
     )
     op.create_index("session_annotator_index", "session", ["annotator"])
     op.create_table(
