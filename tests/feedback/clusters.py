@@ -1,4 +1,4 @@
-"""A PostgreSQL server of its own for tests, from Debian's packages; it speaks on a socket of its folder alone."""
+"""A PostgreSQL server of its own for tests, from Debian's packages, on a socket in its folder."""
 
 import contextlib
 import os
