@@ -25,11 +25,11 @@ def screen(c: sa.Connection, settings: Settings, who: access.Session, after: str
     if last is not None and last.kind == "judge" and last.purpose == "training":
         return "reason.html", {"csrf": who.csrf, **reason(c, settings, last)}
     got = leasing.lease(c, who.annotator, settings.lease_seconds, settings)
-    undoable = judging.undoable(c, who.annotator, who.id)
+    said = judging.history(c, who.annotator, who.id)
     common = {
         "csrf": who.csrf,
         "key": str(uuid.uuid4()),
-        "undo_of": undoable[0].key if undoable else "",
+        "undo_of": next((x.key for x in said if not x.fixed), ""),
         "notices": notices(c, last),
     }
     if isinstance(got, leasing.Waiting):
