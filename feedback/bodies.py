@@ -43,7 +43,7 @@ class Degree(Body):
 class BothBad(Body):
     """Choice of neither response of a pair, because both are bad."""
 
-    both_bad: Annotated[Literal[True], Field(strict=True), BeforeValidator(boolean)]
+    both_bad: Annotated[Literal[True], BeforeValidator(boolean)]
 
 
 class Rating(Body):
