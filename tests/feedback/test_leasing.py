@@ -127,7 +127,7 @@ def test_people_come_in_orders_of_their_own_and_items_begun_get_finished(new_db)
     two = [x.item for x in work(db, bob, world.PLAIN, 60)]
     assert one != two
     assert one != sorted(one)
-    assert len({*one} & {*two}) >= 40  # of 400
+    assert len({*one} & {*two}) >= 25  # of 60; 9 by chance
     shown = sa.select(schema.lease.c.item, schema.lease.c.shown)
     with db.read() as c:
         first = [x.shown[0] for x in c.execute(shown)]
