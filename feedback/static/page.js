@@ -14,7 +14,6 @@ const store = { // of this browser; one that keeps nothing gives null
 const OVER = "The time for this one is over. You can still answer; if others have by then, yours is kept as an extra.";
 const AWAY = "The server does not answer. What you typed is kept in this browser until it does.";
 const ENDED = "Your session has ended. Open your link again: what you chose and typed is kept in this browser.";
-
 let began = 0, seen = 0, since = null; // when this page came, for how long it was visible, since when it is now
 let ends = 0, busy = false, saving, extending; // when its lease ends, whether an answer is on its way, timers
 
