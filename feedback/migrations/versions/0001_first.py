@@ -166,4 +166,3 @@ def upgrade() -> None:
     protect("response")
     protect("guidelines")
     protect("item", ("external", "hash", "kind", "scale", "question", "prompt", "purpose", "gold"))
-
