@@ -132,11 +132,12 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        assert self.process.stdout and self.process.stderr
+        assert self.process.stdout
         said = self.process.stdout.readline()
         found = re.search(r"(http://[^/]+)(/i/\S+)", said)
         if not found:
-            raise RuntimeError(said + self.process.stderr.read())
+            rest = self.process.communicate()
+            raise RuntimeError(said + "".join(rest))
         self.url, self.owner_link = found[1], found[2]
         self.port = urllib.parse.urlsplit(self.url).port or 0
         return self
