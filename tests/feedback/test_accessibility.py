@@ -44,7 +44,9 @@ def axe():
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     settings = {"training_pass": 0, "gold_share": 0, "repeat_share": 0, "pause_after_items": 2}
-    with serving.serving(tmp_path_factory.mktemp("axe"), completion_code="C0DE", **settings) as server:
+    with serving.serving(
+        tmp_path_factory.mktemp("axe"), completion_code="C0DE", **settings
+    ) as server:
         server.put([{**x, "wanted": x.get("wanted", 9)} for x in ITEMS])
         yield server
 
@@ -150,7 +152,13 @@ def test_every_page_of_the_owner(server, person, check, look):
     check(me.page)
     me.page.goto(server.owner_link)
     paths = {"/owner"}
-    for path in ("/owner", "/owner/judgements", "/owner/items", "/owner/links", "/owner/guidelines"):
+    for path in (
+        "/owner",
+        "/owner/judgements",
+        "/owner/items",
+        "/owner/links",
+        "/owner/guidelines",
+    ):
         me.page.goto(path)
         check(me.page)
         links = me.page.locator("a[href^='/owner']:not([download])")
