@@ -69,6 +69,16 @@ def of_grouped_judgements(p, many, size, alike):
     return share(covers)
 
 
+def of_votes(p, n):
+    """Pairs of 1 to 9 votes each, which count by their votes."""
+
+    def covers(rng, i):
+        right = rng.random(n) < p
+        return holds(intervals.accuracy(2.0 * right - 1, weights=rng.integers(1, 10, size=n)), p)
+
+    return share(covers)
+
+
 def of_correlations(truth, many):
     """Pairs of responses in `many` groups of two pairs; scores and lengths are normal."""
 

@@ -135,6 +135,25 @@ def test_the_effective_size_of_groups_that_are_alike_by_a_half():
     assert intervals.effective_size(apart, groups) == pytest.approx(20_000, rel=1e-3)
 
 
+def test_weights_count_as_repetitions_do_and_are_worth_kishs_number_of_judgements():
+    rng = np.random.default_rng(10)
+    margins, times = rng.normal(0.5, 1, size=4000), rng.integers(1, 5, size=4000)
+    repeated, groups = np.repeat(margins, times), np.repeat(np.arange(4000), times)
+    got = intervals.accuracy(margins, weights=times)
+    assert got.mean == pytest.approx(np.mean(repeated > 0))
+    assert got == pytest.approx(intervals.accuracy(margins, np.arange(4000), 7.5 * times))
+    assert got == pytest.approx(intervals.accuracy(repeated, groups), abs=1e-6)
+    right = (margins > 0).astype(float)
+    worth = intervals.effective_size(right, np.arange(4000), weights=times)
+    assert worth == pytest.approx(times.sum() ** 2 / np.sum(times**2), rel=0.03)
+    assert intervals.accuracy(margins, weights=np.full(4000, 0.3)) == intervals.accuracy(margins)
+    ten = intervals.accuracy(np.ones(10), weights=np.arange(1, 11))  # all right: by weights alone
+    assert ten == intervals.wilson_interval(385 / 385 * 55**2 / 385, 55**2 / 385)
+    mean = intervals.bootstrap_interval(margins, weights=times)
+    assert mean.mean == pytest.approx(repeated.mean())
+    assert mean == pytest.approx(intervals.bootstrap_interval(repeated, groups), abs=1e-6)
+
+
 def test_bad_values_are_refused_by_name():
     with pytest.raises(ValueError, match=r"margins\[1\] is nan"):
         intervals.accuracy(np.array([1.0, np.nan]))
