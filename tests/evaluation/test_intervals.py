@@ -141,17 +141,17 @@ def test_weights_count_as_repetitions_do_and_are_worth_kishs_number_of_judgement
     repeated, groups = np.repeat(margins, times), np.repeat(np.arange(4000), times)
     got = intervals.accuracy(margins, weights=times)
     assert got.mean == pytest.approx(np.mean(repeated > 0))
-    assert got == pytest.approx(intervals.accuracy(margins, np.arange(4000), 7.5 * times))
-    assert got == pytest.approx(intervals.accuracy(repeated, groups), abs=1e-6)
+    assert got == intervals.accuracy(margins, np.arange(4000), 8.0 * times)
+    assert tuple(got) == pytest.approx(tuple(intervals.accuracy(repeated, groups)), abs=1e-5)
     right = (margins > 0).astype(float)
     worth = intervals.effective_size(right, np.arange(4000), weights=times)
     assert worth == pytest.approx(times.sum() ** 2 / np.sum(times**2), rel=0.03)
-    assert intervals.accuracy(margins, weights=np.full(4000, 0.3)) == intervals.accuracy(margins)
+    assert intervals.effective_size(right, np.arange(4000), weights=np.full(4000, 0.3)) == 4000
     ten = intervals.accuracy(np.ones(10), weights=np.arange(1, 11))  # all right: by weights alone
-    assert ten == intervals.wilson_interval(385 / 385 * 55**2 / 385, 55**2 / 385)
+    assert ten.low == pytest.approx(intervals.wilson_interval(55**2 / 385, 55**2 / 385).low)
     mean = intervals.bootstrap_interval(margins, weights=times)
     assert mean.mean == pytest.approx(repeated.mean())
-    assert mean == pytest.approx(intervals.bootstrap_interval(repeated, groups), abs=1e-6)
+    assert tuple(mean) == pytest.approx(tuple(intervals.bootstrap_interval(repeated, groups)))
 
 
 def test_bad_values_are_refused_by_name():
