@@ -18,7 +18,7 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("name", ["translate", pytest.param("summarize", marks=pytest.mark.more)])
+@pytest.mark.parametrize("name", OWN)
 def test_an_application_runs_on_its_own_world(name, tmp_path):
     own = runs.PPO if name == "summarize" else []
     assert launch.main([name, *runs.TINY, *own, "--run", str(tmp_path / "run")]) == 0
