@@ -1,0 +1,131 @@
+"""Records of what people judge: an item is a prompt with one or more responses."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from feedback import answers
+
+RESPONSES = {"pair": (2, 2), "single": (1, 1), "ranking": (2, 8)}
+"""Least and greatest number of responses of each kind of item."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """One text that a policy wrote."""
+
+    text: str
+    policy: str | None = None
+    sampling: dict | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One question to people."""
+
+    kind: str
+    prompt: str | list[dict]
+    responses: tuple[Response, ...]
+    id: str = ""
+    scale: str | None = None
+    wanted: int = 1
+    purpose: str = "work"
+    gold: Any = None
+    reason: str | None = None
+    question: str | None = None
+    metadata: dict | None = None
+
+    @classmethod
+    def of(cls, raw: Mapping) -> "Item":
+        """The item of a JSON object; a ValueError names the field, its value and the remedy."""
+        if not isinstance(raw, Mapping):
+            raise ValueError(f"an item is {raw!r:.80}, and must be an object")
+        unknown = sorted(set(raw) - {x.name for x in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"an item has the unknown field {unknown[0]!r}: put it in metadata")
+        given = {k: v for k, v in raw.items() if v is not None}
+        for name in ("prompt", "responses"):
+            if name not in given:
+                raise ValueError(f"an item has no {name}: give one")
+        responses = given["responses"]
+        if not isinstance(responses, list | tuple):
+            raise ValueError(f"responses is {responses!r:.80}, and must be a list")
+        given["responses"] = tuple(map(_response, responses))
+        given.setdefault("kind", "single" if len(responses) == 1 else "pair")
+        if given["kind"] == "single":
+            given.setdefault("scale", "thumbs")
+        item = cls(**given)
+        _check(item)
+        return (
+            item if item.id else dataclasses.replace(item, id=hash_of(item, "wanted", "metadata"))
+        )
+
+
+def _response(raw: Any) -> Response:
+    if isinstance(raw, str):
+        return Response(raw)
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("text"), str):
+        raise ValueError(f"a response is {raw!r:.80}, and must be an object with a text")
+    unknown = sorted(set(raw) - {"text", "policy", "sampling"})
+    if unknown:
+        raise ValueError(f"a response has the unknown field {unknown[0]!r}: put it in sampling")
+    policy, sampling = raw.get("policy"), raw.get("sampling")
+    if policy is not None and not isinstance(policy, str):
+        raise ValueError(f"a response's policy is {policy!r:.80}, and must be a name")
+    if sampling is not None and not isinstance(sampling, Mapping):
+        raise ValueError(f"a response's sampling is {sampling!r:.80}, and must be an object")
+    return Response(raw["text"], policy, None if sampling is None else dict(sampling))
+
+
+def _check(item: Item) -> None:
+    """Refuses an item that nobody could judge."""
+    if item.kind not in RESPONSES:
+        raise ValueError(f"kind is {item.kind!r}, and must be pair, single or ranking")
+    least, most = RESPONSES[item.kind]
+    if not least <= len(item.responses) <= most:
+        wanted = least if least == most else f"{least} to {most}"
+        raise ValueError(
+            f"a {item.kind} has {len(item.responses)} responses, and must have {wanted}"
+        )
+    if item.scale not in (("thumbs", "stars") if item.kind == "single" else (None,)):
+        raise ValueError(
+            f"scale is {item.scale!r}: a single response takes thumbs or stars, other kinds none"
+        )
+    if item.purpose not in ("work", "training", "gold"):
+        raise ValueError(f"purpose is {item.purpose!r}, and must be work, training or gold")
+    if item.purpose != "work" and item.gold is None:
+        raise ValueError(f"an item of purpose {item.purpose} has no gold answer: give gold")
+    if item.gold is not None:
+        answers.check_gold(item.kind, item.scale, len(item.responses), item.gold)
+    if type(item.wanted) is not int or not 1 <= item.wanted <= 1000:
+        raise ValueError(f"wanted is {item.wanted!r}, and must be a number from 1 to 1000")
+    for name in ("id", "reason", "question"):
+        if not isinstance(getattr(item, name) or "", str):
+            raise ValueError(f"{name} is {getattr(item, name)!r:.80}, and must be a text")
+    if "\x00" in item.id:
+        raise ValueError(f"id is {item.id!r:.80}, and must be without NUL")
+    if not isinstance(item.metadata or {}, Mapping):
+        raise ValueError(f"metadata is {item.metadata!r:.80}, and must be an object")
+    turns = item.prompt if isinstance(item.prompt, list) else [{"role": "", "content": item.prompt}]
+    for turn in turns:
+        if not isinstance(turn, Mapping) or not all(
+            isinstance(turn.get(x), str) for x in ("role", "content")
+        ):
+            raise ValueError(
+                f"prompt has the turn {turn!r:.80}: a prompt is a text, or a list of turns with "
+                "role and content"
+            )
+
+
+def hash_of(item: Item, *but: str) -> str:
+    """SHA-256 of an item's contents."""
+    said = {k: v for k, v in dataclasses.asdict(item).items() if k not in ("id", *but)}
+    try:
+        text = json.dumps(said, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as e:
+        raise ValueError(
+            f"item {item.id or item.prompt!r:.80} cannot be written as JSON: {e}"
+        ) from e
+    return hashlib.sha256(text.encode()).hexdigest()
