@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from feedback import access, bodies, doors, judging, leasing, replies
 
 router = APIRouter(prefix="/api", tags=["annotators"])
-REFUSED = replies.refused(401, 403, 413, 422, 429)
+REFUSED = replies.refused(400, 401, 403, 413, 422)
 
 
 @router.post(
@@ -24,7 +24,7 @@ REFUSED = replies.refused(401, 403, 413, 422, 429)
                 "Why": {"schema": {"enum": ["done", "waiting", "paused", "training"]}},
             },
         },
-        **replies.refused(401, 403, 429),
+        **replies.refused(401, 403),
     },
 )
 def lease(request: Request, who: doors.AnnotatorCall) -> Response:

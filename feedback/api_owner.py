@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 
-from feedback import bodies, doors, exports, items, overview, replies
+from feedback import bodies, doors, exports, item_schema, items, overview, replies
 
 router = APIRouter(tags=["owner"])
 MANY = 10_000
@@ -26,7 +26,7 @@ async def sent(request: Request, _: doors.OwnerCall) -> bytes:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/Items"}},
+                "application/json": {"schema": item_schema.ITEMS},
                 exports.LINES: {"schema": {"type": "string", "description": "One item a line."}},
             },
         }
@@ -54,7 +54,17 @@ def rows(body: bytes, lines: bool) -> list[Any]:
         raise HTTPException(422, "The body must be a JSON array of items.")
     if len(found) > MANY:
         raise HTTPException(422, f"The body has {len(found)} items; send {MANY} at most at once.")
-    return found
+    return [whole(x) for x in found]
+
+
+def whole(row: Any) -> Any:
+    """An item whose numbers are whole: to JSON 1.0 is an integer, too."""
+    if not isinstance(row, dict):
+        return row
+    gold = row.get("gold")
+    numbers = [bodies.whole(x) for x in gold] if isinstance(gold, list) else bodies.whole(gold)
+    new = {"gold": numbers, "wanted": bodies.whole(row.get("wanted"))}
+    return row | {k: v for k, v in new.items() if k in row}
 
 
 @router.get(

@@ -20,6 +20,7 @@ from feedback import (
     owner_actions,
     passwords,
     protection,
+    rates,
     views,
 )
 from feedback.settings import Settings
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.db, app.state.settings = db, settings
+    app.state.wrong = rates.Rate(per_second=1 / 3, burst=20)
     app.add_exception_handler(HTTPException, errors.refuse)
     app.add_exception_handler(RequestValidationError, errors.refuse_fields)
     for failure in (OperationalError, TimeoutError):

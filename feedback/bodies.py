@@ -3,12 +3,20 @@
 import uuid
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
 from feedback import answers
 
-TEXT = 1_000_000
+TEXT = 300_000
 """Characters that a comment or a better response may have."""
+
+
+def whole(value: Any) -> Any:
+    """A number of JSON that is whole, as an int: 1.0 is an integer there."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(whole)
 Text = Annotated[str, Field(max_length=TEXT)]
 Token = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -22,7 +30,7 @@ class Body(BaseModel):
 class Degree(Body):
     """Choice between two responses, in the order of the screen: -2, the first is much better, to 2."""
 
-    degree: Annotated[StrictInt, Field(ge=-2, le=2)]
+    degree: Annotated[int, Field(strict=True, ge=-2, le=2), WHOLE]
 
 
 class BothBad(Body):
@@ -34,14 +42,15 @@ class BothBad(Body):
 class Rating(Body):
     """Rating of one response: 0 or 1 (thumbs), or 1 to 5 (stars)."""
 
-    rating: Annotated[StrictInt, Field(ge=0, le=5)]
+    rating: Annotated[int, Field(strict=True, ge=0, le=5), WHOLE]
 
 
 class Ranks(Body):
     """Ranks of the responses in the order of the screen; 1 is the best, and ties are allowed."""
 
     ranks: Annotated[
-        list[Annotated[StrictInt, Field(ge=1, le=8)]], Field(min_length=2, max_length=8)
+        list[Annotated[int, Field(strict=True, ge=1, le=8), WHOLE]],
+        Field(min_length=2, max_length=8),
     ]
 
 
@@ -53,7 +62,7 @@ class Judgement(Body):
     comment: Text = ""
     better: Text = ""
     differences: StrictBool = False
-    visible_ms: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = None
+    visible_ms: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1), WHOLE] | None = None
     page_version: Annotated[str, Field(max_length=100)] | None = None
 
     def answer(self) -> answers.Answer:

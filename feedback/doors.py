@@ -12,7 +12,7 @@ from fastapi import Depends, Request, Response
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-from feedback import access, errors, tokens
+from feedback import access, errors, rates, tokens
 from feedback.settings import is_loopback
 
 NO_SESSION = "This page needs a link of its own: open the link that you were given (again)."
@@ -81,15 +81,31 @@ def admitted(request: Request, role: str) -> access.Session:
     """Who is asking, where they may: else HTTPException 401 (nobody) or 403 (blocked, or another role)."""
     who = holder(request, role)
     if who is None:
-        if role == "owner" and holder(request, "annotator"):
-            raise HTTPException(403, NO_OWNER)
-        if errors.wants_json(request.scope):
-            raise HTTPException(401, NO_TOKEN, {"WWW-Authenticate": "Bearer"})
-        raise HTTPException(401, NO_OWNER if role == "owner" else NO_SESSION)
+        raise unknown(request, role)
     request.state.who = role if not who.annotator else f"annotator-{who.annotator}"
     if who.blocked:
         raise HTTPException(403, BLOCKED)
     return who
+
+
+def unknown(request: Request, role: str) -> HTTPException:
+    """The refusal of who may not do this: 403 for the other role, 401 for nobody."""
+    if holder(request, "annotator" if role == "owner" else "owner"):
+        return HTTPException(403, NO_OWNER if role == "owner" else NO_SESSION)
+    if "authorization" in request.headers:
+        return wrong(request, HTTPException(401, NO_TOKEN, {"WWW-Authenticate": "Bearer"}))
+    if errors.wants_json(request.scope):
+        return HTTPException(401, NO_TOKEN, {"WWW-Authenticate": "Bearer"})
+    return HTTPException(401, NO_OWNER if role == "owner" else NO_SESSION)
+
+
+def wrong(request: Request, refusal: HTTPException) -> HTTPException:
+    """The refusal of a wrong secret, or 429 where too many wrong ones came from its address.
+
+    A right token is let in all the same: it has 256 bits, so that nobody finds one by trying.
+    """
+    wait = request.app.state.wrong.take(rates.address(request.scope))
+    return rates.too_many(wait) if wait else refusal
 
 
 def check_origin(request: Request) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
-from feedback import access, doors, passwords, tokens, views
+from feedback import access, doors, passwords, rates, tokens, views
 
 router = APIRouter(include_in_schema=False)
 UNKNOWN = "This link leads nowhere: check that it was copied whole, or ask for another."
@@ -33,7 +33,7 @@ def invitation(request: Request, token: str) -> Response:
     db = request.app.state.db
     with db.read() as c:
         link = access.link(c, token, "person", "owner")
-        _check(link)
+    _check(request, link)
     assert link
     home = _see_other(HOMES[link.role])
     if (who := doors.by_cookie(request, link.role)) and who.invitation == link.id:
@@ -55,7 +55,7 @@ def prolific(
     db = request.app.state.db
     with db.read() as c:
         link = access.link(c, token, "prolific")
-        _check(link)
+    _check(request, link)
     if not PROLIFIC.fullmatch(PROLIFIC_PID):
         raise HTTPException(400, "This link has no PROLIFIC_PID: open it from Prolific.")
     if (who := doors.by_cookie(request, "annotator")) and not who.blocked:
@@ -71,9 +71,9 @@ def prolific(
     return doors.enter(request, _see_other("/"), "annotator", session)
 
 
-def _check(link: access.Link | None) -> None:
+def _check(request: Request, link: access.Link | None) -> None:
     if link is None:
-        raise HTTPException(404, UNKNOWN)
+        raise doors.wrong(request, HTTPException(404, UNKNOWN))
     if link.refusal:
         raise HTTPException(403, REFUSALS[link.refusal])
 
@@ -90,16 +90,19 @@ def login_page(request: Request) -> Response:
 def login(request: Request, password: Annotated[str, Form(max_length=1000)] = "") -> Response:
     """Exchanges the owner's password for a cookie."""
     doors.check_origin(request)
+    if wait := request.app.state.wrong.wait(rates.address(request.scope)):
+        raise rates.too_many(wait)
     db = request.app.state.db
     with db.read() as c:
         kept = passwords.kept(c)
     if not SCRYPTS.acquire(blocking=False):
-        raise HTTPException(429, "Others are signing in: try again.", {"Retry-After": "1"})
+        raise rates.too_many(1)
     try:
         right = tokens.opens(password, kept)
     finally:
         SCRYPTS.release()
     if not right:
+        request.app.state.wrong.take(rates.address(request.scope))
         return views.render(request, "owner_login.html", 401, there=bool(kept), wrong=True)
     with db.write() as c:
         session = access.begin(c, "owner", None)

@@ -27,7 +27,8 @@ def answer(scope: Scope, refusal: HTTPException) -> Response:
     """The reply for a refusal: JSON for the API and for scripts, a page for browsers."""
     status, said = refusal.status_code, str(refusal.detail)
     if said == PHRASES.get(status, ""):
-        said = SAID.get(status, f"{said}.")
+        said = SAID.get(status, said)
+    said = said.rstrip(".") + "."
     if wants_json(scope):
         return JSONResponse({"error": said}, status, refusal.headers)
     heading = PHRASES.get(status, "Refused")

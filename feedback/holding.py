@@ -100,11 +100,6 @@ def free(c: sa.Connection, slot: int, annotator: int) -> bool:
     return bool(c.execute(_FREE, {"at_slot": slot, "holder": annotator}).rowcount)
 
 
-def end(c: sa.Connection, lease: int, how: str) -> None:
-    """Notes how a lease ended: judged, skipped or given_back."""
-    c.execute(_END, {"at_lease": lease, "ended": how})
-
-
 _slot, _lease, _item = schema.slot, schema.lease, schema.item
 _ANNOTATOR = sa.bindparam("annotator")
 _PERSON = (
@@ -129,12 +124,11 @@ _RENEW = sa.update(_slot).where(  # sets what its parameters name besides
 )
 _FREE = _RENEW.values(annotator=None, lease=None, until=None)
 _NEW = sa.insert(_lease)
-_END = sa.update(_lease).where(_lease.c.id == sa.bindparam("at_lease"))
 _FIND = (
     sa.select(
         *(_lease.c.id, _lease.c.slot, _lease.c.item, _lease.c.shown, _lease.c.guidelines),
         *(_lease.c.annotator, _lease.c.nonce),
-        *(_lease.c.at, _lease.c.ended, _slot.c.annotator.label("holder"), _slot.c.done),
+        *(_lease.c.at, _slot.c.annotator.label("holder"), _slot.c.done),
         *(_item.c.kind, _item.c.scale, _item.c.purpose, _item.c.gold, _item.c.reason),
         _item.c.state,
     )

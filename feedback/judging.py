@@ -59,7 +59,6 @@ def judge(
         drafts.save(c, annotator, at.item, answer.comment, answer.better)
     if counts:
         c.execute(_DONE, {"at_slot": at.slot, "annotator": annotator, "done": id})
-        holding.end(c, at.id, "judged")
         standing.close(c, at.item)
     else:
         standing.exclude(c, at.item, annotator, "surplus")
@@ -70,7 +69,7 @@ def judge(
 
 def counted(c: sa.Connection, at: sa.Row, annotator: int) -> bool:
     """True where an answer under a lease counts: its slot is this person's, or is still free."""
-    if at.done is not None or at.ended in ("judged", "skipped"):
+    if at.done is not None:
         return False
     if at.holder is not None:
         return at.holder == annotator
@@ -117,7 +116,8 @@ def skip(
         first = outcomes.conflict(row, annotator, body)
         return first or dataclasses.replace(told(c, who, row, settings), status=200)
     at = holding.find(c, annotator, lease, lock=True)
-    if at.ended in ("judged", "skipped") or (at.done is not None and at.holder == annotator):
+    judged = at.holder == annotator and at.done is not None
+    if judged or standing.skipped(c, at.item, annotator):
         return Outcome(409, "", "This item is answered or skipped already: undo that first.")
     now = database.now(c)
     row = {
@@ -138,7 +138,6 @@ def skip(
         old = drafts.read(c, annotator, at.item) or {"better": ""}
         drafts.save(c, annotator, at.item, comment, old["better"])
     holding.free(c, at.slot, annotator)
-    holding.end(c, at.id, "skipped")
     standing.exclude(c, at.item, annotator, "skip")
     standing.park(c, at.item, settings.park_after)
     row = outcomes.kept(c, key)

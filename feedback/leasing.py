@@ -118,11 +118,7 @@ def extend(c: sa.Connection, annotator: int, token: str, seconds: float) -> floa
 
 def give_back(c: sa.Connection, annotator: int, token: str) -> bool:
     """Frees the item for others; False where it was no longer this person's."""
-    found = holding.find(c, annotator, token)
-    given = holding.free(c, found.slot, annotator)
-    if given:
-        holding.end(c, found.id, "given_back")
-    return given
+    return holding.free(c, holding.find(c, annotator, token).slot, annotator)
 
 
 def _waiting(c: sa.Connection, who: sa.Row, why: str) -> Waiting:

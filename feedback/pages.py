@@ -12,8 +12,8 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
-from feedback import access, doors, drafts, errors, guidelines, judging, leasing, outcomes
-from feedback import progress, replies, screens, text, views, wording
+from feedback import access, doors, drafts, errors, guidelines, holding, judging, leasing
+from feedback import outcomes, progress, replies, screens, text, views, wording
 from feedback.answers import Answer
 
 router = APIRouter(include_in_schema=False)
@@ -139,7 +139,7 @@ def onward_from_draft() -> Response:
 def keep(c, who: access.Session, form: FormData) -> bool:
     """Keeps what was typed about the item of a lease; False where there was nothing to keep."""
     comment, better = field(form, "comment"), field(form, "better")
-    at = leasing.find(c, who.annotator, field(form, "lease", 200))
+    at = holding.find(c, who.annotator, field(form, "lease", 200))
     if comment or better or drafts.read(c, who.annotator, at.item):
         drafts.save(c, who.annotator, at.item, comment, better)
     return bool(comment.strip() or better.strip())

@@ -5,7 +5,6 @@ model wrote is logged: a line has who, the method, the path with its secrets mas
 """
 
 import hashlib
-import math
 import re
 import time
 import urllib.parse
@@ -43,25 +42,13 @@ def masked(path: str) -> str:
     return urllib.parse.quote(path, safe="/*@:+,;=~")[:200]
 
 
-def guesses(scope: Scope) -> bool:
-    """Whether a request offers a secret that could be guessed: a link, a password, a bearer token."""
-    path, headers = scope["path"], Headers(scope=scope)
-    login = scope["method"] == "POST" and path == "/owner/login"
-    return login or path.startswith(("/i/", "/p/")) or "authorization" in headers
-
-
 def caller(scope: Scope) -> str:
     """Whose rate a request counts for: the secret that it carries (hashed), or else the address."""
     headers = Headers(scope=scope)
     secret = headers.get("authorization") or headers.get("cookie")
     if secret:
         return hashlib.sha256(secret.encode()).hexdigest()
-    return address(scope)
-
-
-def address(scope: Scope) -> str:
-    """The address that a request came from."""
-    return (scope.get("client") or ("-", 0))[0]
+    return rates.address(scope)
 
 
 class Protection:
@@ -70,11 +57,9 @@ class Protection:
     def __init__(
         self,
         app: ASGIApp,
-        wrong: rates.Rate | None = None,
         requests: rates.Rate | None = None,
     ):
         self.app = app
-        self.wrong = wrong or rates.Rate(per_second=1 / 3, burst=20)
         self.requests = requests or rates.Rate(per_second=200, burst=1000)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,21 +90,15 @@ class Protection:
             if not status:
                 await errors.answer(scope, HTTPException(500))(scope, receive, guarded)
         finally:
-            if status in (401, 403, 404) and guesses(scope):
-                self.wrong.take(address(scope))
             who = scope["state"].get("who", "-")
             ms = 1000 * (time.perf_counter() - begun)
-            at = f" from {address(scope)}" if status in REFUSED else ""
+            at = f" from {rates.address(scope)}" if status in REFUSED else ""
             line = (who, scope["method"], masked(scope["path"]), status or "broken", ms, at)
             LOG.info("%s %s %s %s %.0f ms%s", *line)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wait = self.requests.take(caller(scope))
-        if guesses(scope):
-            wait = max(wait, self.wrong.wait(address(scope)))
-        if wait:
-            seconds = {"Retry-After": str(math.ceil(wait))}
-            raise HTTPException(429, "Too many requests: wait, and try again.", seconds)
+        if wait := self.requests.take(caller(scope)):
+            raise rates.too_many(wait)
         await self.app(scope, bounded(scope, receive), send)
 
 

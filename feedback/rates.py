@@ -1,9 +1,13 @@
 """Rates: how often something may be done, by whom, counted in this process alone."""
 
 import collections
+import math
 import threading
 import time
 from collections.abc import Callable
+
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 
 class Rate:
@@ -45,3 +49,14 @@ class Rate:
         now = self._clock()
         held, then = self._buckets.get(key, (float(self._burst), now))
         return min(self._burst, held + (now - then) * self._per_second), now
+
+
+def address(scope: Scope) -> str:
+    """The address that a request came from."""
+    return (scope.get("client") or ("-", 0))[0]
+
+
+def too_many(wait: float) -> HTTPException:
+    """The refusal of what is done too often; `wait` in seconds."""
+    seconds = {"Retry-After": str(math.ceil(wait))}
+    return HTTPException(429, "Too many requests: wait, and try again.", seconds)

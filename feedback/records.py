@@ -104,8 +104,8 @@ def _check(item: Item) -> None:
     for name in ("id", "reason", "question"):
         if not isinstance(getattr(item, name) or "", str):
             raise ValueError(f"{name} is {getattr(item, name)!r:.80}, and must be a text")
-    if "\x00" in item.id:
-        raise ValueError(f"id is {item.id!r:.80}, and must be without NUL")
+    if any(x == "\x00" or "\ud800" <= x <= "\udfff" for x in item.id):
+        raise ValueError(f"id is {item.id!r:.80}, and must be without NUL and lone surrogates")
     if not isinstance(item.metadata or {}, Mapping):
         raise ValueError(f"metadata is {item.metadata!r:.80}, and must be an object")
     turns = item.prompt if isinstance(item.prompt, list) else [{"role": "", "content": item.prompt}]

@@ -12,6 +12,7 @@ from feedback import bodies
 from feedback.outcomes import Outcome
 
 SAID = {
+    400: "A body that is not JSON in UTF-8.",
     401: "No session, or a token that opens nothing.",
     403: "Shut out, or a request without the word of its session.",
     404: "Unknown, or another person's.",

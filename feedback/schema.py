@@ -121,8 +121,6 @@ lease = Table(  # every lease ever given, so that a late answer finds its item
     Column("shown", Json, nullable=False),  # positions of responses in screen order
     Column("guidelines", String),
     at(),
-    Column("ended", String),
-    one_of("ended", "judged", "skipped", "given_back"),
     Index(None, "annotator"),
 )
 exclusion = Table(  # people who do not get an item again

@@ -25,11 +25,11 @@ def screen(c: sa.Connection, settings: Settings, who: access.Session, after: str
     if last is not None and last.kind == "judge" and last.purpose == "training":
         return "reason.html", {"csrf": who.csrf, **reason(c, settings, last)}
     got = leasing.lease(c, who.annotator, settings.lease_seconds, settings)
-    undoable = judging.undoable(c, who.annotator, who.id)
+    said = judging.history(c, who.annotator, who.id)
     common = {
         "csrf": who.csrf,
         "key": str(uuid.uuid4()),
-        "undo_of": undoable[0].key if undoable else "",
+        "undo_of": next((x.key for x in said if not x.fixed), ""),
         "notices": notices(c, last),
     }
     if isinstance(got, leasing.Waiting):
@@ -92,11 +92,13 @@ def reason(c: sa.Connection, settings: Settings, last: sa.Row) -> dict[str, Any]
     item, texts = items.get(c, last.item), [x.text for x in items.responses(c, last.item)]
     counts = progress.counts(c, last.annotator, "training", settings.training_count)
     number = counts.number - 1
+    right = answers.is_right(item.scale, item.gold, dict(last._mapping))
+    heading = wording.heading(item.kind, "training", number, counts.of)
     return {
-        "heading": wording.heading(item.kind, "training", number, counts.of),
+        "heading": f"{heading}: {wording.VERDICTS[right]}",
         "number": number,
         "of": counts.of,
-        "right": answers.is_right(item.scale, item.gold, dict(last._mapping)),
+        "right": right,
         "said": wording.choice(last.choice, item.scale),
         "expected": wording.choice(answers.on_screen(item.gold, last.shown), item.scale),
         "reason": item.reason,

@@ -7,9 +7,13 @@ from feedback import schema
 
 def exclude(c: sa.Connection, item: int, annotator: int, why: str) -> None:
     """Offers an item to a person no more, because of a skip or a surplus answer."""
-    at = {"item": item, "annotator": annotator, "why": why}
-    if c.scalar(_EXCLUDED, {f"at_{k}": v for k, v in at.items()}) is None:
-        c.execute(_EXCLUDE, at)
+    if not _is_excluded(c, item, annotator, why):
+        c.execute(_EXCLUDE, {"item": item, "annotator": annotator, "why": why})
+
+
+def _is_excluded(c: sa.Connection, item: int, annotator: int, why: str) -> bool:
+    at = {"at_item": item, "at_annotator": annotator, "at_why": why}
+    return c.scalar(_EXCLUDED, at) is not None
 
 
 def include(c: sa.Connection, item: int, annotator: int, why: str) -> None:
@@ -21,6 +25,11 @@ def excluded(c: sa.Connection, item: int, annotator: int) -> bool:
     """True where a person does not get the item again, or has it already."""
     at = {"at_item": item, "at_annotator": annotator}
     return c.scalar(_BARRED, at) is not None or c.scalar(_HAS, at) is not None
+
+
+def skipped(c: sa.Connection, item: int, annotator: int) -> bool:
+    """True where a person has skipped the item."""
+    return _is_excluded(c, item, annotator, "skip")
 
 
 def close(c: sa.Connection, item: int) -> None:

@@ -2,6 +2,7 @@
 
 import collections
 import difflib
+import itertools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -70,14 +71,25 @@ def differences(a: str, b: str) -> tuple[Markup, Markup] | None:
     first, second = WORDS.findall(a), WORDS.findall(b)
     if _cost(first, second) > MOST:
         return None
-    said: tuple[list[str], list[str]] = ([], [])
-    for kind, i, j, k, m in difflib.SequenceMatcher(None, first, second).get_opcodes():
-        for written, words in zip(said, (first[i:j], second[k:m]), strict=True):
-            html = visible("".join(words))
-            if html and kind != "equal":
-                html = f'<span class="different">{html}</span>'
-            written.append(html)
-    return Markup("".join(said[0])), Markup("".join(said[1]))
+    found = difflib.SequenceMatcher(None, first, second).get_opcodes()
+    left = [(kind != "equal", "".join(first[i:j])) for kind, i, j, _, _ in found]
+    right = [(kind != "equal", "".join(second[i:j])) for kind, _, _, i, j in found]
+    return _marked(left), _marked(right)
+
+
+def _marked(parts: list[tuple[bool, str]]) -> Markup:
+    """The parts (different, text) of one side; white space between two differences is one of them."""
+    parts = [x for x in parts if x[1]]
+    different = [x for x, _ in parts]
+    for i in range(1, len(parts) - 1):
+        if parts[i][1].isspace() and parts[i - 1][0] and parts[i + 1][0]:
+            different[i] = True
+    html: list[str] = []
+    told = zip(different, (text for _, text in parts), strict=True)
+    for marked, run in itertools.groupby(told, lambda x: x[0]):
+        said = visible("".join(text for _, text in run))
+        html.append(f'<span class="different">{said}</span>' if marked else said)
+    return Markup("".join(html))
 
 
 def _plain(renderer, tokens, index, options, env) -> str:

@@ -37,6 +37,8 @@ KEYS = (
     ("?", "This list"),
     ("n", "Next, after the reason of a training item"),
 )
+VERDICTS = {True: "as expected", False: "not as expected"}
+"""Ends of the headings that tell how a training answer compares."""
 ANSWERED = "You have answered this one before, and the first answer stands: Undo changes it."
 SKIPPED = "Skipped. Undo brings it back."
 AGAIN = "Here it is again."

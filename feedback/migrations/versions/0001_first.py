@@ -127,8 +127,7 @@ def upgrade() -> None:
         Column("item", Integer, ForeignKey("item.id"), nullable=False),
         Column("annotator", Integer, ForeignKey("annotator.id"), nullable=False),
         Column("shown", Text, nullable=False), Column("guidelines", String),
-        Column("at", Float(53), nullable=False), Column("ended", String),
-        Check("ended IN ('judged', 'skipped', 'given_back')", name="ended"),
+        Column("at", Float(53), nullable=False),
     )
     op.create_index("lease_annotator_index", "lease", ["annotator"])
     op.create_table(
@@ -167,3 +166,4 @@ def upgrade() -> None:
     protect("response")
     protect("guidelines")
     protect("item", ("external", "hash", "kind", "scale", "question", "prompt", "purpose", "gold"))
+

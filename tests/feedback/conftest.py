@@ -1,0 +1,82 @@
+"""Databases of both kinds for the tests of the store."""
+
+import shutil
+
+import clusters
+import pytest
+
+from feedback import database
+
+KINDS = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A PostgreSQL server; skips, aloud, where there is none."""
+    with clusters.run() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def new_url(request, tmp_path):
+    """A function of a kind of database that makes an empty one: its URL."""
+    made = iter(range(100))
+
+    def new(kind: str) -> str:
+        if kind == "sqlite":
+            return f"sqlite:///{tmp_path}/feedback{next(made)}.db"
+        return request.getfixturevalue("cluster").create()
+
+    return new
+
+
+@pytest.fixture(params=KINDS)
+def url(request, new_url):
+    """An empty database of each kind."""
+    return new_url(request.param)
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory, request):
+    """A function of a kind of database: where one with empty tables is, which is copied for each test."""
+    made = {}
+
+    def template(kind: str) -> str:
+        if kind not in made:
+            if kind == "sqlite":
+                made[kind] = f"sqlite:///{tmp_path_factory.mktemp('template')}/feedback.db"
+            else:
+                made[kind] = request.getfixturevalue("cluster").create()
+            db = database.Database(made[kind])
+            db.upgrade()
+            db.close()
+        return made[kind]
+
+    return template
+
+
+@pytest.fixture
+def new_db(request, templates, tmp_path):
+    """A function of a kind of database that opens a new one with its tables."""
+    dbs = []
+
+    def new(kind: str) -> database.Database:
+        template = templates(kind)
+        if kind == "sqlite":
+            url = f"sqlite:///{tmp_path}/tables{len(dbs)}.db"
+            shutil.copy(template.removeprefix("sqlite:///"), url.removeprefix("sqlite:///"))
+        else:
+            name = template.split("@/")[1].split("?")[0]
+            url = request.getfixturevalue("cluster").create(name)
+        dbs.append(database.Database(url))
+        return dbs[-1]
+
+    yield new
+    for db in dbs:
+        db.close()
+
+
+@pytest.fixture(params=KINDS)
+def db(request, new_db):
+    """A database with its tables, of each kind."""
+    return new_db(request.param)
