@@ -47,6 +47,8 @@ def meaning(kind: str, scale: str | None, shown: list[int], choice: Any) -> dict
 
     A ValueError says which choices the kind of item takes.
     """
+    if not isinstance(choice, dict):
+        raise ValueError(f"choice is {choice!r:.80}, and must be an object")
     if kind == "pair":
         if choice == {"both_bad": True} and choice["both_bad"] is True:
             return {"preference": "both_bad"}
@@ -86,7 +88,8 @@ def sign(degree: int) -> str:
 def check_gold(kind: str, scale: str | None, n: int, gold: Any) -> None:
     """Refuses a gold answer that nobody could give: a, b, tie, both_bad; a rating; or a list of ranks."""
     if kind == "pair":
-        fine, expected = gold in PREFERENCES, "one of " + ", ".join(PREFERENCES)
+        fine = isinstance(gold, str) and gold in PREFERENCES
+        expected = "one of " + ", ".join(PREFERENCES)
     elif kind == "single":
         least, most = TOP[scale or "thumbs"]
         fine, expected = _is_number(gold, least, most), f"a rating from {least} to {most}"

@@ -6,10 +6,11 @@ import hashlib
 import hmac
 import random
 import secrets
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from feedback import items, schema
+from feedback import schema
 
 
 def hash_of(token: str) -> str:
@@ -54,9 +55,9 @@ def person(c: sa.Connection, annotator: int) -> sa.Row:
     return row
 
 
-def record(c: sa.Connection, state: dict, new: New, slot: sa.Row) -> None:
-    """Notes the lease of a slot; the order of the responses is the person's own, and stays."""
-    shown = list(range(len(items.responses(c, slot.item))))
+def record(c: sa.Connection, state: dict, new: New, slot: sa.Row, n: int) -> Mapping:
+    """Notes the lease of a slot of an item with `n` responses, whose order is the person's own and stays."""
+    shown = list(range(n))
     random.Random(f"{state['seed']}:{new.annotator}:{slot.item}").shuffle(shown)
     row = {
         "hash": new.hash,
@@ -69,6 +70,7 @@ def record(c: sa.Connection, state: dict, new: New, slot: sa.Row) -> None:
         "guidelines": state.get("guidelines"),
     }
     c.execute(_NEW, row)
+    return row
 
 
 def held(c: sa.Connection, annotator: int, item: int | None = None) -> sa.Row | None:
@@ -129,8 +131,8 @@ _FIND = (
         *(_lease.c.id, _lease.c.slot, _lease.c.item, _lease.c.shown, _lease.c.guidelines),
         *(_lease.c.annotator, _lease.c.nonce),
         *(_lease.c.at, _slot.c.annotator.label("holder"), _slot.c.done),
-        *(_item.c.kind, _item.c.scale, _item.c.purpose, _item.c.gold, _item.c.reason),
-        _item.c.state,
+        *(_item.c.kind, _item.c.scale, _item.c.purpose, _item.c.gold, _item.c.state),
+        _item.c.reason.label("told"),
     )
     .select_from(_lease)
     .join(_slot, _slot.c.id == _lease.c.slot)

@@ -8,10 +8,14 @@ import sqlalchemy as sa
 from feedback import database, schema
 from feedback.records import Item, Response, hash_of
 
-__all__ = ["Item", "Response", "get", "put", "rank", "repeat", "responses"]
+__all__ = ["Item", "Known", "Response", "get", "put", "rank", "repeat", "responses"]
 
 RANKS = 2**31 - 1
 """A prime; an item's place in the common order is below it."""
+
+
+class Known(ValueError):
+    """An item is known under this id with other contents."""
 
 
 def rank(seed: str, external: str) -> int:
@@ -22,7 +26,7 @@ def rank(seed: str, external: str) -> int:
 def put(c: sa.Connection, items: Iterable[Item | Mapping]) -> dict[str, int]:
     """Puts items that are new, and counts those that are there: {"created": n, "unchanged": n}.
 
-    A ValueError names a known id that comes with other contents; nothing is put then.
+    `Known` names a known id that comes with other contents; nothing is put then.
     """
     if c.dialect.name == "postgresql":  # one at a time, so that two may put the same
         c.execute(sa.text("SELECT pg_advisory_xact_lock(19)"))
@@ -39,7 +43,7 @@ def put(c: sa.Connection, items: Iterable[Item | Mapping]) -> dict[str, int]:
             known[item.id] = contents
             new.append((item, contents))
         elif known[item.id] != contents:
-            raise ValueError(
+            raise Known(
                 f"item {item.id!r} is known with other contents: give the changed one another id"
             )
     for at in range(0, len(new), 500):

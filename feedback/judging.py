@@ -1,6 +1,7 @@
 """Judgements: kept once each under the client's key, undone by rows that point at them, never changed."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 
@@ -31,7 +32,7 @@ def judge(
     who = holding.person(c, annotator)
     if (row := outcomes.kept(c, key)) is not None:
         first = outcomes.conflict(row, annotator, answer.body)
-        return first or dataclasses.replace(told(c, who, row, settings), status=200)
+        return first or dataclasses.replace(told(c, who, row._mapping, settings), status=200)
     at = holding.find(c, annotator, answer.lease, lock=True)
     said = answers.meaning(at.kind, at.scale, at.shown, answer.choice)
     counts = counted(c, at, annotator)
@@ -62,9 +63,7 @@ def judge(
         standing.close(c, at.item)
     else:
         standing.exclude(c, at.item, annotator, "surplus")
-    row = outcomes.kept(c, key)
-    assert row is not None
-    return told(c, who, row, settings)
+    return told(c, who, {**at._mapping, **row}, settings)
 
 
 def counted(c: sa.Connection, at: sa.Row, annotator: int) -> bool:
@@ -76,21 +75,25 @@ def counted(c: sa.Connection, at: sa.Row, annotator: int) -> bool:
     return not standing.excluded(c, at.item, annotator)
 
 
-def told(c: sa.Connection, who: sa.Row, row: sa.Row, settings: Settings) -> Outcome:
-    """The reply to a judgement that is kept; after a training item with the right answer, and why."""
-    if row.kind == "surplus":
-        return Outcome(202, row.kind, outcomes.SURPLUS)
-    if row.purpose != "training":
-        return Outcome(201, row.kind)
+def told(c: sa.Connection, who: sa.Row, row: Mapping, settings: Settings) -> Outcome:
+    """The reply to a judgement that is kept; after a training item with the right answer, and why.
+
+    `row` has the judgement's columns, and purpose, scale, gold and reason (as `told`) of its item.
+    """
+    kind = row["kind"]
+    if kind == "surplus":
+        return Outcome(202, kind, outcomes.SURPLUS)
+    if row["purpose"] != "training":
+        return Outcome(201, kind)
     due = training.due(c, who, settings)
     state = due if isinstance(due, str) else "going"
-    if row.kind != "judge":
-        return Outcome(201, row.kind, training=state)
+    if kind != "judge":
+        return Outcome(201, kind, training=state)
     return Outcome(
-        *(201, row.kind),
-        right=answers.is_right(row.scale, row.gold, row._mapping),
-        gold=answers.on_screen(row.gold, row.shown),
-        reason=row.told,
+        *(201, kind),
+        right=answers.is_right(row["scale"], row["gold"], row),
+        gold=answers.on_screen(row["gold"], row["shown"]),
+        reason=row["told"],
         training=state,
     )
 
@@ -114,7 +117,7 @@ def skip(
     body = answers.digest([lease, reason, comment])
     if (row := outcomes.kept(c, key)) is not None:
         first = outcomes.conflict(row, annotator, body)
-        return first or dataclasses.replace(told(c, who, row, settings), status=200)
+        return first or dataclasses.replace(told(c, who, row._mapping, settings), status=200)
     at = holding.find(c, annotator, lease, lock=True)
     judged = at.holder == annotator and at.done is not None
     if judged or standing.skipped(c, at.item, annotator):
@@ -140,9 +143,7 @@ def skip(
     holding.free(c, at.slot, annotator)
     standing.exclude(c, at.item, annotator, "skip")
     standing.park(c, at.item, settings.park_after)
-    row = outcomes.kept(c, key)
-    assert row is not None
-    return told(c, who, row, settings)
+    return told(c, who, {**at._mapping, **row}, settings)
 
 
 _DONE = sa.update(schema.slot).where(schema.slot.c.id == sa.bindparam("at_slot"))

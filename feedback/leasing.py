@@ -1,6 +1,7 @@
 """Leases: which item a person gets next, and for how long it is theirs."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 
@@ -68,8 +69,9 @@ def lease(
     who, state, now = holding.person(c, annotator), database.state(c), database.now(c)
     if state.get("paused"):
         return _waiting(c, who, "paused")
-    if (found := held(c, annotator, None, seconds, settings)) is not None:
-        return found
+    row = holding.held(c, annotator)
+    if row is not None and holding.renew(c, row.slot, annotator, now + seconds):
+        return _show(c, state, row._mapping, seconds, settings)
     due = training.due(c, who, settings)
     if due == "failed":
         return _waiting(c, who, "training")
@@ -81,22 +83,27 @@ def lease(
         slot = slot or picking.work(c, new.values, now)
     if slot is None:
         return _waiting(c, who, "waiting" if picking.more(c, annotator) else "done")
-    holding.record(c, state, new, slot)
     if who.finished is not None:
         c.execute(_FINISHED, {"by": annotator, "finished": None})
-    row = holding.held(c, annotator)
-    assert row is not None
-    return _show(c, state, row, seconds, settings)
+    return give(c, state, new, slot, settings)
 
 
-def held(
-    c: sa.Connection, annotator: int, item: int | None, seconds: float, settings: Settings
-) -> Lease | None:
-    """The item that this person holds, for `seconds` from now on; of several the one got last."""
+def give(
+    c: sa.Connection, state: dict, new: holding.New, slot: sa.Row, settings: Settings
+) -> Lease:
+    """The lease of a slot that has just got its holder."""
+    texts = _texts(c, slot.item)
+    row = holding.record(c, state, new, slot, len(texts))
+    return _show(c, state, row, new.seconds, settings, texts)
+
+
+def held(c: sa.Connection, annotator: int, item: int, settings: Settings) -> Lease | None:
+    """The lease of one item that this person holds, for as long again."""
+    seconds = settings.lease_seconds
     row = holding.held(c, annotator, item)
     if row is None or not holding.renew(c, row.slot, annotator, database.now(c) + seconds):
         return None
-    return _show(c, database.state(c), row, seconds, settings)
+    return _show(c, database.state(c), row._mapping, seconds, settings)
 
 
 def shown(
@@ -107,7 +114,7 @@ def shown(
         row = holding.find(c, annotator, token)
     except LookupError:
         return None
-    return _show(c, database.state(c), row, 0.0, settings)
+    return _show(c, database.state(c), row._mapping, 0.0, settings)
 
 
 def extend(c: sa.Connection, annotator: int, token: str, seconds: float) -> float | None:
@@ -130,24 +137,35 @@ def _waiting(c: sa.Connection, who: sa.Row, why: str) -> Waiting:
     return Waiting(why, judged, max(judged, counts.of))
 
 
-def _show(c: sa.Connection, state: dict, row: sa.Row, seconds: float, settings: Settings) -> Lease:
-    item = items.get(c, row.item)
-    texts = [x.text for x in items.responses(c, row.item)]
-    counts = progress.counts(c, row.annotator, item.purpose, settings.training_count)
+def _texts(c: sa.Connection, item: int) -> list[str]:
+    return [x.text for x in items.responses(c, item)]
+
+
+def _show(
+    c: sa.Connection,
+    state: dict,
+    row: Mapping,
+    seconds: float,
+    settings: Settings,
+    texts: list[str] | None = None,
+) -> Lease:
+    annotator, item = row["annotator"], items.get(c, row["item"])
+    texts = texts or _texts(c, item.id)
+    counts = progress.counts(c, annotator, item.purpose, settings.training_count)
     return Lease(
-        token=holding.token_of(state, row.nonce),
+        token=holding.token_of(state, row["nonce"]),
         seconds=seconds,
-        item=row.item,
+        item=item.id,
         kind=item.kind,
         scale=item.scale,
         question=item.question,
         prompt=item.prompt,
-        responses=tuple(texts[i] for i in row.shown),
+        responses=tuple(texts[i] for i in row["shown"]),
         number=counts.number,
         of=counts.of,
         purpose="training" if item.purpose == "training" else "work",
-        draft=drafts.read(c, row.annotator, row.item),
-        guidelines_version=row.guidelines,
+        draft=drafts.read(c, annotator, item.id),
+        guidelines_version=row["guidelines"],
     )
 
 

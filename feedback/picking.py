@@ -46,6 +46,8 @@ def own(c: sa.Connection, item: int, values: dict) -> sa.Row | None:
 
 def hidden(c: sa.Connection, seed: str, values: dict, settings: Settings) -> sa.Row | None:
     """Leases a gold item or a repeat, if the person's next item is to be one."""
+    if settings.gold_share + settings.repeat_share == 0:
+        return None
     me = values["annotator"]
     n = c.scalar(_JUDGED, {"me": me}) or 0
     at = _unit("hidden", seed, me, n)

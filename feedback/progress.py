@@ -22,44 +22,32 @@ def counts(
 
     Of training items there are `training` at most.
     """
-    me = {"me": annotator}
     if purpose == "training":
-        number = 1 + (c.scalar(_TRAINED, me) or 0)
-        there = c.scalar(_TRAINING) or 0
-        return Counts(number, max(number, there if training is None else min(there, training)))
-    number = 1 + (c.scalar(_JUDGED, me) or 0)
-    left = (c.scalar(_OPEN) or 0) - (c.scalar(_SEEN, me) or 0)
-    return Counts(number, max(number, number - 1 + left))
+        trained, there = c.execute(_TRAINING, {"me": annotator}).one()
+        return Counts(trained + 1, max(trained + 1, min(there, training or there)))
+    judged, open, seen = c.execute(_WORK, {"me": annotator}).one()
+    return Counts(judged + 1, max(judged + 1, judged + open - seen))
 
 
-_item, _slot = schema.item, schema.slot
+_item, _slot, _exclusion = schema.item, schema.slot, schema.exclusion
 _ME = sa.bindparam("me")
-_DONE = (
-    sa.select(sa.func.count())
-    .select_from(_slot)
+_count = sa.select(sa.func.count())
+_open = (_item.c.purpose == "work", _item.c.state == "open")
+_done = _count.select_from(_slot).join(_item)
+_done = _done.where(_slot.c.annotator == _ME, _slot.c.done.isnot(None))
+_training = (_item.c.purpose == "training", _item.c.state == "open")
+_TRAINING = sa.select(
+    _done.where(_item.c.purpose == "training").scalar_subquery(),
+    _count.select_from(_item).where(*_training).scalar_subquery(),
+)
+_seen = sa.union(  # open items that this person does not get again
+    sa.select(_slot.c.item)
     .join(_item)
-    .where(_slot.c.annotator == _ME, _slot.c.done.isnot(None))
-)
-_TRAINED = _DONE.where(_item.c.purpose == "training")
-_JUDGED = _DONE.where(_item.c.purpose != "training")
-_TRAINING = (
-    sa.select(sa.func.count())
-    .select_from(_item)
-    .where(_item.c.purpose == "training", _item.c.state == "open")
-)
-_OPEN = (
-    sa.select(sa.func.count())
-    .select_from(_item)
-    .where(_item.c.purpose == "work", _item.c.state == "open")
-)
-_excluded = sa.exists().where(
-    schema.exclusion.c.item == _item.c.id, schema.exclusion.c.annotator == _ME
-)
-_done_by_me = sa.exists().where(
-    _slot.c.item == _item.c.id, _slot.c.annotator == _ME, _slot.c.done.isnot(None)
-)
-_SEEN = (
-    sa.select(sa.func.count())
-    .select_from(_item)
-    .where(*(_item.c.purpose == "work", _item.c.state == "open"), sa.or_(_excluded, _done_by_me))
+    .where(_slot.c.annotator == _ME, _slot.c.done.isnot(None), *_open),
+    sa.select(_exclusion.c.item).join(_item).where(_exclusion.c.annotator == _ME, *_open),
+).subquery()
+_WORK = sa.select(
+    _done.where(_item.c.purpose != "training").scalar_subquery(),
+    _count.select_from(_item).where(*_open).scalar_subquery(),
+    _count.select_from(_seen).scalar_subquery(),
 )

@@ -11,6 +11,9 @@ from feedback import answers
 RESPONSES = {"pair": (2, 2), "single": (1, 1), "ranking": (2, 8)}
 """Least and greatest number of responses of each kind of item."""
 
+LONGEST_ID = 200
+"""Most characters of an item's id."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Response:
@@ -53,7 +56,7 @@ class Item:
         if not isinstance(responses, list | tuple):
             raise ValueError(f"responses is {responses!r:.80}, and must be a list")
         given["responses"] = tuple(map(_response, responses))
-        given.setdefault("kind", "single" if len(responses) == 1 else "pair")
+        given.setdefault("kind", {1: "single", 2: "pair"}.get(len(responses), "ranking"))
         if given["kind"] == "single":
             given.setdefault("scale", "thumbs")
         item = cls(**given)
@@ -81,8 +84,9 @@ def _response(raw: Any) -> Response:
 
 def _check(item: Item) -> None:
     """Refuses an item that nobody could judge."""
+    _check_types(item)
     if item.kind not in RESPONSES:
-        raise ValueError(f"kind is {item.kind!r}, and must be pair, single or ranking")
+        raise ValueError(f"kind is {item.kind!r:.80}, and must be pair, single or ranking")
     least, most = RESPONSES[item.kind]
     if not least <= len(item.responses) <= most:
         wanted = least if least == most else f"{least} to {most}"
@@ -91,31 +95,41 @@ def _check(item: Item) -> None:
         )
     if item.scale not in (("thumbs", "stars") if item.kind == "single" else (None,)):
         raise ValueError(
-            f"scale is {item.scale!r}: a single response takes thumbs or stars, other kinds none"
+            f"scale is {item.scale!r:.80}: a single response takes thumbs or stars, other kinds none"
         )
     if item.purpose not in ("work", "training", "gold"):
-        raise ValueError(f"purpose is {item.purpose!r}, and must be work, training or gold")
+        raise ValueError(f"purpose is {item.purpose!r:.80}, and must be work, training or gold")
     if item.purpose != "work" and item.gold is None:
         raise ValueError(f"an item of purpose {item.purpose} has no gold answer: give gold")
     if item.gold is not None:
         answers.check_gold(item.kind, item.scale, len(item.responses), item.gold)
     if type(item.wanted) is not int or not 1 <= item.wanted <= 1000:
-        raise ValueError(f"wanted is {item.wanted!r}, and must be a number from 1 to 1000")
-    for name in ("id", "reason", "question"):
-        if not isinstance(getattr(item, name) or "", str):
-            raise ValueError(f"{name} is {getattr(item, name)!r:.80}, and must be a text")
+        raise ValueError(f"wanted is {item.wanted!r:.80}, and must be a number from 1 to 1000")
+    if len(item.id) > LONGEST_ID:
+        raise ValueError(f"id is {item.id!r:.80}..., and must have {LONGEST_ID} characters at most")
     if any(x == "\x00" or "\ud800" <= x <= "\udfff" for x in item.id):
         raise ValueError(f"id is {item.id!r:.80}, and must be without NUL and lone surrogates")
-    if not isinstance(item.metadata or {}, Mapping):
+
+
+def _check_types(item: Item) -> None:
+    for name in ("kind", "scale", "purpose", "id", "reason", "question"):
+        value = getattr(item, name)
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r:.80}, and must be a text")
+    if item.metadata is not None and not isinstance(item.metadata, Mapping):
         raise ValueError(f"metadata is {item.metadata!r:.80}, and must be an object")
-    turns = item.prompt if isinstance(item.prompt, list) else [{"role": "", "content": item.prompt}]
-    for turn in turns:
+    if isinstance(item.prompt, str):
+        return
+    if not isinstance(item.prompt, list) or not item.prompt:
+        raise ValueError(
+            f"prompt is {item.prompt!r:.80}, and must be a text, or a list of turns that is not empty"
+        )
+    for turn in item.prompt:
         if not isinstance(turn, Mapping) or not all(
             isinstance(turn.get(x), str) for x in ("role", "content")
         ):
             raise ValueError(
-                f"prompt has the turn {turn!r:.80}: a prompt is a text, or a list of turns with "
-                "role and content"
+                f"prompt has the turn {turn!r:.80}, and a turn must have the texts role and content"
             )
 
 

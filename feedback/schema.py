@@ -130,6 +130,7 @@ exclusion = Table(  # people who do not get an item again
     Column("annotator", Integer, ForeignKey("annotator.id"), primary_key=True),
     Column("why", String, primary_key=True),
     one_of("why", "skip", "surplus"),
+    Index(None, "annotator"),
 )
 draft = Table(
     "draft",

@@ -28,7 +28,7 @@ def undo(
     body = answers.digest(["undo", of_key])
     if (row := outcomes.kept(c, key)) is not None:
         first = outcomes.conflict(row, annotator, body)
-        return first or Outcome(200, "undo", lease=_again(c, annotator, row.item, settings))
+        return first or Outcome(200, "undo", lease=leasing.held(c, annotator, row.item, settings))
     old = outcomes.kept(c, of_key)
     if old is None or old.annotator != annotator:
         raise LookupError("there is no judgement of yours with this key")
@@ -69,21 +69,17 @@ def _refused(c: sa.Connection, old: sa.Row, session: int | None) -> str:
     return ""
 
 
-def _again(c: sa.Connection, annotator: int, item: int, settings: Settings) -> Lease | None:
-    return leasing.held(c, annotator, item, settings.lease_seconds, settings)
-
-
 def _take(
     c: sa.Connection, annotator: int, old: sa.Row, now: float, settings: Settings
 ) -> Lease | None:
     """Leases the old slot to the person again, or another free one of the item."""
-    if old.kind == "judge" or not standing.excluded(c, old.item, annotator):
-        state = database.state(c)
-        new = holding.New.of(state, annotator, now, settings.lease_seconds)
-        at = {"me": annotator, "now": now, "at_item": old.item, "old": old.slot, **new.values}
-        if (slot := c.execute(_TAKE, at).first()) is not None:
-            holding.record(c, state, new, slot)
-    return _again(c, annotator, old.item, settings)
+    if old.kind != "judge" and standing.excluded(c, old.item, annotator):
+        return leasing.held(c, annotator, old.item, settings)
+    state = database.state(c)
+    new = holding.New.of(state, annotator, now, settings.lease_seconds)
+    at = {"me": annotator, "now": now, "at_item": old.item, "old": old.slot, **new.values}
+    slot = c.execute(_TAKE, at).first()
+    return None if slot is None else leasing.give(c, state, new, slot, settings)
 
 
 _judgement, _slot, _item = schema.judgement, schema.slot, schema.item

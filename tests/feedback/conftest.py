@@ -1,11 +1,12 @@
-"""Databases of both kinds for the tests of the store."""
+"""Databases of both kinds, and a browser with people at it."""
 
 import shutil
 
+import browsers
 import clusters
 import pytest
 
-from feedback import database
+from feedback import asking, database
 
 KINDS = ("sqlite", "postgresql")
 
@@ -49,6 +50,8 @@ def templates(tmp_path_factory, request):
                 made[kind] = request.getfixturevalue("cluster").create()
             db = database.Database(made[kind])
             db.upgrade()
+            with db.write() as c:  # so that each run is the same
+                asking.set_state(c, "seed", "tests")
             db.close()
         return made[kind]
 
@@ -80,3 +83,25 @@ def new_db(request, templates, tmp_path):
 def db(request, new_db):
     """A database with its tables, of each kind."""
     return new_db(request.param)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser; skips, aloud, where there is none."""
+    with browsers.run() as browser:
+        yield browser
+
+
+@pytest.fixture
+def person(browser):
+    """A function of a server, a name and settings of the browser: a person who has opened their link."""
+    people = []
+
+    def sit(server, name: str, **context) -> browsers.Person:
+        people.append(browsers.Person(browser, server, name, **context))
+        return people[-1]
+
+    yield sit
+    for one in people:
+        one.close()
+        assert (one.foreign, one.dialogs, one.faults) == ([], [], [])

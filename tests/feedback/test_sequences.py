@@ -13,7 +13,7 @@ from feedback.leasing import Lease
 
 WANTED = {"one": 1, "two": 1, "three": 2, "four": 3}
 PEOPLE = ("ann", "bob", "cleo", "dan")
-STEPS = 24
+STEPS = 18
 
 
 class Play:

@@ -88,6 +88,7 @@ def upgrade() -> None:
         Column("annotator", Integer, ForeignKey("annotator.id"), primary_key=True),
         Column("why", String, primary_key=True), Check("why IN ('skip', 'surplus')", name="why"),
     )
+    op.create_index("exclusion_annotator_index", "exclusion", ["annotator"])
     op.create_table(
         "invitation",
         Column("id", Integer, primary_key=True),
@@ -166,4 +167,3 @@ def upgrade() -> None:
     protect("response")
     protect("guidelines")
     protect("item", ("external", "hash", "kind", "scale", "question", "prompt", "purpose", "gold"))
-
