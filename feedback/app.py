@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.db, app.state.settings = db, settings
-    app.state.wrong = rates.Rate(per_second=1 / 3, burst=20)
+    app.state.wrong = rates.Rate(per_second=1 / 3, burst=10)
     app.add_exception_handler(HTTPException, errors.refuse)
     app.add_exception_handler(RequestValidationError, errors.refuse_fields)
     for failure in (OperationalError, TimeoutError):
