@@ -134,12 +134,13 @@ class Server:
         )
         assert self.process.stdout
         said = self.process.stdout.readline()
-        found = re.search(r"(http://[^/]+)(/i/\S+)", said)
+        found = re.search(r"https?://[^/]*?(?::(\d+))?(/i/\S+)", said)
         if not found:
-            rest = self.process.communicate()
-            raise RuntimeError(said + "".join(rest))
-        self.url, self.owner_link = found[1], found[2]
-        self.port = urllib.parse.urlsplit(self.url).port or 0
+            self.process.kill()
+            raise RuntimeError(said + "".join(self.process.communicate()))
+        self.owner_link = found[2]
+        self.port = int(found[1] or given["port"])
+        self.url = f"http://127.0.0.1:{self.port}"
         return self
 
     def stop(self, how: int = signal.SIGTERM) -> int:
