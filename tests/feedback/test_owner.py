@@ -287,3 +287,18 @@ def test_signing_out_ends_the_session(server):
     reply = browser.post("/owner/logout")
     assert (reply.status, reply.headers["location"]) == (303, "/owner/login")
     assert browser.get("/owner").status == 401
+
+
+def test_exports_of_several_questions_are_told_apart(tmp_path):
+    with serving(tmp_path, training_count=0, gold_share=0, repeat_share=0) as server:
+        asked = ["", "Which is \ud800 kinder?", "q" * 200_000]
+        server.put([{**x, "question": q} for x, q in zip(pairs(3), asked, strict=True)])
+        script, browser = server.script(), server.owner()
+        for _ in asked:
+            script.judge(script.post("/api/lease").json)
+        links = re.findall(r'href="(/owner/export/comparisons[^"]*)"', browser.get("/owner").text)
+        found = [browser.get(x).text.splitlines() for x in links]
+        assert [len(x) for x in found] == [1, 1, 1]
+        assert len({x[0] for x in found}) == 3
+        assert browser.get("/owner/export/comparisons").status == 422  # which of them?
+        assert browser.get("/owner/export/comparisons?question=9").status == 404
