@@ -16,6 +16,13 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def boolean(value: Any) -> bool:
+    """A value that is true or false; 1 and 0 are neither."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true")
+    return value
+
+
 WHOLE = BeforeValidator(whole)
 Text = Annotated[str, Field(max_length=TEXT)]
 Token = Annotated[str, Field(min_length=1, max_length=200)]
@@ -36,7 +43,7 @@ class Degree(Body):
 class BothBad(Body):
     """Choice of neither response of a pair, because both are bad."""
 
-    both_bad: Literal[True]
+    both_bad: Annotated[Literal[True], BeforeValidator(boolean)]
 
 
 class Rating(Body):

@@ -118,11 +118,12 @@ def judge(request: Request, who: doors.AnnotatorForm, form: Form) -> Response:
 def skip(request: Request, who: doors.AnnotatorForm, form: Form) -> Response:
     """Skips an item; asks first where something was typed, which is kept in any case."""
     key, lease, reason = key_of(form), field(form, "lease", 200), field(form, "reason", 20)
-    comment, sure = field(form, "comment"), "sure" in form
     with replies.refusals(), request.app.state.db.write() as c:
-        if not sure and keep(c, who, form):
+        if "sure" not in form and keep(c, who, form):
             asked = {"csrf": who.csrf, "key": key, "lease": lease, "reason": reason}
-            return views.render(request, "sure.html", comment=comment, **asked)
+            return views.render(request, "sure.html", **asked)
+        item = holding.find(c, who.annotator, lease).item
+        comment = (drafts.read(c, who.annotator, item) or {"comment": ""})["comment"]
         done = judging.skip(c, who.annotator, key, lease, reason, comment, **place(request, who))
     return onward(done, key)
 

@@ -20,9 +20,11 @@ BODY = 4 * 2**20
 """Bytes that a request may carry."""
 BODIES = {"/api/items": 64 * 2**20}
 """Paths whose requests may carry more; they check access before they read."""
+DRAINED = 64 * 2**20
+"""Bytes of a body that are read at most after the reply."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
-    "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -66,7 +68,7 @@ class Protection:
         """Serves one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        begun, status = time.perf_counter(), 0
+        begun, status, body = time.perf_counter(), 0, Body(scope, receive)
         scope.setdefault("state", {})
 
         async def guarded(message: Message) -> None:
@@ -76,12 +78,19 @@ class Protection:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
-                if "cache-control" not in headers:
-                    headers["Cache-Control"] = "no-store"
+                asset = scope["path"].startswith("/static/") and status in (200, 304)
+                headers["Cache-Control"] = "max-age=86400" if asset else "no-store"
+            elif body.left and not message.get("more_body"):
+                await send({**message, "more_body": True})
+                await body.drain()
+                message = {"type": "http.response.body"}
             await send(message)
 
         try:
-            await self._serve(scope, receive, guarded)
+            if wait := self.requests.take(caller(scope)):
+                raise rates.too_many(wait)
+            body.check(body.said)
+            await self.app(scope, body.receive, guarded)
         except HTTPException as refusal:  # of a body that the application never read to its end
             if not status:
                 await errors.answer(scope, refusal)(scope, receive, guarded)
@@ -96,31 +105,37 @@ class Protection:
             line = (who, scope["method"], masked(scope["path"]), status or "broken", ms, at)
             LOG.info("%s %s %s %s %.0f ms%s", *line)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if wait := self.requests.take(caller(scope)):
-            raise rates.too_many(wait)
-        await self.app(scope, bounded(scope, receive), send)
 
+class Body:
+    """A request's body: an application gets it up to its path's bound; what it leaves is thrown away."""
 
-def bounded(scope: Scope, receive: Receive) -> Receive:
-    """`receive` that raises HTTPException(413) once a body is larger than its path allows.
+    def __init__(self, scope: Scope, receive: Receive):
+        headers = Headers(scope=scope)
+        said = headers.get("content-length", "0")
+        self.said = int(said) if said.isdecimal() else 0
+        self.limit = BODIES.get(scope["path"], BODY)
+        self.read, self.left = 0, bool(self.said) or "transfer-encoding" in headers
+        self._receive = receive
 
-    Raises it at once where the header says so.
-    """
-    limit, read = BODIES.get(scope["path"], BODY), 0
-    said = Headers(scope=scope).get("content-length", "")
-    too_large = HTTPException(
-        413, f"The request is larger than {limit} bytes.", {"Connection": "close"}
-    )
-    if said.isdecimal() and int(said) > limit:
-        raise too_large
-
-    async def counted() -> Message:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        if read > limit:
-            raise too_large
+    async def receive(self) -> Message:
+        """The next piece; HTTPException(413) once there is more than the bound."""
+        message = await self._next()
+        self.check(self.read)
         return message
 
-    return counted
+    def check(self, size: int) -> None:
+        """Raises HTTPException(413) for a size in bytes beyond the bound."""
+        if size > self.limit:
+            close = {"Connection": "close"}
+            raise HTTPException(413, f"The request is larger than {self.limit} bytes.", close)
+
+    async def drain(self) -> None:
+        """Throws away the rest, up to a bound: who is still sending it would not see the reply."""
+        while self.left and self.read < DRAINED:
+            await self._next()
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self.read += len(message.get("body", b""))
+        self.left = message["type"] == "http.request" and message.get("more_body", False)
+        return message

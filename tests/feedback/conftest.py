@@ -1,7 +1,8 @@
-"""Databases of both kinds for the tests of the store."""
+"""Databases of both kinds, and a browser with people at it."""
 
 import shutil
 
+import browsers
 import clusters
 import pytest
 
@@ -82,3 +83,25 @@ def new_db(request, templates, tmp_path):
 def db(request, new_db):
     """A database with its tables, of each kind."""
     return new_db(request.param)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser; skips, aloud, where there is none."""
+    with browsers.run() as browser:
+        yield browser
+
+
+@pytest.fixture
+def person(browser):
+    """A function of a server, a name and settings of the browser: a person who has opened their link."""
+    people = []
+
+    def sit(server, name: str, **context) -> browsers.Person:
+        people.append(browsers.Person(browser, server, name, **context))
+        return people[-1]
+
+    yield sit
+    for one in people:
+        one.close()
+        assert (one.foreign, one.dialogs, one.faults) == ([], [], [])

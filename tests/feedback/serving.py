@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from feedback import access, database, items
+from feedback import access, database, items, tokens
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -90,11 +90,10 @@ class Client:
         return self.send("PUT", path, **more)
 
     def open(self, path: str) -> "Client":
-        """Opens a link, and learns the word of the session from a page."""
+        """Opens a link; the word of the session is the one that its pages carry."""
         reply = self.get(path)
         assert reply.status == 303, reply
-        page = self.get(reply.headers["location"])
-        self.csrf = word(page.text)
+        self.csrf = tokens.csrf([*self.cookies.values()][-1])
         return self
 
     def judge(
@@ -133,11 +132,12 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        assert self.process.stdout and self.process.stderr
+        assert self.process.stdout
         said = self.process.stdout.readline()
         found = re.search(r"(http://[^/]+)(/i/\S+)", said)
         if not found:
-            raise RuntimeError(said + self.process.stderr.read())
+            rest = self.process.communicate()
+            raise RuntimeError(said + "".join(rest))
         self.url, self.owner_link = found[1], found[2]
         self.port = urllib.parse.urlsplit(self.url).port or 0
         return self
