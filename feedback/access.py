@@ -88,6 +88,13 @@ def add_annotator(c: sa.Connection, name: str = "", **values) -> int:
     return asking.add_annotator(c, name, **values)
 
 
+def count(c: sa.Connection) -> int:
+    """The number of people who were invited by a link of their own, and not blocked."""
+    x, people = schema.invitation, schema.annotator
+    query = sa.select(sa.func.count(sa.distinct(x.c.annotator))).join(people)
+    return c.scalar(query.where(x.c.revoked.is_(None), people.c.blocked.is_(None))) or 0
+
+
 def link(c: sa.Connection, token: str, *kinds: str) -> Link | None:
     """The invitation of a token, if it is one of these kinds."""
     x, people = schema.invitation, schema.annotator

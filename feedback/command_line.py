@@ -18,18 +18,45 @@ HERE = Settings()
 Database = Annotated[str, tyro.conf.arg(help="URL of the database, as for `serve`.")]
 
 
-def serve(settings: Settings = HERE) -> None:
-    """Serve the pages and the API until Ctrl-C, and print a link to the owner's page."""
+def serve(
+    settings: Settings = HERE, items: tuple[str, ...] = (), people: int = 0, open: bool = False
+) -> None:
+    """Serve the pages and the API until Ctrl-C, and print links for the owner and for new annotators.
+
+    A link is printed this once, since the database keeps its hash alone; people who were invited before
+    keep theirs, and another start with `people` invites as many more only where fewer are known.
+
+    Args:
+        items: Names of files of items to put first; those that are there already stay as they are.
+        people: Number of annotators who are known at least; links are made for those who lack.
+        open: Open the first new annotator's link, else the owner's, in a browser.
+    """
+    import webbrowser
+
     from feedback import app, server
 
+    if people < 0:
+        raise ValueError(f"people is {people}, and must be 0 or more")
     served = app.create_app(settings)
+    put(served.state.db, items)
     bound = server.listen(settings)
     at = server.url(settings, bound)
     with served.state.db.write() as c:
         token = access.invite(c, "the server's start", kind="owner", days=1)
-    owner = links.link(at, "owner", token)
-    said = f"The owner's page, by a link that lasts a day: {owner}\nPeople judge at {at}/"
-    server.serve(served, bound, lambda: print(said, flush=True))
+        known = access.count(c)
+        new = [access.invite(c) for _ in range(known, people)]
+    own = [links.link(at, "person", x) for x in new]
+    said = [f"owner (this link lasts a day): {links.link(at, 'owner', token)}"]
+    said += [f"annotator {known + n}: {x}" for n, x in enumerate(own, start=1)]
+    if known and people:
+        said.append(f"{known} {'person has a link' if known == 1 else 'people have links'} already")
+
+    def started() -> None:
+        print("\n".join(said), flush=True)
+        if open:
+            webbrowser.open(own[0] if own else links.link(at, "owner", token))
+
+    server.serve(served, bound, started)
 
 
 def backup(to: Positional[str], database: Database = HERE.database) -> None:
@@ -76,13 +103,16 @@ def import_(files: Positional[tuple[str, ...]], database: Database = HERE.databa
         files: Names of files of JSON Lines, in any of the formats that the documentation lists.
     """
     with opened(database, make=True) as db:
-        for file in files:
-            rows = exports.read(file)
-            with db.write() as c:
-                done = items.put(c, rows)
-            print(
-                f"{file}: {done['created']} items are new, {done['unchanged']} were there already."
-            )
+        put(db, files)
+
+
+def put(db: database.Database, files: tuple[str, ...]) -> None:
+    """Puts the items of files, and prints how many are new."""
+    for file in files:
+        rows = exports.read(file)
+        with db.write() as c:
+            done = items.put(c, rows)
+        print(f"{file}: {done['created']} items are new, {done['unchanged']} were there already.")
 
 
 def invite(

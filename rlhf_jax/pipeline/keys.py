@@ -13,9 +13,11 @@ STAGES = (  # append only: the place of a name is folded into its key
     "update",
     "draws",
     "results",
+    "people",
 )
 """The purposes of random draws. The first three and "policy" are models whose parameters begin at random;
-"rollout" and "update" are folded with the iteration; "draws" are those of best of n."""
+"rollout" and "update" are folded with the iteration; "draws" are those of best of n; "people"
+are responses of a finished run that people judge."""
 
 
 def key_of(seed: int, stage: str) -> jax.Array:

@@ -19,7 +19,7 @@ from rlhf_jax.evaluation import intervals
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.hub import huggingface, writing
-from rlhf_jax.pipeline import reading, texts
+from rlhf_jax.pipeline import finished, keys, questions, reading, texts
 from rlhf_jax.pipeline import results as results_of_runs
 from rlhf_jax.pipeline.pretrained import stops
 from rlhf_jax.runs import checkpoint, disk, metrics
@@ -411,6 +411,37 @@ def test_reward_prints_accuracy_beside_length_and_a_calibration_table(files, cap
     results = json.loads((files / "run" / "results.json").read_text())
     pairs = results["pairs"]
     assert sum(row["count"] for row in results["calibration"]) == pairs["held out"] > 0
+
+
+def test_a_finished_run_opens_again_with_the_responses_that_it_had(whole):
+    run = finished.opened(whole)
+    rows = [row for row in run.texts.rows_held_out for _ in range(run.cfg.eval_draws)]
+    key = keys.key_of(run.cfg.seed, "results")
+    said = {x: run.generator.generate(run.policy(x), rows, key).texts for x in ("sft", "ppo")}
+    shown = [json.loads(line) for line in (whole / "samples.jsonl").read_text().splitlines()]
+    assert [row["before"] for row in shown] == said["sft"]
+    assert [row["after"] for row in shown] == said["ppo"]
+    assert said["sft"] != said["ppo"]
+    with pytest.raises(ValueError, match=r'"reward" of .* is a reward model: name a policy'):
+        run.policy("reward")
+
+
+def test_a_finished_run_gives_pairs_that_people_judge(whole):
+    run = finished.opened(whole)
+    of = lambda stages, kind, n: questions.of_policies(run, stages, run.texts.rows, kind, n, 0)
+    pairs = of(["ppo", "sft"], "pair", 6)
+    assert 0 < len(pairs) <= 6 and {item["prompt"] for item in pairs} <= {
+        x.prompt for x in run.texts.rows
+    }
+    for item in pairs:
+        (a, b), names = (
+            (x["text"] for x in item["responses"]),
+            [x["policy"] for x in item["responses"]],
+        )
+        assert a != b and names == [f"{whole}:ppo", f"{whole}:sft"]
+    assert of(["ppo"] * 2, "pair", 6) != pairs == of(["ppo", "sft"], "pair", 6)
+    (single,) = of(["sft"], "stars", 1)
+    assert (single["kind"], single["scale"], len(single["responses"])) == ("single", "stars", 1)
 
 
 def test_what_wants_a_gpu_is_refused_before_the_run_has_a_folder(tmp_path, capsys):

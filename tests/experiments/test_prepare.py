@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import runs
 import tensorflow_datasets as tfds
 from runs import parts
 
@@ -70,6 +71,19 @@ def test_the_texts_are_those_of_a_run(folder):
         words.decode(words(read.corpus[0][1], add_special_tokens=False)["input_ids"])
         == (read.corpus[0][1])
     )
+
+
+def test_files_and_data_sets_train_the_same_bits(folder, tmp_path):
+    """Corpus, comparisons and prompts by JSONL, and by TFDS: SFT, reward model and PPO end alike."""
+    tiny = ["ppo", *runs.LOOP, *runs.PPO, *runs.SFT, *runs.STAGES, *runs.SHAPE]
+    for name, source in {"files": "{}.jsonl", "tfds": "{}:train"}.items():
+        given = [(f"--data.{x}", source.format(folder / x)) for x in FILES]
+        command = [*tiny, *(word for pair in given for word in pair)]
+        assert launch.main([*command, "--run", str(tmp_path / name)]) == 0
+    for stage in ("sft", "reward", "ppo"):
+        ours, theirs = (runs.arrays(tmp_path / name, stage) for name in ("files", "tfds"))
+        assert ours.keys() == theirs.keys() and ours
+        assert all(np.array_equal(ours[key], theirs[key]) for key in ours), stage
 
 
 def test_people_prefer_by_gold_between_two_responses_of_the_corpus_law(folder):

@@ -164,7 +164,7 @@ def test_a_task_of_several_turns_runs_in_the_ordinary_pipeline(tmp_path):
     settings = dict(zip(runs.TINY[::2], runs.TINY[1::2], strict=True)) | own
     flat = [word for pair in settings.items() for word in pair]
     folder = tmp_path / "run"
-    assert launch.main(["rloo", "--task", "dialogue", *flat, "--run", str(folder)]) == 0
+    assert launch.main(["dialogue", *flat, "--run", str(folder)]) == 0
     found = json.loads((folder / "results.json").read_text())
     assert {"gold", "slot success", "turns"} < found.keys()
     assert found["gold of the best responses"] == pytest.approx(0.978, abs=0.01)
