@@ -11,6 +11,9 @@ import sqlalchemy as sa
 from feedback import schema
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+WORDS = " ".join(f"word{i}" for i in range(500))
+BOTH = WORDS, WORDS[::-1]
+"""A long comment, and a long better response."""
 KEY = "k => (document.querySelector('[name=key]')?.value ?? '') !== k"
 
 
@@ -32,13 +35,15 @@ def run() -> Iterator[Any]:
 class Person:
     """Somebody with a link, at a page in a browser of their own; the clock of the page is ours.
 
-    `foreign` has requests to other places, `dialogs` and `faults` what a page must not do.
+    `posts` has what the page sent, `foreign` requests to other places, `dialogs` and `faults` what a page
+    must not do.
     """
 
     def __init__(self, browser: Any, server: Any, name: str, **context: Any):
         self.server, self.name, self.link = server, name, f"/i/{server.invite(name)}"
         self.context = browser.new_context(base_url=server.url, **context)
         self.foreign: list[str] = []
+        self.posts: list[str] = []
         self.dialogs: list[str] = []
         self.faults: list[str] = []
         self.page = self.tab()
@@ -59,6 +64,8 @@ class Person:
     def _asked(self, request: Any) -> None:
         if not request.url.startswith(self.server.url):
             self.foreign.append(request.url)
+        if request.method == "POST":
+            self.posts.append(request.url)
 
     def close(self) -> None:
         self.context.close()
@@ -104,3 +111,16 @@ class Person:
     def choices(self) -> list[Any]:
         """What this person chose, in the order of the screen."""
         return [row.choice for row in self.rows("judge")]
+
+    def write(self, comment: str = WORDS, better: str = WORDS[::-1]) -> None:
+        """Types into both fields, which their keys open, and leaves them."""
+        self.settle()
+        for key, said in (("c", comment), ("w", better)):
+            self.page.keyboard.press(key)
+            self.page.keyboard.insert_text(said[:-10])
+            self.page.keyboard.type(said[-10:])
+            self.page.keyboard.press("Escape")
+
+    def texts(self) -> tuple[str, ...]:
+        """What stands in both fields."""
+        return tuple(self.page.locator(f"#{x}").input_value() for x in ("comment", "better"))
