@@ -81,7 +81,9 @@ def check_files(cfg: DataConfig, needs: Needs):
             "a reward model learns from one of them: leave the other out"
         )
     unused = [x for x in FILES if getattr(cfg, x) and x not in needs.needed + needs.optional]
-    lacking = [f"data.{x}" for x in FILES if x in needs.needed and not getattr(cfg, x) and not rated]
+    lacking = [
+        f"data.{x}" for x in FILES if x in needs.needed and not getattr(cfg, x) and not rated
+    ]
     if unused and (not lacking or "ratings" in unused):
         name = "ratings" if "ratings" in unused else unused[0]
         raise ValueError(
