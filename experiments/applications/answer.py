@@ -137,6 +137,7 @@ def by_greedy_decoding(run: Prepared, policies: dict) -> dict:
         run.tokenizer,
         run.lengths[0],
         run.cfg.sft.batch_size * 4,
+        run.texts.environment,
     )
     said = {x: results.respond(run, params, generator, rows) for x, params in policies.items()}
     found = {x: bootstrap_interval(right(rows, y.texts))._asdict() for x, y in said.items()}
