@@ -14,7 +14,7 @@ from rlhf_jax.evaluation import intervals, references
 from rlhf_jax.evaluation.intervals import bootstrap_interval
 from rlhf_jax.pipeline import agreement, generation, keys, scoring, texts
 from rlhf_jax.pipeline.scoring import Reward
-from rlhf_jax.rewards import verifiers
+from rlhf_jax.rewards import features, verifiers
 from rlhf_jax.rewards.functions import RewardError
 from rlhf_jax.runs import disk, report, surroundings
 from rlhf_jax.runs import run as runs
@@ -263,7 +263,8 @@ class Judges(NamedTuple):
     held_out: Reward | None = None
 
     def of(self, run: "Prepared") -> dict[str, Callable]:
-        """Functions of (rows, responses), by name: the maximised reward, gold, the held-out reward model."""
+        """Functions of (rows, responses), by name: the maximised reward, gold and the task's own metrics, the
+        held-out reward model, and features of the texts where these are asked for."""
         found = scoring.measures(run, self.reward)
         if run.texts.task:
             found["gold"] = lambda rows, said: golds(run, rows, said)
@@ -274,6 +275,9 @@ class Judges(NamedTuple):
         if self.held_out is not None:
             model = self.held_out
             found[HELD_OUT] = lambda rows, said: scoring.model_scores(run, model, said)
+        if run.cfg.text_features:
+            for name, fn in features.REWARDS.items():
+                found[name] = lambda rows, said, fn=fn: np.array(fn((), said.texts))
         return found
 
 
