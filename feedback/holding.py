@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import hashlib
 import hmac
 import random
 import secrets
@@ -10,12 +9,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from feedback import schema
-
-
-def hash_of(token: str) -> str:
-    """SHA-256 of a token, which is all that the database keeps of it."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+from feedback import schema, tokens
 
 
 def token_of(state: dict, nonce: str) -> str:
@@ -38,7 +32,7 @@ class New:
     def of(cls, state: dict, annotator: int, at: float, seconds: float) -> "New":
         """A lease with a token of its own, for `seconds` from the moment `at`."""
         nonce = secrets.token_hex(16)
-        return cls(annotator, nonce, hash_of(token_of(state, nonce)), at, seconds)
+        return cls(annotator, nonce, tokens.hashed(token_of(state, nonce)), at, seconds)
 
     @property
     def values(self) -> dict:
@@ -84,7 +78,7 @@ def find(c: sa.Connection, annotator: int, token: str, lock: bool = False) -> sa
 
     With `lock`, item and slot stay as they are until the end of the transaction.
     """
-    at = {"hash": hash_of(token), "annotator": annotator}
+    at = {"hash": tokens.hashed(token), "annotator": annotator}
     row = c.execute(_FIND_LOCKED if lock else _FIND, at).one_or_none()
     if row is None:
         raise LookupError("this lease is unknown: load the page again for a new one")

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from feedback import records
+
 TEXT = {"type": ["string", "null"]}
 OBJECT = {"type": ["object", "null"]}
 NULL = {"type": "null"}
@@ -22,8 +24,13 @@ RESPONSE = {
     ]
 }
 COMMON = {
-    "id": {**TEXT, "pattern": r"^[^\u0000]*$", "description": "Empty: a hash of the contents."},
-    "prompt": {"anyOf": [{"type": "string"}, {"type": "array", "items": TURN}]},
+    "id": {
+        **TEXT,
+        "maxLength": records.LONGEST_ID,
+        "pattern": r"^[^\u0000]*$",
+        "description": "Empty: a hash of the contents.",
+    },
+    "prompt": {"anyOf": [{"type": "string"}, {"type": "array", "items": TURN, "minItems": 1}]},
     "question": TEXT,
     "reason": {**TEXT, "description": "Shown after a training answer."},
     "metadata": OBJECT,
@@ -69,7 +76,8 @@ ITEM = {
         item("pair", 2, {"enum": ["a", "b", "tie", "both_bad"]}),
         item("single", 1, {"type": "integer", "minimum": 0, "maximum": 1}, "thumbs"),
         item("single", 1, {"type": "integer", "minimum": 1, "maximum": 5}, "stars", ("scale",)),
-        *(item("ranking", n, ranks(n), None, ("kind",)) for n in range(2, 9)),
+        item("ranking", 2, ranks(2), None, ("kind",)),
+        *(item("ranking", n, ranks(n)) for n in range(3, 9)),
     ]
 }
 ITEMS = {"type": "array", "items": ITEM, "maxItems": 10_000}

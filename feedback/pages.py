@@ -12,8 +12,23 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
-from feedback import access, doors, drafts, errors, guidelines, holding, judging, leasing
-from feedback import outcomes, progress, replies, screens, text, views, wording
+from feedback import (
+    access,
+    doors,
+    drafts,
+    errors,
+    guidelines,
+    holding,
+    judging,
+    leasing,
+    outcomes,
+    progress,
+    replies,
+    screens,
+    text,
+    views,
+    wording,
+)
 from feedback.answers import Answer
 
 router = APIRouter(include_in_schema=False)

@@ -81,7 +81,7 @@ class Protection:
                 asset = scope["path"].startswith("/static/") and status in (200, 304)
                 headers["Cache-Control"] = "max-age=86400" if asset else "no-store"
             elif body.left and not message.get("more_body"):
-                await send(message | {"more_body": True})
+                await send({**message, "more_body": True})
                 await body.drain()
                 message = {"type": "http.response.body"}
             await send(message)

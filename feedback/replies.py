@@ -8,7 +8,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from feedback import bodies
+from feedback import bodies, items
 from feedback.outcomes import Outcome
 
 SAID = {
@@ -22,6 +22,10 @@ SAID = {
     429: "Too many requests; `Retry-After` says for how many seconds to wait.",
     503: "The database does not answer; `Retry-After` says for how many seconds to wait.",
 }
+
+
+STATUSES = {LookupError: 404, ValueError: 422, items.Known: 409}
+"""Statuses of what the database's functions refuse."""
 
 
 class Json(JSONResponse):
@@ -44,16 +48,16 @@ def refused(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """Turns what the database's functions refuse into replies: 404 for the unknown, 422 for misfits.
+    """Turns what the database's functions refuse into replies: 404 unknown, 409 in conflict, 422 a misfit.
 
     An error of a kind of its own (KeyError, UnicodeError) is a fault of the program, and passes.
     """
     try:
         yield
     except (LookupError, ValueError) as e:
-        if type(e) not in (LookupError, ValueError):
+        if type(e) not in STATUSES:
             raise
-        raise HTTPException(404 if type(e) is LookupError else 422, sentence(e)) from None
+        raise HTTPException(STATUSES[type(e)], sentence(e)) from None
 
 
 def sentence(refusal: Exception) -> str:

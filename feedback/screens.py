@@ -8,8 +8,20 @@ from typing import Any
 import sqlalchemy as sa
 from markupsafe import Markup
 
-from feedback import access, answers, database, items, judging, leasing, outcomes, pauses
-from feedback import progress, schema, text, wording
+from feedback import (
+    access,
+    answers,
+    database,
+    items,
+    judging,
+    leasing,
+    outcomes,
+    pauses,
+    progress,
+    schema,
+    text,
+    wording,
+)
 from feedback.marks import visible
 from feedback.settings import Settings
 

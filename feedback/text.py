@@ -10,7 +10,7 @@ from typing import NamedTuple
 from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
-from feedback.marks import visible
+from feedback.marks import shown, visible
 
 ROLES = {
     "user": "User",
@@ -137,5 +137,5 @@ def guidelines(markdown: str) -> Markup:
 
 
 def typed(text: str) -> Markup:
-    """The text for a `<textarea>`, whose parser drops a line end at the beginning; NUL as U+2400."""
-    return Markup("\n" + escape(text.replace("\0", "\u2400")))
+    """The text for a `<textarea>`, whose parser drops a line end at the beginning."""
+    return Markup("\n" + escape(shown(text)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 # Records hold either kind. A static checker would ask of each use which, so it is told "any".
 if TYPE_CHECKING:
@@ -55,17 +55,24 @@ Demonstrations = Sequences
 class Comparisons(NamedTuple):
     """Two responses to each prompt, of which a person preferred the first.
 
-    `weight` of a pair: 1, the confidence of its label, or 0 for a tie.
+    `weight` of a pair: 1, how much it counts beside the others, or 0 for a tie that teaches nothing.
+    `probability` that the first is the better one: 1 for a label, less where people were of two minds.
     """
 
     chosen: Sequences
     rejected: Sequences
     weight: Float[Array, " B"]
+    probability: Float[Array, " B"]
 
     @property
     def sides(self) -> tuple[Sequences, Sequences]:
         """The chosen and the rejected responses."""
         return self.chosen, self.rejected
+
+    def expected(self, won: Shaped[Array, " B"], lost: Shaped[Array, " B"]) -> Float[Array, " B"]:
+        """probability won + (1 - probability) lost, the mean of a value `won` where the first response is the
+        better one and `lost` where the second is."""
+        return self.probability * won + (1.0 - self.probability) * lost
 
 
 class Rankings(NamedTuple):

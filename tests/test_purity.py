@@ -153,7 +153,7 @@ def steps():
         jax.jit(learner.annotate)(*args_of[name](seed)), scores, engine
     )
     ones = np.ones(B, np.float32)
-    pairs = lambda seed: Comparisons(sequences(seed), sequences(seed + 100), ones)
+    pairs = lambda seed: Comparisons(sequences(seed), sequences(seed + 100), ones, ones)
     of_members = lambda seed: jax.tree.map(lambda x: np.stack([x, x[::-1]], axis=1), pairs(seed))
     labels = lambda seed: LabelledBatch(
         sequences(seed), scores > 0, -ones, sequences(seed + 100), -2 * ones, ones

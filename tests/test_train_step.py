@@ -96,7 +96,9 @@ CASES = {
         reward_model.weights_of,
         SCORER,
         {},
-        lambda seed: Comparisons(sequences(seed), sequences(seed + 100), np.arange(1.0, B + 1)),
+        lambda seed: Comparisons(
+            sequences(seed), sequences(seed + 100), np.arange(1.0, B + 1), np.linspace(0.5, 1, B)
+        ),
     ),
     "ppo": (
         partial(ppo.loss, actor_critic_fn=actor_critic_fn, cfg=ppo.PPOConfig()),

@@ -127,8 +127,8 @@ def reward(ours: Ours):
         ours.read("reward"),
     )
     both = (ours.sequences(x, ours.work.length // 2) for x in ours.tokens)
-    step, weight = reward_model.make_train_step(fn, ours.tx), np.ones(ours.work.rows, np.float32)
-    return ours.update(step, ours.state(params), {}, Comparisons(*both, weight), "reward/loss")
+    step, ones = reward_model.make_train_step(fn, ours.tx), np.ones((2, ours.work.rows), np.float32)
+    return ours.update(step, ours.state(params), {}, Comparisons(*both, *ones), "reward/loss")
 
 
 def supervised(ours: Ours):
@@ -158,7 +158,7 @@ def dpo(ours: Ours):
         preference.make_train_step(fn, ours.tx, cfg), (P(), P(), P(DATA)), (P(), P()), donate=0
     )
     both = (ours.sequences(x, ours.work.response) for x in ours.tokens)
-    pairs = devices.put_batch(Comparisons(*both, np.ones(ours.work.rows, np.float32)))
+    pairs = devices.put_batch(Comparisons(*both, *np.ones((2, ours.work.rows), np.float32)))
     ref_params, held = (
         devices.put(ours.read()),
         SimpleNamespace(state=ours.state(ours.read())),

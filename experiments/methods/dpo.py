@@ -106,6 +106,8 @@ def main(cfg: Config):
         chosen, rejected = (logprobs(params, side) for side in held_out.comparisons.sides)
         return preference.margins(held_out, chosen, rejected, kind)
 
+    counts = held_out.comparisons.weight
+    accuracy = lambda params: np.average(margins_of(params) > 0, weights=counts)
     steps = max(1, round(cfg.dpo.epochs * len(jax.tree.leaves(data)[0]) / cfg.dpo.batch_size))
     tx = optimizer.make(cfg.dpo.optimizer, steps)
     job = stages.Fit(
@@ -121,13 +123,13 @@ def main(cfg: Config):
         steps=steps,
         save_every=cfg.dpo.eval_every,
         key=keys.adapters(cfg.seed, "policy"),
-        measure=lambda params: {"preference/held_out_accuracy": (margins_of(params) > 0).mean()},
+        measure=lambda params: {"preference/held_out_accuracy": accuracy(params)},
     )  # fmt: skip
     params, _ = stages.fit(stages.place(run), job, cfg.lora)
     params = devices.host(params)
 
     # 3. the results
-    own = intervals.accuracy(margins_of(params), [c.group for c in compared.held_out])
+    own = intervals.accuracy(margins_of(params), [c.group for c in compared.held_out], counts)
     first = {"accuracy of the policy's own reward, held-out pairs": own._asdict()}
     said = results.respond(run, params)
     results.conclude(run, kind.upper(), reference, said, results.Judges(), first=first, facts=facts)
@@ -136,14 +138,19 @@ def main(cfg: Config):
 def labelled(pairs: PreferenceBatch, prompts: list[str], ref_logprobs_of) -> LabelledBatch:
     """Both sides of every pair as single responses for KTO; the chosen ones are desirable.
 
+    Each is also there with the other label where the pair's probability is below 1; the two share its weight.
     Rows of one prompt stand together, so a shift by half of all rows reaches another prompt.
     """
-    join = lambda chosen, rejected: np.concatenate([chosen, rejected])
+    join = lambda chosen, rejected: np.concatenate([chosen, rejected] * 2)
     responses = jax.tree.map(join, *pairs.comparisons.sides)
-    order = np.argsort(prompts * 2, kind="stable")
-    desirable = np.arange(len(order)) < len(prompts)
-    both = (responses, desirable, join(pairs.ref_chosen, pairs.ref_rejected))
-    responses, desirable, ref_logprobs = jax.tree.map(lambda x: x[order], both)
+    n, p = len(prompts), pairs.comparisons.probability
+    desirable = np.repeat([True, False, False, True], n)
+    weight = np.where(np.repeat([True, True, False, False], n), np.tile(p, 4), 1 - np.tile(p, 4))
+    weight *= np.tile(pairs.comparisons.weight, 4)
+    order = np.argsort(prompts * 4, kind="stable")
+    order = order[weight[order] > 0]
+    every = responses, desirable, weight, join(pairs.ref_chosen, pairs.ref_rejected)
+    responses, desirable, weight, ref_logprobs = jax.tree.map(lambda x: x[order], every)
     mismatched = jax.device_get(kto.mismatch(responses, len(order) // 2))
     return LabelledBatch(
         responses=responses,
@@ -151,5 +158,5 @@ def labelled(pairs: PreferenceBatch, prompts: list[str], ref_logprobs_of) -> Lab
         ref_logprobs=ref_logprobs,
         mismatched=mismatched,
         ref_mismatched=ref_logprobs_of(mismatched),
-        weight=np.ones(len(order), np.float32),
+        weight=weight,
     )

@@ -76,8 +76,8 @@ def main(cfg: Config):
     # 1. more reward models, and their accuracy on held-out pairs
     members = train(run, reference, pairs)
     scored = on_held_out_pairs(run, reward, members, pairs)
-    groups = [c.group for c in pairs.held_out]
-    accuracy = lambda x: intervals.accuracy(x[:, 0] - x[:, 1], groups)._asdict()
+    of = [c.group for c in pairs.held_out], [c.weight for c in pairs.held_out]
+    accuracy = lambda x: intervals.accuracy(x[:, 0] - x[:, 1], *of)._asdict()
     rows = [{"scores of": name, "held-out accuracy": accuracy(x)} for name, x in scored.items()]
     facts = agreement.about_scored(run, scored[own.combine], pairs, pairs.halves[0]) | facts
 

@@ -129,7 +129,10 @@ def main(cfg: Config):
 
 
 def logged(run: Prepared, reward: Reward, compared: list[Comparison]) -> LoggedBatch:
-    """Both sides of every comparison, with the standardised score of the reward model on the last token."""
+    """Both sides of every comparison, with the standardised score of the reward model on the last token.
+
+    Who won, how likely and with which weight is told by the reward model alone.
+    """
     pairs = encode_comparisons(run.tokenizer, compared, *run.lengths)
     responses = jax.tree.map(lambda *x: np.concatenate(x), *pairs.sides)
     scores = generation.score(run.devices, reward.fn, reward.params, responses)

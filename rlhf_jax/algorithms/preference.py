@@ -210,6 +210,7 @@ def pick_pairs(samples: Samples, scores, k: int) -> Comparisons:
         chosen=pick(jnp.argmax(groups, axis=1)),
         rejected=pick(jnp.argmin(groups, axis=1)),
         weight=(jnp.max(groups, axis=1) > jnp.min(groups, axis=1)).astype(jnp.float32),
+        probability=jnp.ones(len(groups), jnp.float32),
     )
 
 
@@ -223,27 +224,34 @@ def weights_of(batch: PreferenceBatch):
 
 def loss(params, frozen, batch: PreferenceBatch, weights, *, policy_fn, cfg: PreferenceConfig):
     """Mean over pairs of the loss of `cfg.kind`; the margin is the reward of the chosen response less the
-    rejected one's."""
+    rejected one's.
+
+    A pair whose first response is the better one with probability p has p times its loss and 1 - p times that
+    of the pair turned round, and counts so in `preference/accuracy`.
+    """
     del frozen
+    pairs = batch.comparisons
     # One pass for both sides, pair by pair and not side by side: a sharded B stays where it is
-    both = jax.tree.map(
-        lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *batch.comparisons.sides
-    )
+    both = jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *pairs.sides)
     sides = lambda x: x.reshape(-1, 2).T  # [2 B] -> chosen [B], rejected [B]
     chosen, rejected = sides(response_logprobs(params, both, policy_fn=policy_fn))
     lengths = sides(jnp.sum(both.mask, axis=1))
     against = (batch.ref_chosen, batch.ref_rejected) if cfg.kind in ("dpo", "ipo") else lengths
-    unreduced, margin = LOSSES[cfg.kind](chosen, rejected, *against, **settings(cfg))
+    of = partial(LOSSES[cfg.kind], **settings(cfg))
+    won, margin = of(chosen, rejected, *against)
+    lost, _ = of(rejected, chosen, *against[::-1])
+    unreduced = pairs.expected(won, lost)
     mean = lambda x: jnp.vdot(weights, x)
     metrics = {
         "preference/loss": mean(unreduced),
-        "preference/accuracy": mean((margin > 0).astype(jnp.float32)),
+        "preference/accuracy": mean(pairs.expected(margin > 0, margin < 0)),
         "preference/margin": mean(margin),
         "preference/chosen_logprob": mean(chosen),
         "preference/rejected_logprob": mean(rejected),
     }
     if cfg.kind == "orpo":
-        metrics["preference/sft_loss"] = mean(-per_token(chosen, lengths[0]))
+        nats = -per_token(chosen, lengths[0]), -per_token(rejected, lengths[1])
+        metrics["preference/sft_loss"] = mean(pairs.expected(*nats))
     return metrics["preference/loss"], metrics
 
 

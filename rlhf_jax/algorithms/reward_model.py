@@ -33,19 +33,22 @@ def loss(params, frozen, batch: Comparisons, weights, *, reward_fn, cfg=RewardLo
     """Mean over pairs of f(d) + centring (r_chosen + r_rejected)^2, d = r_chosen - r_rejected.
 
     By default f(d) = -log sigmoid(d), the negative log-likelihood, in nats, that the chosen response is
-    preferred; label smoothing changes it as in `losses.pairwise_loss`. `reward/margin` is the mean of d.
+    preferred; label smoothing changes it as in `losses.pairwise_loss`. A pair whose first response is the
+    better one with probability p has p f(d) + (1 - p) f(-d), and counts so in `reward/accuracy`.
+    `reward/margin` is the mean of d.
     """
     del frozen
     chosen, rejected = (
         reward_fn(params, side.tokens, side.attention_mask) for side in batch.sides
     )  # [B]
-    unreduced = losses.pairwise_loss(chosen, rejected, label_smoothing=cfg.label_smoothing)
+    of = partial(losses.pairwise_loss, label_smoothing=cfg.label_smoothing)
+    unreduced = batch.expected(of(chosen, rejected), of(rejected, chosen))
     if cfg.centring:
         unreduced += cfg.centring * jnp.square(chosen + rejected)
     total = jnp.vdot(weights, unreduced)
     return total, {
         "reward/loss": total,
-        "reward/accuracy": jnp.vdot(weights, (chosen > rejected).astype(jnp.float32)),
+        "reward/accuracy": jnp.vdot(weights, batch.expected(chosen > rejected, rejected > chosen)),
         "reward/margin": jnp.vdot(weights, chosen - rejected),
     }
 

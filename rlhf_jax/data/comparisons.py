@@ -1,6 +1,7 @@
 """Comparisons of responses by people, read from rows of several layouts, split, and encoded as arrays.
 
     {"prompt": ..., "responses": [...], "preference": 0}    our own; "tie" where neither is better
+    {"prompt": ..., "responses": [a, b], "probability": .8}  the share of people for whom a is better
     {"prompt": ..., "responses": [...], "ranks": [2, 1, 2]}  a rank for each response, the least for the best
     {"chosen": ..., "rejected": ...}                        with "prompt", or whole dialogues (HH)
     {"text": ..., "label": 1}                               positive texts over negative ones
@@ -11,12 +12,16 @@ best one (which makes K - 1 comparisons, one over each of the others), or a list
 of the K (K - 1) / 2 pairs, in the order 1v2, 1v3, ..., 2v3, ... . Several preference fields are votes. Ranks
 make a comparison of every two responses whose ranks differ, and the K responses can be learned from as a
 whole (`encode_rankings`).
+
+A probability that the first response is the better one makes a single comparison, of the likelier response
+over the other, which is learned from both ways round by their shares. It is read in place of a preference,
+and beside `chosen` and `rejected`, of which the first is `chosen`. Any row may have a weight.
 """
 
 import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,6 +37,7 @@ from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import Row, field, field_names, read, texts
 from rlhf_jax.data.splits import group_of, words
 from rlhf_jax.data.transcripts import Turns
+from rlhf_jax.data.weights import tell_weightless, weight_of
 
 _ANSWER, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
 _TIE = "tie"
@@ -40,7 +46,8 @@ _TIE = "tie"
 class Comparison(NamedTuple):
     """Two responses to one prompt; pairs with equal `group` stay on one side of a split.
 
-    `ranking` is the key of the ranks that the pair is a part of, and empty for a pair alone.
+    `ranking` is the key of the ranks that the pair is a part of, and empty for a pair alone. `probability` is
+    that of `chosen` being the better one, from 1/2, where people are of two minds, to 1. `weight` is above 0.
     """
 
     prompt: str
@@ -48,6 +55,8 @@ class Comparison(NamedTuple):
     rejected: str
     group: str
     ranking: str = ""
+    probability: float = 1.0
+    weight: float = 1.0
 
     @property
     def responses(self) -> tuple[str, ...]:
@@ -70,6 +79,11 @@ class ComparisonFields(Settings):
     tie; read where a row has no preference."""
     first: Integer = 0
     """Number that stands for the first response in the preference field; one less is a tie."""
+    probability: str = "probability"
+    """Field of the probability, from 0 to 1, that the first of two responses is the better one; read in place
+    of a preference where a row has it. Empty for none."""
+    weight: str = "weight"
+    """Field of a row's weight, 0 or more, beside others (1 where a row has none). Empty for none."""
 
 
 def read_comparisons(
@@ -81,39 +95,44 @@ def read_comparisons(
 ) -> tuple[list[Comparison], int]:
     """The comparisons of a source (as in `sources.read`), and how many ties were dropped.
 
-    Each row has its own shape, as above. `group` is `splits.group_of` the prompt; the first human turn
-    where it is a dialogue or two dialogues are compared; and the texts themselves, in any order, where
-    there is no prompt. Of two dialogues, the prompt is what they share up to the last "\\n\\nAssistant:".
-    Labelled texts are matched at random by `seed`, each used once and repeated ones dropped, until one
-    label runs out. Raises BadRecord, in one sentence that names path and line, for a row of no known
-    shape, unless `bad` skips it, and ValueError, in one that names the source, where there is nothing to
-    compare: ties alone, one label alone, or two equal responses in each pair.
+    Each row has its own shape, as above; rows of weight 0 are left out, and their number is printed. `group`
+    is `splits.group_of` the prompt; the first human turn where it is a dialogue or two dialogues are
+    compared; and the texts themselves, in any order, where there is no prompt. Of two dialogues, the prompt
+    is what they share up to the last "\\n\\nAssistant:". Labelled texts are matched at random by `seed`, each
+    used once and repeated ones dropped, until one label runs out; their weights multiply. Raises BadRecord,
+    in one sentence that names path and line, for a row of no known shape, unless `bad` skips it, and
+    ValueError, in one that names the source, where there is nothing to compare: ties alone, one label alone,
+    or two equal responses in each pair.
     """
     fields, bad = fields or ComparisonFields(), bad or BadRecords()
-    comparisons, labelled, ties = [], {0: [], 1: []}, 0
+    comparisons, labelled, ties, weightless = [], {0: {}, 1: {}}, 0, 0
     for row in read(source, bad=bad):
         with bad:
             row = _plain(row, fields, chat)
-            shape = _shape(row, fields)
+            shape, weight = _shape(row, fields), weight_of(row, fields.weight)
             if shape == "labelled":
                 label = field(row, "label", bool if isinstance(row["label"], bool) else int)
                 if label not in labelled:
                     raise BadRecord(row.where, "field 'label' must be 0 or 1", f", and is {label}")
-                labelled[label].append(field(row, "text", str))
-            elif shape == "chosen":
-                comparisons.append(_chosen(row, fields))
+                text = field(row, "text", str)
+                if weight:
+                    labelled[label].setdefault(text, weight)
             else:
-                found, dropped = (_ranked if shape == "ranked" else _mapped)(row, fields)
-                comparisons += found
-                ties += dropped
-    bad.check([*comparisons, *labelled[0], *labelled[1], *range(ties)], source)
+                found, dropped = SHAPES[shape](row, fields)
+                if weight:
+                    comparisons += [pair._replace(weight=weight) for pair in found]
+                    ties += dropped
+            weightless += not weight
+    bad.check([*comparisons, *labelled[0], *labelled[1], *range(ties + weightless)], source)
+    tell_weightless(weightless, source)
     comparisons += _matched(labelled[1], labelled[0], seed)
-    if not comparisons:
-        counts = f"{len(labelled[1])} texts with label 1 and {len(labelled[0])} with label 0"
+    if all(pair.probability == 0.5 for pair in comparisons):
+        tied, texts = ties + len(comparisons), [len(labelled[label]) for label in (1, 0)]
+        counts = f"there are {texts[0]} texts with label 1 and {texts[1]} with label 0"
+        why = f"all {tied} preferences are ties" if tied else counts
+        why = "every row has a weight of 0" if weightless and not tied and not any(texts) else why
         raise ValueError(
-            f"{source}: there is nothing to compare, for "
-            + (f"all {ties} preferences are ties" if ties else f"there are {counts}")
-            + ": give rows in which one response is better"
+            f"{source}: there is nothing to compare, for {why}: give rows in which one response is better"
         )
     if all(words(c.chosen) == words(c.rejected) for c in comparisons):
         raise ValueError(
@@ -133,7 +152,7 @@ def encode_comparisons(
     """Both sides, encoded as by `encode_demonstrations`: with an end token, unless a response was
     truncated.
 
-    Every pair has weight 1. Pairs that differ only beyond `length` become identical: count them with
+    Pairs keep their order. Those that differ only beyond `length` become identical: count them with
     `identical`.
     """
     prompts = [c.prompt for c in comparisons]
@@ -141,7 +160,8 @@ def encode_comparisons(
     return Comparisons(
         chosen=encode_demonstrations(tokenizer, prompts, chosen, prompt_length, length, turns),
         rejected=encode_demonstrations(tokenizer, prompts, rejected, prompt_length, length, turns),
-        weight=np.ones(len(comparisons), np.float32),
+        weight=np.array([c.weight for c in comparisons], np.float32),
+        probability=np.array([c.probability for c in comparisons], np.float32),
     )
 
 
@@ -160,16 +180,18 @@ def encode_rankings(
 ) -> Rankings:
     """The responses of each ranking side by side [N, K, ...], encoded as by `encode_demonstrations`.
 
-    The pairs of one ranking make one row, and a pair alone makes a row of two. The rank of a response is the
-    number of responses that are better; K is the most responses of a row. Every row has weight 1.
+    The pairs of one ranking make one row, and a pair alone makes a row of two; of a probability below 1, two
+    rows, one for each order, which share its weight. The rank of a response is the number of responses that
+    are better; K is the most responses of a row.
     """
-    rows: dict[Any, tuple[str, Counter]] = {}
-    for n, pair in enumerate(comparisons):
-        _, worse_than = rows.setdefault(pair.ranking or n, (pair.prompt, Counter()))
+    rows: dict[Any, tuple[str, Counter, float]] = {}
+    for n, pair in enumerate(_both_ways(comparisons)):
+        new = pair.prompt, Counter(), pair.weight
+        worse_than = rows.setdefault(pair.ranking or n, new)[1]
         worse_than.update({pair.chosen: 0, pair.rejected: 1})
-    k = max(len(ranked) for _, ranked in rows.values())
+    k = max(len(ranked) for _, ranked, _ in rows.values())
     prompts, responses, rank = [], [], np.full((len(rows), k), -1, np.int32)
-    for row, (prompt, ranked) in enumerate(rows.values()):
+    for row, (prompt, ranked, _) in enumerate(rows.values()):
         said = list(ranked)
         rank[row, : len(said)] = [ranked[response] for response in said]
         prompts += [prompt] * k
@@ -178,8 +200,17 @@ def encode_rankings(
     return Rankings(
         responses=Sequences(*(x.reshape(len(rows), k, -1) for x in flat)),
         rank=rank,
-        weight=np.ones(len(rows), np.float32),
+        weight=np.array([weight for _, _, weight in rows.values()], np.float32),
     )
+
+
+def _both_ways(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
+    """Each pair, or where its probability is below 1 one pair for each order, which share its weight."""
+    for pair in comparisons:
+        yield pair._replace(weight=pair.weight * pair.probability)
+        if pair.probability < 1:
+            turned = pair._replace(chosen=pair.rejected, rejected=pair.chosen)
+            yield turned._replace(weight=pair.weight * (1 - pair.probability))
 
 
 def _plain(row: Row, fields: ComparisonFields, chat: Chat) -> Row:
@@ -196,6 +227,8 @@ def _shape(row: Row, fields: ComparisonFields) -> str:
     default = ComparisonFields()
     named = (fields.responses, fields.preference) != (default.responses, default.preference)
     responses, preference = ({*field_names(x)} for x in (fields.responses, fields.preference))
+    if {*responses, fields.probability} <= row.keys():
+        return "soft"
     if {*responses, fields.ranks} <= row.keys() and not preference & row.keys():
         return "ranked"
     if named or responses | preference <= row.keys():
@@ -207,19 +240,22 @@ def _shape(row: Row, fields: ComparisonFields) -> str:
     found = ", ".join(repr(key) for key in row) or "none"
     raise BadRecord(
         row.where,
-        "a comparison needs the fields 'responses' and 'preference', or 'responses' and 'ranks', or 'chosen' "
+        "a comparison needs the fields 'responses' and 'preference', 'probability' or 'ranks', or 'chosen' "
         "and 'rejected', or 'text' and 'label'",
         f", and the fields found are {found}: name yours with data.fields",
     )
 
 
-def _matched(positive: list[str], negative: list[str], seed: int) -> list[Comparison]:
-    """Positive texts over negative ones, in random pairs."""
+def _matched(positive: dict[str, float], negative: dict[str, float], seed: int) -> list[Comparison]:
+    """Positive texts over negative ones, in random pairs; their weights multiply."""
     rng = np.random.default_rng(seed)
-    positive, negative = list(dict.fromkeys(positive)), list(dict.fromkeys(negative))
-    rows = zip(rng.permutation(len(positive)), rng.permutation(len(negative)), strict=False)
-    pairs = [(positive[i], negative[j]) for i, j in rows]
-    return [Comparison("", good, bad, group=_texts([good, bad])) for good, bad in pairs]
+    texts = [[*side] for side in (positive, negative)]
+    rows = zip(*(rng.permutation(len(side)) for side in texts), strict=False)
+    pairs = [(texts[0][i], texts[1][j]) for i, j in rows]
+    return [
+        Comparison("", good, bad, _texts([good, bad]), weight=positive[good] * negative[bad])
+        for good, bad in pairs
+    ]
 
 
 def _texts(responses: Sequence[str]) -> str:
@@ -227,7 +263,14 @@ def _texts(responses: Sequence[str]) -> str:
     return "\n".join(sorted(map(words, responses)))
 
 
-def _chosen(row: Row, fields: ComparisonFields) -> Comparison:
+def _chosen(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
+    """The comparison of 'chosen' with 'rejected', whose order the row's probability may reverse."""
+    pair = _dialogues(row, fields)
+    return [_likelier(row, fields, pair) if fields.probability in row else pair], 0
+
+
+def _dialogues(row: Row, fields: ComparisonFields) -> Comparison:
+    """The field 'chosen' over 'rejected', less the prompt that they begin with."""
     chosen, rejected = field(row, "chosen", str), field(row, "rejected", str)
     prompt = _prompt(row, fields) if any(name in row for name in field_names(fields.prompt)) else ""
     if prompt:
@@ -278,6 +321,33 @@ def _mapped(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
         Comparison(prompt, responses[pair[0]], responses[pair[1]], group) for pair in won if pair
     ]
     return comparisons, won.count(None)
+
+
+def _soft(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
+    """The comparison of two responses of which the first is better with a probability."""
+    prompt, responses = _prompt(row, fields), _responses(row, fields)
+    if len(responses) != 2:
+        raise BadRecord(
+            row.where,
+            f"field {fields.probability!r} is about two responses",
+            f", and there are {len(responses)}",
+        )
+    group = (row.group or group_of(prompt)) if prompt else _texts(responses)
+    return [_likelier(row, fields, Comparison(prompt, *responses, group))], 0
+
+
+def _likelier(row: Row, fields: ComparisonFields, pair: Comparison) -> Comparison:
+    """The pair with the response first that is the better one by the row's probability of the first."""
+    p = field(row, fields.probability, float)
+    if not 0 <= p <= 1:
+        raise BadRecord(
+            row.where,
+            f"field {fields.probability!r} must be a number from 0 to 1",
+            f", and is {p!r}",
+        )
+    if p < 0.5:
+        pair, p = pair._replace(chosen=pair.rejected, rejected=pair.chosen), 1 - p
+    return pair._replace(probability=float(p))
 
 
 def _ranked(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
@@ -357,3 +427,7 @@ def _majority(votes: list[int | None]) -> int | None:
     """The vote with the most supporters (ties are votes too); a tie where no vote leads alone."""
     (best, count), *others = Counter(votes).most_common()
     return None if others and others[0][1] == count else best
+
+
+SHAPES = {"chosen": _chosen, "mapped": _mapped, "ranked": _ranked, "soft": _soft}
+"""Readers of (row, fields) -> (its comparisons, the number of its ties), by the layout of the row."""

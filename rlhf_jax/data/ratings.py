@@ -3,7 +3,8 @@
     {"prompt": ..., "response": ..., "rating": 4}    a number; "score" and "label" are other names of it
     {"text": ..., "label": 1}                        a text without a prompt
 
-Prompts and responses may be messages, as in `dialogues.plain`. `RatingFields` names other fields.
+Prompts and responses may be messages, as in `dialogues.plain`. A row may have a weight. `RatingFields` names
+other fields.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import Row, field, field_names, read, texts
 from rlhf_jax.data.splits import group_of
+from rlhf_jax.data.weights import tell_weightless, weight_of
 
 LARGEST = 1e30
 """Largest score in size, which float32 can still standardise."""
@@ -32,6 +34,7 @@ class Rating(NamedTuple):
     response: str
     score: float
     group: str
+    weight: float = 1.0
 
     @property
     def responses(self) -> tuple[str, ...]:
@@ -52,6 +55,8 @@ class RatingFields(Settings):
     score: str = "rating,score,label"
     """Fields of the score, separated by commas, of which each row has exactly one: a number, or true or
     false."""
+    weight: str = "weight"
+    """Field of a row's weight, 0 or more, beside others (1 where a row has none). Empty for none."""
 
 
 class Scale(NamedTuple):
@@ -73,12 +78,13 @@ def read_ratings(
 ) -> list[Rating]:
     """The ratings of a source (as in `sources.read`), in order; a repeated one counts twice.
 
-    `group` is `splits.group_of` the prompt, or of the text where there is no prompt. Raises BadRecord, in
-    one sentence that names path and line, for a row without a response or a finite score, unless `bad` skips
-    it, and ValueError, in one that names the source, where all scores are equal.
+    Rows of weight 0 are left out, and their number is printed. `group` is `splits.group_of` the prompt, or of
+    the text where there is no prompt. Raises BadRecord, in one sentence that names path and line, for a row
+    without a response or a finite score, unless `bad` skips it, and ValueError, in one that names the source,
+    where all scores are equal.
     """
     fields, found, bad = fields or RatingFields(), [], bad or BadRecords()
-    names = field_names(fields.prompt)
+    names, weightless = field_names(fields.prompt), 0
     for row in read(source, bad=bad):
         with bad:
             given = row.keys()
@@ -96,8 +102,14 @@ def read_ratings(
                 )
             said = field(row, response, str)
             group = row.group if prompt and row.group else group_of(prompt or said)
-            found.append(Rating(prompt, said, _score(row, field_names(fields.score)), group))
-    bad.check(found, source)
+            score, weight = _score(row, field_names(fields.score)), weight_of(row, fields.weight)
+            if weight:
+                found.append(Rating(prompt, said, score, group, weight))
+            weightless += not weight
+    bad.check([*found, *range(weightless)], source)
+    tell_weightless(weightless, source)
+    if not found:
+        raise ValueError(f"{source}: every row has a weight of 0, and nothing can be learned")
     if len({rating.score for rating in found}) < 2:
         raise ValueError(
             f"{source}: each of the {len(found)} scores is {found[0].score:g}, and nothing can be learned: "
@@ -106,21 +118,24 @@ def read_ratings(
     return found
 
 
-def scale_of(scores: Sequence[float]) -> Scale:
+def scale_of(
+    scores: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray | None = None
+) -> Scale:
     """The scale of rewards that these scores teach.
 
     Scores from 0 to 1 are "binary": labels, or shares of votes, whose log-odds are learned as they are.
-    Other scores are standardised by their mean and standard deviation. Raises ValueError where all are
-    equal.
+    Other scores are standardised by their mean and standard deviation, in which each counts by its weight.
+    Raises ValueError where all are equal.
     """
-    mean, deviation = float(np.mean(scores)), float(np.std(scores))
+    mean = np.average(scores, weights=weights)
+    deviation = float(np.sqrt(np.average((np.asarray(scores) - mean) ** 2, weights=weights)))
     if min(scores) == max(scores):
         raise ValueError(
             f"each of the {len(scores)} ratings to learn from is {scores[0]:g}: give more ratings"
         )
     if min(scores) >= 0 and max(scores) <= 1:
         return Scale("binary", 0.0, 1.0)
-    return Scale("regression", mean, deviation)
+    return Scale("regression", float(mean), deviation)
 
 
 def check_alike(parts: Sequence[Sequence[float]]):
@@ -139,16 +154,13 @@ def encode_ratings(
     length: int,
     scale: Scale,
 ) -> Ratings:
-    """Responses, encoded as by `encode_demonstrations`, and scores less the scale's mean, in its deviations.
-
-    Every row has weight 1.
-    """
+    """Responses, encoded as by `encode_demonstrations`, and scores less the scale's mean, in deviations."""
     prompts, responses = [x.prompt for x in ratings], [x.response for x in ratings]
     scores = np.array([x.score for x in ratings])
     return Ratings(
         responses=encode_demonstrations(tokenizer, prompts, responses, prompt_length, length),
         score=((scores - scale.mean) / scale.deviation).astype(np.float32),
-        weight=np.ones(len(ratings), np.float32),
+        weight=np.array([x.weight for x in ratings], np.float32),
     )
 
 

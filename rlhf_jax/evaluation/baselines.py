@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
-from rlhf_jax.evaluation.intervals import Groups, group_numbers
+from rlhf_jax.evaluation.intervals import Groups, Weights, group_numbers
 
 Kind = Literal["binary", "regression"]
 STRENGTHS = 1.0, 10.0, 100.0, 1000.0
@@ -42,20 +42,23 @@ def fit(
     kind: Kind,
     l2: float,
     intercept: bool = True,
+    counts: Weights = None,
 ) -> Line:
     """The line with the least sum of losses + l2 / 2 |weights|^2, over features [N, F], dense or sparse.
 
     With z the line's value and y the target, the loss is log(1 + e^z) - y z for "binary", the negative
-    log-likelihood of logistic regression, and (z - y)^2 / 2 for "regression".
+    log-likelihood of logistic regression, and (z - y)^2 / 2 for "regression". `counts` are the weights of the
+    rows in the sum.
     """
     binary, n = kind == "binary", features.shape[1]
+    counts = np.ones(len(targets)) if counts is None else np.asarray(counts)
 
     def objective(x):
         weights, z = x[:n], features @ x[:n] + x[n] * intercept
-        away = (expit(z) if binary else z) - targets
-        losses = np.logaddexp(0.0, z) - targets * z if binary else 0.5 * away**2
+        away = counts * ((expit(z) if binary else z) - targets)
+        losses = counts @ _losses(z, targets, kind)
         gradient = np.append(features.T @ away + l2 * weights, away.sum() * intercept)
-        return losses.sum() + 0.5 * l2 * weights @ weights, gradient
+        return losses + 0.5 * l2 * weights @ weights, gradient
 
     found = minimize(
         objective, np.zeros(n + 1), jac=True, method="L-BFGS-B", options={"maxiter": 1000}
@@ -63,44 +66,63 @@ def fit(
     return Line(found.x[:n], float(found.x[n] * intercept))
 
 
+def _losses(z, targets, kind: Kind) -> Float[np.ndarray, " N"]:
+    """The losses of `fit`."""
+    if kind == "binary":
+        return np.logaddexp(0.0, z) - targets * z
+    return 0.5 * (z - targets) ** 2
+
+
 def of_words(
     texts: Sequence[str],
     targets: Float[np.ndarray, " N"],
     kind: Kind,
     groups: Groups = None,
+    counts: Weights = None,
 ) -> Callable[[Sequence[str]], Float[np.ndarray, " N"]]:
     """`score(texts)` of a bag of words: a line in word counts, fitted to the targets of texts.
 
     Words of a single training text are left out. The strength of L2 is the one of `STRENGTHS` with the least
-    loss in cross-validation, where whole `groups` are left out (without them: texts).
+    loss in cross-validation, where whole `groups` are left out (without them: texts). `counts` are the
+    weights of the texts.
     """
     vocabulary = _vocabulary(texts)
-    line = _cross_validated(_counts(texts, vocabulary), targets, kind, groups, intercept=True)
+    features = _counts(texts, vocabulary)
+    line = _cross_validated(features, targets, kind, groups, intercept=True, counts=counts)
     return lambda texts: line(_counts(texts, vocabulary))
 
 
 def of_words_in_pairs(
-    chosen: Sequence[str], rejected: Sequence[str], groups: Groups = None
+    chosen: Sequence[str],
+    rejected: Sequence[str],
+    groups: Groups = None,
+    probability: Weights = None,
+    counts: Weights = None,
 ) -> Callable[[Sequence[str]], Float[np.ndarray, " N"]]:
     """`score(texts)` of a bag of words, fitted to pairs: logistic regression on differences of word counts.
 
-    The difference of the scores of two texts is the log-odds that the first is chosen. Words and the
-    strength of L2 are chosen as by `of_words`.
+    The difference of the scores of two texts is the log-odds that the first is chosen, which it was with
+    `probability` (1 without it). Words and the strength of L2 are chosen as by `of_words`; `counts` are the
+    weights of the pairs.
     """
     vocabulary = _vocabulary([*chosen, *rejected])
     differences = _counts(chosen, vocabulary) - _counts(rejected, vocabulary)
-    ones = np.ones(len(chosen))
-    line = _cross_validated(differences, ones, "binary", groups, intercept=False)
+    targets = np.ones(len(chosen)) if probability is None else np.asarray(probability)
+    line = _cross_validated(differences, targets, "binary", groups, intercept=False, counts=counts)
     return lambda texts: line(_counts(texts, vocabulary))
 
 
 def of_length(
-    texts: Sequence[str], targets: Float[np.ndarray, " N"], kind: Kind
+    texts: Sequence[str],
+    targets: Float[np.ndarray, " N"],
+    kind: Kind,
+    counts: Weights = None,
 ) -> Callable[[Sequence[str]], Float[np.ndarray, " N"]]:
-    """`score(texts)` of length alone: a line in the number of words, fitted to the targets of texts."""
+    """`score(texts)` of length alone: a line in the number of words, fitted to the targets of texts, of which
+    each counts by its weight in `counts`."""
     lengths = lambda texts: np.array([[len(text.split())] for text in texts], float)
     mean, deviation = lengths(texts).mean(), lengths(texts).std() or 1.0
-    line = fit((lengths(texts) - mean) / deviation, targets, kind, l2=1e-6)
+    line = fit((lengths(texts) - mean) / deviation, targets, kind, l2=1e-6, counts=counts)
     return lambda texts: line((lengths(texts) - mean) / deviation)
 
 
@@ -123,9 +145,12 @@ def _counts(texts: Sequence[str], vocabulary: dict[str, int]) -> csr_matrix:
     return csr_matrix((counts.astype(float), (rows, columns)), shape=shape)
 
 
-def _cross_validated(features, targets, kind: Kind, groups: Groups, intercept: bool) -> Line:
+def _cross_validated(
+    features, targets, kind: Kind, groups: Groups, intercept: bool, counts: Weights
+) -> Line:
     """The line of the strength of L2 with the least loss on rows that are left out."""
     n = len(targets)
+    counts = np.ones(n) if counts is None else np.asarray(counts)
     group = np.arange(n) if groups is None else group_numbers(groups, n)
     fold = np.random.default_rng(0).permutation(group.max() + 1)[group] % FOLDS
 
@@ -135,10 +160,8 @@ def _cross_validated(features, targets, kind: Kind, groups: Groups, intercept: b
             rows, others = fold == left_out, fold != left_out
             if not rows.any() or not others.any():
                 continue
-            line = fit(features[others], targets[others], kind, l2, intercept)
-            z, y = line(features[rows]), targets[rows]
-            losses = np.logaddexp(0.0, z) - y * z if kind == "binary" else 0.5 * (z - y) ** 2
-            total += losses.sum()
+            line = fit(features[others], targets[others], kind, l2, intercept, counts[others])
+            total += counts[rows] @ _losses(line(features[rows]), targets[rows], kind)
         return total
 
-    return fit(features, targets, kind, min(STRENGTHS, key=loss), intercept)
+    return fit(features, targets, kind, min(STRENGTHS, key=loss), intercept, counts)

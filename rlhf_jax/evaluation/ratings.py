@@ -8,6 +8,7 @@ from jaxtyping import Float
 from rlhf_jax.evaluation.intervals import (
     Groups,
     Interval,
+    Weights,
     check_finite,
     group_numbers,
     percentile_interval,
@@ -51,19 +52,22 @@ def compared(
     groups: Groups = None,
     seed: int = 0,
     resamples: int = 1000,
+    counts: Weights = None,
 ) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """(the statistic of each of `scores`, the first one's less each other's), by name, with intervals.
 
     The intervals are bootstraps over whole `groups` (without them: over rows), as `percentile_interval`
-    widens them. The differences are paired: both are measured on the same resamples.
+    widens them. The differences are paired: both are measured on the same resamples. `counts` are the weights
+    of the rows.
     """
     labels, (first, *others) = check_finite(labels, "labels"), scores
     scores = {name: check_finite(x, name) for name, x in scores.items()}
     group = np.arange(len(labels)) if groups is None else group_numbers(groups, len(labels))
     n, rng = int(group.max()) + 1, np.random.default_rng(seed)
+    counts = np.ones(len(labels)) if counts is None else np.asarray(counts)
     times = [rng.multinomial(n, np.full(n, 1 / n))[group] for _ in range(resamples)]
     values = {
-        name: np.array([statistic(x, labels, weights) for weights in (np.ones(len(x)), *times)])
+        name: np.array([statistic(x, labels, counts * often) for often in (1, *times)])
         for name, x in scores.items()
     }
     interval = lambda x: percentile_interval(x[0], x[1:], n)

@@ -9,6 +9,7 @@ from scipy.special import expit
 from rlhf_jax.evaluation.intervals import (
     Groups,
     Interval,
+    Weights,
     accuracy,
     check_finite,
     group_numbers,
@@ -56,12 +57,17 @@ def length_baseline(
     lengths_chosen: Num[np.ndarray, " N"],
     lengths_rejected: Num[np.ndarray, " N"],
     groups: Groups = None,
+    weights_train: Weights = None,
+    weights: Weights = None,
 ) -> LengthBaseline:
-    """The accuracy of length alone: the rule is chosen on the training pairs and measured on the others."""
-    longer = win_rate(lengths_chosen_train, lengths_rejected_train).mean >= 0.5
-    if longer:
-        return LengthBaseline("longer", win_rate(lengths_chosen, lengths_rejected, groups))
-    return LengthBaseline("shorter", win_rate(lengths_rejected, lengths_chosen, groups))
+    """The accuracy of length alone: the rule is chosen on the training pairs and measured on the others.
+
+    Each pair counts by its weight; a training pair of which neither response is better has none.
+    """
+    longer = np.sign(np.subtract(lengths_chosen_train, lengths_rejected_train))
+    if np.sum(longer if weights_train is None else longer * weights_train) >= 0:
+        return LengthBaseline("longer", win_rate(lengths_chosen, lengths_rejected, groups, weights))
+    return LengthBaseline("shorter", win_rate(lengths_rejected, lengths_chosen, groups, weights))
 
 
 def length_report(
@@ -71,6 +77,7 @@ def length_report(
     groups: Groups = None,
     seed: int = 0,
     resamples: int = 1000,
+    weights: Weights = None,
 ) -> LengthReport:
     """The effect of length on scores of pairs: column 0 is the chosen response, column 1 the rejected.
 
@@ -79,7 +86,8 @@ def length_report(
     left (less than 1e-6 of a deviation). If people ignored length, a model without a length bias is as
     accurate where the longer response was chosen as where the shorter was; a model that counts words is right
     only in the first case. Correlations have bootstrap intervals over `groups` (without them: over pairs),
-    accuracies those of `accuracy`; all are 95 %. Pairs of equal length enter the correlations only.
+    accuracies those of `accuracy`, with the `weights` of pairs; all are 95 %. Pairs of equal length enter the
+    correlations only.
 
     Coverage for a correlation of .8 over 10, 30 and 100 groups of two pairs: .95, .93, .95.
     """
@@ -100,7 +108,8 @@ def length_report(
     def within(rows):
         if not rows.any():
             return None
-        return accuracy(margins[rows], None if groups is None else group[rows])
+        of = None if weights is None else np.asarray(weights)[rows]
+        return accuracy(margins[rows], None if groups is None else group[rows], of)
 
     return LengthReport(
         correlation=correlation(None),
@@ -112,36 +121,56 @@ def length_report(
     )
 
 
-def calibration_table(margins: Num[np.ndarray, " N"], bins: int = 5) -> list[CalibrationRow]:
+def calibration_table(
+    margins: Num[np.ndarray, " N"],
+    bins: int = 5,
+    probability: Weights = None,
+    weights: Weights = None,
+) -> list[CalibrationRow]:
     """How often people chose the response that the model prefers, by the confidence of the model.
 
     `margins` are score(chosen) - score(rejected). The prediction of a pair is sigmoid(|margin|), from 0.5
     to 1, for the response with the higher score; it is correct where the margin is positive, and half
-    correct at zero. This equals the table of a judge who sees each pair in random order, folded at 0.5, where
-    the rows for p and 1 - p agree. `bins` are equally wide; empty bins are left out.
+    correct at zero; where a share of people, `probability`, chose the first, it is correct for them alone.
+    Pairs count by their `weights`. This equals the table of a judge who sees each pair in random order,
+    folded at 0.5, where the rows for p and 1 - p agree. `bins` are equally wide; empty bins are left out.
     """
+    return [row for row, _ in _weighed_rows(margins, bins, probability, weights)]
+
+
+def ece(
+    margins: Num[np.ndarray, " N"],
+    bins: int = 5,
+    probability: Weights = None,
+    weights: Weights = None,
+) -> float:
+    """The expected calibration error (Naeini et al., 2015): mean |predicted - observed| over the table."""
+    rows = _weighed_rows(margins, bins, probability, weights)
+    total = sum(weight * abs(row.predicted - row.observed) for row, weight in rows)
+    return total / sum(weight for _, weight in rows)
+
+
+def _weighed_rows(margins, bins, probability, weights) -> list[tuple[CalibrationRow, float]]:
+    """The rows of the calibration table, each with the weight of its pairs."""
     margins = check_finite(margins, "margins")
-    predicted, observed = expit(np.abs(margins)), 0.5 + 0.5 * np.sign(margins)
+    sure = 1.0 if probability is None else 2 * np.asarray(probability) - 1
+    predicted, observed = expit(np.abs(margins)), 0.5 + 0.5 * sure * np.sign(margins)
+    weights = np.ones(len(margins)) if weights is None else np.asarray(weights)
     edges = np.linspace(0.5, 1.0, bins + 1)
     bin_of = np.clip(np.ceil((predicted - 0.5) * 2 * bins).astype(int) - 1, 0, bins - 1)
-    return [
-        CalibrationRow(
+    rows = []
+    for i in np.unique(bin_of):
+        here = bin_of == i
+        mean = lambda x, here=here: float(np.average(x[here], weights=weights[here]))
+        row = CalibrationRow(
             low=float(edges[i]),
             high=float(edges[i + 1]),
-            count=int(np.sum(bin_of == i)),
-            predicted=float(predicted[bin_of == i].mean()),
-            observed=float(observed[bin_of == i].mean()),
+            count=int(here.sum()),
+            predicted=mean(predicted),
+            observed=mean(observed),
         )
-        for i in range(bins)
-        if np.any(bin_of == i)
-    ]
-
-
-def ece(margins: Num[np.ndarray, " N"], bins: int = 5) -> float:
-    """The expected calibration error (Naeini et al., 2015): mean |predicted - observed| over the table."""
-    rows = calibration_table(margins, bins)
-    total = sum(row.count * abs(row.predicted - row.observed) for row in rows)
-    return total / sum(row.count for row in rows)
+        rows.append((row, float(weights[here].sum())))
+    return rows
 
 
 def _moments(x, y, given) -> Float[np.ndarray, "N 4 4"]:

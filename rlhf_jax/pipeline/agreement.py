@@ -57,19 +57,25 @@ def about_scored(
 def about_scores(scores, train, held_out, gold=None, words: bool = False) -> dict:
     """Held-out accuracy of a reward model beside that of length alone, and its calibration.
 
-    `scores` [N, 2] of the held-out pairs, chosen and rejected; `gold` [N, 2] where it is known. With `words`
-    also the accuracy of a bag of words, and whether the reward model beats these baselines.
+    A pair counts once, by its weight, and is right where the likelier response scores higher; calibration is
+    to the share of people who chose it. `scores` [N, 2] of the held-out pairs, chosen and rejected; `gold`
+    [N, 2] where it is known. With `words` also the accuracy of a bag of words, and whether the reward model
+    beats these baselines.
     """
     groups, margins = [c.group for c in held_out], scores[:, 0] - scores[:, 1]
+    weights, p = np.array([(c.weight, c.probability) for c in held_out]).T
+    weights_train, p_train = np.array([(c.weight, c.probability) for c in train]).T
+    accuracy = lambda margins: intervals.accuracy(margins, groups, weights)
     count = lambda pairs, side: np.array([len(getattr(c, side).split()) for c in pairs])
     lengths = np.stack([count(held_out, "chosen"), count(held_out, "rejected")], axis=1)
     length = reward_models.length_baseline(
-        count(train, "chosen"), count(train, "rejected"), lengths[:, 0], lengths[:, 1], groups
-    )
-    taste = reward_models.length_report(scores, lengths, gold, groups)
+        count(train, "chosen"), count(train, "rejected"), lengths[:, 0], lengths[:, 1], groups,
+        weights_train * (2 * p_train - 1), weights,
+    )  # fmt: skip
+    taste = reward_models.length_report(scores, lengths, gold, groups, weights=weights)
     where_known = lambda found: {k: x._asdict() for k, x in found.items() if x is not None}
     accuracies = {
-        "held-out pairs": intervals.accuracy(margins, groups),
+        "held-out pairs": accuracy(margins),
         f"{LENGTH}: {length.rule} wins": length.accuracy,
         "where the longer was chosen": taste.accuracy_longer_chosen,
         "where the shorter was chosen": taste.accuracy_shorter_chosen,
@@ -77,16 +83,19 @@ def about_scores(scores, train, held_out, gold=None, words: bool = False) -> dic
     others = {}
     if words:
         others = {LENGTH: (1 if length.rule == "longer" else -1) * (lengths[:, 0] - lengths[:, 1])}
-        score = baselines.of_words_in_pairs(*sides(train), [c.group for c in train])
+        score = baselines.of_words_in_pairs(
+            *sides(train), [c.group for c in train], p_train, weights_train
+        )
         others[WORDS] = np.subtract(*map(score, sides(held_out)))
-        accuracies |= {WORDS: intervals.accuracy(others[WORDS], groups)}
+        accuracies |= {WORDS: accuracy(others[WORDS])}
+    table = reward_models.calibration_table(margins, probability=p, weights=weights)
     correlations = {"plain": taste.correlation, "given gold": taste.correlation_given_gold}
     return {
         "reward accuracy": where_known(accuracies),
-        **beaten("accuracy", {name: gain(margins, x, groups) for name, x in others.items()}),
+        **beaten("accuracy", {k: gain(margins, x, groups, weights) for k, x in others.items()}),
         "correlation of score and length": where_known(correlations),
-        "reward calibration error": reward_models.ece(margins),
-        "calibration": [row._asdict() for row in reward_models.calibration_table(margins)],
+        "reward calibration error": reward_models.ece(margins, probability=p, weights=weights),
+        "calibration": [row._asdict() for row in table],
     }
 
 
@@ -99,38 +108,41 @@ def about_ratings(run: "Prepared", reward: Reward, rated: Feedback, words: bool 
     """
     train, held_out = rated.train, rated.held_out
     kind, groups = scale_of([x.score for x in train]).kind, [x.group for x in held_out]
+    counts, weights = np.array([x.weight for x in train]), np.array([x.weight for x in held_out])
     said = stages.demonstrations(run.tokenizer, [x[:2] for x in held_out], run.lengths)
     scores = {"held-out ratings": generation.score(run.devices, reward.fn, reward.params, said)}
     taught = [x.response for x in train], np.array([x.score for x in train])
-    scores[LENGTH] = baselines.of_length(*taught, kind)([x.response for x in held_out])
+    scores[LENGTH] = baselines.of_length(*taught, kind, counts)([x.response for x in held_out])
     if words:
-        of_words = baselines.of_words(*taught, kind, [x.group for x in train])
+        of_words = baselines.of_words(*taught, kind, [x.group for x in train], counts)
         scores[WORDS] = of_words([x.response for x in held_out])
     labels = np.array([x.score for x in held_out])
     name = "AUC" if kind == "binary" else "correlation"
     statistic = ratings.auc if kind == "binary" else ratings.correlation
-    own, less = ratings.compared(statistic, scores, labels, groups)
+    own, less = ratings.compared(statistic, scores, labels, groups, counts=weights)
     found = {f"reward {name}": {x: interval._asdict() for x, interval in own.items()}}
     found |= beaten(name, less) if words else {}
     place = run.folder / "stages" / "reward" / stages.SCALE
     if kind == "binary" and not run.load_reward and place.exists():
         scores["held-out ratings"] += disk.read_json(place)["mean"]  # log-odds, as the baselines'
-        found |= about_labels(scores, labels, taught[1], groups)
+        commoner = np.average(taught[1], weights=counts)
+        found |= about_labels(scores, labels, commoner, groups, weights)
     return found
 
 
-def about_labels(scores: dict, labels, taught, groups) -> dict:
-    """Accuracy of log-odds [N], by name, beside that of the label that is commoner in the labels `taught`;
-    and the calibration error of the first. Labels of 1/2 are left out."""
+def about_labels(scores: dict, labels, taught: float, groups, weights) -> dict:
+    """Accuracy of log-odds [N], by name, beside that of the label that is commoner where the mean of those to
+    learn from is `taught`; and the calibration error of the first. Labels of 1/2 are left out."""
     sign = np.sign(labels - 0.5)
     told = sign != 0
     if not told.any():
         return {}
     groups = [group for group, x in zip(groups, told, strict=True) if x]
-    common = np.sign(np.mean(taught) - 0.5) * np.ones(len(labels))
+    common = np.sign(taught - 0.5) * np.ones(len(labels))
+    weights = weights[told]
     margins = {name: (sign * x)[told] for name, x in (scores | {"commoner label": common}).items()}
-    accuracies = {name: intervals.accuracy(x, groups)._asdict() for name, x in margins.items()}
-    error = reward_models.ece(next(iter(margins.values())))
+    accuracies = {k: intervals.accuracy(x, groups, weights)._asdict() for k, x in margins.items()}
+    error = reward_models.ece(next(iter(margins.values())), weights=weights)
     return {"reward accuracy": accuracies, "reward calibration error": error}
 
 
@@ -139,10 +151,10 @@ def sides(pairs) -> tuple[list[str], list[str]]:
     return [c.chosen for c in pairs], [c.rejected for c in pairs]
 
 
-def gain(margins, others, groups) -> Interval:
+def gain(margins, others, groups, weights=None) -> Interval:
     """The accuracy of margins less that of other margins on the same pairs, with its paired interval."""
     right = 0.5 * (np.sign(margins) - np.sign(others))
-    return intervals.bootstrap_interval(right, groups)
+    return intervals.bootstrap_interval(right, groups, weights=weights)
 
 
 def beaten(name: str, less: dict[str, Interval]) -> dict:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from scipy.special import logit
 
 from rlhf_jax.algorithms import plackett_luce, pointwise, reward_model
@@ -35,8 +36,8 @@ def lesson(run: "Prepared", items: Sequence[Comparison | Rating]) -> Lesson:
     """
     prompt, length, turns = run.lengths
     if is_rated(items):
-        scores = [x.score for x in items if isinstance(x, Rating)]
-        scale, mean = scale_of(scores), sum(scores) / len(scores)
+        scores, weights = np.array([(x.score, x.weight) for x in items if isinstance(x, Rating)]).T
+        scale, mean = scale_of(scores, weights), np.average(scores, weights=weights)
         return Lesson(
             encode=lambda items: encode_ratings(run.tokenizer, items, prompt, length, scale),
             make=partial(pointwise.make_train_step, kind=scale.kind),

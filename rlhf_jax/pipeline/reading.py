@@ -57,6 +57,26 @@ def kept(items: list, teaches: Callable, name: str) -> list:
     return found
 
 
+def decided(items: list, name: str) -> list:
+    """The held-out items that can be right or wrong: all but pairs whose probability is 1/2; prints how many
+    are not. `name` is the setting of their files.
+
+    Raises ValueError where none is left.
+    """
+    found = [x for x in items if isinstance(x, Rating) or x.probability > 0.5]
+    if len(found) < len(items):
+        count = f"{len(items) - len(found)} of {len(items)}"
+        print(
+            f"not counted: {count} held-out pairs of {name}, of which neither is better", flush=True
+        )
+    if not found:
+        raise ValueError(
+            f"{name}: in every held-out pair both responses are as good: give more rows in which one is "
+            "better"
+        )
+    return found
+
+
 def check_files(cfg: DataConfig, needs: Needs):
     """Raises ValueError where files are missing or unused, or where fields are named for files not given."""
     for name in FILES:
@@ -176,14 +196,14 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
         rows, of_group, cfg.held_out, seed, f"{name} by data.held_out"
     )
     rows, rows_held_out = side(rows, seed, "data.prompts") if rows else ([], [])
-    feedback = None
+    feedback, train, held_out = None, [], []
     if judged:
         train, held_out = side(judged, seed, source)
         teaches = unseen(train, held_out, rows_held_out)
         all_of = lambda x: all(teaches(x.group, x.prompt, text) for text in x.responses)
         train = kept(train, all_of, source)
         halves = halved(train, seed, source) if needs.halves else (train, [])
-        feedback = Feedback(train, halves, held_out)
+        feedback = Feedback(train, halves, decided(held_out, source))
         check_alike([[x.score for x in half if isinstance(x, Rating)] for half in halves])
     else:
         teaches = unseen([], [], rows_held_out)
@@ -197,7 +217,7 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
         fresh = lambda demo: all(teaches(demo.group, *pair) for pair in said(demo))
         demos, demos_held_out = side(kept(demos, fresh, name), seed + 2, name)
     if not cfg.prompts:
-        own = (feedback.train, feedback.held_out) if feedback else (demos, demos_held_out)
+        own = (train, held_out) if feedback else (demos, demos_held_out)
         rows, rows_held_out = (
             list({x.prompt: Row(x.prompt, {}, x.group) for x in part if x.prompt}.values())
             for part in own
@@ -219,13 +239,13 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
 
 
 def better(train: list) -> list[Demonstration]:
-    """The chosen responses of comparisons, or those rated at least as high as the mean, each once."""
+    """The better responses of comparisons, or those rated at least as high as the mean, each once."""
     rated = [x for x in train if isinstance(x, Rating)]
-    mean = sum(x.score for x in rated) / max(len(rated), 1)
+    mean = sum(x.weight * x.score for x in rated) / (sum(x.weight for x in rated) or 1)
     found = (
         Demonstration(x.prompt, x.responses[0], x.group)
         for x in train
-        if not isinstance(x, Rating) or x.score >= mean
+        if (x.score >= mean if isinstance(x, Rating) else x.probability > 0.5)
     )
     return list(dict.fromkeys(found))
 

@@ -50,7 +50,8 @@ def kept(place: pathlib.Path, make: Callable[[pathlib.Path], Any]) -> None:
 def mapped(folder: pathlib.Path, make: Callable[[], Any], like: Any) -> Any:
     """The tree of arrays that `make()` gives, as files of `folder` that are mapped into memory, read-only.
 
-    The folder is `kept`. `like` is any tree of that structure.
+    The folder is `kept`. `like` is any tree of that structure; a folder of fewer arrays is an older
+    version's, and made again.
     """
 
     def write(partial):
@@ -59,6 +60,8 @@ def mapped(folder: pathlib.Path, make: Callable[[], Any], like: Any) -> Any:
             np.save(partial / f"{n}.npy", x)
 
     kept(folder, write)
+    last = folder / f"{len(jax.tree.leaves(like)) - 1}.npy"
+    hosts.once(last.exists, lambda: (_delete(folder), _make(folder, write)))
     read = lambda n: np.asarray(np.load(folder / f"{n}.npy", mmap_mode="r"))
     leaves, structure = jax.tree.flatten(like)
     return jax.tree.unflatten(structure, [read(n) for n in range(len(leaves))])

@@ -89,6 +89,7 @@ def draw_pairs(
                 chosen=tree_index(sequences, first + best),
                 rejected=tree_index(sequences, first + 1 - best),
                 weight=np.ones(pairs, np.float32),
+                probability=np.ones(pairs, np.float32),
             )
         )
     return drawn
@@ -100,7 +101,8 @@ def load(place: pathlib.Path, pairs: int) -> Comparisons | None:
         return None
     with np.load(place) as file:
         sides = [Sequences(*(file[f"{side}_{x}"] for x in Sequences._fields)) for side in (0, 1)]
-    found = Comparisons(*sides, weight=np.ones(len(sides[0].tokens), np.float32))
+    ones = np.ones(len(sides[0].tokens), np.float32)
+    found = Comparisons(*sides, weight=ones, probability=ones)
     return tree_index(found, slice(pairs)) if len(found.weight) >= pairs else None
 
 

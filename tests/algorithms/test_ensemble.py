@@ -32,7 +32,7 @@ def sequences(seed):
 
 
 def pairs(seed):
-    return Comparisons(sequences(seed), sequences(seed + 100), np.ones(B, np.float32))
+    return Comparisons(sequences(seed), sequences(seed + 100), *np.ones((2, B), np.float32))
 
 
 def stacked(batches):

@@ -308,7 +308,8 @@ def star(world):
 def pairs_of(world, first, second, often):
     ref = jnp.log(distribution(world.ref_logits))
     weight = jnp.asarray(often * wins(world)[first, second])
-    return PreferenceBatch(Comparisons(rows(first), rows(second), weight), ref[first], ref[second])
+    pairs = Comparisons(rows(first), rows(second), weight, jnp.ones_like(weight))
+    return PreferenceBatch(pairs, ref[first], ref[second])
 
 
 def loss_of(table, batch, cfg, policy_fn=table_policy):
@@ -390,7 +391,9 @@ def with_mean_reference(batch):
 
 def swapped(batch):
     pairs = batch.comparisons
-    return batch._replace(comparisons=Comparisons(*pairs.sides[::-1], pairs.weight))
+    return batch._replace(
+        comparisons=Comparisons(*pairs.sides[::-1], pairs.weight, pairs.probability)
+    )
 
 
 CONTROLS = {
@@ -519,7 +522,8 @@ def batches(models):
     chosen, rejected = sequences(1), sequences(2)
     weight = np.arange(B, dtype=np.float32) / B
     others = jax.device_get(kto.mismatch(chosen))
-    pairs = PreferenceBatch(Comparisons(chosen, rejected, weight), ref(chosen), ref(rejected))
+    pairs = Comparisons(chosen, rejected, weight, np.linspace(0.5, 1, B, dtype=np.float32))
+    pairs = PreferenceBatch(pairs, ref(chosen), ref(rejected))
     desirable = np.arange(B) % 3 > 0
     labelled = LabelledBatch(chosen, desirable, ref(chosen), others, ref(others), weight)
     return {kind: labelled if kind == "kto" else pairs for kind in KINDS}
@@ -574,7 +578,8 @@ def test_a_response_is_the_sum_of_its_own_tokens_and_none_of_its_prompts(models)
 def test_log_probabilities_of_the_reference_kept_from_once_are_those_of_the_loop(models):
     """Over the whole data set in one batch, then rows of it; at the start the loss is log 2."""
     ref = models[0]
-    data = Comparisons(sequences(3, rows=48), sequences(4, rows=48), np.ones(48, np.float32))
+    ones = np.ones(48, np.float32)
+    data = Comparisons(sequences(3, rows=48), sequences(4, rows=48), ones, ones)
     kept = [np.asarray(REFERENCE(ref, side)) for side in data.sides]
     some = np.random.default_rng(0).permutation(48)[:B]
     batch = jax.tree.map(lambda x: x[some], PreferenceBatch(data, *kept))
@@ -664,7 +669,7 @@ def test_the_reference_free_kinds_do_not_read_the_reference(models, batches, kin
 def test_the_metrics_of_pairs_are_weighted_means(models, batches, kind):
     ref, params = models
     batch, mean = batches[kind], partial(np.average, weights=weight_of(batches[kind]))
-    sides = batch.comparisons.sides
+    sides, p = batch.comparisons.sides, batch.comparisons.probability
     logprobs = np.array([REFERENCE(params, side) for side in sides])
     ratios = logprobs - [REFERENCE(ref, side) for side in sides]
     by_token = logprobs / [side.mask.sum(axis=1) for side in sides]
@@ -673,13 +678,13 @@ def test_the_metrics_of_pairs_are_weighted_means(models, batches, kind):
     margin = rewards[kind][0] - rewards[kind][1]
     _, metrics = take_step(params, batch, kind)
     wanted = {
-        "accuracy": mean(margin > 0),
+        "accuracy": mean(p * (margin > 0) + (1 - p) * (margin < 0)),
         "margin": mean(margin),
         "chosen_logprob": mean(logprobs[0]),
         "rejected_logprob": mean(logprobs[1]),
     }
     if kind == "orpo":
-        wanted["sft_loss"] = mean(-by_token[0])
+        wanted["sft_loss"] = mean(-p * by_token[0] - (1 - p) * by_token[1])
     for name, want in wanted.items():
         np.testing.assert_allclose(metrics[f"preference/{name}"], want, rtol=1e-4)
     assert abs(wanted["accuracy"] - 0.5) > 0.02  # so that the other sign would show

@@ -29,7 +29,7 @@ def strength_of(params, tokens, attention_mask):
 
 def pairs_of(chosen, rejected):
     """Comparisons that weigh the same."""
-    return Comparisons(chosen, rejected, np.ones(len(chosen.tokens), np.float32))
+    return Comparisons(chosen, rejected, *np.ones((2, len(chosen.tokens)), np.float32))
 
 
 def test_training_recovers_known_strengths_up_to_a_constant():
@@ -184,7 +184,7 @@ def test_training_ends_at_the_optimum_of_each_setting(cfg, difference, total):
 def test_a_pair_counts_by_its_weight():
     """Two pairs of weights 4 and 1 are the five of MIXED, and one that weighs nothing may be anything."""
     sides = np.array([[0], [1], [1]]), np.array([[1], [0], [0]])
-    uneven = Comparisons(*map(side, sides), weight=np.array([4.0, 1.0, 0.0], np.float32))
+    uneven = pairs_of(*map(side, sides))._replace(weight=np.array([4.0, 1.0, 0.0], np.float32))
     np.testing.assert_allclose(
         trained(RewardLossConfig(), uneven), trained(RewardLossConfig()), atol=1e-4
     )

@@ -556,7 +556,7 @@ def test_the_vote_of_several_lists_is_taken_pair_by_pair(tmp_path):
     [
         (
             {"a": 1},
-            "needs the fields 'responses' and 'preference', or .* found are 'a': name yours",
+            "needs the fields 'responses' and 'preference', 'probability' or .* found are 'a': name yours",
         ),
         ({"responses": ["a", "b"], "preference": 0}, "field 'prompt' is missing"),
         ({"prompt": "p", "responses": ["a"], "preference": 0}, "two or more responses"),

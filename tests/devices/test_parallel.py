@@ -83,7 +83,7 @@ def start(devices, params):
 def test_a_reward_step_does_not_depend_on_the_layout(params, names):
     """And on microbatches no more: several devices take two, one device takes one."""
     weight = np.linspace(0, 2, B, dtype=np.float32)
-    batch = Comparisons(sequences(1), sequences(2), weight)
+    batch = Comparisons(sequences(1), sequences(2), weight, 0.5 + weight / 4)
 
     def run(devices):
         step = reward_model.make_train_step(

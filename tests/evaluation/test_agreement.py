@@ -68,6 +68,21 @@ def test_differences_are_paired_and_groups_widen_every_interval():
     assert width(grouped) > 1.5 * width(naive)
 
 
+def test_counts_of_rows_are_repetitions():
+    rng = np.random.default_rng(3)
+    labels, times = (rng.random(60) < 0.5).astype(float), rng.integers(1, 4, size=60)
+    scores = {"model": labels + rng.normal(size=60), "other": rng.normal(size=60)}
+    repeated = {name: np.repeat(x, times) for name, x in scores.items()}
+    groups = np.repeat(np.arange(60), times)
+    for statistic in (ratings.auc, ratings.correlation):
+        got = ratings.compared(statistic, scores, labels, counts=times)
+        want = ratings.compared(statistic, repeated, np.repeat(labels, times), groups)
+        for x, y in zip(got, want, strict=True):
+            assert x.keys() == y.keys()
+            for name in x:
+                assert x[name] == pytest.approx(y[name])
+
+
 def test_a_score_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match=r"model\[1\] is nan"):
         ratings.compared(ratings.auc, {"model": np.array([1.0, np.nan])}, np.array([0.0, 1.0]))

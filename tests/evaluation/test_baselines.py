@@ -30,6 +30,27 @@ def test_the_optimum_with_l2_has_no_gradient():
     np.testing.assert_allclose(away.sum(), 0, atol=1e-3)
 
 
+def test_a_row_counts_as_often_as_it_weighs():
+    rng = np.random.default_rng(2)
+    x, y, times = rng.normal(size=(40, 3)), rng.random(40), rng.integers(1, 5, size=40)
+    for kind in ("binary", "regression"):
+        want = baselines.fit(np.repeat(x, times, axis=0), np.repeat(y, times), kind, l2=2.0)
+        got = baselines.fit(x, y, kind, l2=2.0, counts=times)
+        np.testing.assert_allclose(got.weights, want.weights, atol=1e-4)
+    texts, groups = [f"w{n % 7} w{n % 3}" for n in range(40)], np.arange(40)
+    score = baselines.of_words(texts, y, "binary", groups, times)
+    repeat = lambda values: [x for x, n in zip(values, times, strict=True) for _ in range(n)]
+    again = baselines.of_words(repeat(texts), np.array(repeat(y)), "binary", repeat(groups))
+    np.testing.assert_allclose(score(texts), again(texts), atol=1e-3)
+
+
+def test_shares_of_pairs_teach_a_bag_of_words_their_log_odds():
+    chosen, rejected = ["good"] * 400, ["bad"] * 400
+    score = baselines.of_words_in_pairs(chosen, rejected, probability=np.full(400, 0.8))
+    gap = score(["good"])[0] - score(["bad"])[0]
+    assert gap == pytest.approx(logit(0.8), rel=0.02)
+
+
 NOUNS = [f"noun{n}" for n in range(20)]
 
 

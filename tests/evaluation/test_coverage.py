@@ -69,6 +69,16 @@ def of_grouped_judgements(p, many, size, alike):
     return share(covers)
 
 
+def of_votes(p, n):
+    """Pairs of 1 to 9 votes each, which count by their votes."""
+
+    def covers(rng, i):
+        right = rng.random(n) < p
+        return holds(intervals.accuracy(2.0 * right - 1, weights=rng.integers(1, 10, size=n)), p)
+
+    return share(covers)
+
+
 def of_correlations(truth, many):
     """Pairs of responses in `many` groups of two pairs; scores and lengths are normal."""
 
@@ -136,6 +146,9 @@ MEASURED = [
     (of_grouped_judgements, (0.97, 30, 4, 1), 0.919),
     (of_grouped_judgements, (0.97, 30, 16, 0.3), 0.861),
     (of_grouped_judgements, (0.97, 100, 4, 0.3), 0.927),
+    (of_votes, (0.76, 10), 0.965),
+    (of_votes, (0.76, 30), 0.935),
+    (of_votes, (0.76, 100), 0.956),
     (of_seeds, (interquartile_mean, (2, 1, 1), (1, 0, 0)), 0.926),
     (of_seeds, (interquartile_mean, (3, 1, 1), (1, 0, 0)), 0.916),
     (of_seeds, (interquartile_mean, (5, 1, 1), (1, 0, 0)), 0.966),

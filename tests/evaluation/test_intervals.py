@@ -135,6 +135,25 @@ def test_the_effective_size_of_groups_that_are_alike_by_a_half():
     assert intervals.effective_size(apart, groups) == pytest.approx(20_000, rel=1e-3)
 
 
+def test_weights_count_as_repetitions_do_and_are_worth_kishs_number_of_judgements():
+    rng = np.random.default_rng(10)
+    margins, times = rng.normal(0.5, 1, size=4000), rng.integers(1, 5, size=4000)
+    repeated, groups = np.repeat(margins, times), np.repeat(np.arange(4000), times)
+    got = intervals.accuracy(margins, weights=times)
+    assert got.mean == pytest.approx(np.mean(repeated > 0))
+    assert got == intervals.accuracy(margins, np.arange(4000), 8.0 * times)
+    assert tuple(got) == pytest.approx(tuple(intervals.accuracy(repeated, groups)), abs=1e-5)
+    right = (margins > 0).astype(float)
+    worth = intervals.effective_size(right, np.arange(4000), weights=times)
+    assert worth == pytest.approx(times.sum() ** 2 / np.sum(times**2), rel=0.03)
+    assert intervals.effective_size(right, np.arange(4000), weights=np.full(4000, 0.3)) == 4000
+    ten = intervals.accuracy(np.ones(10), weights=np.arange(1, 11))  # all right: by weights alone
+    assert ten.low == pytest.approx(intervals.wilson_interval(55**2 / 385, 55**2 / 385).low)
+    mean = intervals.bootstrap_interval(margins, weights=times)
+    assert mean.mean == pytest.approx(repeated.mean())
+    assert tuple(mean) == pytest.approx(tuple(intervals.bootstrap_interval(repeated, groups)))
+
+
 def test_bad_values_are_refused_by_name():
     with pytest.raises(ValueError, match=r"margins\[1\] is nan"):
         intervals.accuracy(np.array([1.0, np.nan]))

@@ -16,6 +16,21 @@ def test_the_length_rule_is_chosen_on_training_pairs_alone():
     assert accuracy.mean == 0.75
 
 
+def test_the_length_rule_and_its_accuracy_count_pairs_by_their_weights():
+    lengths = np.array([9, 8, 1]), np.array([1, 2, 3])
+    measured = np.array([5, 1]), np.array([4, 2])
+    of = lambda train, held_out=None: reward_models.length_baseline(
+        *lengths, *measured, weights_train=train, weights=held_out
+    )
+    assert of([1, 1, 1.5]).rule == "longer" and of([1, 1, 2.5]).rule == "shorter"
+    assert of([0, 0, 1.0]).rule == "shorter"  # of the others neither response is better
+    assert of([1, 1, 1], [3, 1]).accuracy.mean == 0.75
+    scores, counts = np.array([[2.0, 1.0], [1.0, 2.0], [3.0, 1.0]]), [4, 1, 9]
+    longer = np.array([[2, 1], [2, 1], [1, 2]])
+    report = reward_models.length_report(scores, longer, weights=counts)
+    assert report.accuracy_longer_chosen.mean == 0.8
+
+
 def simulated_margins(scale, n=40_000):
     """Scores whose difference is the logit; the margins are `scale` times as sure as they should be."""
     rng = np.random.default_rng(6)
@@ -38,6 +53,21 @@ def test_the_table_by_hand():
     assert [row.observed for row in rows] == pytest.approx([0.5, 2 / 3, 1.0])
     assert (rows[1].low, rows[1].high) == pytest.approx((0.7, 0.8))
     assert reward_models.ece(margins) == pytest.approx(3 / 5 * (0.75 - 2 / 3))
+
+
+def test_the_table_of_shares_and_weights_is_that_of_the_votes():
+    """Three of four votes are one pair of probability .75 and weight 4."""
+    log3 = math.log(3)
+    pairs = dict(probability=[0.75, 0.5, 1.0], weights=[4, 2, 3])
+    margins = np.array([log3, -log3, 0.1])
+    votes = np.array([log3] * 3 + [-log3] + [log3, -log3] + [0.1] * 3)
+    for got, want in zip(
+        reward_models.calibration_table(margins, **pairs),
+        reward_models.calibration_table(votes),
+        strict=True,
+    ):
+        assert got._replace(count=want.count) == pytest.approx(want)
+    assert reward_models.ece(margins, **pairs) == pytest.approx(reward_models.ece(votes))
 
 
 def test_the_table_is_that_of_pairs_shown_in_random_order_folded_at_one_half():

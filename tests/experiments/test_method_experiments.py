@@ -134,7 +134,8 @@ def pairs(rng, prompts, T=3):
         attended = np.concatenate([np.ones((n, 1), bool), mask], axis=1)
         sides.append(Sequences(tokens, attended, mask))
     refs = rng.normal(size=(2, n)).astype(np.float32)
-    return PreferenceBatch(Comparisons(*sides, weight=np.ones(n, np.float32)), *refs)
+    ones = np.ones(n, np.float32)
+    return PreferenceBatch(Comparisons(*sides, weight=ones, probability=ones), *refs)
 
 
 def test_mismatched_responses_are_to_another_prompt_and_labels_stay_with_their_response():
@@ -153,6 +154,22 @@ def test_mismatched_responses_are_to_another_prompt_and_labels_stay_with_their_r
     assert all(prompt_of[said] != asked for asked, said in mismatched[:, :2])
     assert sorted(mismatched[:, 1]) == sorted(responses[:, 1])
     np.testing.assert_array_equal(batch.ref_mismatched, mismatched[:, 1])
+
+
+def test_a_soft_pair_gives_kto_each_response_with_both_labels_by_their_shares():
+    prompts = [3, 4, 5]
+    made = pairs(np.random.default_rng(1), prompts)
+    shares = dict(weight=np.float32([1, 4, 1]), probability=np.float32([1, 0.75, 0.5]))
+    made = made._replace(comparisons=made.comparisons._replace(**shares))
+    batch = dpo.labelled(made, [str(p) for p in prompts], lambda x: np.zeros(len(x.tokens)))
+    rows = zip(batch.responses.tokens[:, :2].tolist(), batch.desirable, batch.weight, strict=True)
+    found = {(prompt, said < 200, bool(good)): weight for (prompt, said), good, weight in rows}
+    assert found == {
+        (3, True, True): 1,
+        (3, False, False): 1,
+        **{(4, side, good): 3 if side == good else 1 for side in (0, 1) for good in (0, 1)},
+        **{(5, side, good): 0.5 for side in (0, 1) for good in (0, 1)},
+    }
 
 
 @pytest.mark.parametrize("kind", ["dpo", "simpo"])

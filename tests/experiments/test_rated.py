@@ -106,3 +106,52 @@ def test_settings_that_do_not_fit_ratings_are_refused_before_the_run(
     assert launch.main([*settings, "--run", str(tmp_path / "run")]) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_certain_labels_train_the_bits_of_labels_and_rows_without_weight_train_none(log, tmp_path):
+    """A probability of 1 and a weight of 1 are a label; 0 is the other one; a weight of 0 is no row."""
+    rows = [json.loads(line) for line in (log / "ranks.jsonl").read_text().splitlines()]
+    hard, soft = [], []
+    for n, row in enumerate(rows):
+        pair = {"prompt": row["prompt"], "responses": row["responses"][:2]}
+        hard.append(pair | {"preference": n % 2})
+        soft.append(pair | {"probability": 1 - n % 2, "weight": 1.0})
+        if n % 3 == 0:
+            soft.append({"prompt": f"of no weight {n}", "responses": ["a b c", "d e"], "weight": 0})
+            soft[-1]["probability"] = 0.3
+    trained = []
+    for name, found in (("hard", hard), ("soft", soft)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in found))
+        (tmp_path / name).mkdir()
+        _, folder = learned(log, tmp_path / name, "reward", "--data.comparisons", str(path))
+        trained.append(
+            (runs.arrays(folder, "reward"), json.loads((folder / "results.json").read_text()))
+        )
+    (one, told), (other, same) = trained
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    assert told["reward accuracy"] == same["reward accuracy"]
+
+
+def test_a_reward_model_of_soft_labels_is_measured_against_the_likelier_response(
+    log, tmp_path, capsys
+):
+    rows = [json.loads(line) for line in (log / "ranks.jsonl").read_text().splitlines()]
+    found = [
+        {"prompt": row["prompt"], "responses": row["responses"][:2], "weight": 1 + n % 3}
+        | {"probability": (0.5, 0.9, 0.25)[n % 3]}
+        for n, row in enumerate(rows)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    results, _ = learned(log, tmp_path, "reward", "--data.comparisons", str(path))
+    said = capsys.readouterr().out
+    assert "held-out pairs of data.comparisons, of which neither is better" in said
+    assert results["pairs"]["ties left out"] == 0
+    assert 0 <= results["reward accuracy"]["held-out pairs"]["mean"] <= 1
+    assert (
+        sum(row["pairs"] if "pairs" in row else row["count"] for row in results["calibration"])
+        == (results["pairs"]["held out"])
+    )

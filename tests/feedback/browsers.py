@@ -49,7 +49,7 @@ class Person:
     def tab(self) -> Any:
         """One more page of this browser."""
         page = self.context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("request", self._asked)
         page.on("dialog", lambda x: (self.dialogs.append(x.message), x.dismiss()))
         page.on("pageerror", lambda x: self.faults.append(str(x)))

@@ -4,14 +4,14 @@ import pytest
 import sqlalchemy as sa
 import world
 
-from feedback import asking, database, drafts, holding, items, leasing, schema
+from feedback import asking, database, drafts, items, leasing, schema, tokens
 from feedback.leasing import Lease, Waiting
 from feedback.settings import Settings
 
 
 def expire(db, held: Lease) -> None:
     with db.write() as c:
-        lease = holding.hash_of(held.token)
+        lease = tokens.hashed(held.token)
         c.execute(sa.update(schema.slot).where(schema.slot.c.lease == lease).values(until=0))
 
 

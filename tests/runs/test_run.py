@@ -335,6 +335,16 @@ def test_arrays_are_made_once_and_read_from_disk(tmp_path):
     assert len(disk.mapped(tmp_path / "none", lambda: records(0), records(1)).a) == 0
 
 
+def test_arrays_of_an_older_record_with_fewer_fields_are_made_again(tmp_path, capsys):
+    place = tmp_path / "x"
+    disk.mapped(place, lambda: records(20).b, {"c": 0})
+    found = disk.mapped(place, lambda: records(20), records(1))
+    jax.tree.map(np.testing.assert_array_equal, found, records(20))
+    again = disk.mapped(place, lambda: pytest.fail("made once more"), records(1))
+    jax.tree.map(np.testing.assert_array_equal, again, records(20))
+    assert capsys.readouterr().err == ""
+
+
 def test_arrays_that_were_half_written_are_made_again(tmp_path):
     def fails():
         yield np.zeros(3)

@@ -25,6 +25,7 @@ TEXT = tfds.features.Text()
 TEXTS = tfds.features.Sequence(TEXT)
 NUMBER = tfds.features.Scalar(np.int64)
 NUMBERS = tfds.features.Sequence(NUMBER)
+REAL = tfds.features.Scalar(np.float32)
 MESSAGES = tfds.features.Dataset({"role": TEXT, "content": TEXT})
 """The messages of a dialogue, read as a sequence of mappings."""
 
@@ -32,7 +33,7 @@ _SCALARS = {
     str: TEXT,
     bool: tfds.features.Scalar(np.bool_),
     int: NUMBER,
-    float: tfds.features.Scalar(np.float32),
+    float: REAL,
 }
 
 

@@ -2,7 +2,15 @@
 
 from typing import ClassVar
 
-from rlhf_jax.data.builders.builder import MESSAGES, NUMBER, NUMBERS, TEXT, TEXTS, Builder
+from rlhf_jax.data.builders.builder import (
+    MESSAGES,
+    NUMBER,
+    NUMBERS,
+    REAL,
+    TEXT,
+    TEXTS,
+    Builder,
+)
 from rlhf_jax.data.sources import Row
 
 
@@ -10,15 +18,17 @@ class Preferences(Builder):
     """Comparisons of responses, which `comparisons.read_comparisons` reads.
 
     A row is two dialogues, chosen and rejected (one text each, as HH writes them, or messages); two
-    responses to a prompt; a prompt with K responses and the number of the best one, or with a preference for
-    each of the K (K - 1) / 2 pairs, or with a rank for each; or a text with the label 0 or 1. Rows whose
-    preference is "tie" are left out: nothing is learned from them, and a column of numbers holds no text.
+    responses to a prompt; a prompt with two responses and the probability that the first is better; a prompt
+    with K responses and the number of the best one, or with a preference for each of the K (K - 1) / 2 pairs,
+    or with a rank for each; or a text with the label 0 or 1. Any may have a weight. Rows whose preference is
+    "tie" are left out: nothing is learned from them, and a column of numbers holds no text.
     """
 
     LAYOUTS: ClassVar = {
         "dialogues": {"chosen": TEXT, "rejected": TEXT},
         "messages": {"chosen": MESSAGES, "rejected": MESSAGES},
         "pairs": {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT},
+        "soft": {"prompt": TEXT, "responses": TEXTS, "probability": REAL},
         "best": {"prompt": TEXT, "responses": TEXTS, "preference": NUMBER},
         "votes": {"prompt": TEXT, "responses": TEXTS, "preference": NUMBERS},
         "ranks": {"prompt": TEXT, "responses": TEXTS, "ranks": NUMBERS},
