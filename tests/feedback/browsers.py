@@ -32,13 +32,15 @@ def run() -> Iterator[Any]:
 class Person:
     """Somebody with a link, at a page in a browser of their own; the clock of the page is ours.
 
-    `foreign` has requests to other places, `dialogs` and `faults` what a page must not do.
+    `posts` has what the page sent, `foreign` requests to other places, `dialogs` and `faults` what a page
+    must not do.
     """
 
     def __init__(self, browser: Any, server: Any, name: str, **context: Any):
         self.server, self.name, self.link = server, name, f"/i/{server.invite(name)}"
         self.context = browser.new_context(base_url=server.url, **context)
         self.foreign: list[str] = []
+        self.posts: list[str] = []
         self.dialogs: list[str] = []
         self.faults: list[str] = []
         self.page = self.tab()
@@ -59,6 +61,8 @@ class Person:
     def _asked(self, request: Any) -> None:
         if not request.url.startswith(self.server.url):
             self.foreign.append(request.url)
+        if request.method == "POST":
+            self.posts.append(request.url)
 
     def close(self) -> None:
         self.context.close()

@@ -103,6 +103,7 @@ def test_a_held_key_judges_one_pair(server, person):
         me.page.keyboard.down("2")  # what a keyboard sends while the key is held
         me.settle()
     assert me.heading == "Pair 2 of 10"
+    assert len(me.posts) == 1
     me.page.keyboard.up("2")
     me.press("2")
     assert len(me.rows()) == 2
@@ -118,9 +119,8 @@ def test_keys_wait_for_the_first_moment_of_a_pair(server, person):
     for ms in (0, 200, 199):
         me.page.clock.run_for(ms)
         me.page.keyboard.press("2")
-        assert not me.page.evaluate("busy")
-    assert me.heading == "Pair 2 of 10"
-    assert len(me.rows()) == 1
+        assert me.heading == "Pair 2 of 10"
+        assert len(me.posts) == 1
     me.page.clock.run_for(2)
     me.page.keyboard.press("2")
     me.page.get_by_role("heading", name="Pair 3 of 10").wait_for()
@@ -133,6 +133,23 @@ def test_a_double_click_makes_one_row_with_and_without_a_script(server, person):
         me.page.locator("[name=degree]").first.dblclick()
         me.page.get_by_role("heading", name="Pair 2 of 10").wait_for()
         assert [row.kind for row in me.rows()] == ["judge"]
+
+
+def test_a_second_click_waits_for_the_first_moment_of_a_pair(server, person):
+    me = person(server, "click")
+    for name in ("degree", "both_bad"):
+        box = me.page.locator(f"[name={name}]").first.bounding_box()
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        set_to = "ms => document.getAnimations().forEach(x => { x.pause(); x.currentTime = ms; })"
+        for ms in (0, 399):
+            me.page.evaluate(set_to, ms)
+            me.page.mouse.click(*middle)
+            assert me.heading.startswith(f"Pair {len(me.rows()) + 1} ")
+        before = len(me.posts)
+        me.page.evaluate("document.getAnimations().forEach(x => x.finish())")
+        with me.moving():
+            me.page.mouse.click(*middle)
+        assert len(me.posts) == before + 1 == len(me.rows())
 
 
 def test_back_makes_no_second_row_of_a_pair(server, person):
