@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from typing import Literal
 
+import numpy as np
 import tyro
 
 from rlhf_jax.data import sources
@@ -64,10 +65,9 @@ def main(
         raise SystemExit(f"error: corpus is empty, and {kind} is learned from it: name its files")
     if kind == "most_frequent":
         number = lambda texts: answers.number(texts[0])
-        (best, _), *_ = Counter(
-            number(verifiers.references(x.get(answer))[0]) for x in learned
-        ).most_common(1)
-        found = bootstrap_interval([float(number(x) == best) for x in right])
+        learnt = [number(verifiers.references(x.get(answer))) for x in learned]
+        (best, _), *_ = Counter(learnt).most_common(1)
+        found = bootstrap_interval(np.array([float(number(x) == best) for x in right]))
         print(f"accuracy of {best}: {found.mean:.3f} ({found.low:.3f} to {found.high:.3f})")
         return
     if kind == "first_sentence":
