@@ -7,7 +7,6 @@ database has hashes of tokens alone. What was revoked, blocked or has expired en
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from feedback import asking, database, schema, tokens
 
@@ -50,17 +49,18 @@ def invite(
     kind: str = "person",
     days: float | None = None,
     simulated: bool = False,
+    annotator: int | None = None,
 ) -> str:
-    """The token of a new invitation: of kind person (a new annotator), prolific (a study) or owner.
+    """The token of a new invitation: of kind person, prolific (a study) or owner.
 
-    It ends after `days`; None: never. Raises ValueError for a name that is taken, or cannot be shown.
+    A person is a new annotator, unless the number of a known one is given. The invitation ends after `days`;
+    None: never. Raises ValueError for a name that is taken, or cannot be shown.
     """
     if not name.isprintable() or len(name) > NAME:
         raise ValueError(f"name is {name!r:.120}: use at most {NAME} letters, digits and spaces")
-    now, annotator = database.now(c), None
-    if kind == "person":
+    if kind == "person" and annotator is None:
         annotator = add_annotator(c, name, simulated=simulated)
-    token = tokens.new()
+    now, token = database.now(c), tokens.new()
     c.execute(
         sa.insert(schema.invitation).values(
             hash=tokens.hashed(token),
@@ -72,6 +72,15 @@ def invite(
         )
     )
     return token
+
+
+def named(c: sa.Connection, name: str) -> int:
+    """The annotator of a name; a LookupError where there is none."""
+    x = schema.annotator
+    found = c.scalar(sa.select(x.c.id).where(x.c.name == name))
+    if found is None:
+        raise LookupError(f"there is no annotator named {name!r}")
+    return found
 
 
 def add_annotator(c: sa.Connection, name: str = "", **values) -> int:
@@ -178,30 +187,6 @@ def block(c: sa.Connection, annotator: int, blocked: bool = True) -> bool:
     x = schema.annotator
     at = database.now(c) if blocked else None
     return c.execute(sa.update(x).where(x.c.id == annotator).values(blocked=at)).rowcount == 1
-
-
-def from_prolific(c: sa.Connection, pid: str, study: str, visit: str) -> int:
-    """The annotator of a Prolific id; a new one at the first visit."""
-    if (found := of_prolific(c, pid)) is not None:
-        return found
-    more = {"prolific_id": pid, "prolific_study": study, "prolific_session": visit}
-    try:
-        with c.begin_nested():
-            return add_annotator(c, f"prolific {pid}", **more)
-    except IntegrityError:  # the same person, at the same time, on PostgreSQL
-        return of_prolific(c, pid) or 0
-
-
-def of_prolific(c: sa.Connection, pid: str) -> int | None:
-    """The annotator of a Prolific id; None before the first visit."""
-    x = schema.annotator
-    return c.scalar(sa.select(x.c.id).where(x.c.prolific_id == pid))
-
-
-def is_blocked(c: sa.Connection, annotator: int) -> bool:
-    """Whether an annotator is shut out."""
-    x = schema.annotator
-    return c.scalar(sa.select(x.c.blocked).where(x.c.id == annotator)) is not None
 
 
 def has_finished(c: sa.Connection, annotator: int) -> bool:

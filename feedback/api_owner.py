@@ -78,10 +78,16 @@ def whole(row: Any) -> Any:
         **replies.refused(401, 403, 422),
     },
 )
-def get_export(request: Request, who: doors.OwnerCall, kind: exports.Kind = "raw") -> Response:
+def get_export(
+    request: Request,
+    who: doors.OwnerCall,
+    kind: exports.Kind = "raw",
+    question: str | None = None,
+    scale: exports.Scale | None = None,
+) -> Response:
     """Gives judgements, one JSON object a line, in an order that does not change."""
-    with request.app.state.db.read() as c:
-        return exports.download(c, kind)
+    with replies.refusals(), request.app.state.db.read() as c:
+        return exports.download(c, kind, question, scale)
 
 
 @router.get("/api/report", response_model=dict[str, Any], responses=replies.refused(401, 403))

@@ -1,6 +1,5 @@
 """The application: its routes, what protects them, and what it says to refusals."""
 
-import importlib.util
 import pathlib
 
 from fastapi import FastAPI
@@ -18,6 +17,7 @@ from feedback import (
     guidelines,
     owner,
     owner_actions,
+    pages,
     passwords,
     protection,
     rates,
@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         openapi_url="/openapi.json",
         separate_input_output_schemas=False,
+        generate_unique_id_function=lambda route: route.name,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.db, app.state.settings = db, settings
@@ -65,12 +66,8 @@ def create_app(settings: Settings) -> FastAPI:
     for failure in (OperationalError, TimeoutError):
         app.add_exception_handler(failure, errors.refuse_database)
     app.add_middleware(protection.Protection)
-    for part in (entrance, api, api_owner, owner, owner_actions):
+    for part in (entrance, pages, api, api_owner, owner, owner_actions):
         app.include_router(part.router)
-    if importlib.util.find_spec("feedback.pages"):
-        from feedback import pages
-
-        app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=views.FOLDER / "static"), name="static")
     return app
 

@@ -1,21 +1,16 @@
 """The command line of `python -m feedback`: serve, backup, upgrade, export, import, invite, revoke."""
 
-import contextlib
 import os
-import pathlib
 import sys
-from collections.abc import Iterator
-from typing import Annotated, Literal
 
 import tyro
 from sqlalchemy.exc import DBAPIError
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes
 
-from feedback import access, database, exports, items, links
+from feedback import access, commands, database, links
 from feedback.settings import PASSWORD, Settings
 
 HERE = Settings()
-Database = Annotated[str, tyro.conf.arg(help="URL of the database, as for `serve`.")]
 
 
 def serve(
@@ -38,7 +33,7 @@ def serve(
     if people < 0:
         raise ValueError(f"people is {people}, and must be 0 or more")
     served = app.create_app(settings)
-    put(served.state.db, items)
+    commands.put(served.state.db, items)
     bound = server.listen(settings)
     at = server.url(settings, bound)
     with served.state.db.write() as c:
@@ -59,125 +54,14 @@ def serve(
     server.serve(served, bound, started)
 
 
-def backup(to: Positional[str], database: Database = HERE.database) -> None:
-    """Copy the database to a new file, while a server may be using it.
-
-    Args:
-        to: Name of the new file.
-    """
-    with opened(database, upgrade=False) as db:
-        db.backup(to)
-        print(f"{db.name} is copied to {to}.")
-
-
-def upgrade(database: Database = HERE.database) -> None:
-    """Bring a database to the tables of this version, with all its rows."""
-    with opened(database) as db:
-        print(f"{db.name} has the tables of version {db.version}.")
-
-
-def export(
-    to: Positional[str] = "-",
-    kind: exports.Kind = "comparisons",
-    database: Database = HERE.database,
-) -> None:
-    """Write judgements to a file of JSON Lines.
-
-    Args:
-        to: Name of the file; -: standard output.
-        kind: Comparisons, ratings, rankings or demonstrations, as they are learned from; or raw, all rows.
-    """
-    with opened(database) as db, db.read() as c:
-        text = exports.text(c, kind)
-    if to == "-":
-        sys.stdout.write(text)
-        return
-    pathlib.Path(to).write_text(text, encoding="utf-8")
-    print(f"{to} has {text.count(chr(10))} rows.")
-
-
-def import_(files: Positional[tuple[str, ...]], database: Database = HERE.database) -> None:
-    """Put items from files; those that are there already stay as they are.
-
-    Args:
-        files: Names of files of JSON Lines, in any of the formats that the documentation lists.
-    """
-    with opened(database, make=True) as db:
-        put(db, files)
-
-
-def put(db: database.Database, files: tuple[str, ...]) -> None:
-    """Puts the items of files, and prints how many are new."""
-    for file in files:
-        rows = exports.read(file)
-        with db.write() as c:
-            done = items.put(c, rows)
-        print(f"{file}: {done['created']} items are new, {done['unchanged']} were there already.")
-
-
-def invite(
-    names: Positional[tuple[str, ...]],
-    kind: Literal["person", "prolific", "owner"] = "person",
-    days: float | None = None,
-    url: str = f"http://{HERE.host}:{HERE.port}",
-    database: Database = HERE.database,
-) -> None:
-    """Make links, and print them this once: the database keeps no link.
-
-    Args:
-        names: Names of people, one link each; or names of links, for other kinds.
-        kind: A link for one person, for a study on Prolific, or for an owner (or an owner's script).
-        days: Days that the links last; None: until they are revoked.
-        url: Address under which people reach the server.
-    """
-    if not names:
-        raise ValueError("invite got no names: name the people, as in `invite ada ben`")
-    if days is not None and not days > 0:
-        raise ValueError(f"days is {days}, and must be above 0")
-    with opened(database, make=True) as db, db.write() as c:
-        tokens = [access.invite(c, x, kind=kind, days=days) for x in names]
-    for name, token in zip(names, tokens, strict=True):
-        print(f"{name}: {links.link(url.rstrip('/'), kind, token)}")
-
-
-def revoke(who: Positional[str], database: Database = HERE.database) -> None:
-    """Withdraw a link, or all links of a person, and end the sessions that they began.
-
-    Args:
-        who: The link itself, or the name of the person.
-    """
-    with opened(database) as db, db.write() as c:
-        found = links.find(c, who)
-        for one in found:
-            access.revoke(c, one)
-    if not found:
-        raise ValueError("there is no such link, and nobody of this name has one")
-    print(f"Withdrawn: {len(found)} {'link' if len(found) == 1 else 'links'}.")
-
-
-@contextlib.contextmanager
-def opened(url: str, make: bool = False, upgrade: bool = True) -> Iterator[database.Database]:
-    """The database at a URL, brought up to date; ValueError where there is none, unless it may be made."""
-    db = database.Database(url)
-    file = pathlib.Path(db.url.database or "")
-    if db.sqlite and not make and not file.exists():
-        raise ValueError(f"database is {url}, and there is no file {file}: name the one of `serve`")
-    try:
-        if upgrade:
-            db.upgrade()
-        yield db
-    finally:
-        db.close()
-
-
 COMMANDS = {
     "serve": serve,
-    "backup": backup,
-    "upgrade": upgrade,
-    "export": export,
-    "import": import_,
-    "invite": invite,
-    "revoke": revoke,
+    "backup": commands.backup,
+    "upgrade": commands.upgrade,
+    "export": commands.export,
+    "import": commands.import_,
+    "invite": commands.invite,
+    "revoke": commands.revoke,
 }
 
 

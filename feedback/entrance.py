@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
-from feedback import access, doors, passwords, rates, tokens, views
+from feedback import access, doors, passwords, prolific, rates, tokens, views
 
 router = APIRouter(include_in_schema=False)
 UNKNOWN = "This link leads nowhere: check that it was copied whole, or ask for another."
@@ -44,7 +44,7 @@ def invitation(request: Request, token: str) -> Response:
 
 
 @router.get("/p/{token}")
-def prolific(
+def visit(
     request: Request,
     token: str,
     PROLIFIC_PID: str = "",
@@ -60,12 +60,12 @@ def prolific(
         raise HTTPException(400, "This link has no PROLIFIC_PID: open it from Prolific.")
     if (who := doors.by_cookie(request, "annotator")) and not who.blocked:
         with db.read() as c:
-            if access.of_prolific(c, PROLIFIC_PID) == who.annotator:
+            if prolific.known(c, PROLIFIC_PID) == who.annotator:
                 return _see_other("/")
-    visit = (x if PROLIFIC.fullmatch(x) else "" for x in (STUDY_ID, SESSION_ID))
+    others = (x if PROLIFIC.fullmatch(x) else "" for x in (STUDY_ID, SESSION_ID))
     with db.write() as c:
-        annotator = access.from_prolific(c, PROLIFIC_PID, *visit)
-        if access.is_blocked(c, annotator):
+        annotator = prolific.annotator(c, PROLIFIC_PID, *others)
+        if prolific.is_blocked(c, annotator):
             raise HTTPException(403, doors.BLOCKED)
         session = access.begin(c, "annotator", link, annotator)
     return doors.enter(request, _see_other("/"), "annotator", session)

@@ -1,28 +1,33 @@
-"""Exports as they are downloaded: JSON Lines."""
+"""Exports by their names, as text and as downloads."""
 
-import json
 from typing import Literal, get_args
 
 import sqlalchemy as sa
 from starlette.responses import Response
 
-try:
-    from feedback import export
-except ImportError:
-    export = None
+from feedback import export
 
 LINES = "application/x-ndjson"
-Kind = Literal["raw", "comparisons", "ratings", "rankings", "demonstrations"]
+Kind = Literal["raw", "comparisons", "trl", "ratings", "rankings", "demonstrations"]
+Scale = Literal["thumbs", "stars"]
 KINDS = get_args(Kind)
 
 
-def text(c: sa.Connection, kind: Kind) -> str:
-    """An export: one JSON object a line."""
-    rows = getattr(export, kind)(c)
-    return "".join(json.dumps(x) + "\n" for x in rows)
+def text(
+    c: sa.Connection, kind: Kind, question: str | None = None, scale: Scale | None = None
+) -> str:
+    """An export as JSON Lines.
+
+    A ValueError lists the questions, or the scales of ratings, where there are several and none is named.
+    """
+    more = {"scale": scale} if kind == "ratings" else {}
+    asked = {} if kind == "raw" else {"question": question}
+    return export.lines(getattr(export, kind)(c, **asked, **more))
 
 
-def download(c: sa.Connection, kind: Kind) -> Response:
+def download(
+    c: sa.Connection, kind: Kind, question: str | None = None, scale: Scale | None = None
+) -> Response:
     """An export as a file that browsers keep."""
     name = {"Content-Disposition": f'attachment; filename="{kind}.jsonl"'}
-    return Response(text(c, kind), media_type=LINES, headers=name)
+    return Response(text(c, kind, question, scale), media_type=LINES, headers=name)

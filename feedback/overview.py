@@ -120,3 +120,8 @@ def speed(c: sa.Connection, annotator: int, most: int = 1000) -> list[float]:
     ms = [*c.scalars(query.order_by(_said.c.id.desc()).limit(most))][::-1]
     groups = [ms[i : i + GROUP] for i in range(0, len(ms), GROUP)]
     return [statistics.median(x) / 1000 for x in groups]
+
+
+def questions(c: sa.Connection) -> list[str]:
+    """The questions that items ask; an empty one is the page's own."""
+    return sorted({x or "" for x in c.scalars(sa.select(_item.c.question).distinct())})

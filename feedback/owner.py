@@ -15,6 +15,7 @@ from feedback import (
     items,
     overview,
     pictures,
+    replies,
     schema,
     views,
 )
@@ -53,6 +54,7 @@ def home(request: Request, who: doors.Owner) -> Response:
             "people": overview.annotators(c),
             "paused": bool(database.state(c).get("paused")),
             "kinds": exports.KINDS,
+            "questions": overview.questions(c),
             "now": database.now(c),
         }
     return page(request, who, "owner_home.html", **context)
@@ -131,10 +133,16 @@ def list_guidelines(request: Request, who: doors.Owner, version: str = "") -> Re
 
 
 @router.get("/export/{kind}")
-def download(request: Request, who: doors.Owner, kind: exports.Kind) -> Response:
+def download(
+    request: Request,
+    who: doors.Owner,
+    kind: exports.Kind,
+    question: str | None = None,
+    scale: exports.Scale | None = None,
+) -> Response:
     """An export, as a file to keep."""
-    with request.app.state.db.read() as c:
-        return exports.download(c, kind)
+    with replies.refusals(), request.app.state.db.read() as c:
+        return exports.download(c, kind, question, scale)
 
 
 def row(c: sa.Connection, table: sa.Table, number: int) -> sa.Row:

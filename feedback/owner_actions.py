@@ -6,7 +6,7 @@ from fastapi import APIRouter, Form, Path, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
-from feedback import access, asking, doors, guidelines, links, owner, replies
+from feedback import access, asking, doors, guidelines, links, owner, replies, schema
 
 router = APIRouter(prefix="/owner", include_in_schema=False)
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -37,8 +37,7 @@ def invite(
     until = float(days) if days else None
     with replies.refusals(), request.app.state.db.write() as c:
         token = access.invite(c, name.strip(), kind=kind, days=until)
-    at = links.link(str(request.base_url).rstrip("/"), kind, token)
-    return owner.page(request, who, "owner_link.html", link=at, kind=kind, name=name)
+    return shown(request, who, kind, token, name)
 
 
 @router.post("/links/{number}/revoke")
@@ -47,6 +46,22 @@ def revoke(request: Request, who: doors.OwnerForm, number: Number) -> Response:
     with request.app.state.db.write() as c:
         known(access.revoke(c, number))
     return back("/owner/links")
+
+
+@router.post("/annotators/{number}/link")
+def invite_again(request: Request, who: doors.OwnerForm, number: Number) -> Response:
+    """Makes a further link for a person, such as one who lost the first."""
+    with request.app.state.db.write() as c:
+        person = owner.row(c, schema.annotator, number)
+        token = access.invite(c, annotator=number)
+    return shown(request, who, "person", token, person.name)
+
+
+def shown(request: Request, who: access.Session, kind: str, token: str, name: str) -> Response:
+    """The page that shows a new link."""
+    url = request.app.state.settings.url or str(request.base_url)
+    at = links.link(url.rstrip("/"), kind, token)
+    return owner.page(request, who, "owner_link.html", link=at, kind=kind, name=name)
 
 
 @router.post("/annotators/{number}/block")

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from serving import Client, Server, pairs, serving
 
-from feedback import access, database, schema, tokens
+from feedback import access, database, prolific, schema, tokens
 
 CODE = "DONE-4711"
 
@@ -194,7 +194,10 @@ OWNERS = [
     *[("GET", f"/owner{x}") for x in ("", "/judgements", "/items", "/items/1", "/annotators/1")],
     *[("GET", f"/owner{x}") for x in ("/links", "/guidelines", "/export/raw")],
     *[("POST", f"/owner{x}") for x in ("/pause", "/links", "/links/1/revoke", "/guidelines")],
-    *[("POST", f"/owner{x}") for x in ("/annotators/1/block", "/items/1/ask", "/items/1/open")],
+    *[
+        ("POST", f"/owner{x}")
+        for x in ("/annotators/1/block", "/annotators/1/link", "/items/1/ask", "/items/1/open")
+    ],
     *[("POST", "/owner/logout"), ("PUT", "/api/items"), ("GET", "/api/export")],
     ("GET", "/api/report"),
 ]
@@ -391,7 +394,7 @@ def test_a_blocked_person_from_prolific_stays_out(server):
     study = server.invite(kind="prolific")
     browser = Client(server.url).open(f"/p/{study}?PROLIFIC_PID=rude")
     with server.writing() as c:
-        person = access.of_prolific(c, "rude")
+        person = prolific.known(c, "rude")
         assert person
         access.block(c, person)
     assert Client(server.url).get(f"/p/{study}?PROLIFIC_PID=rude").status == 403
