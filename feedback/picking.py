@@ -83,8 +83,10 @@ def _unseen(slot: sa.FromClause) -> tuple:
     """Conditions on a slot whose item is open work that the person neither has nor had."""
     excluded = sa.exists().where(_exclusion.c.item == slot.c.item, _exclusion.c.annotator == _ME)
     mine = sa.exists().where(_mine.c.item == slot.c.item, _mine.c.annotator == _ME)
-    open = (_item.c.state == "open", _item.c.purpose == "work")
-    return (slot.c.done.is_(None), _item.c.id == slot.c.item, *open, ~excluded, ~mine)
+    # a value, so that databases look at slots in their order, and at their items then
+    state = sa.select(_item.c.state).where(_item.c.id == slot.c.item, _item.c.purpose == "work")
+    open = state.scalar_subquery() == "open"
+    return (slot.c.done.is_(None), ~mine, ~excluded, open)
 
 
 def _free(slot: sa.FromClause) -> tuple:
