@@ -134,7 +134,7 @@ addEventListener("visibilitychange", () => {
 addEventListener("submit", (event) => {
   const form = event.target, by = event.submitter, body = new URLSearchParams(new FormData(form, by));
   if (form.matches("[data-send]")) event.preventDefault();
-  if (busy || !event.defaultPrevented) return;
+  if (busy || by?.hidden || !event.defaultPrevented) return;
   body.set("visible_ms", Math.round(visible()));
   by?.classList.add("chosen");
   send(by?.getAttribute("formaction") ?? form.getAttribute("action"), body);

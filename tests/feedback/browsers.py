@@ -11,6 +11,9 @@ import sqlalchemy as sa
 from feedback import schema
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+WORDS = " ".join(f"word{i}" for i in range(500))
+BOTH = WORDS, WORDS[::-1]
+"""A long comment, and a long better response."""
 KEY = "k => (document.querySelector('[name=key]')?.value ?? '') !== k"
 
 
@@ -108,3 +111,16 @@ class Person:
     def choices(self) -> list[Any]:
         """What this person chose, in the order of the screen."""
         return [row.choice for row in self.rows("judge")]
+
+    def write(self, comment: str = WORDS, better: str = WORDS[::-1]) -> None:
+        """Types into both fields, which their keys open, and leaves them."""
+        self.settle()
+        for key, said in (("c", comment), ("w", better)):
+            self.page.keyboard.press(key)
+            self.page.keyboard.insert_text(said[:-10])
+            self.page.keyboard.type(said[-10:])
+            self.page.keyboard.press("Escape")
+
+    def texts(self) -> tuple[str, ...]:
+        """What stands in both fields."""
+        return tuple(self.page.locator(f"#{x}").input_value() for x in ("comment", "better"))
