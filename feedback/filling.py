@@ -17,7 +17,9 @@ BODY = "imported"
 
 def people(c: sa.Connection) -> dict[str, int]:
     """Everybody's number, by name."""
-    return dict(c.execute(sa.select(schema.annotator.c.name, schema.annotator.c.id)).tuples().all())
+    return dict(
+        c.execute(sa.select(schema.annotator.c.name, schema.annotator.c.id)).tuples().all()
+    )
 
 
 def fill(c: sa.Connection, new: "list[One]") -> None:

@@ -19,9 +19,7 @@ def read(row: Mapping) -> Iterator[Found]:
     take(row, "at", (int, float))
     item = {**take(row, "item", dict)}
     if take(row, "kind") not in ("judge", "surplus", "skip", "undo"):
-        raise ValueError(
-            f"field 'kind' is {row['kind']!r}, and must be judge, surplus, skip or undo"
-        )
+        raise ValueError(f"field 'kind' is {row['kind']!r}, and must be judge, surplus, skip or undo")
     columns = ("preference", "degree", "rating", "ranks", "comment", "better")
     said = {x: row.get(x) for x in columns} | {x: row.get(x) or "" for x in columns[-2:]}
     yield Found(item, [Said(take(row, "annotator"), key=take(row, "key"), raw=row, **said)])
