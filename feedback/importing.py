@@ -112,13 +112,12 @@ def _check_same(c: sa.Connection, item: Item) -> None:
 
 def _ones(found: list[Found], external: dict[str, int], now: float) -> Iterator[One]:
     """The judgements as rows; equal ones of one file are as many judgements."""
-    undone = {x.raw.get("undoes") for one in found for x in one.said if x.raw}
     seen, unnamed = Counter(), Counter()
     for one in found:
         id = _item(one.item).id
         for said in one.said:
             if said.raw is not None:
-                yield _from_raw(said, external[id], undone)
+                yield _from_raw(said, external[id])
                 continue
             by = said.by
             if not by:
@@ -133,12 +132,12 @@ def _ones(found: list[Found], external: dict[str, int], now: float) -> Iterator[
             yield One(external[id], by, row, counts=True)
 
 
-def _from_raw(said: Said, item: int, undone: set) -> One:
+def _from_raw(said: Said, item: int) -> One:
     raw = said.raw or {}
     row = {x: raw.get(x) for x in COLUMNS} | {x: raw[x] for x in ("key", "kind", "at")}
     row |= {x: row[x] or "" for x in ("comment", "better")}
     row["differences"] = bool(row["differences"])
-    counts = raw["kind"] == "judge" and raw["key"] not in undone and raw.get("stands", True)
+    counts = raw["kind"] == "judge" and raw["stands"]
     simulated = bool(raw.get("simulated"))
     return One(item, said.by, row, counts, raw.get("undoes") or "", simulated, own=True)
 

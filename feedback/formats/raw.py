@@ -16,6 +16,7 @@ def fits(row: Mapping) -> bool:
 def read(row: Mapping) -> Iterator[Found]:
     """The item and the judgement of a row, which keeps all its columns."""
     take(row, "at", (int, float))
+    take(row, "stands", bool)
     item = {**take(row, "item", dict)}
     if take(row, "kind") not in ("judge", "surplus", "skip", "undo"):
         raise ValueError(
