@@ -190,6 +190,6 @@ def block(c: sa.Connection, annotator: int, blocked: bool = True) -> bool:
 
 
 def has_finished(c: sa.Connection, annotator: int) -> bool:
-    """Whether an annotator has judged all there was to judge, and may see the completion code."""
+    """True where an annotator has judged all there was to judge, and may see the completion code."""
     x = schema.annotator
     return c.scalar(sa.select(x.c.finished).where(x.c.id == annotator)) is not None

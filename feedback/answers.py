@@ -16,7 +16,7 @@ TOP = {"thumbs": (0, 1), "stars": (1, 5)}
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a client sends to judge an item."""
+    """An answer to an item, as a client sends it."""
 
     lease: str
     choice: dict

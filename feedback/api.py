@@ -93,5 +93,5 @@ def skip(request: Request, body: bodies.Skip, who: doors.AnnotatorCall) -> Respo
 
 
 def place(request: Request, who: access.Session) -> dict[str, Any]:
-    """What the database's functions want to know of a request besides what it says."""
+    """The session and the settings, which the database's functions want besides what a request says."""
     return {"session": who.id, "settings": request.app.state.settings}

@@ -21,9 +21,10 @@ def pause(c: sa.Connection, paused: bool) -> None:
 
 def set_state(c: sa.Connection, name: str, value: str | None) -> None:
     """Sets a value that stands in the database; None removes it."""
-    c.execute(sa.delete(schema.state).where(schema.state.c.name == name))
-    if value is not None:
-        c.execute(sa.insert(schema.state), {"name": name, "value": value})
+    if value is None:
+        c.execute(sa.delete(schema.state).where(schema.state.c.name == name))
+    else:
+        database.upsert(c, schema.state, {"name": name}, {"value": value})
 
 
 def ask_again(c: sa.Connection, item: int, more: int = 1) -> int:

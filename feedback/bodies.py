@@ -136,7 +136,7 @@ class Lease(BaseModel):
 
 
 class Kept(BaseModel):
-    """What became of a judgement, a skip or an undoing."""
+    """The fate of a judgement, a skip or an undoing."""
 
     key: str
     kind: Literal["judge", "skip", "undo", "surplus"]
@@ -153,7 +153,7 @@ class Kept(BaseModel):
 
 
 class Undone(Kept):
-    """What became of an undoing, with the item again."""
+    """The fate of an undoing, with the item again."""
 
     lease: Lease | None
 
@@ -172,7 +172,7 @@ class Refusal(BaseModel):
 
 
 class Health(BaseModel):
-    """That the server and its database answer."""
+    """The word of a server that answers, as its database does."""
 
     status: Literal["ok"]
     schema_version: str

@@ -1,12 +1,15 @@
 """Types and columns that the tables share."""
 
 import json
+import re
 
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, Column, Float, ForeignKey, Integer, Text
 
 MARK = "\x01json "
 """Head of a stored text that a database could not hold as it is."""
+AWKWARD = re.compile("[\x00\ud800-\udfff]")
+"""Characters that a database could not hold."""
 
 
 class Exact(sa.types.TypeDecorator):
@@ -19,8 +22,8 @@ class Exact(sa.types.TypeDecorator):
         """The text, or its JSON behind a mark where a database would refuse it."""
         if value is None:
             return None
-        awkward = "\x00" in value or any("\ud800" <= x <= "\udfff" for x in value)
-        return MARK + json.dumps(value) if awkward or value.startswith(MARK) else value
+        awkward = AWKWARD.search(value) or value.startswith(MARK)
+        return MARK + json.dumps(value) if awkward else value
 
     def process_result_value(self, value, dialect):
         """The text as it was given."""

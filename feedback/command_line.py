@@ -1,5 +1,6 @@
 """The command line of `python -m feedback`: serve, backup, upgrade, export, import, invite, revoke."""
 
+import dataclasses
 import os
 import sys
 
@@ -10,11 +11,19 @@ from tyro.conf import OmitArgPrefixes
 from feedback import access, commands, database, links
 from feedback.settings import PASSWORD, Settings
 
-HERE = Settings()
+
+class Given(Settings):
+    """Settings of the server, the database and the questions."""
+
+    def __post_init__(self) -> None:
+        """Checks nothing: `serve` does, and its refusals are sentences."""
+
+
+GIVEN = Given()
 
 
 def serve(
-    settings: Settings = HERE, items: tuple[str, ...] = (), people: int = 0, open: bool = False
+    settings: Given = GIVEN, items: tuple[str, ...] = (), people: int = 0, open: bool = False
 ) -> None:
     """Serve the pages and the API until Ctrl-C, and print links for the owner and for new annotators.
 
@@ -32,10 +41,11 @@ def serve(
 
     if people < 0:
         raise ValueError(f"people is {people}, and must be 0 or more")
-    served = app.create_app(settings)
+    checked = Settings(**dataclasses.asdict(settings))
+    served = app.create_app(checked)
     commands.put(served.state.db, items)
-    bound = server.listen(settings)
-    at = server.url(settings, bound)
+    bound = server.listen(checked)
+    at = server.url(checked, bound)
     with served.state.db.write() as c:
         token = access.invite(c, "the server's start", kind="owner", days=1)
         known = access.count(c)

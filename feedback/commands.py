@@ -46,7 +46,7 @@ def export(
     scale: exports.Scale | None = None,
     database: Database = HERE.database,
 ) -> None:
-    """Write judgements to a file of JSON Lines.
+    """Write judgements to a file of JSON Lines, and say which of them rows to learn from leave out.
 
     Args:
         to: Name of the file; -: standard output.
@@ -56,8 +56,11 @@ def export(
     """
     with opened(database) as db, db.read() as c:
         text = exports.text(c, kind, question, scale)
+        told = "" if kind == "raw" else exports.told(c)
+    if told:
+        print(f"Left out: {told}.", file=sys.stderr)
     if to == "-":
-        sys.stdout.write(text)
+        sys.stdout.buffer.write(text.encode())
         return
     pathlib.Path(to).write_text(text, encoding="utf-8")
     print(f"{to} has {text.count(chr(10))} rows.")

@@ -12,6 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql, sqlite
 
 from feedback import engines, schema
 from feedback.fair_lock import FairLock
@@ -60,8 +61,10 @@ class Database:
     def upgrade(self) -> None:
         """Makes the tables, or brings those of an older version up to date with all their rows.
 
-        A SchemaError names a version that this program does not know.
+        A SchemaError names a version that this program does not know, a ValueError a missing folder.
         """
+        if self.sqlite:
+            engines.make_file(pathlib.Path(str(self.url.database)))
         config = Config()
         config.set_main_option("script_location", str(self._migrations).replace("%", "%%"))
         scripts = ScriptDirectory.from_config(config)
@@ -111,6 +114,7 @@ class Database:
         to = pathlib.Path(to)
         if to.exists():
             raise ValueError(f"the file {to} exists: name a new one for the backup")
+        engines.make_file(to)
         with (
             contextlib.closing(sqlite3.connect(str(self.url.database))) as source,
             contextlib.closing(sqlite3.connect(to)) as target,
@@ -132,6 +136,13 @@ def now(c: sa.Connection) -> float:
 
 
 _CLOCK = sa.text("SELECT extract(epoch FROM clock_timestamp())")
+
+
+def upsert(c: sa.Connection, table: sa.Table, keys: dict, values: dict) -> None:
+    """Sets columns of the row that has these keys, which is made where there is none."""
+    insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[c.dialect.name]
+    row = insert(table).values({**keys, **values})
+    c.execute(row.on_conflict_do_update(index_elements=[*keys], set_=values))
 
 
 def state(c: sa.Connection) -> dict[str, str]:

@@ -35,7 +35,7 @@ def cookie_name(request: Request, role: str) -> str:
 
 
 def secure(request: Request) -> bool:
-    """Whether cookies travel over TLS alone: always, unless this is plain HTTP on this machine."""
+    """True where cookies travel over TLS alone: always, unless this is plain HTTP on this machine."""
     settings = request.app.state.settings
     plain = request.url.scheme == "http" and is_loopback(request.url.hostname or "")
     return settings.secure_cookies or not plain

@@ -7,9 +7,9 @@ from feedback import database, schema
 
 def save(c: sa.Connection, annotator: int, item: int, comment: str, better: str) -> None:
     """Keeps a comment and a better response, in the place of the draft that was kept."""
+    keys = {"annotator": annotator, "item": item}
     values = {"comment": comment, "better": better, "at": database.now(c)}
-    if not c.execute(_UPDATE, {"by": annotator, "of": item, **values}).rowcount:
-        c.execute(_INSERT, {"annotator": annotator, "item": item, **values})
+    database.upsert(c, schema.draft, keys, values)
 
 
 def read(c: sa.Connection, annotator: int, item: int) -> dict | None:
@@ -19,7 +19,6 @@ def read(c: sa.Connection, annotator: int, item: int) -> dict | None:
 
 
 _draft = schema.draft
-_WHERE = (_draft.c.annotator == sa.bindparam("by"), _draft.c.item == sa.bindparam("of"))
-_UPDATE = sa.update(_draft).where(*_WHERE)
-_INSERT = sa.insert(_draft)
-_READ = sa.select(_draft.c.comment, _draft.c.better).where(*_WHERE)
+_READ = sa.select(_draft.c.comment, _draft.c.better).where(
+    _draft.c.annotator == sa.bindparam("by"), _draft.c.item == sa.bindparam("of")
+)

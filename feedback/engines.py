@@ -1,5 +1,7 @@
 """Engines of SQLAlchemy for the two databases that are supported."""
 
+import pathlib
+
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
@@ -25,6 +27,13 @@ def parse(url: str) -> sa.URL:
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ValueError("database is SQLite without a file, which loses all at the end: name one")
     return parsed
+
+
+def make_file(path: pathlib.Path) -> None:
+    """Makes the file of a SQLite database for its owner's eyes alone, unless it is there."""
+    if not path.parent.is_dir():
+        raise ValueError(f"file is {path}, and there is no folder {path.parent}: make it first")
+    path.touch(mode=0o600)
 
 
 def sqlite(url: sa.URL, begin: str, *pragmas: str, **pool) -> sa.Engine:

@@ -38,7 +38,7 @@ def answer(scope: Scope, refusal: HTTPException) -> Response:
 
 
 def wants_json(scope: Scope) -> bool:
-    """Whether a request wants data rather than a page."""
+    """True where a request wants data rather than a page."""
     api = scope["path"].startswith(("/api/", "/healthz", "/openapi"))
     return api or "application/json" in Headers(scope=scope).get("accept", "")
 

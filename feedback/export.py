@@ -39,7 +39,7 @@ def _line(row: Mapping) -> str:
 
 
 def raw(c: sa.Connection) -> list[Row]:
-    """Every row of judgements, by time: what was said, with the item as it was shown; ids are the owner's."""
+    """Every row of judgements, by time: what was said, and the item with all that was shown."""
     texts = _texts(c)
     columns = (
         *(_said, _people.c.name, _people.c.simulated, _undone.c.key.label("undid")),
@@ -110,9 +110,7 @@ def trl(c: sa.Connection, question: str | None = None) -> list[Row]:
     return rows
 
 
-def ratings(
-    c: sa.Connection, question: str | None = None, scale: str | None = None
-) -> list[Row]:
+def ratings(c: sa.Connection, question: str | None = None, scale: str | None = None) -> list[Row]:
     """The mean rating of each single response, and the number of ratings, `weight`.
 
     Thumbs are 0 and 1, stars 1 to 5. A ValueError asks for a `scale` where there are both.
@@ -124,7 +122,9 @@ def ratings(
             items[x.item] = x
             found[x.item].append(x.rating)
     if len(scales := {x.scale for x in items.values()}) > 1:
-        raise ValueError(f"there are ratings on the scales {' and '.join(sorted(scales))}: name one")
+        raise ValueError(
+            f"there are ratings on the scales {' and '.join(sorted(scales))}: name one"
+        )
     texts, rows = _texts(c), []
     for id, given in found.items():
         mean = round(sum(given) / len(given), DIGITS)
@@ -153,7 +153,8 @@ def left_out(c: sa.Connection) -> dict[str, int]:
     """Numbers of rows that the exports to learn from leave out, by reason."""
     query = sa.select(_said.c.kind, _said.c.preference, _slot.c.done, _item.c.purpose)
     query = query.select_from(_said).join(_item, _item.c.id == _said.c.item)
-    counts = dict.fromkeys(("both bad", "training", "gold", "repeat", "surplus", "skip", "undone"), 0)
+    names = ("both bad", "training", "gold", "repeat", "surplus", "skip", "undone")
+    counts: dict[str, int] = {x: 0 for x in names}
     for x in c.execute(query.outerjoin(_slot, _slot.c.done == _said.c.id)):
         if x.kind == "judge":
             why = x.purpose if x.done is not None else "undone"

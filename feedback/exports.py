@@ -25,6 +25,11 @@ def text(
     return export.lines(getattr(export, kind)(c, **asked, **more))
 
 
+def told(c: sa.Connection) -> str:
+    """The numbers of judgements that rows to learn from leave out, in words; empty where there are none."""
+    return ", ".join(f"{n} {why}" for why, n in export.left_out(c).items() if n)
+
+
 def download(
     c: sa.Connection, kind: Kind, question: str | None = None, scale: Scale | None = None
 ) -> Response:

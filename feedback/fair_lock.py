@@ -25,11 +25,22 @@ class FairLock:
             turn = threading.Lock()
             turn.acquire()
             self._queue.append(turn)
-        turn.acquire()  # until the holder before releases it
+        try:
+            turn.acquire()  # until the holder before releases it
+        except BaseException:  # Ctrl-C
+            with self._guard:
+                if turn in self._queue:
+                    self._queue.remove(turn)
+                else:  # its turn had just come
+                    self._next()
+            raise
 
     def __exit__(self, *_) -> None:
         with self._guard:
-            if self._queue:
-                self._queue.popleft().release()  # still held: by the next
-            else:
-                self._held = False
+            self._next()
+
+    def _next(self) -> None:
+        if self._queue:
+            self._queue.popleft().release()  # still held: by the next
+        else:
+            self._held = False

@@ -17,9 +17,8 @@ BODY = "imported"
 
 def people(c: sa.Connection) -> dict[str, int]:
     """Everybody's number, by name."""
-    return dict(
-        c.execute(sa.select(schema.annotator.c.name, schema.annotator.c.id)).tuples().all()
-    )
+    people = schema.annotator.c
+    return {name: id for name, id in c.execute(sa.select(people.name, people.id))}
 
 
 def fill(c: sa.Connection, new: "list[One]") -> None:
@@ -51,7 +50,7 @@ def fill(c: sa.Connection, new: "list[One]") -> None:
         keys = [row["key"] for row in part]
         ids |= zip(keys, c.scalars(made, part).all(), strict=True)
     done = [
-        {"at": row["slot"], "by": row["annotator"], "is": ids[row["key"]]}
+        {"of": row["slot"], "by": row["annotator"], "is": ids[row["key"]]}
         for row in rows
         if row["slot"] is not None
     ]
@@ -65,11 +64,12 @@ def _undo(c: sa.Connection, new: "list[One]", who: dict[str, int], ids: dict[str
     wanted = {x.undoes for x in new} - ids.keys()
     if wanted:
         stored = sa.select(_judgement.c.key, _judgement.c.id).where(_judgement.c.key.in_(wanted))
-        ids |= dict(c.execute(stored).tuples().all())
+        ids |= {key: id for key, id in c.execute(stored)}
     for one in new:
         if one.undoes not in ids:
             raise ValueError(
-                f"judgement {one.row['key']!r} undoes {one.undoes!r}, which is in no row: give the whole export"
+                f"judgement {one.row['key']!r} undoes {one.undoes!r}, which is in no row: give the "
+                "whole export"
             )
         row = one.row | {"item": one.item, "annotator": who[one.by], "body": BODY}
         c.execute(sa.insert(_judgement), row | {"undoes": ids[one.undoes]})
@@ -114,7 +114,7 @@ class _Slots:
             self.made += self.c.scalars(made, self.new[at : at + 500]).all()
         more = [x for x in self.items.values() if self.wanted[x.id] != x.wanted]
         if more:
-            self.c.execute(_WANTED, [{"at": x.id, "n": self.wanted[x.id]} for x in more])
+            self.c.execute(_WANTED, [{"of": x.id, "n": self.wanted[x.id]} for x in more])
 
     def number(self, slot: tuple[str, int] | None) -> int | None:
         """The id of a slot that `take` gave."""
@@ -123,10 +123,10 @@ class _Slots:
         return slot[1] if slot[0] == "old" else self.made[slot[1]]
 
 
-_AT = sa.bindparam("at")
-_WANTED = sa.update(_item).where(_item.c.id == _AT).values(wanted=sa.bindparam("n"))
+_OF = sa.bindparam("of")
+_WANTED = sa.update(_item).where(_item.c.id == _OF).values(wanted=sa.bindparam("n"))
 _DONE = (
     sa.update(_slot)
-    .where(_slot.c.id == _AT)
+    .where(_slot.c.id == _OF)
     .values(annotator=sa.bindparam("by"), done=sa.bindparam("is"), lease=None, until=None)
 )

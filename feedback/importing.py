@@ -52,7 +52,7 @@ def bring(
     counts = _items(c, [x.item for x in found], {x.source for x in found})
     if not judgements:
         return counts
-    external = dict(c.execute(sa.select(schema.item.c.external, schema.item.c.id)).tuples().all())
+    external = _external(c)
     ones = [*_ones(found, external, database.now(c))]
     keys = {x.row["key"] for x in ones}
     known = keys & set(c.scalars(sa.select(schema.judgement.c.key)))
@@ -67,20 +67,31 @@ def bring(
 
 
 def _items(c: sa.Connection, raw: list[dict], sources: set[str]) -> dict[str, int]:
-    """Puts the items; those of raw exports that are known may have been asked more often since."""
-    every = [_item(x) for x in raw]
-    known = set(c.scalars(sa.select(schema.item.c.external)))
-    again = [x for x in every if x.id in known and sources == {"raw"}]
-    for item in {x.id: x for x in again}.values():
-        _check_same(c, item)
-    done = items.put(c, [x for x in every if x not in again])
+    """Puts the items: those without an id of their own once for all that say the same.
+
+    Those of raw exports that are known may have been asked more often since.
+    """
+    known, every, new = _external(c).keys(), {}, []
+    for one in raw:
+        item = _item(one)
+        if item.id in known and sources == {"raw"}:
+            if item.id not in every:
+                _check_same(c, item)
+        elif one.get("id") or item.id not in every.keys() | known:
+            new.append(item)
+        every[item.id] = item
+    done = items.put(c, new)
     repeats = {x["id"]: x["repeats"] for x in raw if x.get("repeats")}
     if repeats:
-        table = schema.item
-        of = dict(c.execute(sa.select(table.c.external, table.c.id)).tuples().all())
-        known_ = [{"at": of[x], "to": of[y]} for x, y in repeats.items() if y in of]
-        c.execute(_REPEATS, known_)
-    return {"created": done["created"], "unchanged": len({x.id for x in every}) - done["created"]}
+        of = _external(c)
+        both = [{"this": of[x], "that": of[y]} for x, y in repeats.items() if y in of]
+        c.execute(_REPEATS, both)
+    return {"created": done["created"], "unchanged": len(every) - done["created"]}
+
+
+def _external(c: sa.Connection) -> dict[str, int]:
+    """Every item's number, by its id."""
+    return {x: id for x, id in c.execute(sa.select(schema.item.c.external, schema.item.c.id))}
 
 
 def _item(raw: dict) -> Item:
@@ -94,20 +105,19 @@ def _check_same(c: sa.Connection, item: Item) -> None:
     row = c.execute(sa.select(schema.item).where(schema.item.c.external == item.id)).one()
     texts = [x.text for x in items.responses(c, row.id)]
     if (row.prompt, texts) != (item.prompt, [x.text for x in item.responses]):
-        raise ValueError(
+        raise items.Known(
             f"item {item.id!r} is known with other contents: give the changed one another id"
         )
 
 
 def _ones(found: list[Found], external: dict[str, int], now: float) -> Iterator[One]:
     """The judgements as rows; equal ones of one file are as many judgements."""
-    undone = {x.raw.get("undoes") for one in found for x in one.said if x.raw}
     seen, unnamed = Counter(), Counter()
     for one in found:
         id = _item(one.item).id
         for said in one.said:
             if said.raw is not None:
-                yield _from_raw(said, external[id], undone)
+                yield _from_raw(said, external[id])
                 continue
             by = said.by
             if not by:
@@ -122,12 +132,12 @@ def _ones(found: list[Found], external: dict[str, int], now: float) -> Iterator[
             yield One(external[id], by, row, counts=True)
 
 
-def _from_raw(said: Said, item: int, undone: set) -> One:
+def _from_raw(said: Said, item: int) -> One:
     raw = said.raw or {}
     row = {x: raw.get(x) for x in COLUMNS} | {x: raw[x] for x in ("key", "kind", "at")}
     row |= {x: row[x] or "" for x in ("comment", "better")}
     row["differences"] = bool(row["differences"])
-    counts = raw["kind"] == "judge" and raw["key"] not in undone and raw.get("stands", True)
+    counts = raw["kind"] == "judge" and raw["stands"]
     simulated = bool(raw.get("simulated"))
     return One(item, said.by, row, counts, raw.get("undoes") or "", simulated, own=True)
 
@@ -152,6 +162,6 @@ def _follow(c: sa.Connection, new: list[One], settings: Settings) -> None:
 
 _REPEATS = (
     sa.update(schema.item)
-    .where(schema.item.c.id == sa.bindparam("at"))
-    .values(repeats=sa.bindparam("to"))
+    .where(schema.item.c.id == sa.bindparam("this"))
+    .values(repeats=sa.bindparam("that"))
 )

@@ -1,4 +1,4 @@
-"""What the owner sees: how far the work is, who did what and how fast, and judgements as they come.
+"""The owner's overview: how far the work is, who did what and how fast, and judgements as they come.
 
 A judgement stands where its slot names it; those undone since, skips and surplus are counted apart.
 """

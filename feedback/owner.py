@@ -137,12 +137,16 @@ def download(
     request: Request,
     who: doors.Owner,
     kind: exports.Kind,
-    question: str | None = None,
+    question: After | None = None,
     scale: exports.Scale | None = None,
 ) -> Response:
-    """An export, as a file to keep."""
+    """An export, as a file to keep; of questions it takes the number in their list."""
     with replies.refusals(), request.app.state.db.read() as c:
-        return exports.download(c, kind, question, scale)
+        known = overview.questions(c)
+        if question is not None and question >= len(known):
+            raise HTTPException(404, "There is no question of this number.")
+        asked = None if question is None else known[question]
+        return exports.download(c, kind, asked, scale)
 
 
 def row(c: sa.Connection, table: sa.Table, number: int) -> sa.Row:

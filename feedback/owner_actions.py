@@ -1,4 +1,4 @@
-"""What the owner's forms do: pause, invite, revoke, block, ask once more, publish guidelines."""
+"""The owner's forms: pause, invite, revoke, block, ask once more, publish guidelines."""
 
 from typing import Annotated, Literal
 

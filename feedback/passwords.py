@@ -16,5 +16,5 @@ def keep(c: sa.Connection, password: str) -> None:
 
 
 def kept(c: sa.Connection) -> str:
-    """What is kept of the owner's password; "" where there is none, which no password opens."""
+    """The hash of the owner's password; "" where there is none, which no password opens."""
     return database.state(c).get("owner_password", "")

@@ -22,14 +22,10 @@ def work(c: sa.Connection, values: dict, now: float) -> sa.Row | None:
     """
     factor = 1 + int(_unit("order", values["annotator"]) * (items.RANKS - 2))
     given = {**values, "me": values["annotator"], "now": now, "factor": factor}
-    if found := c.execute(_LEASE, given).first():
+    found = c.execute(_LEASE, given).first()
+    if found or c.dialect.name == "sqlite":  # where nobody else writes meanwhile
         return found
-    if c.dialect.name == "sqlite":  # no other writer can have been in the way
-        return None
-    while c.scalar(_ANY_FREE, given):  # others held locks on all that were looked at
-        if found := c.execute(_LEASE_WAITING, given).first():
-            return found
-    return None
+    return c.execute(_LEASE_ANY, given).first()  # others are taking all that were near
 
 
 def own(c: sa.Connection, item: int, values: dict) -> sa.Row | None:
@@ -87,8 +83,10 @@ def _unseen(slot: sa.FromClause) -> tuple:
     """Conditions on a slot whose item is open work that the person neither has nor had."""
     excluded = sa.exists().where(_exclusion.c.item == slot.c.item, _exclusion.c.annotator == _ME)
     mine = sa.exists().where(_mine.c.item == slot.c.item, _mine.c.annotator == _ME)
-    open = (_item.c.state == "open", _item.c.purpose == "work")
-    return (slot.c.done.is_(None), _item.c.id == slot.c.item, *open, ~excluded, ~mine)
+    # a value, so that databases look at slots in their order, and at their items then
+    state = sa.select(_item.c.state).where(_item.c.id == slot.c.item, _item.c.purpose == "work")
+    open = state.scalar_subquery() == "open"
+    return (slot.c.done.is_(None), ~mine, ~excluded, open)
 
 
 def _free(slot: sa.FromClause) -> tuple:
@@ -96,8 +94,11 @@ def _free(slot: sa.FromClause) -> tuple:
     return (slot.c.done.is_(None), until)
 
 
-def _lease(window: int | None, **locking) -> sa.Update:
-    """UPDATE slot ... WHERE id = (the first free slot of the person's order) RETURNING it."""
+def _lease(window: int | None) -> sa.Update:
+    """UPDATE slot ... WHERE id = (the first free slot of the person's order) RETURNING it.
+
+    It waits for no lock, so that two of them can never wait for each other.
+    """
     seen = _slot.alias("seen")
     near = (
         sa.select(seen.c.id, seen.c.rank, seen.c.number)
@@ -114,7 +115,7 @@ def _lease(window: int | None, **locking) -> sa.Update:
         .where(*_free(free))
         .order_by(place, near.c.number)
         .limit(1)
-        .with_for_update(of=free, key_share=True, **locking)
+        .with_for_update(of=free, key_share=True, skip_locked=True)
     )
     return (
         sa.update(_slot)
@@ -123,10 +124,9 @@ def _lease(window: int | None, **locking) -> sa.Update:
     )
 
 
-_LEASE = _lease(WINDOW, skip_locked=True)
-_LEASE_WAITING = _lease(None)
+_LEASE = _lease(WINDOW)
+_LEASE_ANY = _lease(None)
 _ANY = sa.select(_slot.c.id).where(*_unseen(_slot)).limit(1)
-_ANY_FREE = _ANY.where(*_free(_slot))
 _OWN = (
     sa.update(_slot)
     .where(_slot.c.id == sa.bindparam("at_slot"), _slot.c.done.is_(None))

@@ -32,22 +32,36 @@ def counts(
 _item, _slot, _exclusion = schema.item, schema.slot, schema.exclusion
 _ME = sa.bindparam("me")
 _count = sa.select(sa.func.count())
-_open = (_item.c.purpose == "work", _item.c.state == "open")
-_done = _count.select_from(_slot).join(_item)
-_done = _done.where(_slot.c.annotator == _ME, _slot.c.done.isnot(None))
-_training = (_item.c.purpose == "training", _item.c.state == "open")
+
+
+def _of(table: sa.Table, column: sa.Column) -> sa.ColumnElement:
+    """A column of a row's item, as a value, so that databases look at the rows first."""
+    return sa.select(column).where(_item.c.id == table.c.item).scalar_subquery()
+
+
+def _items(purpose: str) -> sa.ColumnElement:
+    open = (_item.c.purpose == purpose, _item.c.state == "open")
+    return _count.select_from(_item).where(*open).scalar_subquery()
+
+
+_mine = (_slot.c.annotator == _ME, _slot.c.done.isnot(None))
+_done = _count.select_from(_slot).where(*_mine)
 _TRAINING = sa.select(
-    _done.where(_item.c.purpose == "training").scalar_subquery(),
-    _count.select_from(_item).where(*_training).scalar_subquery(),
+    _done.where(_of(_slot, _item.c.purpose) == "training").scalar_subquery(),
+    _items("training"),
 )
 _seen = sa.union(  # open items that this person does not get again
-    sa.select(_slot.c.item)
-    .join(_item)
-    .where(_slot.c.annotator == _ME, _slot.c.done.isnot(None), *_open),
-    sa.select(_exclusion.c.item).join(_item).where(_exclusion.c.annotator == _ME, *_open),
+    *(
+        sa.select(table.c.item).where(
+            *which,
+            _of(table, _item.c.state) == "open",
+            _of(table, _item.c.purpose) == "work",
+        )
+        for table, which in ((_slot, _mine), (_exclusion, (_exclusion.c.annotator == _ME,)))
+    )
 ).subquery()
 _WORK = sa.select(
-    _done.where(_item.c.purpose != "training").scalar_subquery(),
-    _count.select_from(_item).where(*_open).scalar_subquery(),
+    _done.where(_of(_slot, _item.c.purpose) != "training").scalar_subquery(),
+    _items("work"),
     _count.select_from(_seen).scalar_subquery(),
 )

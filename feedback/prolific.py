@@ -25,6 +25,6 @@ def known(c: sa.Connection, pid: str) -> int | None:
 
 
 def is_blocked(c: sa.Connection, annotator: int) -> bool:
-    """Whether an annotator is shut out."""
+    """True where an annotator is shut out."""
     x = schema.annotator
     return c.scalar(sa.select(x.c.blocked).where(x.c.id == annotator)) is not None

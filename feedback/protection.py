@@ -1,4 +1,4 @@
-"""What surrounds every request: headers, bounds on bodies, rates, and a log without texts or tokens.
+"""Around every request: headers, bounds on bodies, rates, and a log without texts or tokens.
 
 A plain ASGI middleware, so that replies and bodies pass through it in pieces. Nothing that a person or a
 model wrote is logged: a line has who, the method, the path with its secrets masked, the status, and the time.
@@ -45,7 +45,7 @@ def masked(path: str) -> str:
 
 
 def caller(scope: Scope) -> str:
-    """Whose rate a request counts for: the secret that it carries (hashed), or else the address."""
+    """The caller whose rate a request counts for: the hash of the secret that it carries, else the address."""
     headers = Headers(scope=scope)
     secret = headers.get("authorization") or headers.get("cookie")
     if secret:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feedback import answers
+from feedback.columns import AWKWARD
 
 RESPONSES = {"pair": (2, 2), "single": (1, 1), "ranking": (2, 8)}
 """Least and greatest number of responses of each kind of item."""
@@ -107,7 +108,7 @@ def _check(item: Item) -> None:
         raise ValueError(f"wanted is {item.wanted!r:.80}, and must be a number from 1 to 1000")
     if len(item.id) > LONGEST_ID:
         raise ValueError(f"id is {item.id!r:.80}..., and must have {LONGEST_ID} characters at most")
-    if any(x == "\x00" or "\ud800" <= x <= "\udfff" for x in item.id):
+    if AWKWARD.search(item.id):
         raise ValueError(f"id is {item.id!r:.80}, and must be without NUL and lone surrogates")
 
 

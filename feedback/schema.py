@@ -35,6 +35,8 @@ __all__ = [
     "state",
 ]
 
+UNDONE, DONE = sa.text("done IS NULL"), sa.text("done IS NOT NULL")
+
 rounds = Table(
     "round",
     metadata,
@@ -102,11 +104,11 @@ slot = Table(
     to("annotator", nullable=True),  # who holds it, or judged it
     Column("lease", String, unique=True),  # hash of the token that holds it
     at("until", nullable=True),
-    Column("done", Integer, unique=True),  # the judgement that stands
+    Column("done", Integer),  # the judgement that stands
     UniqueConstraint("item", "number"),
     UniqueConstraint("item", "annotator"),
-    Index("slot_free", "rank", sqlite_where=sa.text("done IS NULL"),
-          postgresql_where=sa.text("done IS NULL")),
+    Index("slot_free", "rank", "number", sqlite_where=UNDONE, postgresql_where=UNDONE),
+    Index("slot_done", "done", unique=True, sqlite_where=DONE, postgresql_where=DONE),
     Index(None, "annotator"),
 )  # fmt: skip
 lease = Table(  # every lease ever given, so that a late answer finds its item

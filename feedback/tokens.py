@@ -14,7 +14,7 @@ def new() -> str:
 
 
 def hashed(token: str) -> str:
-    """What the database keeps of a token.
+    """The hash of a token, which is all that the database keeps of it.
 
     A token has 256 random bits, so its SHA-256 can neither be reversed nor guessed.
     """
@@ -27,18 +27,18 @@ def csrf(token: str) -> str:
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two secrets are equal, in a time that does not depend on where they differ."""
+    """True where two secrets are equal, in a time that does not depend on where they differ."""
     return hmac.compare_digest(a.encode("utf-8", "replace"), b.encode("utf-8", "replace"))
 
 
 def locked(password: str) -> str:
-    """What is kept of a password: its scrypt hash with a salt of its own."""
+    """The hash of a password, for the database: of scrypt, with a salt of its own."""
     salt = secrets.token_bytes(16)
     return f"{salt.hex()}:{_scrypt(password, salt).hex()}"
 
 
 def opens(password: str, kept: str) -> bool:
-    """Whether a password is the one of which `kept` was kept."""
+    """True where a password is the one whose hash is `kept`."""
     if not password or not kept:
         return False
     salt, _, digest = kept.partition(":")

@@ -42,6 +42,7 @@ from rlhf_jax.pipeline.rl_settings import GroupRLConfig, PolicyGradientRun
 from rlhf_jax.pipeline.stages import SFTConfig
 from rlhf_jax.pipeline.texts import DataConfig, Row
 from rlhf_jax.rewards import answers, verifiers
+from rlhf_jax.rewards.functions import RewardError
 
 order = 5  # position in the launcher's list
 config = PolicyGradientRun(
@@ -117,9 +118,11 @@ def right(rows: Sequence[Row], texts: Sequence[str]) -> np.ndarray:
 
 def has_answers(run: Prepared) -> bool:
     """True where every held-out prompt has a number as its answer, which other rewards do not need."""
-    found = [row.columns.get("answer") for row in run.texts.rows_held_out]
-    references = (verifiers.references(x) if x is not None else [""] for x in found)
-    return all(answers.number(x) is not None for several in references for x in several)
+    try:
+        found = [verifiers.references(x.columns.get("answer")) for x in run.texts.rows_held_out]
+    except RewardError:  # no text at all
+        return False
+    return all(answers.number(x) is not None for several in found for x in several)
 
 
 def by_greedy_decoding(run: Prepared, policies: dict) -> dict:
@@ -134,6 +137,7 @@ def by_greedy_decoding(run: Prepared, policies: dict) -> dict:
         run.tokenizer,
         run.lengths[0],
         run.cfg.sft.batch_size * 4,
+        run.texts.environment,
     )
     said = {x: results.respond(run, params, generator, rows) for x, params in policies.items()}
     found = {x: bootstrap_interval(right(rows, y.texts))._asdict() for x, y in said.items()}

@@ -36,7 +36,8 @@ class Config(settings.RunConfig):
         return texts.Needs(("comparisons",), ("corpus", "ratings"))
 
     def _unread(self) -> dict[str, str]:
-        own = {"reward_model": "a reward model is trained", "eval_draws": "no policy is evaluated"}
+        own = dict.fromkeys(("eval_draws", "text_features"), "no policy is evaluated")
+        own["reward_model"] = "a reward model is trained"
         return super()._unread() | settings.NO_ROLLOUT | own
 
 

@@ -52,7 +52,10 @@ class TaskData(texts.DataConfig):
         *texts.FILES,
         "corpus_fields",
         "fields",
+        "ratings_fields",
         "prompts_fields",
+        "turns",
+        "bad",
         "prompt_words",
         "prompt_length",
     )

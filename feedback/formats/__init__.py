@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from feedback.formats import (
-    argilla,
     arena,
+    argilla,
     chosen,
     label_studio,
     oasst,

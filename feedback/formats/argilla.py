@@ -50,9 +50,10 @@ def _said(one: Mapping, names: Sequence[str]) -> Iterator[Said]:
         if type(value) is int and 1 <= value <= 5:
             yield Said(by, rating=value)
     elif isinstance(value, list):
-        ranks = {x.get("value"): x.get("rank") for x in value if isinstance(x, Mapping)}
-        if all(type(ranks.get(x)) is int for x in names):
-            yield from _ranked(by, [ranks[x] for x in names])
+        of = {x.get("value"): x.get("rank") for x in value if isinstance(x, Mapping)}
+        ranks = [x for x in map(of.get, names) if isinstance(x, int)]
+        if len(ranks) == len(names):
+            yield from _ranked(by, ranks)
     elif value in names:
         yield from _ranked(by, [1 if x == value else 2 for x in names])
     elif len(names) == 2 and value in ("tie", "both_bad"):

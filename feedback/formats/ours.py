@@ -9,7 +9,7 @@ from feedback.formats.found import Found, Said, ranks_of, take
 
 NAME = "ours"
 OF_ITEM = ("id", "kind", "scale", "wanted", "purpose", "gold", "reason", "question", "metadata")
-OF_ROW = ("annotator", "policy", "model")
+OF_ROW = ("policy", "model")
 """Fields that stay in the metadata of an item from a row without any."""
 MOST_VOTES = 1000
 SCORES = ("rating", "score", "label")
@@ -52,7 +52,7 @@ def _text(value: Any) -> str:
 def _scale(row: Mapping) -> str:
     """The scale of a rating: thumbs for labels, and for 0, true and false; else stars."""
     value = next((row[x] for x in SCORES if x in row), None)
-    return "thumbs" if "label" in row or value in (0, True) and "rating" not in row else "stars"
+    return "thumbs" if "label" in row or isinstance(value, bool) or value == 0 else "stars"
 
 
 def _said(row: Mapping, item: Mapping) -> Iterator[Said]:

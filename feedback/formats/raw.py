@@ -1,12 +1,11 @@
 """Raw exports: every judgement with all that was shown, from which a database is filled again."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from feedback.formats.found import Found, Said, take
 
 NAME = "raw"
-ITEM = ("id", "kind", "scale", "question", "wanted", "purpose", "gold", "reason", "metadata")
-"""Fields of an item in a row, beside its prompt, its responses and the item that it repeats."""
 
 
 def fits(row: Mapping) -> bool:
@@ -17,9 +16,12 @@ def fits(row: Mapping) -> bool:
 def read(row: Mapping) -> Iterator[Found]:
     """The item and the judgement of a row, which keeps all its columns."""
     take(row, "at", (int, float))
+    take(row, "stands", bool)
     item = {**take(row, "item", dict)}
     if take(row, "kind") not in ("judge", "surplus", "skip", "undo"):
-        raise ValueError(f"field 'kind' is {row['kind']!r}, and must be judge, surplus, skip or undo")
-    columns = ("preference", "degree", "rating", "ranks", "comment", "better")
-    said = {x: row.get(x) for x in columns} | {x: row.get(x) or "" for x in columns[-2:]}
+        raise ValueError(
+            f"field 'kind' is {row['kind']!r}, and must be judge, surplus, skip or undo"
+        )
+    said: dict[str, Any] = {x: row.get(x) for x in ("preference", "degree", "rating", "ranks")}
+    said |= {x: row.get(x) or "" for x in ("comment", "better")}
     yield Found(item, [Said(take(row, "annotator"), key=take(row, "key"), raw=row, **said)])

@@ -13,7 +13,7 @@ def fits(row: Mapping) -> bool:
 
 
 def read(row: Mapping) -> Iterator[Found]:
-    """A ranking by the mean score of all aspects (the overall score, where that is missing, has known errors)."""
+    """A ranking by the mean score of all aspects; the overall score has known errors, and comes second."""
     said = take(row, "completions", list)
     item = {
         "kind": "pair" if len(said) == 2 else "ranking",

@@ -17,7 +17,7 @@ def parse(source: str) -> list[tuple[float, str]]:
     """
     if os.path.isfile(source):  # a colon may be part of a file's name
         return []
-    parts = [(_number(part.partition(":")[0]), part.strip()) for part in source.split(",")]
+    parts = [(_weight(part), part.strip()) for part in source.split(",")]
     if all(weight is None for weight, _ in parts):
         return []
     found = []
@@ -79,8 +79,10 @@ def mix(
     return [mixed[i] for i in range(len(mixed))]
 
 
-def _number(text: str) -> float | None:
+def _weight(part: str) -> float | None:
+    """The number before the first colon; None without a number, or without a colon."""
+    before, colon, _ = part.partition(":")
     try:
-        return float(text)
+        return float(before) if colon else None
     except ValueError:
         return None

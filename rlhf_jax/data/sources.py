@@ -188,7 +188,11 @@ def _matching(pattern: str) -> list[str]:
         found = sorted(glob.glob(pattern.replace("[", "[[]"), recursive=True))
     matching = [path for path in found if os.path.isfile(path)]
     if not matching:
-        why = f"a folder: name its files, as in {pattern}/*.jsonl" if found else "check the path"
+        why = (
+            "no file that can be read twice: write its lines to one" if found else "check the path"
+        )
+        if any(os.path.isdir(path) for path in found):
+            why = f"a folder: name its files, as in {pattern}/*.jsonl"
         raise ValueError(f"no such file: {pattern!r}, {why}")
     return matching
 

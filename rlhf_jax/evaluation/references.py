@@ -20,7 +20,6 @@ from rlhf_jax.evaluation.intervals import (
     bootstrap_interval,
     group_numbers,
     percentile_interval,
-    wilson_interval,
 )
 
 References = Sequence[str | Sequence[str]]
@@ -50,24 +49,6 @@ def compare(
         if not found or not all(isinstance(one, str) for one in found):
             raise ValueError(f"answers[{i}] is {answers[i]!r:.80}: give a text, or a list of texts")
     return {name: OVERLAPS[name](list(responses), several, prompts)._asdict() for name in names}
-
-
-def verified(
-    correct: Bool[np.ndarray, " N"], said: Sequence[Hashable], prompts: Groups, k: int
-) -> dict[str, dict[str, float]]:
-    """Accuracy, pass@k, maj@k and format errors of verified draws: {name: mean, low, high}.
-
-    `correct` [N] is the verifier's judgement, and `said` [N] the extracted answers, None where a response has
-    none, which is a format error. Raises ValueError for a prompt with fewer than `k` draws.
-    """
-    share = lambda values: wilson_interval(values.sum(), len(values))
-    found = {
-        "accuracy": accuracy(np.where(correct, 1.0, -1.0), prompts),
-        f"pass@{k}": share(pass_at_k(correct, prompts, k)),
-        f"maj@{k}": share(maj_at_k(correct, said, prompts, k)),
-        "format errors": accuracy(np.array([1.0 if x is None else -1.0 for x in said]), prompts),
-    }
-    return {name: interval._asdict() for name, interval in found.items()}
 
 
 def pass_at_k(correct: Bool[np.ndarray, " N"], prompts: Groups, k: int) -> Float[np.ndarray, " G"]:

@@ -14,6 +14,8 @@ from rlhf_jax.evaluation import intervals, references
 from rlhf_jax.evaluation.intervals import bootstrap_interval
 from rlhf_jax.pipeline import agreement, generation, keys, scoring, texts
 from rlhf_jax.pipeline.scoring import Reward
+from rlhf_jax.rewards import features, verifiers
+from rlhf_jax.rewards.functions import RewardError
 from rlhf_jax.runs import disk, report, surroundings
 from rlhf_jax.runs import run as runs
 
@@ -210,10 +212,15 @@ def log_ratios(run: "Prepared", reference, samples: Samples) -> np.ndarray:
 
 
 def overlap(names, rows: Sequence[texts.Row], sides: Sequence[generation.Responses]) -> dict:
-    """Overlaps of responses before and after with the answers of their rows; empty where a row has none."""
-    if not names or not all("answer" in row.columns for row in rows):
+    """Overlaps of responses before and after with the answers of their rows; empty where a row has no text,
+    no number and no list of these as its answer."""
+    if not names:
         return {}
-    answers, prompts = [row.columns["answer"] for row in rows], [str(row) for row in rows]
+    try:
+        answers = [verifiers.references(row.columns.get("answer")) for row in rows]
+    except RewardError:
+        return {}
+    prompts = [str(row) for row in rows]
     found = [references.compare(names, said.texts, answers, prompts) for said in sides]
     return {x: dict(zip(("before", "after"), (y[x] for y in found), strict=True)) for x in names}
 
@@ -256,7 +263,8 @@ class Judges(NamedTuple):
     held_out: Reward | None = None
 
     def of(self, run: "Prepared") -> dict[str, Callable]:
-        """Functions of (rows, responses), by name: the maximised reward, gold, the held-out reward model."""
+        """Functions of (rows, responses), by name: the maximised reward, gold and the task's own metrics, the
+        held-out reward model, and features of the texts where these are asked for."""
         found = scoring.measures(run, self.reward)
         if run.texts.task:
             found["gold"] = lambda rows, said: golds(run, rows, said)
@@ -267,6 +275,9 @@ class Judges(NamedTuple):
         if self.held_out is not None:
             model = self.held_out
             found[HELD_OUT] = lambda rows, said: scoring.model_scores(run, model, said)
+        if run.cfg.text_features:
+            for name, fn in features.REWARDS.items():
+                found[name] = lambda rows, said, fn=fn: np.array(fn((), said.texts))
         return found
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from rlhf_jax.bounds import NonNegative, Settings
 from rlhf_jax.pipeline import generation, texts
+from rlhf_jax.rewards import verifiers
 from rlhf_jax.rewards.functions import Call, RewardError, columns_of, load, parts_of
 from rlhf_jax.rewards.scorer import Pending, Scorer, ScorerConfig
 
@@ -89,14 +90,16 @@ def python_reward(cfg, read: texts.Texts) -> Scorer | None:
 
 
 def check_references(place: str, rows: Sequence[texts.Row]):
-    """Scores an empty response to each row by a built-in verifier, which refuses references that it cannot
-    read; programs are left out, since they take time."""
-    if not place.startswith("verifiers:") or place == "verifiers:code":
+    """Raises ValueError where a built-in verifier cannot read the reference or the tests of a row."""
+    if not place.startswith("verifiers:"):
         return
     (part,) = parts_of(load(place))
     for row in rows:
         try:
-            part.score(Call(0, [row.prompt], [""], columns_of([row.columns])))
+            if place == "verifiers:code":  # to run even an empty program takes time
+                verifiers.statements(row.columns.get("tests"))
+            else:
+                part.score(Call(0, [row.prompt], [""], columns_of([row.columns])))
         except RewardError as error:
             raise ValueError(f'rl.reward = "{place}" cannot score all prompts: {error}') from error
 

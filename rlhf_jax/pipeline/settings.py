@@ -11,6 +11,7 @@ from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.people.annotators import AnnotatorConfig
 from rlhf_jax.pipeline import lengths, pretrained, stages, texts
+from rlhf_jax.rewards import features
 from rlhf_jax.runs import metrics
 from rlhf_jax.sampling import SampleConfig, check_on_policy
 from rlhf_jax.tasks.task import Task
@@ -60,6 +61,9 @@ class RunConfig(pretrained.Config):
     rollout: RolloutConfig = RolloutConfig()
     eval_draws: Count = 4
     """Responses sampled for each held-out prompt, from the policy before and after training."""
+    text_features: bool = False
+    """Report length in words, repetition, distinct pairs of words, sentences and readability of these
+    responses, which show what a policy exploits. Needs the extra [spacy]."""
 
     def needs(self) -> texts.Needs:
         """The files that the method learns from."""
@@ -113,6 +117,8 @@ def resolve(cfg: Any) -> Any:
     networks.check_backend(cfg.model)
     if cfg.wandb:
         metrics.load_wandb()
+    if cfg.text_features:
+        features.read([])  # which needs spaCy
     pretrained.check_adapters(cfg)
     words = None  # the tokenizer is not trained yet
     if cfg.tokenizer:

@@ -3,7 +3,8 @@ r"""The final answer of a response, read so that a response with two answers has
 The final answer is, by the first rule that applies:
 
 1. The content of `\boxed{...}`. Several boxes must hold equal answers.
-2. A number alone after "####" on a line, as in GSM8K (Cobbe et al., 2021). Several must be equal.
+2. A number alone between "####" and the next one or the line's end, as in GSM8K (Cobbe et al., 2021). Several
+   must be equal.
 3. The last number of the text, unless an alternative stands beside it: "4 or 5", "4, 5", "4-5", "4 or five".
 """
 
@@ -32,7 +33,8 @@ def number(text: str) -> Fraction | None:
     text = text.replace("\N{MINUS SIGN}", "-")
     if found := boxes(text):
         return _agreed([_alone(box) for box in found])
-    marked = [_alone(line) for line in re.findall(r"####([^\n]*)", text)]
+    lines = re.findall(r"####([^\n]*)", text)
+    marked = [_alone(part) for line in lines for part in line.split("####")]
     if any(x is not None for x in marked):
         return _agreed([x for x in marked if x is not None])
     last = before = None

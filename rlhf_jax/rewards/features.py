@@ -4,18 +4,15 @@ They show what a policy exploits: a reward model may pay for length, for repetit
 (Honnibal et al., 2020) splits a text by its rules for English, without a download, into words (tokens with a
 letter or a digit) and sentences (which hold a word). Needs the extra `[spacy]`.
 
-    columns = features(responses)              # {"length": [N], "repetition": [N], ...}
+    columns = {name: fn(prompts, responses) for name, fn in REWARDS.items()}
     reward = weighted({"right": (1.0, verifiers.number), "repetition": (-0.5, repetition)})
 """
 
 import functools
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
-from jaxtyping import Float
 
 from rlhf_jax.rewards.functions import RewardError
 
@@ -25,12 +22,6 @@ class Text(NamedTuple):
 
     words: list[str]
     sentences: int
-
-
-def features(responses: Sequence[str]) -> dict[str, Float[np.ndarray, " N"]]:
-    """Every feature of N texts, by name. Raises RewardError where spaCy is missing."""
-    texts = read(responses)
-    return {name: np.array([f(x) for x in texts], float) for name, f in MEASURES.items()}
 
 
 def length(prompts, responses) -> list[float]:
@@ -97,16 +88,6 @@ def _readability(text: Text) -> float:
         206.835 - 1.015 * words / text.sentences - 84.6 * sum(map(_syllables, text.words)) / words
     )
     return min(max(ease, 0.0), 100.0)
-
-
-MEASURES: dict[str, Callable[[Text], float]] = {
-    "length": lambda text: float(len(text.words)),
-    "repetition": _repetition,
-    "distinct": _distinct,
-    "sentences": lambda text: float(text.sentences),
-    "readability": _readability,
-}
-"""The features of one text by name."""
 
 
 def _different(words: list[str], n: int) -> float | None:

@@ -5,13 +5,14 @@ names. The column "answer" holds a reference answer for each prompt, or a list o
 counts. Scores lie between 0 and 1. A response of more than 100,000 characters scores 0.
 """
 
+import ast
 import contextlib
 import functools
 import importlib.util
 import numbers
 import queue
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rlhf_jax.rewards import answers, sandbox
 from rlhf_jax.rewards import child as process
@@ -111,16 +112,36 @@ def code(prompts, responses, *, tests) -> list[float]:
 
     These are one text, or a list of lines. The code is the last fenced block marked as Python, else the last
     fenced block, else the whole response. `sandbox.passes` runs it, and says what the code can and cannot
-    do. Raises RewardError for tests without an assert statement.
+    do. Raises RewardError for what `statements` refuses.
     """
 
     def passes(response: str, lines) -> float:
-        text = lines if isinstance(lines, str) else "\n".join(lines)
-        if "assert" not in text:
-            raise RewardError(f"the tests {shorten(text)} assert nothing: mend the row")
+        text = statements(lines)
         return float(len(response) <= LONGEST and sandbox.passes(program(response), text))
 
     return [passes(*pair) for pair in zip(responses, tests, strict=True)]
+
+
+def statements(tests) -> str:
+    """The tests of one row, a text or a list of lines, as one text.
+
+    Raises RewardError for anything else, for what is no Python, and for tests without an assert statement.
+    """
+    lines = [tests] if isinstance(tests, str) else tests
+    if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
+        raise RewardError(
+            f"the tests {shorten(tests)} are no text and no list of lines: mend the row"
+        )
+    text = "\n".join(lines)
+    try:
+        parsed = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise RewardError(
+            f"the tests {shorten(text)} are no Python ({error}): mend the row"
+        ) from None
+    if not any(isinstance(node, ast.Assert) for node in ast.walk(parsed)):
+        raise RewardError(f"the tests {shorten(text)} assert nothing: mend the row")
+    return text
 
 
 def program(response: str) -> str:
@@ -142,9 +163,9 @@ REWARDS = {fn.__name__: fn for fn in (number, math, exact, chrf, rouge, pattern,
 def references(answer) -> list[str]:
     """The references of one row, which has a text, a number, or a list of these, as texts.
 
-    Raises RewardError for anything else, and for an empty list.
+    Raises RewardError for anything else, such as an object, and for an empty list.
     """
-    several = hasattr(answer, "__iter__") and not isinstance(answer, str)
+    several = hasattr(answer, "__iter__") and not isinstance(answer, str | Mapping)
     found = list(answer) if several else [answer]
     if not found or not all(isinstance(x, str | numbers.Real) for x in found):
         raise RewardError(
@@ -183,14 +204,25 @@ def _rouge():
 _idle: "queue.LifoQueue[Child]" = queue.LifoQueue()
 
 
+def _started() -> Child:
+    """A child that compares expressions. Raises RewardError where math-verify does not work in it."""
+    child = Child("from rlhf_jax.rewards import verifiers; verifiers.serve(fd)")
+    try:
+        works = child.ask({"said": "1", "reference": "1"}, START_SECONDS)["equal"]
+    except (TimeoutError, ChildEndedError) as error:
+        raise RewardError(f"math-verify does not start ({error}): install it again") from error
+    if not works:
+        raise RewardError("math-verify says that 1 is not 1: install it again")
+    return child
+
+
 def _equal(said: str, reference: str) -> bool:
     """True if math-verify says in time that two expressions are equal; a child that fails is replaced."""
+    try:
+        child = _idle.get_nowait()
+    except queue.Empty:
+        child = _started()
     with contextlib.suppress(TimeoutError, ChildEndedError):
-        try:
-            child = _idle.get_nowait()
-        except queue.Empty:
-            child = Child("from rlhf_jax.rewards import verifiers; verifiers.serve(fd)")
-            child.ask({"said": "1", "reference": "1"}, START_SECONDS)
         found = child.ask({"said": said, "reference": reference}, MATH_SECONDS)["equal"]
         _idle.put(child)
         return found

@@ -127,6 +127,8 @@ def read(prompt: str) -> Problem:
             else:
                 sign, n = VERBS[verb], rest[0]
             steps.append(Step(sign, int(n), subject != who and verb != "gives"))
+        if all(step.aside for step in steps):
+            raise ValueError("nothing happens")
         return Problem(int(start), tuple(steps))
     except (ValueError, KeyError, IndexError) as error:
         raise ValueError(

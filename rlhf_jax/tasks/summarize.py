@@ -112,7 +112,7 @@ def gold(prompt: str, response: str) -> float:
     0.01, "." included, and each one beyond the ninth 0.22 more. Faults cost 0.5: a statement that is neither
     such a mention nor padding, an end without ".", and no fact at all. The minimum is -8.
     """
-    facts, words = facts_of(prompt), response.split()
+    facts, words = facts_of(prompt), words_of(response)
     *statements, rest = " ".join(words).split(".")
     faults, covered = bool(rest.strip()), []
     for statement in map(str.strip, statements):
@@ -127,6 +127,11 @@ def gold(prompt: str, response: str) -> float:
     paid = sum(kind.weight for kind, _ in covered) / most
     cost = WORD * len(words) + OVER * max(0, len(words) - LINE) + FAULT * faults
     return max((paid - cost - MEAN) / SCALE, FLOOR)
+
+
+def words_of(response: str) -> list[str]:
+    """The words of a summary; "." is one wherever it stands, so that "a flood.two hurt." has six."""
+    return response.replace(".", " . ").split()
 
 
 def golds(prompts: Sequence[str], responses: Sequence[str]) -> Float32[np.ndarray, " N"]:
@@ -146,7 +151,7 @@ def faithful(rows: Sequence[Row], responses: Sequence[str]) -> Float32[np.ndarra
 
 def lengths(rows: Sequence[Row], responses: Sequence[str]) -> Float32[np.ndarray, " N"]:
     """The number of words of each summary."""
-    return np.array([len(response.split()) for response in responses], np.float32)
+    return np.array([len(words_of(response)) for response in responses], np.float32)
 
 
 def best(prompt: str) -> str:

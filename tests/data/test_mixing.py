@@ -76,6 +76,7 @@ def test_rows_are_changed_and_filtered_before_they_are_counted():
     [
         ("a.jsonl", []),
         ("a.jsonl,b.jsonl", []),
+        ("7", []),
         ("tfds:gsm8k:train[:90%]", []),
         ("2024*.jsonl, ~/b:c.jsonl", []),
         ("0.7:a.jsonl,0.3:b.jsonl", [(0.7, "a.jsonl"), (0.3, "b.jsonl")]),

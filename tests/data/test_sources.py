@@ -7,6 +7,7 @@ import gzip
 import http.server
 import io
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -114,6 +115,11 @@ def test_missing_and_broken_files_are_refused_in_one_sentence(tmp_path):
         sources.read(str(tmp_path / "*.nothing"))
     with pytest.raises(ValueError, match="no such file: ''"):
         sources.read("")
+    with pytest.raises(ValueError, match="no such file: '7', check the path"):
+        sources.read("7")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe', no file that can be read twice: write its lines"):
+        sources.read(str(tmp_path / "pipe"))
     whole = gzip.compress(b'{"text": "a"}\n' * 500, mtime=0)
     (tmp_path / "cut.gz").write_bytes(whole[:-12])
     with pytest.raises(ValueError, match=r"cut\.gz is not a whole gzip file"):

@@ -172,20 +172,6 @@ def test_draws_are_grouped_by_prompt_in_the_order_of_the_first():
         np.testing.assert_array_equal(again, votes[::-1])
 
 
-def test_the_numbers_of_verified_draws():
-    both = [draws("4454"), draws("5--4")]
-    correct, said = np.concatenate([x[0] for x in both]), both[0][1] + both[1][1]
-    prompts = ["a"] * 4 + ["b"] * 4
-    found = references.verified(correct, said, prompts, 2)
-    assert list(found) == ["accuracy", "pass@2", "maj@2", "format errors"]
-    assert found["accuracy"]["mean"] == 0.5 and found["format errors"]["mean"] == 0.25
-    assert found["pass@2"]["mean"] == np.mean(references.pass_at_k(correct, prompts, 2))
-    assert found["maj@2"]["mean"] == np.mean(references.maj_at_k(correct, said, prompts, 2))
-    assert all(0 <= x["low"] <= x["mean"] <= x["high"] <= 1 for x in found.values())
-    single = references.verified(correct, said, prompts, 1)
-    assert single["pass@1"]["mean"] == single["accuracy"]["mean"]
-
-
 def test_too_few_draws_are_refused():
     correct, said = draws("445")
     for k in (0, 2):

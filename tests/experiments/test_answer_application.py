@@ -74,7 +74,7 @@ def test_a_tiny_run_leaves_what_it_is_judged_by(tmp_path):
     assert "reward accuracy" not in results and not (tmp_path / "run/comparisons.jsonl").exists()
 
 
-@pytest.mark.parametrize("reference", ["3", "no number", None])
+@pytest.mark.parametrize("reference", ["3", "no number", None, [], {"text": ["3"]}, [None]])
 def test_only_prompts_with_a_number_as_answer_are_counted_right(reference):
     row = Row("how many ?", {} if reference is None else {"answer": reference}, "")
     run = SimpleNamespace(texts=SimpleNamespace(rows_held_out=[row]))

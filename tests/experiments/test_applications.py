@@ -8,8 +8,8 @@ import pytest
 import runs
 
 import launch
-from rlhf_jax.pipeline import settings
-from rlhf_jax.pipeline.texts import load_task
+from rlhf_jax.pipeline import generation, results, settings
+from rlhf_jax.pipeline.texts import Row, load_task
 from rlhf_jax.runs import command_line
 
 OWN = {
@@ -22,14 +22,14 @@ OWN = {
 def test_an_application_runs_on_its_own_world(name, tmp_path):
     own = runs.PPO if name == "summarize" else []
     assert launch.main([name, *runs.TINY, *own, "--run", str(tmp_path / "run")]) == 0
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results.keys() >= {"gold", "kl", "reward accuracy", *OWN[name]}
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found.keys() >= {"gold", "kl", "reward accuracy", *OWN[name]}
     task = load_task(name)
     rows = task.prompts(0.05, 0)[1]
     assert task.best is not None
     best = float(task.gold(rows, task.best(rows)).mean())
-    assert results["gold of the best responses"] == pytest.approx(best)
-    assert results["entropy of the demonstrations, nats a response"] > 2
+    assert found["gold of the best responses"] == pytest.approx(best)
+    assert found["entropy of the demonstrations, nats a response"] > 2
     assert json.loads((tmp_path / "run" / "config.json").read_text())["used"]["task"] == name
 
 
@@ -43,6 +43,17 @@ def test_the_task_of_an_application_gives_way_to_files(name):
     assert settings.task_of(parse(["--task", "reviews"])) is load_task("reviews")
     with pytest.raises(ValueError, match="task = 'reviews' has no effect because data files"):
         parse([*said, "--task", "reviews"])
+
+
+@pytest.mark.parametrize("answer", [None, [], [None], {"text": "7"}])
+def test_rows_without_a_text_as_answer_have_no_overlap(answer):
+    rows = [Row("p", {"answer": 7}, ""), Row("q", {"answer": ["7", "8"]}, "")]
+    said = generation.Responses(["7", "8"], None)  # pyright: ignore[reportArgumentType]
+    found = results.overlap(["exact match"], rows, [said, said])["exact match"]
+    assert found["before"]["mean"] == found["after"]["mean"] == 1.0
+    other = Row("p", {"answer": answer}, "")
+    assert results.overlap(["BLEU"], [*rows, other], [said, said]) == {}
+    assert results.overlap(["BLEU"], [Row("p", {}, "")], [said, said]) == {}
 
 
 TABLE = {  # the measure of each that a reader looks at, beside gold
@@ -60,12 +71,12 @@ def test_rl_gains_on_every_application_at_its_defaults(name, tmp_path):
     """SFT learns an honest policy, and RL is better by intervals apart, and below the best."""
     command = [sys.executable, "launch.py", name, "--run", str(tmp_path / "run")]
     subprocess.run(command, check=True, cwd=runs.ROOT)
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
     for measure in {"gold", TABLE[name]}:
-        before, after = (results[measure][side] for side in ("before", "after"))
+        before, after = (found[measure][side] for side in ("before", "after"))
         assert before["high"] < after["low"], measure
-    assert results["gold"]["after"]["mean"] < results["gold of the best responses"]
-    (entropy,) = (results[key] for key in results if key.startswith("entropy of"))
-    assert results["SFT held-out loss, nats a response"] < entropy + 0.5
-    (wins,) = (results[key] for key in results if key.startswith("win rate of"))
+    assert found["gold"]["after"]["mean"] < found["gold of the best responses"]
+    (entropy,) = (found[key] for key in found if key.startswith("entropy of"))
+    assert found["SFT held-out loss, nats a response"] < entropy + 0.5
+    (wins,) = (found[key] for key in found if key.startswith("win rate of"))
     assert wins["low"] > 0.5

@@ -22,6 +22,7 @@ from rlhf_jax.models.hub import huggingface, writing
 from rlhf_jax.pipeline import finished, keys, questions, reading, texts
 from rlhf_jax.pipeline import results as results_of_runs
 from rlhf_jax.pipeline.pretrained import stops
+from rlhf_jax.rewards import features
 from rlhf_jax.runs import checkpoint, disk, metrics
 from rlhf_jax.tasks import reviews
 
@@ -434,14 +435,31 @@ def test_a_finished_run_gives_pairs_that_people_judge(whole):
         x.prompt for x in run.texts.rows
     }
     for item in pairs:
-        (a, b), names = (
-            (x["text"] for x in item["responses"]),
-            [x["policy"] for x in item["responses"]],
-        )
-        assert a != b and names == [f"{whole}:ppo", f"{whole}:sft"]
+        a, b = item["responses"]
+        assert a["text"] != b["text"]
+        assert (a["policy"], b["policy"]) == (f"{whole}:ppo", f"{whole}:sft")
     assert of(["ppo"] * 2, "pair", 6) != pairs == of(["ppo", "sft"], "pair", 6)
     (single,) = of(["sft"], "stars", 1)
     assert (single["kind"], single["scale"], len(single["responses"])) == ("single", "stars", 1)
+
+
+def test_features_of_the_responses_stand_in_the_results(whole, tmp_path, capsys, monkeypatch):
+    command = [*TINY, "--run", str(tmp_path / "run"), "--text-features"]
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "spacy", None)
+        features._pipeline.cache_clear()
+        assert launch.main(command) == 1 and not (tmp_path / "run").exists()
+        assert "with the extra rlhf_jax[spacy]" in capsys.readouterr().err
+    pytest.importorskip("spacy")
+    assert launch.main([*command, "--start-from", str(whole)]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    shown = [
+        json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
+    ]
+    for name, fn in features.REWARDS.items():
+        for side in ("before", "after"):
+            mean = np.mean(fn((), [row[side] for row in shown]))
+            assert results[name][side]["mean"] == pytest.approx(mean)
 
 
 def test_what_wants_a_gpu_is_refused_before_the_run_has_a_folder(tmp_path, capsys):

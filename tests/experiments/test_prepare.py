@@ -153,6 +153,15 @@ def test_what_cannot_be_written_is_refused_in_one_sentence_and_leaves_nothing(tm
     assert [*tmp_path.iterdir()] == [source]
 
 
+@pytest.mark.parametrize("setting", ["bad skip", "turns all", "ratings-fields.score stars"])
+def test_a_task_has_no_settings_of_files(tmp_path, setting, capsys):
+    own = ["--task", "reviews", "--to", str(tmp_path / "to"), *parts(f"--data.{setting}")]
+    with pytest.raises(SystemExit):
+        launch.main(["prepare", *own])
+    name = f"--data.{setting.partition(' ')[0]}"
+    assert f"there is no setting {name} here" in capsys.readouterr().err
+
+
 def test_a_task_of_one_response_to_each_prompt_is_refused(tmp_path, capsys):
     file = tmp_path / "one.py"
     file.write_text(

@@ -5,6 +5,7 @@ Nothing waits by the clock: the child says where it listens once it answers.
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 from feedback import access, database, items, tokens
 
+ADDRESSES = itertools.count()
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -45,7 +47,8 @@ class Client:
     def __init__(self, url: str, token: str = "", headers: Mapping[str, str] | None = None):
         self.url, self.token, self.csrf = url, token, ""
         self.cookies: dict[str, str] = {}
-        self.headers = dict(headers or {})
+        # an address of its own, where the server believes this machine to be a proxy
+        self.headers = {"X-Forwarded-For": f"192.0.2.{next(ADDRESSES) % 255}", **(headers or {})}
 
     def send(
         self,
@@ -134,12 +137,13 @@ class Server:
         )
         assert self.process.stdout
         said = self.process.stdout.readline()
-        found = re.search(r"(http://[^/]+)(/i/\S+)", said)
+        found = re.search(r"https?://[^/]*?(?::(\d+))?(/i/\S+)", said)
         if not found:
-            rest = self.process.communicate()
-            raise RuntimeError(said + "".join(rest))
-        self.url, self.owner_link = found[1], found[2]
-        self.port = urllib.parse.urlsplit(self.url).port or 0
+            self.process.kill()
+            raise RuntimeError(said + "".join(self.process.communicate()))
+        self.owner_link = found[2]
+        self.port = int(found[1] or given["port"])
+        self.url = f"http://127.0.0.1:{self.port}"
         return self
 
     def stop(self, how: int = signal.SIGTERM) -> int:

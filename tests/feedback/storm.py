@@ -183,6 +183,16 @@ class Storm:
         if self.failed:
             raise self.failed[0]
 
+    def figures(self) -> str:
+        """The server's CPU a request, and how long people waited for replies (in milliseconds)."""
+        requests = self.proxy.passed + self.proxy.dropped
+        said = [f"{requests} requests, {1000 * self.cpu / requests:.2f} ms of CPU each"]
+        for name, seconds in self.seconds.items():
+            ordered = sorted(seconds)
+            p50, p99 = (1000 * ordered[int(len(ordered) * p)] for p in (0.5, 0.99))
+            said.append(f"{name} p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+        return "; ".join(said)
+
     def guarded(self, call, *args) -> None:
         try:
             call(*args)

@@ -16,7 +16,7 @@ CODE = "DONE-4711"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     with serving(
-        tmp_path_factory.mktemp("access"), training_count=0, completion_code=CODE
+        tmp_path_factory.mktemp("access"), training_count=0, forwarded="127.0.0.1"
     ) as server:
         server.put(pairs(40))
         yield server

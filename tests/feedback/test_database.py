@@ -234,6 +234,19 @@ def test_urls_that_cannot_work(url, message):
         Database(url)
 
 
+def test_files_are_for_their_owner_alone_and_folders_must_exist(tmp_path):
+    db = Database(f"sqlite:///{tmp_path}/new.db")
+    db.upgrade()
+    world.judged(db, 1)
+    db.backup(tmp_path / "copy.db")
+    assert {x.stat().st_mode & 0o777 for x in tmp_path.iterdir()} == {0o600}
+    with pytest.raises(ValueError, match=r"no folder .*/nowhere"):
+        db.backup(tmp_path / "nowhere/copy.db")
+    db.close()
+    with pytest.raises(ValueError, match=r"no folder .*/nowhere"):
+        Database(f"sqlite:///{tmp_path}/nowhere/new.db").upgrade()
+
+
 def test_neither_names_nor_errors_tell_secrets(new_url):
     assert (
         Database("postgresql://me:secret@host/name").name == "postgresql+psycopg://me:***@host/name"

@@ -4,7 +4,7 @@ import pytest
 import sqlalchemy as sa
 import world
 
-from feedback import asking, database, drafts, items, leasing, schema, tokens
+from feedback import asking, database, drafts, items, leasing, picking, schema, tokens
 from feedback.leasing import Lease, Waiting
 from feedback.settings import Settings
 
@@ -300,6 +300,35 @@ def test_many_people_at_once_get_one_slot_each(db):
         held = [x.token for x in got.values() if isinstance(x, Lease)]
         assert len(held) == 20
         assert sorted(x.item for x in got.values()) == sorted([*range(1, 11)] * 2)
+
+
+def test_people_at_once_never_wait_for_each_other_for_ever(new_db, monkeypatch):
+    """A window of one slot, so that nearly everybody has to look at all slots, each in another order."""
+    db = new_db("postgresql")
+    monkeypatch.setattr(picking, "_LEASE", picking._lease(1))
+    world.put(db, world.pairs(6, wanted=2))
+    people = world.people(db, *map(str, range(12)))
+    for _ in range(10):
+        calls = (lambda who=who: world.lease(db, who) for who in people)
+        assert world.together(*calls) == []
+        held = [world.lease(db, who) for who in people]
+        assert [x for x in held if not isinstance(x, Lease)] == []
+        with db.write() as c:
+            for who, lease in zip(people, held, strict=True):
+                assert leasing.give_back(c, who, lease.token)
+
+
+def test_two_tabs_may_keep_the_first_draft_at_once(db):
+    world.put(db, world.pairs(1))
+    (ann,) = world.people(db, "ann")
+    held = world.lease(db, ann)
+
+    def keep():
+        with db.write() as c:
+            drafts.save(c, ann, held.item, "text", "")
+
+    assert world.together(*[keep] * 6) == []
+    assert world.lease(db, ann).draft == {"comment": "text", "better": ""}
 
 
 def test_two_windows_of_one_person_show_one_lease(db):

@@ -18,7 +18,6 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 
 include-name = "PUT /api/items"
 # every way in which each field of each kind of item can be wrong is thousands of requests
 phases.coverage.enabled = false
-generation.max-examples = 100
 """
 
 
@@ -30,6 +29,7 @@ def server(tmp_path_factory):
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["annotators", "owner"])
 def test_nothing_is_found_that_is_not_described(server, who, tmp_path):
     token = server.invite(f"fuzzes {who}", kind="person" if who == "annotators" else "owner")

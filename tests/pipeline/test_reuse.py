@@ -152,4 +152,12 @@ def test_every_setting_of_the_shared_stages_is_known():
     for name in (*reuse.COMPUTED, *reuse.DECIDED, *reuse.LENGTHS):
         assert name in settings
     others = {n.partition(".")[0] for n in settings} - set(reuse.PARTS)
-    assert others == {"run", "start_from", "devices", "wandb", "rollout", "eval_draws"}
+    assert others == {
+        "run",
+        "start_from",
+        "devices",
+        "wandb",
+        "rollout",
+        "eval_draws",
+        "text_features",
+    }

@@ -10,6 +10,12 @@ from rlhf_jax.rewards import features, functions
 from rlhf_jax.rewards.functions import RewardError
 from rlhf_jax.rewards.scorer import Scorer, ScorerConfig
 
+
+def of(texts):
+    """Every feature of the texts, by name."""
+    return {name: np.array(fn((), texts)) for name, fn in features.REWARDS.items()}
+
+
 NAMES = ["length", "repetition", "distinct", "sentences", "readability"]
 
 
@@ -23,7 +29,7 @@ def test_the_features_of_small_texts():
     cat = "The cat sat on the mat. It was happy!"  # 9 words, 10 syllables
     loop = "the cat sat on the cat sat on the cat sat"  # 8 sequences of four words, 4 different
     shy = 'Don\'t! A student (of 19) said "recognisable".'  # do + n't; re-cog-ni-sa-ble
-    found = features.features([cat, loop, shy, "cat"])
+    found = of([cat, loop, shy, "cat"])
     assert list(found) == NAMES == list(features.REWARDS)
     np.testing.assert_array_equal(found["length"], [9, 11, 8, 1])
     np.testing.assert_array_equal(found["repetition"], [0, 0.5, 0, 0])
@@ -40,22 +46,20 @@ def test_hard_words_in_long_sentences_read_hard():
     easy = "We like to read. The sun is up."
     middle = "Reading pleases everybody, particularly outside."
     hard = "Institutional heterogeneity complicates interdisciplinary generalisation considerably."
-    ease = features.features([easy, middle, hard])["readability"]
+    ease = of([easy, middle, hard])["readability"]
     assert ease[0] > ease[1] >= ease[2] == 0.0
 
 
 @pytest.mark.parametrize("text", ["", " \n\t", "!!! ... ???", "\N{SNOWMAN}", "\ud800"])
 def test_a_text_without_words_has_nothing(text):
-    assert {name: float(x[0]) for name, x in features.features([text]).items()} == dict.fromkeys(
-        NAMES, 0.0
-    )
+    assert {name: float(x[0]) for name, x in of([text]).items()} == dict.fromkeys(NAMES, 0.0)
 
 
 @pytest.mark.parametrize(
     "text", ["a" * 2**20, "go " * 2**15, "1", "nan", "日本語です。はい。", "\0"]
 )
 def test_features_of_hostile_texts_are_finite_and_bounded(text):
-    found = {name: float(x[0]) for name, x in features.features([text]).items()}
+    found = {name: float(x[0]) for name, x in of([text]).items()}
     assert 0 <= found["repetition"] < 1 and 0 <= found["distinct"] <= 1
     assert 0 <= found["readability"] <= 100
     assert 0 <= found["sentences"] <= found["length"] <= 2**15
@@ -69,8 +73,8 @@ def test_a_feature_is_a_reward_by_name(name):
     scorer = Scorer(f"features:{name}", ScorerConfig(threads=2))
     scorer.check(["p"], [{}])
     found = scorer.submit(["p"] * 3, said).result()
-    np.testing.assert_array_equal(found, np.float32(features.features(said)[name]))
-    assert features.features([])[name].shape == (0,)
+    np.testing.assert_array_equal(found, np.float32(of(said)[name]))
+    assert of([])[name].shape == (0,)
 
 
 def test_an_unknown_feature_lists_the_known():

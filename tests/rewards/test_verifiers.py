@@ -3,13 +3,16 @@
 import ctypes
 import os
 import pathlib
+import queue
 import subprocess
 import sys
 from fractions import Fraction
 
 import pytest
 
+from rlhf_jax.pipeline import scoring, texts
 from rlhf_jax.rewards import answers, functions, sandbox, verifiers
+from rlhf_jax.rewards.child import Child
 from rlhf_jax.rewards.functions import RewardError
 from rlhf_jax.rewards.scorer import Scorer, ScorerConfig
 
@@ -83,6 +86,8 @@ HEDGES = [
     "#### 4 or 5",
     "#### 5 or 4",
     "#### 4 or five",
+    "#### 5 #### 4",
+    "#### 4 ####5 ####",
 ]
 NO_NUMBERS = [
     "",
@@ -175,7 +180,9 @@ def test_a_reference_without_a_number_is_refused(answer):
         score(verifiers.number, "4", answer=answer)
 
 
-@pytest.mark.parametrize("answer", [None, [], {"a": None}.values(), [None], b"4"[:0]])
+@pytest.mark.parametrize(
+    "answer", [None, [], {"a": None}.values(), [None], b"4"[:0], {"4": 0}, [{"4": 0}]]
+)
 def test_what_is_no_reference_is_refused(answer):
     with pytest.raises(RewardError, match="is no text and no list of texts: mend the row"):
         score(verifiers.exact, "4", answer=answer)
@@ -277,6 +284,15 @@ def test_without_math_verify_the_error_names_the_extra(monkeypatch):
         RewardError, match=r"^the reward verifiers:math needs math-verify: .*\[math\]$"
     ):
         functions.load("verifiers:math")
+
+
+def test_where_math_verify_does_not_start_nothing_is_taken_for_wrong(monkeypatch):
+    monkeypatch.setattr(verifiers.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(verifiers, "_idle", queue.LifoQueue())
+    broken = Child("import sys; sys.exit(3)")
+    monkeypatch.setattr(verifiers, "Child", lambda program: broken)
+    with pytest.raises(RewardError, match=r"^math-verify does not start \(ended its process with"):
+        score(verifiers.math, r"\boxed{4}", answer="4")
 
 
 # programs
@@ -447,11 +463,16 @@ def test_the_rows_of_programs():
     assert score(verifiers.code, fenced, tests=TESTS) == 1.0
     assert score(verifiers.code, fenced, tests=TESTS.split("\n")) == 1.0
     assert score(verifiers.code, "I do not know.", tests=TESTS) == 0.0
-    for tests in ("", [], "f(2)"):
+    for tests in ("", [], "f(2)", "f(2)  # assert"):
         with pytest.raises(RewardError, match="assert nothing: mend the row"):
             score(verifiers.code, GOOD, tests=tests)
-    with pytest.raises(ValueError, match=r"the tests are no Python \(.*\): mend the row"):
+    with pytest.raises(RewardError, match=r"assert f\(' are no Python \(.*\): mend the row"):
         score(verifiers.code, GOOD, tests="assert f(")
+    for tests in (None, 4, [None], {"assert True": 1}):
+        with pytest.raises(RewardError, match="no text and no list of lines: mend the row"):
+            score(verifiers.code, GOOD, tests=tests)
+    with pytest.raises(ValueError, match=r"the tests are no Python \(.*\): mend the row"):
+        sandbox.passes(GOOD, "assert f(")
 
 
 # by name
@@ -466,6 +487,25 @@ def test_a_built_in_reward_is_named(processes):
         scorer.check(["p"], [{"target": "4"}])
     with pytest.raises(RewardError, match=r"answer 'x' has no number: mend the row \(on sample 0"):
         scorer.submit(["p"], ["4"], answer=["x"]).result()
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("number", {"answer": "#### 4"}, {"answer": "four"}),
+        ("rouge", {"answer": ["one", "two"]}, {"answer": {"text": "one"}}),
+        ("pattern", {"pattern": "a+"}, {"pattern": "("}),
+        ("code", {"tests": TESTS}, {"tests": "assert ("}),
+    ],
+)
+def test_references_that_a_verifier_cannot_read_are_refused_before_a_run(name, good, bad):
+    rows = lambda *columns: [texts.Row("p", x, "") for x in columns]
+    scoring.check_references(f"verifiers:{name}", rows(good, good))
+    with pytest.raises(
+        ValueError, match=f"^rl.reward = .verifiers:{name}. cannot score all prompts"
+    ):
+        scoring.check_references(f"verifiers:{name}", rows(good, bad))
+    scoring.check_references("rewards.py:right", rows(bad))  # of others nothing is known
 
 
 def test_a_program_is_judged_in_a_child_process_too():

@@ -109,7 +109,10 @@ def test_gold_is_what_it_promises(response, gold):
 
 
 def test_a_prompt_of_another_world_is_refused():
-    for prompt in ("", "hello there", "anna has 3 apples . she eats 2 . how many ?"):
+    nothing = "anna has 3 apples . how many has she ?"
+    aside = "anna has 3 apples . tom buys 5 . how many has she ?"
+    other = "anna has 3 apples . she eats 2 . how many ?"
+    for prompt in ("", "hello there", other, nothing, aside):
         with pytest.raises(ValueError, match="is no problem of this world: write one such as"):
             answer.gold(prompt, RIGHT)
 

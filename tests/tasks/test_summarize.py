@@ -73,6 +73,8 @@ def test_rows_are_split_and_have_the_answer():
         (".", -0.01 - 1.0),
         ("more soon .", -0.03 - 0.5),
         ("  a   flood\n. ", 5 / 12 - 0.03),
+        ("a flood.two hurt.", 9 / 12 - 0.06),  # each "." is a word
+        (BEST.replace(" . ", ".") + "grey skies.", 12.5 / 12 - 0.12 - 0.66),
     ],
 )
 def test_gold_is_the_arithmetic_done_by_hand(response, value):

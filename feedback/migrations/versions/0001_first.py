@@ -10,7 +10,7 @@ from feedback.migrations.append_only import protect
 
 revision = "0001"
 down_revision = None
-UNDONE = sa.text("done IS NULL")
+UNDONE, DONE = sa.text("done IS NULL"), sa.text("done IS NOT NULL")
 # fmt: off
 
 
@@ -113,12 +113,12 @@ def upgrade() -> None:
         Column("number", Integer, nullable=False), Column("rank", Integer, nullable=False),
         Column("only", Integer, ForeignKey("annotator.id")),
         Column("annotator", Integer, ForeignKey("annotator.id")),
-        Column("lease", String, unique=True), Column("until", Float(53)),
-        Column("done", Integer, unique=True), Unique("item", "annotator"),
-        Unique("item", "number"),
+        Column("lease", String, unique=True), Column("until", Float(53)), Column("done", Integer),
+        Unique("item", "annotator"), Unique("item", "number"),
     )
     op.create_index("slot_annotator_index", "slot", ["annotator"])
-    op.create_index("slot_free", "slot", ["rank"], sqlite_where=UNDONE, postgresql_where=UNDONE)
+    op.create_index("slot_done", "slot", ["done"], unique=True, sqlite_where=DONE, postgresql_where=DONE)
+    op.create_index("slot_free", "slot", ["rank", "number"], sqlite_where=UNDONE, postgresql_where=UNDONE)
     op.create_table(
         "lease",
         Column("id", Integer, primary_key=True),
