@@ -7,6 +7,7 @@ import re
 import uuid
 from typing import Annotated
 
+import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
@@ -67,7 +68,7 @@ def number(said: object) -> int:
 
 
 def choice(form: FormData) -> dict:
-    """What was chosen, in the order of the screen."""
+    """The choice that a form holds, in the order of the screen."""
     if "both_bad" in form:
         return {"both_bad": True}
     if "rank" in form:
@@ -77,7 +78,7 @@ def choice(form: FormData) -> dict:
 
 
 def place(request: Request, who: access.Session) -> dict:
-    """What the database's functions want to know of a request besides what it says."""
+    """Facts about a request that the database's functions take besides what it says."""
     return {"session": who.id, "settings": request.app.state.settings}
 
 
@@ -120,8 +121,8 @@ def skip(request: Request, who: doors.AnnotatorForm, form: Form) -> Response:
     key, lease, reason = key_of(form), field(form, "lease", 200), field(form, "reason", 20)
     with replies.refusals(), request.app.state.db.write() as c:
         if "sure" not in form and keep(c, who, form):
-            asked = {"csrf": who.csrf, "key": key, "lease": lease, "reason": reason}
-            return views.render(request, "sure.html", **asked)
+            name, word = "sure.html", who.csrf
+            return views.render(request, name, csrf=word, key=key, lease=lease, reason=reason)
         item = holding.find(c, who.annotator, lease).item
         comment = (drafts.read(c, who.annotator, item) or {"comment": ""})["comment"]
         done = judging.skip(c, who.annotator, key, lease, reason, comment, **place(request, who))
@@ -144,15 +145,11 @@ def draft(request: Request, who: doors.AnnotatorForm, form: Form) -> Response:
     """Keeps what was typed, for the script and for the button of those without it."""
     with replies.refusals(), request.app.state.db.write() as c:
         keep(c, who, form)
-    return Response(status_code=204) if errors.wants_json(request.scope) else onward_from_draft()
+    script = errors.wants_json(request.scope)
+    return Response(status_code=204) if script else RedirectResponse("/", 303)
 
 
-def onward_from_draft() -> Response:
-    """The way back to the item."""
-    return RedirectResponse("/", 303)
-
-
-def keep(c, who: access.Session, form: FormData) -> bool:
+def keep(c: sa.Connection, who: access.Session, form: FormData) -> bool:
     """Keeps what was typed about the item of a lease; False where there was nothing to keep."""
     comment, better = field(form, "comment"), field(form, "better")
     at = holding.find(c, who.annotator, field(form, "lease", 200))

@@ -58,7 +58,7 @@ def screen(c: sa.Connection, settings: Settings, who: access.Session, after: str
 
 
 def notices(c: sa.Connection, last: sa.Row | None) -> list[str]:
-    """What to say of the last thing that a person did, where the next item does not say it."""
+    """Sentences about the last thing that a person did, where the next item does not say it."""
     if last is None or last.kind == "judge":
         return []
     if last.kind == "surplus":
