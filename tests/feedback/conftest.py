@@ -85,9 +85,9 @@ def db(request, new_db):
     return new_db(request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A browser; skips, aloud, where there is none."""
+    """A browser; skips, aloud, where there is none. Its loop runs on, so no other module has it."""
     with browsers.run() as browser:
         yield browser
 
