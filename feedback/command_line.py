@@ -8,8 +8,10 @@ import tyro
 from sqlalchemy.exc import DBAPIError
 from tyro.conf import OmitArgPrefixes
 
-from feedback import access, commands, database, links
+from feedback import commands
+from feedback.entry import access, links
 from feedback.settings import PASSWORD, Settings
+from feedback.store import database
 
 
 class Given(Settings):
@@ -37,7 +39,7 @@ def serve(
     """
     import webbrowser
 
-    from feedback import app, server
+    from feedback.web import app, server
 
     if people < 0:
         raise ValueError(f"people is {people}, and must be 0 or more")

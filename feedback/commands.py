@@ -9,8 +9,12 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from feedback import access, database, exports, formats, importing, links
+from feedback import formats
+from feedback.entry import access, links
+from feedback.formats import importing
 from feedback.settings import Settings
+from feedback.store import database
+from feedback.web import exports
 
 HERE = Settings()
 Format = Annotated[

@@ -18,7 +18,7 @@ from feedback.formats import (
     ultrafeedback,
 )
 from feedback.formats.found import Found, Said
-from feedback.records import Item
+from feedback.store.records import Item
 
 __all__ = ["FORMATS", "Found", "Said", "detect", "read", "rows_of"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from feedback.formats.found import Found, Said, ranks_of, response, source, take
-from feedback.records import RESPONSES
+from feedback.store.records import RESPONSES
 
 NAME = "oasst"
 ROLES = {"prompter": "user", "assistant": "assistant"}

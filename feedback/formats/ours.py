@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from feedback import answers
 from feedback.formats.dialogues import messages, transcript
 from feedback.formats.found import Found, Said, ranks_of, take
+from feedback.store import answers
 
 NAME = "ours"
 OF_ITEM = ("id", "kind", "scale", "wanted", "purpose", "gold", "reason", "question", "metadata")

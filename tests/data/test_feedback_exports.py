@@ -4,8 +4,9 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from feedback import export, formats, importing
-from feedback.database import Database
+from feedback import formats
+from feedback.formats import export, importing
+from feedback.store.database import Database
 from rlhf_jax.data import comparisons, demonstrations, ratings, sources
 from rlhf_jax.data.builders import builder
 from rlhf_jax.data.builders.demonstrations import Demonstrations

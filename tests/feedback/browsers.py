@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from feedback import schema
+from feedback.store import schema
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 WORDS = " ".join(f"word{i}" for i in range(500))

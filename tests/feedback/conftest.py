@@ -6,7 +6,7 @@ import browsers
 import clusters
 import pytest
 
-from feedback import asking, database
+from feedback.store import asking, database
 
 KINDS = ("sqlite", "postgresql")
 

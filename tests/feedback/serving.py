@@ -19,7 +19,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from feedback import access, database, items, tokens
+from feedback.entry import access, tokens
+from feedback.store import database, items
 
 ADDRESSES = itertools.count()
 ROOT = pathlib.Path(__file__).parents[2]

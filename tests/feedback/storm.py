@@ -18,8 +18,8 @@ import serving
 import sqlalchemy as sa
 import world
 
-from feedback import schema
-from feedback.database import Database
+from feedback.store import schema
+from feedback.store.database import Database
 
 
 @dataclasses.dataclass(frozen=True)

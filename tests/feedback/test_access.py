@@ -8,7 +8,8 @@ import pytest
 import sqlalchemy as sa
 from serving import Client, Server, pairs, serving
 
-from feedback import access, database, prolific, schema, tokens
+from feedback.entry import access, prolific, tokens
+from feedback.store import database, schema
 
 CODE = "DONE-4711"
 
@@ -227,7 +228,8 @@ def send(client, method, path, **more):
 
 def test_the_tables_name_every_route(server):
     """So that a new route cannot forget its access."""
-    from feedback import app, settings
+    from feedback import settings
+    from feedback.web import app
 
     made = app.create_app(settings.Settings(database=server.database))
     made.state.db.close()

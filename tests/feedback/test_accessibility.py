@@ -7,7 +7,7 @@ import pytest
 import serving
 import sqlalchemy as sa
 
-from feedback import schema
+from feedback.store import schema
 
 AXE = os.environ.get("AXE") or str(serving.ROOT / "node_modules/axe-core/axe.min.js")
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]

@@ -7,7 +7,8 @@ import pytest
 import sqlalchemy as sa
 from serving import Client, pairs, serving, word
 
-from feedback import api_owner, bodies, schema
+from feedback.store import schema
+from feedback.web import api_owner, bodies
 
 PLAIN = {"training_count": 0, "gold_share": 0, "repeat_share": 0}
 

@@ -7,7 +7,7 @@ import serving
 import sqlalchemy as sa
 from browsers import BOTH
 
-from feedback import schema
+from feedback.store import schema
 
 OVER = "The time for this one is over"
 

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 from serving import ROOT, Client, Server, free_port, pairs, serving
 
-from feedback import command_line, database, schema
+from feedback import command_line
+from feedback.store import database, schema
 
 COMMANDS = [*command_line.COMMANDS]
 

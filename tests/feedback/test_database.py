@@ -12,9 +12,9 @@ import world
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from feedback import database, engines, items, schema
-from feedback.database import Database
-from feedback.fair_lock import FairLock
+from feedback.store import database, engines, items, schema
+from feedback.store.database import Database
+from feedback.store.fair_lock import FairLock
 
 
 def rows(db: Database) -> dict[str, list]:

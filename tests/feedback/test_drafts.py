@@ -5,7 +5,7 @@ import serving
 import sqlalchemy as sa
 from browsers import BOTH, WORDS
 
-from feedback import schema
+from feedback.store import schema
 
 ENDED = "Your session has ended"
 

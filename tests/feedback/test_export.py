@@ -7,10 +7,13 @@ import pytest
 import sqlalchemy as sa
 import world
 
-from feedback import command_line, export, exports, formats, importing, schema
-from feedback.database import Database
-from feedback.leasing import Lease
+from feedback import command_line, formats
+from feedback.formats import export, importing
 from feedback.settings import Settings
+from feedback.store import schema
+from feedback.store.database import Database
+from feedback.store.leasing import Lease
+from feedback.web import exports
 
 ODD = "línea\n\u2028 ‮ <b> =1+1 \x00 \ud800 end"
 """Text that files, databases and spreadsheets trip over."""

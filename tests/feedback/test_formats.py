@@ -6,8 +6,10 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from feedback import formats, importing, schema
+from feedback import formats
+from feedback.formats import importing
 from feedback.formats.found import Said
+from feedback.store import schema
 
 USER = {"role": "user", "content": "why?"}
 PAIR = {"prompt": "p", "responses": ["x", "y"]}

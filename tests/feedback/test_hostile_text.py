@@ -8,7 +8,8 @@ import pytest
 import serving
 import sqlalchemy as sa
 
-from feedback import drafts, guidelines, marks, schema, text
+from feedback.store import drafts, guidelines, schema
+from feedback.web import marks, text
 
 STRINGS = hostile.STRINGS
 IDS = [f"{i:02}" for i in range(len(STRINGS))]

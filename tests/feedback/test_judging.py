@@ -4,8 +4,8 @@ import pytest
 import sqlalchemy as sa
 import world
 
-from feedback import answers, asking, items, judging, schema
-from feedback.judging import Answer
+from feedback.store import answers, asking, items, judging, schema
+from feedback.store.judging import Answer
 
 
 def row(db, key: str) -> sa.Row:

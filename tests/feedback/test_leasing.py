@@ -4,9 +4,10 @@ import pytest
 import sqlalchemy as sa
 import world
 
-from feedback import asking, database, drafts, items, leasing, picking, schema, tokens
-from feedback.leasing import Lease, Waiting
+from feedback.entry import tokens
 from feedback.settings import Settings
+from feedback.store import asking, database, drafts, items, leasing, picking, schema
+from feedback.store.leasing import Lease, Waiting
 
 
 def expire(db, held: Lease) -> None:

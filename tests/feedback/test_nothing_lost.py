@@ -6,7 +6,7 @@ import clusters
 import pytest
 import storm
 
-from feedback.database import Database
+from feedback.store.database import Database
 
 
 def total(size: storm.Size) -> int:

@@ -8,7 +8,7 @@ import uuid
 import pytest
 from serving import Client, pairs, serving
 
-from feedback import owner, pictures
+from feedback.web import owner, pictures
 
 HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}\"'&amp;"
 

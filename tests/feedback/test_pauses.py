@@ -2,7 +2,7 @@
 
 import pytest
 
-from feedback import pauses
+from feedback.web import pauses
 
 
 def offers(at: list[float], minutes: float = 25, items: int = 100) -> list[int]:

@@ -8,12 +8,12 @@ import sqlalchemy as sa
 import storm
 import world
 
-from feedback import database, holding, outcomes, picking, schema
-from feedback.database import Database
+from feedback.store import database, holding, outcomes, picking, schema
+from feedback.store.database import Database
 
 REPLY_BEFORE_COMMIT = """
 import contextlib, threading
-from feedback import database, judging
+from feedback.store import database, judging
 
 first = judging.judge
 judged = set()
@@ -45,12 +45,12 @@ judging.judge = judge
 database.Database.write = write
 """
 KEYS_FORGOTTEN = """
-from feedback import outcomes
+from feedback.store import outcomes
 outcomes.kept = lambda c, key: None
 """
 SELECT_THEN_UPDATE = """
 import sqlalchemy as sa
-from feedback import picking, schema
+from feedback.store import picking, schema
 
 def work(c, values, now):
     given = {**values, "me": values["annotator"], "now": now}

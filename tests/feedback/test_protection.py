@@ -11,7 +11,9 @@ from serving import Client, pairs, serving
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
-from feedback import errors, faults, protection, rates, settings, tokens
+from feedback import settings
+from feedback.entry import tokens
+from feedback.web import errors, faults, protection, rates
 
 WORDS = "wordsofaperson"
 

@@ -7,9 +7,9 @@ import pytest
 import sqlalchemy as sa
 import world
 
-from feedback import asking, items, judging, leasing, progress, schema
-from feedback.judging import Answer
-from feedback.leasing import Lease
+from feedback.store import asking, items, judging, leasing, progress, schema
+from feedback.store.judging import Answer
+from feedback.store.leasing import Lease
 
 WANTED = {"one": 1, "two": 1, "three": 2, "four": 3}
 PEOPLE = ("ann", "bob", "cleo", "dan")

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 import world
 
-from feedback import asking, items, records, schema
-from feedback.records import Item
+from feedback.store import asking, items, records, schema
+from feedback.store.records import Item
 
 HOSTILE = (
     *("", " ", "\n", "\x00", "a\x00b", "\x01json ", '\x01json "x"', "\ud800", "x\udfffy"),

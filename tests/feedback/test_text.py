@@ -4,7 +4,7 @@ import html.parser
 
 import pytest
 
-from feedback import marks, text
+from feedback.web import marks, text
 
 ALL = "".join(map(chr, [*range(0x3000), *range(0xD7F0, 0xE010), *range(0xFE00, 0x10000), 0xE0041]))
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f 1\ufe0f\u20e3"

@@ -4,11 +4,11 @@ import threading
 import uuid
 from collections.abc import Callable
 
-from feedback import asking, items, judging, leasing
-from feedback.database import Database
-from feedback.judging import Answer, Outcome
-from feedback.leasing import Lease
 from feedback.settings import Settings
+from feedback.store import asking, items, judging, leasing
+from feedback.store.database import Database
+from feedback.store.judging import Answer, Outcome
+from feedback.store.leasing import Lease
 
 PLAIN = Settings(gold_share=0, repeat_share=0)
 """Settings without hidden items."""

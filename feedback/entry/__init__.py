@@ -1,0 +1,1 @@
+"""Who may come in: invitations, sessions, the owner's password."""

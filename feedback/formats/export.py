@@ -1,0 +1,200 @@
+"""Exports: what people said, as rows that rlhf_jax and TRL learn from, and raw with all that was shown.
+
+The rows to learn from hold judgements that stand, of items of work: training, hidden gold, repeats, surplus,
+skips and what was undone stay out (`left_out` counts them). Equal databases give equal bytes (`lines`).
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from feedback.store import schema
+
+Row = dict[str, Any]
+_item, _response, _slot = schema.item, schema.response, schema.slot
+_said, _people = schema.judgement, schema.annotator
+_undone, _old = _said.alias("undone"), _item.alias("old")
+VOTES = {"a": 1.0, "tie": 0.5, "b": 0.0}
+"""The share of a vote that the first response gets; "both are bad" is no vote."""
+DIGITS = 6
+"""Digits of shares and means, which a float32 keeps."""
+
+
+def lines(rows: Iterable[Mapping]) -> str:
+    """The rows as JSON Lines: one object a line, its keys in the order of the alphabet.
+
+    Text stays as it is, but in a row with a lone surrogate, which UTF-8 cannot hold: that row is ASCII.
+    """
+    return "".join(f"{_line(row)}\n" for row in rows)
+
+
+def _line(row: Mapping) -> str:
+    text = json.dumps(row, ensure_ascii=False, sort_keys=True, allow_nan=False)
+    if any("\ud800" <= x <= "\udfff" for x in text):
+        return json.dumps(row, sort_keys=True, allow_nan=False)
+    return text
+
+
+def raw(c: sa.Connection) -> list[Row]:
+    """Every row of judgements, by time: what was said, and the item with all that was shown."""
+    texts = _texts(c)
+    columns = (
+        *(_said, _people.c.name, _people.c.simulated, _undone.c.key.label("undid")),
+        *(_slot.c.done.label("done"), _old.c.external.label("old")),
+        *(x.label(f"item_{x.name}") for x in _item.c),
+    )
+    query = sa.select(*columns).select_from(_said).join(_people, _people.c.id == _said.c.annotator)
+    query = query.join(_item, _item.c.id == _said.c.item)
+    query = query.outerjoin(_slot, _slot.c.done == _said.c.id)
+    query = query.outerjoin(_undone, _undone.c.id == _said.c.undoes)
+    rows = [_raw(x, texts) for x in c.execute(query.outerjoin(_old, _old.c.id == _item.c.repeats))]
+    return sorted(rows, key=lambda x: (x["at"], x["kind"] == "undo", x["key"]))
+
+
+def _raw(x: sa.Row, texts: Mapping[int, list[Row]]) -> Row:
+    same = (
+        *("key", "kind", "at", "shown", "choice", "preference", "degree", "rating", "ranks"),
+        *("reason", "comment", "better", "differences", "server_ms", "visible_ms"),
+        *("guidelines", "page_version"),
+    )
+    of_item = (
+        *("kind", "scale", "question", "prompt", "wanted", "purpose", "gold", "reason"),
+        "metadata",
+    )
+    item = {name: getattr(x, f"item_{name}") for name in of_item}
+    item |= {"id": x.item_external, "repeats": x.old, "responses": texts[x.item_id]}
+    told = {"annotator": x.name, "simulated": x.simulated, "stands": x.done is not None}
+    return {name: getattr(x, name) for name in same} | told | {"undoes": x.undid, "item": item}
+
+
+def comparisons(c: sa.Connection, question: str | None = None, better: bool = False) -> list[Row]:
+    """The share of votes for the first response of each pair, as `probability`, and their number, `weight`.
+
+    A tie is half a vote for each; "both are bad" is none. With `better`, what people wrote as a better
+    response is compared with each that they saw. A ValueError lists the questions where there are several
+    and `question` names none.
+    """
+    votes: dict[int, list[float]] = defaultdict(list)
+    pairs, rows = {}, []
+    for x in _standing(c, "pair", question):
+        if x.preference in VOTES:
+            pairs[x.item] = x
+            votes[x.item].append(VOTES[x.preference])
+    texts = _texts(c)
+    for id, shares in votes.items():
+        said = [x["text"] for x in texts[id]]
+        share = round(sum(shares) / len(shares), DIGITS)
+        rows.append(_of(pairs[id], responses=said, probability=share, weight=len(shares)))
+    if better:
+        for x in _standing(c, None, question):
+            for old in [y["text"] for y in texts[x.item]] if x.better.strip() else []:
+                rows.append(_of(x, responses=[x.better, old], probability=1.0, weight=1))
+    return _sorted(rows)
+
+
+def trl(c: sa.Connection, question: str | None = None) -> list[Row]:
+    """The comparisons in the shape of TRL's data sets, prompt, chosen, rejected; pairs of 1/2 stay out.
+
+    The answers to a prompt of messages are messages, too.
+    """
+    rows = []
+    for row in comparisons(c, question):
+        if row["probability"] != 0.5:
+            best = row["responses"][:: 1 if row["probability"] > 0.5 else -1]
+            if not isinstance(row["prompt"], str):
+                best = [[{"role": "assistant", "content": x}] for x in best]
+            rows.append({"prompt": row["prompt"], "chosen": best[0], "rejected": best[1]})
+    return rows
+
+
+def ratings(c: sa.Connection, question: str | None = None, scale: str | None = None) -> list[Row]:
+    """The mean rating of each single response, and the number of ratings, `weight`.
+
+    Thumbs are 0 and 1, stars 1 to 5. A ValueError asks for a `scale` where there are both.
+    """
+    found: dict[int, list[int]] = defaultdict(list)
+    items = {}
+    for x in _standing(c, "single", question):
+        if scale in (None, x.scale):
+            items[x.item] = x
+            found[x.item].append(x.rating)
+    if len(scales := {x.scale for x in items.values()}) > 1:
+        raise ValueError(
+            f"there are ratings on the scales {' and '.join(sorted(scales))}: name one"
+        )
+    texts, rows = _texts(c), []
+    for id, given in found.items():
+        mean = round(sum(given) / len(given), DIGITS)
+        said = {"response": texts[id][0]["text"], "rating": mean, "weight": len(given)}
+        rows.append(_of(items[id], **said, scale=items[id].scale))
+    return _sorted(rows)
+
+
+def rankings(c: sa.Connection, question: str | None = None) -> list[Row]:
+    """The ranks that each person gave to the responses of an item, 1 for the best."""
+    texts = _texts(c)
+    return _sorted(
+        _of(x, responses=[y["text"] for y in texts[x.item]], ranks=x.ranks, weight=1)
+        for x in _standing(c, "ranking", question)
+        if len({y["text"] for y in texts[x.item]}) == len(texts[x.item])
+    )
+
+
+def demonstrations(c: sa.Connection, question: str | None = None) -> list[Row]:
+    """The better responses that people wrote."""
+    found = _standing(c, None, question)
+    return _sorted(_of(x, response=x.better) for x in found if x.better.strip())
+
+
+def left_out(c: sa.Connection) -> dict[str, int]:
+    """Numbers of rows that the exports to learn from leave out, by reason."""
+    query = sa.select(_said.c.kind, _said.c.preference, _slot.c.done, _item.c.purpose)
+    query = query.select_from(_said).join(_item, _item.c.id == _said.c.item)
+    names = ("both bad", "training", "gold", "repeat", "surplus", "skip", "undone")
+    counts: dict[str, int] = {x: 0 for x in names}
+    for x in c.execute(query.outerjoin(_slot, _slot.c.done == _said.c.id)):
+        if x.kind == "judge":
+            why = x.purpose if x.done is not None else "undone"
+            why = "both bad" if why == "work" and x.preference == "both_bad" else why
+        else:
+            why = x.kind
+        if why in counts:
+            counts[why] += 1
+    return counts
+
+
+def _standing(c: sa.Connection, kind: str | None, question: str | None) -> list[sa.Row]:
+    """The judgements that stand, of items of work of one kind, in the order of ids, times and keys."""
+    columns = (_item.c.external, _item.c.prompt, _item.c.question, _item.c.scale)
+    query = sa.select(_said, *columns).join(_slot, _slot.c.done == _said.c.id)
+    query = query.join(_item, _item.c.id == _said.c.item).where(_item.c.purpose == "work")
+    if kind:
+        query = query.where(_item.c.kind == kind)
+    found = sorted(c.execute(query), key=lambda x: (x.external, x.at, x.key))
+    asked = {x.question or "" for x in found}
+    if question is None and len(asked) > 1:
+        known = ", ".join(map(repr, sorted(asked)))
+        raise ValueError(f"the items ask {len(asked)} questions, {known}: name one")
+    return [x for x in found if question in (None, x.question or "")]
+
+
+def _texts(c: sa.Connection) -> dict[int, list[Row]]:
+    """The responses of each item, in its own order."""
+    found: dict[int, list[Row]] = defaultdict(list)
+    for x in c.execute(sa.select(_response).order_by(_response.c.item, _response.c.position)):
+        found[x.item].append({"text": x.text, "policy": x.policy, "sampling": x.sampling})
+    return found
+
+
+def _of(x: sa.Row, **said: Any) -> Row:
+    """A row about the item of a judgement, with its question where it has one of its own."""
+    asked = {"question": x.question} if x.question else {}
+    return {"id": x.external, "prompt": x.prompt} | said | asked
+
+
+def _sorted(rows: Iterable[Row]) -> list[Row]:
+    """The rows in the order of their ids, and then of all that they say."""
+    return sorted(rows, key=lambda row: (row["id"], json.dumps(row, sort_keys=True)))

@@ -1,0 +1,1 @@
+"""The database of judgements, and every change and question that is put to it."""

@@ -1,0 +1,38 @@
+"""Exports by their names, as text and as downloads."""
+
+from typing import Literal, get_args
+
+import sqlalchemy as sa
+from starlette.responses import Response
+
+from feedback.formats import export
+
+LINES = "application/x-ndjson"
+Kind = Literal["raw", "comparisons", "trl", "ratings", "rankings", "demonstrations"]
+Scale = Literal["thumbs", "stars"]
+KINDS = get_args(Kind)
+
+
+def text(
+    c: sa.Connection, kind: Kind, question: str | None = None, scale: Scale | None = None
+) -> str:
+    """An export as JSON Lines.
+
+    A ValueError lists the questions, or the scales of ratings, where there are several and none is named.
+    """
+    more = {"scale": scale} if kind == "ratings" else {}
+    asked = {} if kind == "raw" else {"question": question}
+    return export.lines(getattr(export, kind)(c, **asked, **more))
+
+
+def told(c: sa.Connection) -> str:
+    """The numbers of judgements that rows to learn from leave out, in words; empty where there are none."""
+    return ", ".join(f"{n} {why}" for why, n in export.left_out(c).items() if n)
+
+
+def download(
+    c: sa.Connection, kind: Kind, question: str | None = None, scale: Scale | None = None
+) -> Response:
+    """An export as a file that browsers keep."""
+    name = {"Content-Disposition": f'attachment; filename="{kind}.jsonl"'}
+    return Response(text(c, kind, question, scale), media_type=LINES, headers=name)
