@@ -36,7 +36,9 @@ class Config(settings.RunConfig):
         return texts.Needs(("comparisons",), ("corpus", "ratings"))
 
     def _unread(self) -> dict[str, str]:
-        own = dict.fromkeys(("eval_draws", "text_features"), "no policy is evaluated")
+        own: dict[str, str] = dict.fromkeys(
+            ("eval_draws", "text_features"), "no policy is evaluated"
+        )
         own["reward_model"] = "a reward model is trained"
         return super()._unread() | settings.NO_ROLLOUT | own
 

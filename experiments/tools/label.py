@@ -83,11 +83,13 @@ class Config(Settings):
             )
 
     def _unread(self) -> dict[str, str]:
-        of_run = ("against", "held_out") if not self.run else ()
-        made = ("number", "kind", "seed", "wanted") if self.pairs else ()
-        return dict.fromkeys(of_run, "no run is given") | dict.fromkeys(
-            made, "a file has its items"
-        )
+        unread: dict[str, str] = {}
+        if not self.run:
+            unread |= dict.fromkeys(("against", "held_out"), "no run is given")
+        if self.pairs:
+            made = ("number", "kind", "seed", "wanted")
+            unread |= dict.fromkeys(made, "a file has its items")
+        return unread
 
 
 config = Config()

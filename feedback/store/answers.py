@@ -64,7 +64,7 @@ def meaning(kind: str, scale: str | None, shown: list[int], choice: Any) -> dict
     else:
         n = len(shown)
         ranks = choice.get("ranks")
-        if set(choice) == {"ranks"} and is_ranking(ranks, n):
+        if set(choice) == {"ranks"} and ranks and is_ranking(ranks, n):
             return {"ranks": [ranks[shown.index(i)] for i in range(n)]}
         expected = f'{{"ranks": {n} numbers from 1 to {n}, of which one is 1}}'
     raise ValueError(f"choice is {json.dumps(choice):.80}, and a {kind} takes {expected}")

@@ -45,7 +45,7 @@ def masked(path: str) -> str:
 
 
 def caller(scope: Scope) -> str:
-    """The caller whose rate a request counts for: the hash of the secret that it carries, else the address."""
+    """The caller whose rate a request counts for: the hash of its secret, else the address."""
     headers = Headers(scope=scope)
     secret = headers.get("authorization") or headers.get("cookie")
     if secret:

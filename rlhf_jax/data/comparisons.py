@@ -333,7 +333,8 @@ def _soft(row: Row, fields: ComparisonFields) -> tuple[list[Comparison], int]:
             f", and there are {len(responses)}",
         )
     group = (row.group or group_of(prompt)) if prompt else _texts(responses)
-    return [_likelier(row, fields, Comparison(prompt, *responses, group))], 0
+    first, second = responses
+    return [_likelier(row, fields, Comparison(prompt, first, second, group))], 0
 
 
 def _likelier(row: Row, fields: ComparisonFields, pair: Comparison) -> Comparison:

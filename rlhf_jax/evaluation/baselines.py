@@ -161,7 +161,7 @@ def _cross_validated(
             if not rows.any() or not others.any():
                 continue
             line = fit(features[others], targets[others], kind, l2, intercept, counts[others])
-            total += counts[rows] @ _losses(line(features[rows]), targets[rows], kind)
+            total += float(counts[rows] @ _losses(line(features[rows]), targets[rows], kind))
         return total
 
     return fit(features, targets, kind, min(STRENGTHS, key=loss), intercept, counts)
