@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from feedback.entry import tokens
-from feedback.store import asking, database, schema
+from feedback.store import asking, database, schema, tokens
 
 DAYS = {"annotator": 30, "owner": 7}
 """Days that a session lasts."""

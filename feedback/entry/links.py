@@ -4,8 +4,7 @@ import re
 
 import sqlalchemy as sa
 
-from feedback.entry import tokens
-from feedback.store import schema
+from feedback.store import schema, tokens
 
 NAMES = ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID")
 """What Prolific adds to a link."""

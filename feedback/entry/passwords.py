@@ -2,8 +2,7 @@
 
 import sqlalchemy as sa
 
-from feedback.entry import tokens
-from feedback.store import asking, database, schema
+from feedback.store import asking, database, schema, tokens
 
 
 def keep(c: sa.Connection, password: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from feedback.formats import Found, Said, without_repeats
+from feedback.formats import Found, Said, filling, without_repeats
 from feedback.settings import Settings
-from feedback.store import database, filling, items, schema, standing
+from feedback.store import database, items, schema, standing
 from feedback.store.records import Item
 
 DEFAULTS = Settings()

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from feedback.entry import tokens
-from feedback.store import schema
+from feedback.store import schema, tokens
 
 
 def token_of(state: dict, nonce: str) -> str:

@@ -12,8 +12,9 @@ from fastapi import Depends, Request, Response
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-from feedback.entry import access, tokens
+from feedback.entry import access
 from feedback.settings import is_loopback
+from feedback.store import tokens
 from feedback.web import errors, rates
 
 NO_SESSION = "This page needs a link of its own: open the link that you were given (again)."

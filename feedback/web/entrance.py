@@ -8,7 +8,8 @@ from fastapi import APIRouter, Form, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
-from feedback.entry import access, passwords, prolific, tokens
+from feedback.entry import access, passwords, prolific
+from feedback.store import tokens
 from feedback.web import doors, rates, views
 
 router = APIRouter(include_in_schema=False)

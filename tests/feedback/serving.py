@@ -19,8 +19,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from feedback.entry import access, tokens
-from feedback.store import database, items
+from feedback.entry import access
+from feedback.store import database, items, tokens
 
 ADDRESSES = itertools.count()
 ROOT = pathlib.Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 from serving import Client, Server, pairs, serving
 
-from feedback.entry import access, prolific, tokens
-from feedback.store import database, schema
+from feedback.entry import access, prolific
+from feedback.store import database, schema, tokens
 
 CODE = "DONE-4711"
 

@@ -4,9 +4,8 @@ import pytest
 import sqlalchemy as sa
 import world
 
-from feedback.entry import tokens
 from feedback.settings import Settings
-from feedback.store import asking, database, drafts, items, leasing, picking, schema
+from feedback.store import asking, database, drafts, items, leasing, picking, schema, tokens
 from feedback.store.leasing import Lease, Waiting
 
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
 from feedback import settings
-from feedback.entry import tokens
+from feedback.store import tokens
 from feedback.web import errors, faults, protection, rates
 
 WORDS = "wordsofaperson"
