@@ -10,7 +10,7 @@ chosen and rejected, UltraFeedback, SafeRLHF, OASST, arena, Label Studio or Argi
 server prints a link for the owner and one for each annotator, and keeps everything in the folder --to. The
 same command serves the same items and judgements again.
 
-    python -m feedback export --database sqlite:///label/feedback.db --to comparisons.jsonl
+    python -m feedback export comparisons.jsonl --database sqlite:///label/feedback.db
     python launch.py reward --data.comparisons comparisons.jsonl
 
 turn judgements into comparisons, and teach a reward model. `python -m feedback --help` lists what else the
@@ -106,7 +106,7 @@ def main(cfg: Config):
     folder = pathlib.Path(cfg.to)
     database = cfg.database or f"sqlite:///{folder / 'feedback.db'}"
     if cfg.backup:
-        serve("backup", "--database", database, "--to", cfg.backup)
+        serve("backup", cfg.backup, "--database", database)
     given = {"demo": cfg.demo, "run": cfg.run, "pairs": cfg.pairs, "task": cfg.task}
     named = [name for name, value in given.items() if value]
     if len(named) != 1:
