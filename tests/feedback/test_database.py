@@ -260,7 +260,7 @@ def test_neither_names_nor_errors_tell_secrets(new_url):
 
 
 def test_every_migration_is_packaged():
-    assert engines.__package__ == "feedback"
+    assert engines.__package__ == "feedback.store"
     for folder in (database.MIGRATIONS, database.MIGRATIONS / "versions"):
         assert (folder / "__init__.py").exists()
     assert pathlib.Path(database.MIGRATIONS / "env.py").exists()
