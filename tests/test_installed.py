@@ -62,11 +62,11 @@ def run(wheel, tmp_path_factory):
     return run
 
 
-def test_the_wheel_takes_one_name_and_has_every_file(wheel):
+def test_the_wheel_takes_two_names_and_has_every_file(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
-    assert tops == {"rlhf_jax", f"rlhf_jax-{rlhf_jax.__version__}.dist-info"}
-    for folder, at in (("rlhf_jax", ""), ("experiments", "rlhf_jax/")):
+    assert tops == {"rlhf_jax", "feedback", f"rlhf_jax-{rlhf_jax.__version__}.dist-info"}
+    for folder, at in (("rlhf_jax", ""), ("feedback", ""), ("experiments", "rlhf_jax/")):
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 assert f"{at}{path.relative_to(ROOT)}" in names
