@@ -8,10 +8,8 @@ cores: gold rises from about 0 to above 1, in reference standard deviations.
     python launch.py sentiment --data.corpus FILES --data.comparisons FILES --data.prompts FILES
 
 does the same on your files and data sets (docs/data.md). Gold is unknown there; besides the maximised reward
-model, a held-out one, trained on other comparisons, judges the policy.
-
-A real run, of GPT-2 on film reviews (Ziegler et al., 2019), needs a GPU and was not made here:
-examples/recipes/sentiment_imdb.sh.
+model, a held-out one, trained on other comparisons, judges the policy. examples/recipes/sentiment_imdb.sh is
+a real run, of GPT-2 (Ziegler et al., 2019); it needs a GPU and was not made here.
 """
 
 import jax

@@ -13,8 +13,10 @@ from rlhf_jax.pipeline import inputs, reuse, settings, texts
 from rlhf_jax.pipeline import results as results_of_runs
 from rlhf_jax.runs import disk, identity, run
 
-NO_INPUT = {"run", "start_from", "devices", "rl.best", "to", "stage", "base", "kind", "source"}
-"""Texts that may be left empty and name nothing that is learned from, or that `export` and `prepare` read."""
+NO_INPUT = {"run", "start_from", "devices", "rl.best", "to", "stage", "base", "kind", "source"} | {
+    "pairs", "against", "guidelines", "database", "backup"
+}  # fmt: skip
+"""Texts that may be left empty and name nothing that is learned from, or that the tools read."""
 
 
 def named_texts(cfg, prefix=""):
