@@ -1,4 +1,4 @@
-"""A page on which people judge responses, and a database that keeps what they said.
+"""A page on which people judge responses, kept in a database.
 
     python launch.py label --demo
     python launch.py label --run runs/sentiment/1f0c5a77b2
