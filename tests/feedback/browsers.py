@@ -17,6 +17,11 @@ BOTH = WORDS, WORDS[::-1]
 KEY = "k => (document.querySelector('[name=key]')?.value ?? '') !== k"
 
 
+def kept(row: Any) -> tuple[str, str]:
+    """The texts that a person typed, as a row of the database has them."""
+    return row.comment, row.better
+
+
 @contextlib.contextmanager
 def run() -> Iterator[Any]:
     """A chromium without a window."""

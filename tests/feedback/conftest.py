@@ -5,6 +5,7 @@ import shutil
 import browsers
 import clusters
 import pytest
+import serving
 
 from feedback.store import asking, database
 
@@ -105,3 +106,12 @@ def person(browser):
     for one in people:
         one.close()
         assert (one.foreign, one.dialogs, one.faults) == ([], [], [])
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A server with three pairs of work and nothing else."""
+    settings = {"training_count": 0, "gold_share": 0, "repeat_share": 0}
+    with serving.serving(tmp_path, **settings) as server:
+        server.put(serving.pairs(3))
+        yield server

@@ -2,26 +2,12 @@
 
 import signal
 
-import pytest
-import serving
 import sqlalchemy as sa
-from browsers import BOTH
+from browsers import BOTH, kept
 
 from feedback.store import schema
 
 OVER = "The time for this one is over"
-
-
-@pytest.fixture
-def server(tmp_path):
-    settings = {"training_count": 0, "gold_share": 0, "repeat_share": 0}
-    with serving.serving(tmp_path, **settings) as server:
-        server.put(serving.pairs(3))
-        yield server
-
-
-def kept(row) -> tuple[str, str]:
-    return row.comment, row.better
 
 
 def execute(server, statement) -> None:

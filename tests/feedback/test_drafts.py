@@ -1,25 +1,11 @@
 """Words outlive a reload, another browser, the end of a session, Skip, and Undo."""
 
-import pytest
-import serving
 import sqlalchemy as sa
-from browsers import BOTH, WORDS
+from browsers import BOTH, WORDS, kept
 
 from feedback.store import schema
 
 ENDED = "Your session has ended"
-
-
-@pytest.fixture
-def server(tmp_path):
-    settings = {"training_count": 0, "gold_share": 0, "repeat_share": 0}
-    with serving.serving(tmp_path, **settings) as server:
-        server.put(serving.pairs(3))
-        yield server
-
-
-def kept(row) -> tuple[str, str]:
-    return row.comment, row.better
 
 
 def saved(me) -> None:
