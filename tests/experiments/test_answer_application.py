@@ -1,5 +1,6 @@
 """The application `answer`: what it is judged by, whose data it takes, and a tiny run."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ def judged(texts, answers, draws):
     """Every measure of `texts`, `draws` to each row with one of `answers`, where no task is known."""
     rows = [Row("how many ?", {"answer": x}, str(i)) for i, x in enumerate(answers)]
     run = SimpleNamespace(
-        cfg=SimpleNamespace(eval_draws=draws),
+        cfg=dataclasses.replace(CONFIG, eval_draws=draws),
         scorer=None,
         texts=SimpleNamespace(task=None, rows_held_out=rows),
     )
@@ -42,7 +43,7 @@ def test_the_draws_of_a_prompt_are_judged_together():
 
 def test_rows_without_answers_are_not_verified():
     run = SimpleNamespace(
-        cfg=SimpleNamespace(eval_draws=1),
+        cfg=dataclasses.replace(CONFIG, eval_draws=1),
         scorer=None,
         texts=SimpleNamespace(task=None, rows_held_out=[Row("how many ?", {}, "a")]),
     )
