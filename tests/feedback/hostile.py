@@ -78,8 +78,12 @@ SHEETS = [
     "'; DROP TABLE judgement; --",
     "../../etc/passwd\\..\\x",
 ]
-LONG = ["W" * 200_000, "\u202e<b>" * 5_000]
+LONG = ["W" * 200_000, "\u202e<b>" * 500]
 STRINGS = [*MARKUP, *TEMPLATES, *MARKS, *SHEETS, *LONG]
+ALONE = [x for x in MARKS if x != x.strip()]
+TOGETHER = [x for x in STRINGS if x not in (*ALONE, *LONG)]
+TEXTS = [*("\n\n".join(TOGETHER[n::7]) for n in range(7)), *ALONE, *LONG]
+"""All strings in fewer texts: a page that lets one string through shows another text than was stored."""
 GUIDELINES = f"""
 # <script>{DO}</script>
 

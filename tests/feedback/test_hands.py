@@ -135,14 +135,23 @@ def test_a_double_click_makes_one_row_with_and_without_a_script(server, person):
         assert [row.kind for row in me.rows()] == ["judge"]
 
 
+AGE = """ms => {  // holds the page at this age, also where it is older by now
+    for (const x of document.querySelectorAll(".choices, .more > button")) {
+        x.style.animation = "none";
+        x.offsetHeight;
+        x.style.animation = "";
+    }
+    document.getAnimations().forEach(x => { x.pause(); x.currentTime = ms; });
+}"""
+
+
 def test_a_second_click_waits_for_the_first_moment_of_a_pair(server, person):
     me = person(server, "click")
     for name in ("degree", "both_bad"):
         box = me.page.locator(f"[name={name}]").first.bounding_box()
         middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        set_to = "ms => document.getAnimations().forEach(x => { x.pause(); x.currentTime = ms; })"
         for ms in (0, 399):
-            me.page.evaluate(set_to, ms)
+            me.page.evaluate(AGE, ms)
             me.page.mouse.click(*middle)
             assert me.heading.startswith(f"Pair {len(me.rows()) + 1} ")
         before = len(me.posts)
