@@ -34,7 +34,7 @@ from rlhf_jax.bounds import Integer, Settings
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
-from rlhf_jax.data.sources import Row, field, field_names, read, texts
+from rlhf_jax.data.sources import Row, field, field_names, paths, reached, read, texts
 from rlhf_jax.data.splits import group_of, words
 from rlhf_jax.data.transcripts import Turns
 from rlhf_jax.data.weights import tell_weightless, weight_of
@@ -66,7 +66,8 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class ComparisonFields(Settings):
-    """Field names of a comparison; the first three settings take several names, separated by commas."""
+    """Field names of a comparison; the first three settings take several names, separated by commas, and
+    "a.b" is the field b within a."""
 
     prompt: str = "prompt"
     """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
@@ -106,9 +107,10 @@ def read_comparisons(
     """
     fields, bad = fields or ComparisonFields(), bad or BadRecords()
     comparisons, labelled, ties, weightless = [], {0: {}, 1: {}}, 0, 0
+    deep = paths(fields)
     for row in read(source, bad=bad):
         with bad:
-            row = _plain(row, fields, chat)
+            row = _plain(reached(row, deep), fields, chat)
             shape, weight = _shape(row, fields), weight_of(row, fields.weight)
             if shape == "labelled":
                 label = field(row, "label", bool if isinstance(row["label"], bool) else int)

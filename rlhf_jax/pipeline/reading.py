@@ -128,10 +128,10 @@ def read_prompts(cfg: DataConfig, chat: Chat, bad: BadRecords | None = None) -> 
     """
     fields, default, rows = cfg.prompts_fields, PromptFields(), {}
     bad = bad or BadRecords()
-    names = sources.field_names(fields.prompt)
+    names, deep = sources.field_names(fields.prompt), sources.paths(fields)
     for row in sources.read(cfg.prompts, bad=bad):
         with bad:
-            row, used = plain(row, chat, names), names
+            row, used = plain(sources.reached(row, deep), chat, names), names
             by_text = fields.text in row and fields.prompt == default.prompt
             if by_text and (fields.text != default.text or default.prompt not in row):
                 used = [fields.text]

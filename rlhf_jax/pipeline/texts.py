@@ -31,15 +31,16 @@ FILES = ("corpus", "comparisons", "ratings", "prompts")
 
 @dataclass(frozen=True)
 class PromptFields(Settings):
-    """Field names of a prompt row; a Python reward can read all other fields."""
+    """Field names of a prompt row, of which "a.b" is the field b within a; a Python reward can read all
+    other fields."""
 
     prompt: str = "prompt"
     """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
     text: str = "text"
     """Field of a text whose first words become the prompt, for rows without a prompt."""
     answer: str = "answer"
-    """Field of a reference answer, which verifiers and evaluation compare responses with; its column is
-    called "answer"."""
+    """Field of a reference answer, or of a list of them, which verifiers and evaluation compare responses
+    with; its column is called "answer"."""
 
 
 @dataclass(frozen=True)

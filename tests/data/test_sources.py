@@ -1,6 +1,7 @@
 """One string names a source; the same rows come back from every kind, and bad ones are counted or refused."""
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import gzip
@@ -9,6 +10,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -22,8 +24,9 @@ from rich.console import Console
 
 from rlhf_jax.data import dialogues, jsonl, sources
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
-from rlhf_jax.data.comparisons import read_comparisons
+from rlhf_jax.data.comparisons import ComparisonFields, read_comparisons
 from rlhf_jax.data.demonstrations import CorpusFields, read_demonstrations
+from rlhf_jax.data.ratings import RatingFields, read_ratings
 from rlhf_jax.pipeline import reading, texts
 
 
@@ -624,6 +627,130 @@ def test_a_named_answer_that_is_not_there_is_refused(tmp_path):
     with contextlib.suppress(BadRecord):
         answers(tmp_path, "final", {"prompt": "a", "final": None})
         raise AssertionError("null is no answer")
+
+
+# fields within fields
+
+SQUAD = {"question": "who?", "context": "Ann and Bo."}
+NESTED = [  # as datasets and Parquet have it, and as TFDS
+    {**SQUAD, "answers": {"text": ["Ann", "Bo"], "answer_start": [0, 8]}},
+    {**SQUAD, "answers": [{"text": "Ann", "answer_start": 0}, {"text": "Bo", "answer_start": 8}]},
+]
+
+
+class SquadForTests(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The features of SQuAD that matter here, as TFDS declares them."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        text = tfds.features.Text()
+        answers = tfds.features.Sequence({"text": text, "answer_start": np.int32})
+        features = {"question": text, "context": text, "answers": answers}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, NESTED[0]
+
+
+def nested(tmp_path, kind: str) -> str:
+    """A source with the row of SQuAD."""
+    if kind == "tfds":
+        builder = SquadForTests(data_dir=tmp_path, file_format="array_record")
+        builder.download_and_prepare(file_format="array_record")
+        return str(builder.data_path)
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(NESTED[:1]), tmp_path / "a")
+        return f"{tmp_path}/a"
+    return write(tmp_path / "a", NESTED[kind == "objects"])
+
+
+@pytest.mark.parametrize("kind", ["lists", "objects", "parquet", "tfds"])
+def test_a_dot_leads_into_a_field_of_every_source(tmp_path, kind):
+    """A text is the first at the end of a path, and a reference answer all of them."""
+    place = nested(tmp_path, kind)
+    fields = CorpusFields(prompt="context,question", response="answers.text")
+    (demo,) = read_demonstrations(place, fields=fields)
+    assert demo[:2] == ("Ann and Bo.\nwho?", "Ann")
+    names = texts.PromptFields(prompt="question", answer="answers.text")
+    cfg = texts.DataConfig(prompts=place, prompts_fields=names)
+    (row,) = reading.read_prompts(cfg, dialogues.NO_TEMPLATE)
+    assert row.columns["answer"] == ["Ann", "Bo"] and "answers.text" not in row.columns
+    last = "answers.1.text" if kind in ("objects", "tfds") else "answers.text.1"
+    (demo,) = read_demonstrations(place, fields=dataclasses.replace(fields, response=last))
+    assert demo.response == "Bo"
+
+
+def test_a_dot_leads_into_the_fields_of_comparisons_and_ratings(tmp_path):
+    row = {
+        "meta": {"q": "p", "w": 2},
+        "out": [{"a": "x"}, {"a": "y"}],
+        "best": {"of": 1},
+        "s": {"n": 3},
+    }
+    place = write(tmp_path / "a", row, row | {"s": {"n": 4}})
+    names = dict(prompt="meta.q", responses="out.a", preference="best.of", weight="meta.w")
+    pair = read_comparisons(place, ComparisonFields(**names))[0][0]
+    assert pair[:3] == ("p", "y", "x") and pair.weight == 2
+    names = dict(prompt="meta.q", response="out.a", score="s.n", weight="meta.w")
+    found = read_ratings(place, RatingFields(**names))
+    assert [x[:3] for x in found] == [("p", "x", 3), ("p", "x", 4)] and found[0].weight == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "answers.txt",
+            r"a:1: field 'answers.txt' leads nowhere: there is no 'txt' in \{'text': \['Ann'",
+        ),
+        ("answers.text.2", r"no '2' in \['Ann', 'Bo'\]: name what each row has$"),
+        ("question.text", r"no 'text' in 'who\?': name what each row has$"),
+        ("none.text", r"field 'none.text' is missing, which data.prompts_fields.answer names, and"),
+        ("empty.text", r"field 'empty.text' leads to an empty list: leave the row out$"),
+        ("null.text", r"field 'null.text' is missing"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_refused_by_name_and_value(tmp_path, name, said):
+    row = NESTED[0] | {"prompt": "a", "empty": [], "null": None}
+    with pytest.raises(BadRecord, match=said):
+        answers(tmp_path, name, row)
+    assert answers(tmp_path, "a.b", row | {"a.b": "7"})[0]["answer"] == "7"
+
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "data.md"
+ROW = r"^\| `\w+` \| `tfds:([\w/-]+)` \| `([^`]+)` \| `([^`]+)` \|$"
+NAMES = re.findall(ROW, PAGE.read_text(), re.MULTILINE)
+
+
+def example(feature):
+    """A value that a feature of TFDS may have, as a row has it."""
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {name: example(item) for name, item in feature.items()}
+    if isinstance(feature, tfds.features.Sequence):
+        return [example(feature.feature) for _ in range(2)]
+    return "a word" if feature.np_dtype in (np.str_, np.object_) else 1
+
+
+@pytest.mark.parametrize(("name", "prompt", "answer"), NAMES, ids=[x[0] for x in NAMES])
+def test_the_data_sets_of_tfds_in_the_docs_have_these_fields(tmp_path, name, prompt, answer):
+    builder = tfds.builder(name, data_dir=tmp_path, file_format="array_record")
+    place = write(tmp_path / "a", example(builder.info.features))
+    mapped = prompt != "text"  # which is read without settings
+    fields = CorpusFields(prompt=prompt, response=answer) if mapped else CorpusFields()
+    (demo,) = read_demonstrations(place, fields=fields)
+    assert demo.response == "a word" and bool(demo.prompt) == mapped
+    names = texts.PromptFields(prompt=prompt, answer=answer) if mapped else texts.PromptFields()
+    cfg = texts.DataConfig(prompts=place, prompts_fields=names)
+    (row,) = reading.read_prompts(cfg, dialogues.NO_TEMPLATE)
+    assert row.prompt and (not mapped or row.columns["answer"] in ("a word", ["a word"] * 2))
+
+
+def test_the_docs_name_a_data_set_for_each_application():
+    assert len(NAMES) == 7
 
 
 # a whole set of texts
