@@ -56,6 +56,7 @@ class TaskData(texts.DataConfig):
         "prompts_fields",
         "turns",
         "bad",
+        "long",
         "prompt_words",
         "prompt_length",
     )

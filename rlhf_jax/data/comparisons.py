@@ -119,11 +119,14 @@ def read_comparisons(
                 text = field(row, "text", str)
                 if weight:
                     labelled[label].setdefault(text, weight)
+                    bad.keep(row.where, "", [text])
             else:
                 found, dropped = SHAPES[shape](row, fields)
                 if weight:
                     comparisons += [pair._replace(weight=weight) for pair in found]
                     ties += dropped
+                    for pair in found:
+                        bad.keep(row.where, pair.prompt, pair.responses)
             weightless += not weight
     bad.check([*comparisons, *labelled[0], *labelled[1], *range(ties + weightless)], source)
     tell_weightless(weightless, source)

@@ -78,6 +78,7 @@ def read_demonstrations(
                 _check_turns(row.where, prompt)
             group = row.group if prompt and row.group else group_of(prompt or response)
             found.setdefault((prompt, response), Demonstration(prompt, response, group))
+            bad.keep(row.where, prompt, [response])
     bad.check(found, source)
     if not any(demo.response.strip() for demo in found.values()):
         raise ValueError(f"{source}: every response is blank: give texts to learn")

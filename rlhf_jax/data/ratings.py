@@ -105,6 +105,7 @@ def read_ratings(
             score, weight = _score(row, field_names(fields.score)), weight_of(row, fields.weight)
             if weight:
                 found.append(Rating(prompt, said, score, group, weight))
+                bad.keep(row.where, prompt, [said])
             weightless += not weight
     bad.check([*found, *range(weightless)], source)
     tell_weightless(weightless, source)

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import pathlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -79,6 +79,10 @@ class DataConfig(Settings):
     bad: Literal["fail", "skip"] = "fail"
     """Treatment of records that cannot be used (no JSON, not UTF-8, a field missing, an empty text, a label
     out of range): "fail" refuses the first one, "skip" leaves them out and tells how many, where and why."""
+    long: Literal["cut", "bad"] = "cut"
+    """Treatment of prompts and answers with more tokens than `prompt_length` and `sample.length`: "cut"
+    shortens them, "bad" makes bad records of their rows, which `bad` refuses or leaves out. Either way the
+    run tells how many, where, and the lengths that would keep them."""
     prompt_words: Count = 4
     """Number of words of a "text" that become its prompt."""
     prompt_length: Whole = 0
@@ -127,6 +131,7 @@ class Texts(NamedTuple):
     compared: list[Row]  # prompts whose responses simulated people compare, in a generated task
     ties: int  # comparisons of files that prefer neither response
     task: Task | None  # the generated task
+    origins: Mapping[str, dict[tuple[str, str], str]] = {}  # `BadRecords.origins` of each source
 
     @property
     def environment(self) -> Environment | None:

@@ -530,12 +530,20 @@ def test_the_first_bad_record_is_fatal_without_skipping(tmp_path):
             [{"prompt": "a"}, {"prompt": " "}, {"prompt": 1}, {"messages": [{"role": "user"}]}],
             1,
         ),
+        (
+            lambda source, bad: read_ratings(source, bad=bad),
+            [{"text": "a", "score": 1}, {"text": "b", "score": 2}, {"text": "c"}, {"score": 1}],
+            2,
+        ),
     ],
-    ids=["demonstrations", "comparisons", "prompts"],
+    ids=["demonstrations", "comparisons", "prompts", "ratings"],
 )
 def test_every_reader_skips_by_the_same_means(tmp_path, read, rows, kept):
     bad = BadRecords(skip=True)
-    assert len(read(write(tmp_path / "a", *rows), bad=bad)) == kept
+    place = write(tmp_path / "a", *rows)
+    assert len(read(place, bad=bad)) == kept
+    lines = {f"{place}:{n}" for n in range(1, len(rows) + 1)}
+    assert {*bad.origins.values()} == lines - {error.where for error in bad.found}
     ties_and_labels = sum("label" in row for row in rows[:2])  # two labels make one pair
     assert bad.total == len(rows) == kept + len(bad.found) + (ties_and_labels > 0)
     with pytest.raises(BadRecord):
@@ -767,7 +775,8 @@ def test_a_run_learns_from_the_same_texts_whatever_their_source(tmp_path, prepar
         f"{prepared}:train[:1]+train[3:4]",
     ):
         cfg = texts.DataConfig(corpus=place, held_out=0.5)
-        found.append(reading.from_files(cfg, 0, needs=texts.Needs(("corpus",))))
+        read = reading.from_files(cfg, 0, needs=texts.Needs(("corpus",)))
+        found.append(read._replace(origins={}))
     assert found[0] == found[1] == found[2] and len(found[0].rows) == 1
 
 
@@ -777,6 +786,7 @@ def test_from_files_tells_what_it_skips(tmp_path, capsys):
     cfg = texts.DataConfig(corpus=corpus, bad="skip")
     read = reading.from_files(cfg, 0, needs=texts.Needs(("corpus",)))
     assert len(read.corpus) + len(read.corpus_held_out) == 40
+    assert {*read.origins} == {"corpus"} and len({*read.origins["corpus"].values()}) == 40
     said = capsys.readouterr().out
     assert said.startswith("left out of data.corpus: 2 of 42 records (4.8 %) are bad: 1 where ")
     assert f"({corpus}:41, {corpus}:42)" in said
