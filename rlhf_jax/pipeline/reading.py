@@ -98,7 +98,7 @@ def check_files(cfg: DataConfig, needs: Needs):
     if rated and cfg.comparisons:
         raise ValueError(
             f'data.ratings = "{cfg.ratings}" and data.comparisons = "{cfg.comparisons}" are both given, and '
-            "a reward model learns from one of them: leave the other out"
+            "a run learns from one of them: leave the other out"
         )
     unused = [x for x in FILES if getattr(cfg, x) and x not in needs.needed + needs.optional]
     lacking = [

@@ -68,9 +68,9 @@ class DataConfig(Settings):
     hf:NAME, or a folder."""
     fields: ComparisonFields = ComparisonFields()
     ratings: str = ""
-    """Source of rated responses that train reward models in place of comparisons: rows with "prompt",
-    "response" and a number, "rating", "score" or "label". They also give the prompts, and the corpus (the
-    responses rated at least as high as the mean), where none of these are named."""
+    """Source of rated responses, which reward models and KTO learn from in place of comparisons: rows with
+    "prompt", "response" and a number, "rating", "score" or "label". They also give the prompts, and the
+    corpus (the responses rated at least as high as the mean), where none of these are named."""
     ratings_fields: RatingFields = RatingFields()
     prompts: str = ""
     """Source of prompts: files, tfds:NAME, hf:NAME, or a folder. A row has "prompt" (text or messages), or
