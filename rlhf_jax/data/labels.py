@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from rlhf_jax.data.comparisons import Comparison
 from rlhf_jax.data.ratings import Rating, scale_of
 
@@ -40,14 +42,14 @@ def labelled(
 
 def _shares(train: Sequence[Comparison | Rating]) -> Callable[[Comparison | Rating, int], float]:
     """`share(item, side)`: the share of people for whom a response of the item is desirable."""
-    rated = [x for x in train if isinstance(x, Rating)]
-    scale = scale_of([x.score for x in rated], [x.weight for x in rated]) if rated else None
+    rated = np.array([(x.score, x.weight) for x in train if isinstance(x, Rating)], float)
+    scale = scale_of(*rated.T) if len(rated) else None
 
     def share(item: Comparison | Rating, side: int) -> float:
         if isinstance(item, Comparison):
             return 1 - item.probability if side else item.probability
         if scale and scale.kind == "binary":
-            return item.score
+            return float(item.score)
         return float(item.score >= scale.mean) if scale else 0.0
 
     return share

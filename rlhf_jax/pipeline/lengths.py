@@ -33,9 +33,9 @@ class Texts(NamedTuple):
     answers: list[tuple[str, str]]  # (prompt, answer)
     origins: Mapping[tuple[str, str], str] = {}  # as `BadRecords.origins`
 
-    def places(self, kind: int, which: Sequence[int]) -> str:
-        """The first origins of these prompts (kind 0) or answers (kind 1), after "; "; "" where unknown."""
-        keys = [(x, "") for x in self.prompts] if kind == 0 else self.answers
+    def places(self, kind: str, which: Sequence[int]) -> str:
+        """The first origins of these "prompts" or "answers", after "; "; empty where they are unknown."""
+        keys = self.answers if kind == "answers" else [(x, "") for x in self.prompts]
         found = dict.fromkeys(self.origins[keys[i]] for i in which if keys[i] in self.origins)
         return f"; {places([*found])}" if found else ""
 
@@ -169,14 +169,14 @@ def _told(file: Texts, ids: tuple, lengths: list[int], cfg) -> list[str]:
     for kind, x, n, (name, own) in zip(
         ("prompts", "answers"), ids, lengths, asked.items(), strict=True
     ):
-        over = np.flatnonzero(x > n)
+        over = np.flatnonzero(x > n).tolist()
         if not len(x):
             continue
         whole.append(f"{len(x)} {kind}")
         if not len(over):
             continue
         share = f"{100 * len(over) / len(x):.1f} %"
-        counted = f"{len(over)} of {len(x)} {kind} ({share}{file.places(kind == 'answers', over)})"
+        counted = f"{len(over)} of {len(x)} {kind} ({share}{file.places(kind, over)})"
         if not own and 2 * len(over) > len(x):
             raise ValueError(
                 f"{counted} of {file.setting} are longer than the {n} tokens that the model's positions "

@@ -53,7 +53,9 @@ def test_seven_of_ten_rows_are_the_firsts():
 def test_rows_are_shuffled_by_the_seed_alone():
     rows = [list(range(50)), list(range(100, 300))]
     assert (
-        mixing.mix(rows, [1.0, 1.0]) == mixing.mix(rows, [1.0, 1.0]) != mixing.mix(rows, [1, 1], 1)
+        mixing.mix(rows, [1.0, 1.0])
+        == mixing.mix(rows, [1.0, 1.0])
+        != mixing.mix(rows, [1.0, 1.0], 1)
     )
     for part in rows:
         found = [x for x in mixing.mix(rows, [1.0, 1.0]) if x in part]
