@@ -14,6 +14,7 @@ from rlhf_jax.pipeline import (
     inputs,
     lengths,
     lessons,
+    long_texts,
     pretrained,
     reading,
     results,
@@ -69,9 +70,9 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     begins = pretrained.begins(cfg)
     words = stages.read_tokenizer(folder, cfg.tokenizer, read.said, cfg.data.vocab_size, begins)
     if task is None:
-        cfg = lengths.settled(cfg, folder, words, lambda: texts_of(read))
+        cfg = lengths.settled(cfg, folder, words, lambda: long_texts.of_files(read))
         if cfg.data.long == "bad":
-            read = without(read, lengths.too_long(cfg, words, texts_of(read)))
+            read = long_texts.without(cfg, words, read)
     cfg, lm = pretrained.fitted(settings.with_tokens(cfg, words), words)
     columns = cfg.data.prompt_length, cfg.sample.length
     runs.record(folder, "used", cfg)
@@ -102,51 +103,3 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
     if start:
         hosts.once(lambda: False, lambda: reuse.copy(start, folder, cfg))
     return folder
-
-
-def texts_of(read: texts.Texts) -> list[lengths.Texts]:
-    """All texts of the files, by the settings that name them: of the corpus, of the feedback, and the
-    prompts."""
-    told = [*read.pairs.train, *read.pairs.held_out] if read.pairs else []
-    corpus = lengths.demonstrated("data.corpus", [*read.corpus, *read.corpus_held_out])
-    asked = [x.prompt for x in [*read.rows, *read.rows_held_out]]
-    # texts of a setting that names no source are those of another's
-    of = lambda *names: next((read.origins[name] for name in names if name in read.origins), {})
-    return [
-        corpus._replace(origins=of("corpus", "comparisons", "ratings")),
-        lengths.judged(told)._replace(origins=of("comparisons", "ratings")),
-        lengths.Texts("data.prompts", asked, [], of("prompts", "comparisons", "ratings", "corpus")),
-    ]
-
-
-def without(read: texts.Texts, long: list[lengths.Texts]) -> texts.Texts:
-    """The texts without those in `long`, which has as many parts as `texts_of`, and without their rows.
-
-    Raises ValueError, naming the setting, where that leaves a part of them empty.
-    """
-
-    def fitting(items: list, part: lengths.Texts, parts_of: Callable) -> list:
-        prompts, answers = set(part.prompts), set(part.answers)
-        fits = lambda prompt, said: (
-            prompt not in prompts and not any((prompt, x) in answers for x in said)
-        )
-        found = [item for item in items if fits(*parts_of(item))]
-        if items and not found:
-            raise ValueError(
-                f"{part.setting}: all {len(items)} rows of one side of a split are too long: raise "
-                'data.prompt_length and sample.length, or set data.long = "cut"'
-            )
-        return found
-
-    corpus = lambda items: fitting(items, long[0], lambda pair: (pair[0], pair[1:]))
-    judged = lambda items: fitting(items, long[1], lambda x: (x.prompt, x.responses))
-    asked = lambda items: fitting(items, long[2], lambda row: (row.prompt, ()))
-    train, halves, held_out = read.pairs or ([], ([], []), [])
-    pairs = texts.Feedback(judged(train), (judged(halves[0]), judged(halves[1])), judged(held_out))
-    return read._replace(
-        corpus=corpus(read.corpus),
-        corpus_held_out=corpus(read.corpus_held_out),
-        rows=asked(read.rows),
-        rows_held_out=asked(read.rows_held_out),
-        pairs=pairs if read.pairs else None,
-    )

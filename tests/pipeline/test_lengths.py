@@ -11,7 +11,7 @@ from experiments.applications import sentiment
 from experiments.methods import reward, sft
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.comparisons import Comparison
-from rlhf_jax.pipeline import lengths, prepare, reading, settings
+from rlhf_jax.pipeline import lengths, long_texts, prepare, reading, settings
 from rlhf_jax.pipeline.lengths import Texts
 from rlhf_jax.pipeline.texts import Needs
 
@@ -165,9 +165,8 @@ def test_texts_that_are_too_long_are_cut_refused_or_left_out_by_file_and_line(tm
 def test_a_source_of_long_texts_alone_is_refused(tmp_path, words):
     data = replace(sft.config.data, corpus=written(tmp_path, {}), held_out=0.3)
     read = reading.from_files(data, 0, needs=Needs(("corpus",)))
-    files = prepare.texts_of(read)
-    assert prepare.without(read, lengths.too_long(asked(90, 90), words, files)) == read
+    assert long_texts.without(asked(90, 90), words, read) == read
     with pytest.raises(
         ValueError, match=r"data.corpus: all \d+ rows of one side of a split are too"
     ):
-        prepare.without(read, lengths.too_long(asked(90, 1), words, files))
+        long_texts.without(asked(90, 1), words, read)
