@@ -164,19 +164,17 @@ def steps():
         "members": ensemble.init_state(params["members"], TX),
         "adapters": train_step.init_state(lora.split(key, params["policy"], ADAPTERS)[1], TX),
     }
-    prefer = lambda kind: (kto if kind == "kto" else preference).make_train_step(
-        LM.policy_fn, TX, preference.PreferenceConfig(kind=kind), microbatches=2
-    )
+    prefer = lambda method, cfg: method.make_train_step(LM.policy_fn, TX, cfg, microbatches=2)
     return {
         "dpo": (
-            prefer("dpo"),
+            prefer(preference, preference.PreferenceConfig()),
             lambda seed: (
                 state["policy"],
                 {},
                 PreferenceBatch(pairs(seed), -ones, -2 * ones),
             ),
         ),
-        "kto": (prefer("kto"), lambda seed: (state["policy"], {}, labels(seed))),
+        "kto": (prefer(kto, kto.KTOConfig()), lambda seed: (state["policy"], {}, labels(seed))),
         "ilql": (
             ilql.make_train_step(Q.q_fn, TX, ilql.ILQLConfig(), microbatches=2),
             lambda seed: (ready["ilql"], {}, logged(seed)),

@@ -1,31 +1,27 @@
 """DPO and its family: a policy from comparisons, without a reward model (Rafailov et al., 2023).
 
-    python launch.py dpo                            # --preference.kind ipo, simpo, orpo or kto, too
+    python launch.py dpo                            # --preference.kind ipo, simpo or orpo, too
 
 A minute beyond the shared stages; --start-from RUN takes those from a run. Gold rises from -0.39 to 0.48 at
 a KL of 1.5 (seed 0). A second pass over the comparisons overfits: gold falls to -2.08 at a KL of 6.9, in
-responses that leave the grammar. With the same settings: KTO 0.83 (KL 2.5), IPO 0.34 (0.7), ORPO 0.02 (0.2),
-and SimPO, which nothing holds to the reference, -0.71 (2.6).
+responses that leave the grammar. With the same settings: IPO 0.34 (KL 0.7), ORPO 0.02 (0.2), and SimPO, which
+nothing holds to the reference, -0.71 (2.6). KTO, which needs no pairs, is a method of its own.
 
 It learns from all training comparisons, without a reward model. With --reference FOLDER and
 --data.comparisons FILES it needs nothing else, and reports its accuracy on held-out pairs and its KL.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 
-import jax
 import numpy as np
-from jax.sharding import PartitionSpec as P
 
 from rlhf_jax import optimizer
-from rlhf_jax.algorithms import kto, preference
+from rlhf_jax.algorithms import preference
 from rlhf_jax.algorithms.preference import PreferenceConfig
-from rlhf_jax.batches import LabelledBatch, PreferenceBatch
+from rlhf_jax.batches import PreferenceBatch
 from rlhf_jax.bounds import Count, Positive, Settings, check_divides
 from rlhf_jax.data.batching import batch_at
 from rlhf_jax.data.comparisons import encode_comparisons
-from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.evaluation import intervals
 from rlhf_jax.optimizer import OptimizerConfig
 from rlhf_jax.pipeline import generation, keys, people, results, settings, stages, texts
@@ -42,7 +38,7 @@ class DPOConfig(Settings):
     epochs: Positive = 1.0
     """Passes over the comparisons (1: Rafailov et al., 2023)."""
     batch_size: Count = 32
-    """Pairs in a step; for "kto", labelled responses, two from each pair."""
+    """Pairs in a step."""
     eval_every: Count = 50
     """Steps between evaluations of the held-out accuracy, each with a checkpoint."""
     microbatches: Count = 1
@@ -85,21 +81,15 @@ def main(cfg: Config):
     assert compared is not None
 
     # 1. comparisons as arrays, with the reference's log-probabilities, which no step computes again
-    of_rows = preference.make_reference_logprobs(run.lm.policy_fn)
-    of_rows = devices.compile(of_rows, (P(), P(DATA)), P(DATA))
-
-    def logprobs(params, responses, bar=""):
-        of_params, rows = partial(of_rows, devices.share(params)), 4 * cfg.sft.batch_size
-        return generation.by_batches(devices, of_params, responses, rows, bar)
+    of_responses = preference.make_reference_logprobs(run.lm.policy_fn)
+    logprobs = generation.by_rows(devices, of_responses, 4 * cfg.sft.batch_size)
 
     def encode(comparisons):
         pairs = encode_comparisons(run.tokenizer, comparisons, *run.lengths)
-        return PreferenceBatch(pairs, *map(ref_logprobs, pairs.sides))
+        refs = (logprobs(reference, side, bar="reference") for side in pairs.sides)
+        return PreferenceBatch(pairs, *refs)
 
-    ref_logprobs = partial(logprobs, reference, bar="reference")
     data, held_out = encode(compared.train), encode(compared.held_out)
-    if kind == "kto":
-        data = labelled(data, [c.prompt for c in compared.train], ref_logprobs)
 
     # 2. the loss of `preference.kind` on them
     def margins_of(params):
@@ -108,12 +98,12 @@ def main(cfg: Config):
 
     counts = held_out.comparisons.weight
     accuracy = lambda params: np.average(margins_of(params) > 0, weights=counts)
-    steps = max(1, round(cfg.dpo.epochs * len(jax.tree.leaves(data)[0]) / cfg.dpo.batch_size))
+    steps = max(1, round(cfg.dpo.epochs * len(compared.train) / cfg.dpo.batch_size))
     tx = optimizer.make(cfg.dpo.optimizer, steps)
     job = stages.Fit(
         stage="dpo",
         params=reference,
-        make=lambda policy_fn: (kto if kind == "kto" else preference).make_train_step(
+        make=lambda policy_fn: preference.make_train_step(
             policy_fn, tx, cfg.preference,
             microbatches=cfg.dpo.microbatches, axis_name=devices.axis_name,
         ),
@@ -133,30 +123,3 @@ def main(cfg: Config):
     first = {"accuracy of the policy's own reward, held-out pairs": own._asdict()}
     said = results.respond(run, params)
     results.conclude(run, kind.upper(), reference, said, results.Judges(), first=first, facts=facts)
-
-
-def labelled(pairs: PreferenceBatch, prompts: list[str], ref_logprobs_of) -> LabelledBatch:
-    """Both sides of every pair as single responses for KTO; the chosen ones are desirable.
-
-    Each is also there with the other label where the pair's probability is below 1; the two share its weight.
-    Rows of one prompt stand together, so a shift by half of all rows reaches another prompt.
-    """
-    join = lambda chosen, rejected: np.concatenate([chosen, rejected] * 2)
-    responses = jax.tree.map(join, *pairs.comparisons.sides)
-    n, p = len(prompts), pairs.comparisons.probability
-    desirable = np.repeat([True, False, False, True], n)
-    weight = np.where(np.repeat([True, True, False, False], n), np.tile(p, 4), 1 - np.tile(p, 4))
-    weight *= np.tile(pairs.comparisons.weight, 4)
-    order = np.argsort(prompts * 4, kind="stable")
-    order = order[weight[order] > 0]
-    every = responses, desirable, weight, join(pairs.ref_chosen, pairs.ref_rejected)
-    responses, desirable, weight, ref_logprobs = jax.tree.map(lambda x: x[order], every)
-    mismatched = jax.device_get(kto.mismatch(responses, len(order) // 2))
-    return LabelledBatch(
-        responses=responses,
-        desirable=desirable,
-        ref_logprobs=ref_logprobs,
-        mismatched=mismatched,
-        ref_mismatched=ref_logprobs_of(mismatched),
-        weight=weight,
-    )

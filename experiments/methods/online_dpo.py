@@ -53,11 +53,6 @@ class Config(OnPolicyConfig):
         pairs = self.rl.batch_size // self.online.draws
         whole = f"{at}rl.batch_size / {at}online.draws"
         check_divides(f"{at}online.microbatches", self.online.microbatches, whole, pairs)
-        if self.preference.kind == "kto":
-            raise ValueError(
-                f'{at}preference.kind = "kto" learns from labelled responses, and draws are compared in '
-                "pairs: use dpo, ipo, simpo or orpo"
-            )
         if self.rl.kl_coef or self.rl.kl_target:
             raise ValueError(
                 f"{at}rl.kl_coef = {self.rl.kl_coef} and {at}rl.kl_target = {self.rl.kl_target} are not "

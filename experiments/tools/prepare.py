@@ -21,26 +21,20 @@ import os
 import pathlib
 import tempfile
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
-from rich.console import Console
-from rich.progress import track
+from typing import Literal
 
 from rlhf_jax.bounds import Seed, Settings
 from rlhf_jax.data.builders import builder
 from rlhf_jax.data.builders.demonstrations import Demonstrations
 from rlhf_jax.data.builders.preferences import Preferences
 from rlhf_jax.data.builders.prompts import Prompts
-from rlhf_jax.data.sources import read, write_jsonl
-from rlhf_jax.people.annotators import AnnotatorConfig, annotate
-from rlhf_jax.pipeline import stages, texts
+from rlhf_jax.data.sources import read
+from rlhf_jax.people.annotators import AnnotatorConfig
+from rlhf_jax.pipeline import task_sets, texts
 from rlhf_jax.runs import run as runs
-from rlhf_jax.tasks.task import Task
 
 KINDS = {"preferences": Preferences, "demonstrations": Demonstrations, "prompts": Prompts}
 """Builders by the name of their kind, in the order in which they are tried."""
-TRAIN, HELD_OUT = "train", "held_out"
 
 
 @dataclass(frozen=True)
@@ -50,14 +44,8 @@ class TaskData(texts.DataConfig):
     _main = ("held_out", "vocab_size", "demonstrations", "pairs")
     _hidden = (
         *texts.FILES,
-        "corpus_fields",
-        "fields",
-        "ratings_fields",
-        "prompts_fields",
-        "turns",
-        "bad",
-        "prompt_words",
-        "prompt_length",
+        *("corpus_fields", "fields", "ratings_fields", "prompts_fields", "turns", "bad", "long"),
+        *("prompt_words", "prompt_length"),
     )
 
 
@@ -110,7 +98,7 @@ def main(cfg: Config):
             _write_source(cfg, whole)
         else:
             whole.mkdir()
-            _write_task(cfg, task, whole)
+            task_sets.write(whole, task, cfg.data, cfg.annotators, cfg.seed)
         os.rename(whole, to)
     print(f"written: {to}")
 
@@ -124,66 +112,4 @@ def _write_source(cfg: Config, whole: pathlib.Path):
             f"{rows[0].where}: no kind ({', '.join(KINDS)}) has the fields {', '.join(map(repr, rows[0]))}: "
             "rename yours"
         )
-    _tell(kind, builder.prepare(KINDS[kind], {TRAIN: rows}, whole))
-
-
-def _write_task(cfg: Config, task: Task, whole: pathlib.Path):
-    """Writes all texts of the task, and the tokenizer."""
-    read = texts.generated(cfg.data, task, cfg.seed, texts.ALL)
-    pairs = lambda texts: [{"prompt": prompt, "response": said} for prompt, said in texts]
-    asked = lambda rows: [*map(texts.plain_row, rows)]
-    corpus = {TRAIN: pairs(read.corpus), HELD_OUT: pairs(read.corpus_held_out)}
-    prompts = {TRAIN: asked(read.rows), HELD_OUT: asked(read.rows_held_out)}
-    _write(whole / "corpus", Demonstrations, corpus)
-    _write(whole / "comparisons", Preferences, {TRAIN: _compared(cfg, task, read.compared)})
-    _write(whole / "prompts", Prompts, prompts)
-    print(f"tokenizer: at most {cfg.data.vocab_size} tokens, trained on the corpus", flush=True)
-    if task.environment:
-        print(
-            "the responses are whole transcripts: only a run with --task tells the policy's turns from the "
-            "environment's, and learns from the first alone",
-            flush=True,
-        )
-    stages.read_tokenizer(whole, "", read.said, cfg.data.vocab_size)
-
-
-def _compared(cfg: Config, task: Task, asked: list[texts.Row]) -> list[dict[str, Any]]:
-    """Comparisons by simulated people of two responses to each row, both drawn as those of the corpus."""
-    rows, a, b = [], [], []
-    quiet = not Console().is_terminal
-    for number, row in enumerate(track(asked, "comparisons", transient=True, disable=quiet)):
-        seed = int(np.random.SeedSequence([cfg.seed, number]).generate_state(1)[0])
-        (_, first), (_, second) = task.corpus(seed, 2, [texts.plain_row(row)])
-        if first != second:
-            rows.append(row)
-            a.append(first)
-            b.append(second)
-    if not rows:
-        raise ValueError(
-            f'task = "{cfg.task}" gives one response to each prompt, and nothing can be compared: write its '
-            "texts with another task"
-        )
-    if len(rows) < len(asked):
-        print(
-            f"left out: {len(asked) - len(rows)} of {len(asked)} pairs of equal responses",
-            flush=True,
-        )
-    best = annotate(texts.judged(task, rows, a, b), cfg.annotators, cfg.seed)
-    return [
-        {"prompt": row.prompt, "responses": [x, y], "preference": preferred}
-        for row, x, y, preferred in zip(rows, a, b, best.tolist(), strict=True)
-    ]
-
-
-def _write(to: pathlib.Path, kind: type[builder.Builder], splits: dict[str, list[dict[str, Any]]]):
-    """Writes each split as a JSONL file beside the folder `to`, and all of them as one data set in it."""
-    files = {TRAIN: f"{to}.jsonl", HELD_OUT: f"{to}_{HELD_OUT}.jsonl"}
-    for split, rows in splits.items():
-        write_jsonl(files[split], rows)
-    _tell(to.name, builder.prepare(kind, {s: read([files[s]]) for s in splits}, to))
-
-
-def _tell(name: str, counts: dict[str, int]):
-    print(
-        f"{name}: " + ", ".join(f"{n} rows of {split}" for split, n in counts.items()), flush=True
-    )
+    task_sets.tell(kind, builder.prepare(KINDS[kind], {task_sets.TRAIN: rows}, whole))

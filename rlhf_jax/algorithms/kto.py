@@ -5,6 +5,7 @@ reference point: the policy's KL to the reference, estimated from prompts paired
 prompts.
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -12,9 +13,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax import train_step
-from rlhf_jax.algorithms.preference import PreferenceConfig, response_logprobs, settings
+from rlhf_jax.algorithms.preference import response_logprobs
 from rlhf_jax.batches import LabelledBatch, Sequences
+from rlhf_jax.bounds import Positive, Settings
 from rlhf_jax.ops.reduce import normalise, psum
+
+
+@dataclass(frozen=True)
+class KTOConfig(Settings):
+    """Coefficients of KTO's loss."""
+
+    beta: Positive = 0.1
+    """Weight of the implied KL (0.1: Ethayarajh et al., 2024)."""
+    desirable_weight: Positive = 1.0
+    """Weight of the loss on desirable responses (1: Ethayarajh et al., 2024)."""
+    undesirable_weight: Positive = 1.0
+    """Weight of the loss on undesirable responses (1: Ethayarajh et al., 2024); with unbalanced labels,
+    choose it so that both sides weigh about the same."""
 
 
 def kto_loss(
@@ -75,17 +90,23 @@ def reference_point(params, batch: LabelledBatch, *, policy_fn, axis_name=None) 
     return jnp.maximum(kl, 0.0)
 
 
-def loss(params, frozen, batch: LabelledBatch, weights, *, policy_fn, cfg: PreferenceConfig):
+def loss(params, frozen, batch: LabelledBatch, weights, *, policy_fn, cfg: KTOConfig):
     """Mean over responses of KTO's loss; `frozen["z_ref"]` is the reference point, without a gradient.
 
     `preference/accuracy` is the share of responses whose reward lies on its label's side of it.
     """
     logprobs = response_logprobs(params, batch.responses, policy_fn=policy_fn)
     unreduced, margin = kto_loss(
-        logprobs, batch.ref_logprobs, batch.desirable, frozen["z_ref"], **settings(cfg)
+        logprobs,
+        batch.ref_logprobs,
+        batch.desirable,
+        frozen["z_ref"],
+        beta=cfg.beta,
+        desirable_weight=cfg.desirable_weight,
+        undesirable_weight=cfg.undesirable_weight,
     )
     total = jnp.vdot(weights["all"], unreduced)
-    rewards = settings(cfg)["beta"] * (logprobs - batch.ref_logprobs)
+    rewards = cfg.beta * (logprobs - batch.ref_logprobs)
     sides = weights["desirable"], weights["undesirable"]
     return total, {
         "preference/loss": total,
@@ -96,7 +117,7 @@ def loss(params, frozen, batch: LabelledBatch, weights, *, policy_fn, cfg: Prefe
     }
 
 
-def make_train_step(policy_fn, tx, cfg: PreferenceConfig, *, microbatches=1, axis_name=None):
+def make_train_step(policy_fn, tx, cfg: KTOConfig, *, microbatches=1, axis_name=None):
     """`step(state, frozen, LabelledBatch) -> (state, metrics)`, which estimates the reference point first;
     `frozen` may be empty."""
     step = train_step.make_train_step(

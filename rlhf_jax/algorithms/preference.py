@@ -1,11 +1,10 @@
-"""A policy from comparisons or labels, without a reward model: DPO and its family.
+"""A policy from comparisons, without a reward model: DPO and its family.
 
 Each kind defines an implicit reward of a response y to a prompt x from the policy's own probabilities, and
 fits this reward to people's choices. With log pi(y|x) a sum over the |y| tokens of the response:
 
     dpo     beta log pi(y|x) / pi_ref(y|x)   Rafailov et al., 2023 (with label smoothing: Mitchell, 2023)
     ipo     the same                         Azar et al., 2023
-    kto     the same                         Ethayarajh et al., 2024; single responses, labelled (kto.py)
     simpo   beta log pi(y|x) / |y|           Meng et al., 2024
     orpo    log odds of p, log p = log pi(y|x) / |y|   Hong et al., 2024
 
@@ -31,7 +30,6 @@ DEFAULTS: dict[str, dict[str, float]] = {  # the settings that each kind reads
     "ipo": {"beta": 0.1},
     "simpo": {"beta": 2.0, "gamma": 1.0},
     "orpo": {"beta": 0.1},
-    "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
 }
 
 
@@ -45,10 +43,10 @@ class PreferenceConfig(Settings):
 
     _main = ("kind", "beta")
 
-    kind: Literal["dpo", "ipo", "simpo", "orpo", "kto"] = "dpo"
-    """Loss: kto learns from labelled responses, all others from pairs."""
+    kind: Literal["dpo", "ipo", "simpo", "orpo"] = "dpo"
+    """Loss of pairs."""
     beta: Positive | None = None
-    """Weight of the implied KL (dpo and kto: 0.1, as published; ipo: tau = 0.1, our choice), of the reward
+    """Weight of the implied KL (dpo: 0.1, as published; ipo: tau = 0.1, our choice), of the reward
     (simpo: 2, Meng et al., 2024, on Llama 3), or of the odds-ratio term (orpo: lambda = 0.1, Hong et al.,
     2024)."""
     label_smoothing: Annotated[float, Bound(ge=0, lt=0.5)] | None = None
@@ -56,11 +54,6 @@ class PreferenceConfig(Settings):
     gamma: NonNegative | None = None
     """For simpo: target margin of the chosen reward over the rejected one (1: Meng et al., 2024, on Llama
     3)."""
-    desirable_weight: Positive | None = None
-    """For kto: weight of the loss on desirable responses (1: Ethayarajh et al., 2024)."""
-    undesirable_weight: Positive | None = None
-    """For kto: weight of the loss on undesirable responses (1: Ethayarajh et al., 2024); with unbalanced
-    labels, choose it so that both sides weigh about the same."""
 
     def _conditions(self, at: str):
         for name in dict.fromkeys(name for of in DEFAULTS.values() for name in of):
@@ -256,14 +249,7 @@ def loss(params, frozen, batch: PreferenceBatch, weights, *, policy_fn, cfg: Pre
 
 
 def make_train_step(policy_fn, tx, cfg: PreferenceConfig, *, microbatches=1, axis_name=None):
-    """`step(state, frozen, PreferenceBatch) -> (state, metrics)`; `frozen` may be empty.
-
-    Raises ValueError for "kto", which needs `kto.make_train_step`.
-    """
-    if cfg.kind == "kto":
-        raise ValueError(
-            'kind = "kto" learns from labelled responses and not from pairs: use kto.make_train_step'
-        )
+    """`step(state, frozen, PreferenceBatch) -> (state, metrics)`; `frozen` may be empty."""
     return train_step.make_train_step(
         partial(loss, policy_fn=policy_fn, cfg=cfg),
         weights_of,

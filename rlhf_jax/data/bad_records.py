@@ -4,7 +4,13 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 NAMED = 3
-"""Bad records that a report names by file and line."""
+"""Records that a report names by file and line."""
+
+
+def places(where: Sequence[str]) -> str:
+    """The first of these origins, and how many there are beside them."""
+    more = f" and {len(where) - NAMED} more" if len(where) > NAMED else ""
+    return f"{', '.join(where[:NAMED])}{more}"
 
 
 class BadRecord(ValueError):
@@ -19,7 +25,8 @@ class BadRecord(ValueError):
 
 
 class BadRecords:
-    """The bad records of one source, as a context in which a record is read or interpreted.
+    """The bad records of one source, as a context in which a record is read or interpreted; and where the
+    texts of the others come from.
 
         bad = BadRecords(skip=True)
         for row in sources.read("rows.jsonl", bad=bad):
@@ -35,6 +42,8 @@ class BadRecords:
         self.found: list[BadRecord] = []
         self.total = 0
         """Number of records read, the bad ones included."""
+        self.origins: dict[tuple[str, str], str] = {}
+        """Origin of each prompt, as (prompt, ""), and of each pair of prompt and response."""
 
     def __enter__(self):
         return self
@@ -45,6 +54,11 @@ class BadRecords:
             self.found.append(error)
         return skipped
 
+    def keep(self, where: str, prompt: str, responses: Sequence[str] = ()) -> None:
+        """Keeps the origin of the texts of a record, unless another has them too and was first."""
+        for response in ("", *responses):
+            self.origins.setdefault((prompt, response), where)
+
     def check(self, kept: Collection, source: str | Sequence[str]) -> None:
         """Raises ValueError, with the counts, where `source` holds bad records and nothing else."""
         if self.found and not kept:
@@ -54,7 +68,6 @@ class BadRecords:
         """Share, counts by reason, the most frequent first, and the origins of the first bad records."""
         n, reasons = len(self.found), Counter(error.reason for error in self.found)
         counted = "; ".join(f"{count} where {reason}" for reason, count in reasons.most_common())
-        named = ", ".join(error.where for error in self.found[:NAMED])
-        more = f" and {n - NAMED} more" if n > NAMED else ""
+        named = places([error.where for error in self.found])
         share = f"{100 * n / max(1, self.total):.1f} %"
-        return f"{n} of {self.total} records ({share}) are bad: {counted} ({named}{more})"
+        return f"{n} of {self.total} records ({share}) are bad: {counted} ({named})"

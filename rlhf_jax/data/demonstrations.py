@@ -13,7 +13,7 @@ from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.dialogues import HISTORY, NO_TEMPLATE, Chat, Dialogue, Turn, plain
 from rlhf_jax.data.prompts import encode_prompts, shortened
-from rlhf_jax.data.sources import Row, field, field_names, read, texts
+from rlhf_jax.data.sources import Row, field, field_names, paths, reached, read, texts
 from rlhf_jax.data.splits import group_of
 from rlhf_jax.data.transcripts import Turns, transcript_ids
 
@@ -31,7 +31,7 @@ class Demonstration(NamedTuple):
 
 @dataclass(frozen=True)
 class CorpusFields(Settings):
-    """Field names of a corpus row."""
+    """Field names of a corpus row; "a.b" is the field b within a."""
 
     prompt: str = "prompt"
     """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
@@ -59,13 +59,13 @@ def read_demonstrations(
     """
     fields, default, found = fields or CorpusFields(), CorpusFields(), {}
     bad = bad or BadRecords()
-    names = field_names(fields.prompt)
+    names, deep = field_names(fields.prompt), paths(fields)
     by_text = fields.text != default.text  # a field that the user named takes precedence
     by_pair = (fields.prompt, fields.response) != (default.prompt, default.response)
     for row in read(source, bad=bad):
         with bad:
             given = row.keys()
-            row = plain(row, chat, names, (fields.response,), several="")
+            row = plain(reached(row, deep), chat, names, (fields.response,), several="")
             if fields.response in row and (by_pair or not by_text):
                 prompt, response = texts(row, names), field(row, fields.response, str)
             elif fields.text in row and (by_text or not by_pair):
@@ -78,6 +78,7 @@ def read_demonstrations(
                 _check_turns(row.where, prompt)
             group = row.group if prompt and row.group else group_of(prompt or response)
             found.setdefault((prompt, response), Demonstration(prompt, response, group))
+            bad.keep(row.where, prompt, [response])
     bad.check(found, source)
     if not any(demo.response.strip() for demo in found.values()):
         raise ValueError(f"{source}: every response is blank: give texts to learn")

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 MOST = 1000
@@ -40,40 +40,19 @@ def parse(source: str) -> list[tuple[float, str]]:
     return found
 
 
-def mix(
-    sources: Sequence[Sequence[Any]],
-    weights: Sequence[float],
-    seed: int = 0,
-    *,
-    change: Callable[[Any], Any] | None = None,
-    keep: Callable[[Any], bool] | None = None,
-    epochs: int = 1,
-) -> list[Any]:
+def mix(sources: Sequence[Sequence[Any]], weights: Sequence[float], seed: int = 0) -> list[Any]:
     """Rows of all sources in proportion to the weights, in one list, which ends where a source runs out.
 
-    Each source is changed by `change`, filtered by `keep` (for example by length), and shuffled, in another
-    order in each of its `epochs` passes. The list is as long as the proportions allow with no row in it
-    more than `epochs` times. Its beginnings have these proportions too: a source's number of rows differs
-    from its share by less than 1 between two sources, and by less than their number between several.
-    Grain counts weights in hundredths of the smallest. Raises ValueError where a source has no rows to
-    give.
+    Each source is shuffled, and no row comes twice. The list's beginnings have these proportions too: a
+    source's number of rows differs from its share by less than 1 between two sources, and by less than their
+    number between several. Grain counts weights in hundredths of the smallest.
     """
     import grain  # slow
 
-    parts = []
-    for number, rows in enumerate(sources):
-        data = grain.MapDataset.source(rows)
-        data = data.map(change) if change else data
-        if keep:
-            kept = data.filter(keep)  # None in place of other rows
-            found = (kept[i] for i in range(len(kept)))
-            data = grain.MapDataset.source([row for row in found if row is not None])
-        if not len(data):
-            raise ValueError(
-                f"source {number + 1} of a mixture has no rows left of {len(rows)}: leave it out, or give "
-                "it other rows or another filter"
-            )
-        parts.append(data.shuffle((seed + number) % 2**32).repeat(epochs))
+    parts = [
+        grain.MapDataset.source(rows).shuffle((seed + number) % 2**32)
+        for number, rows in enumerate(sources)
+    ]
     hundredths = [round(100 * weight / min(weights)) for weight in weights]
     mixed = grain.MapDataset.mix(parts, hundredths)
     return [mixed[i] for i in range(len(mixed))]

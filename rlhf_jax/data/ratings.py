@@ -19,7 +19,7 @@ from rlhf_jax.bounds import Settings
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 from rlhf_jax.data.demonstrations import encode_demonstrations
 from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
-from rlhf_jax.data.sources import Row, field, field_names, read, texts
+from rlhf_jax.data.sources import Row, field, field_names, paths, reached, read, texts
 from rlhf_jax.data.splits import group_of
 from rlhf_jax.data.weights import tell_weightless, weight_of
 
@@ -44,7 +44,7 @@ class Rating(NamedTuple):
 
 @dataclass(frozen=True)
 class RatingFields(Settings):
-    """Field names of a rating."""
+    """Field names of a rating; "a.b" is the field b within a."""
 
     prompt: str = "prompt"
     """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
@@ -84,11 +84,11 @@ def read_ratings(
     where all scores are equal.
     """
     fields, found, bad = fields or RatingFields(), [], bad or BadRecords()
-    names, weightless = field_names(fields.prompt), 0
+    names, deep, weightless = field_names(fields.prompt), paths(fields), 0
     for row in read(source, bad=bad):
         with bad:
             given = row.keys()
-            row = plain(row, chat, names, (fields.response,), several="")
+            row = plain(reached(row, deep), chat, names, (fields.response,), several="")
             if fields.response in row:
                 prompt, response = texts(row, names), fields.response
             elif fields.text in row:
@@ -105,6 +105,7 @@ def read_ratings(
             score, weight = _score(row, field_names(fields.score)), weight_of(row, fields.weight)
             if weight:
                 found.append(Rating(prompt, said, score, group, weight))
+                bad.keep(row.where, prompt, [said])
             weightless += not weight
     bad.check([*found, *range(weightless)], source)
     tell_weightless(weightless, source)

@@ -8,6 +8,7 @@ hf:openai/gsm8k/main:test                     the Hugging Face Hub: hf:NAME[/CON
 
 import codecs
 import contextlib
+import dataclasses
 import glob
 import gzip
 import json
@@ -22,6 +23,8 @@ import numpy as np
 from rlhf_jax.data import jsonl, mixing
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
 
+SHOWN = 60
+"""Characters of a value that a message shows."""
 _TFDS, _HUB = "tfds:", "hf:"
 
 
@@ -37,14 +40,16 @@ def field(row: Row, name: str, kind: type) -> Any:
     """The field `name` of a row, which must exist and be a `kind`.
 
     A whole number is accepted as a float, a float without a fraction (1.0, as pandas writes it) as a whole
-    number, and True as neither. Raises BadRecord, which names the row's origin, the field and the fields
-    found.
+    number, and True as neither; of a list of texts that a dotted name leads to, the first is the text.
+    Raises BadRecord, which names the row's origin, the field and the fields found.
     """
     if name not in row:
         found = ", ".join(repr(key) for key in row) or "none"
         more = f", and the fields found are {found}"
         raise BadRecord(row.where, f"field {name!r} is missing", more)
     value = row[name]
+    if kind is str and "." in name and isinstance(value, list) and value:
+        value = value[0]  # of several texts at the end of a path
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     kinds = (int, float) if kind is float else kind
@@ -58,6 +63,25 @@ def field(row: Row, name: str, kind: type) -> Any:
 def field_names(names: str) -> list[str]:
     """The field names in a setting, where commas separate them."""
     return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def paths(fields: Any) -> list[str]:
+    """The dotted names in settings of field names."""
+    values = (getattr(fields, x.name) for x in dataclasses.fields(fields))
+    names = (name for value in values if isinstance(value, str) for name in field_names(value))
+    return [name for name in names if "." in name]
+
+
+def reached(row: Row, names: Sequence[str]) -> Row:
+    """The row with what dotted names lead to, under these names.
+
+    "answers.text" leads into the object in the field "answers", or into each of a list of objects, whose
+    texts become a list; "turns.0" leads to the first of a list. A field that is called so itself stays, and
+    one whose beginning is missing is not added. Raises BadRecord for a name that leads nowhere.
+    """
+    begins = [name for name in names if name not in row and name.partition(".")[0] in row]
+    found = {name: _end(row, name) for name in begins}
+    return Row({**row, **found}, row.where, row.group) if found else row
 
 
 def texts(row: Row, names: Sequence[str]) -> str:
@@ -280,6 +304,30 @@ def _rows_of_lines(path: str, required: tuple[str, ...], bad: BadRecords) -> lis
             where = f"{path}:{number}"
             rows.append(_with(Row(jsonl.parse(line, where), where), required))
     return rows
+
+
+def _end(row: Row, name: str) -> Any:
+    """The value that a dotted name leads to; null where it leads through null."""
+    value, *keys = row[name.partition(".")[0]], *name.split(".")[1:]
+    for key in keys:
+        if value is None:
+            return None
+        inside = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+        elif all(isinstance(item, dict) and key in item for item in inside):
+            within = [item[key] for item in inside]
+            value = within if isinstance(value, list) else within[0]
+        else:
+            said = repr(value) if len(repr(value)) <= SHOWN else f"{repr(value)[:SHOWN]}..."
+            raise BadRecord(
+                row.where,
+                f"field {name!r} leads nowhere",
+                f": there is no {key!r} in {said}: name what each row has",
+            )
+    if value == []:
+        raise BadRecord(row.where, f"field {name!r} leads to an empty list", ": leave the row out")
+    return value
 
 
 def _with(row: Row, required: tuple[str, ...]) -> Row:

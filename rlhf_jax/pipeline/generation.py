@@ -121,6 +121,18 @@ def by_batches(devices: Devices, run: Callable, records, rows: int = 0, bar: str
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
+def by_rows(devices: Devices, fn: Callable, rows: int) -> Callable:
+    """`measure(params, records, bar="")`: `fn(params, records)`, compiled, for all records, by batches of
+    `rows` rows."""
+    compiled = devices.compile(fn, (P(), P(DATA)), P(DATA))
+
+    def measure(params, records, bar: str = ""):
+        of_params = functools.partial(compiled, devices.share(params))
+        return by_batches(devices, of_params, records, rows, bar)
+
+    return measure
+
+
 def both_scores(devices: Devices, fn, params, comparisons: Comparisons) -> np.ndarray:
     """Rewards of both sides of every pair [N, 2], chosen first."""
     return np.stack([score(devices, fn, params, side) for side in comparisons.sides], axis=1)

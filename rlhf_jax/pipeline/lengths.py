@@ -1,12 +1,13 @@
 """Columns of prompts and answers: taken from the data unless set, with a report of what they truncate."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf_jax.data.bad_records import places
 from rlhf_jax.data.comparisons import Comparison
 from rlhf_jax.data.demonstrations import answer_ids
 from rlhf_jax.data.prompts import prompt_ids
@@ -30,6 +31,13 @@ class Texts(NamedTuple):
     setting: str
     prompts: list[str]
     answers: list[tuple[str, str]]  # (prompt, answer)
+    origins: Mapping[tuple[str, str], str] = {}  # as `BadRecords.origins`
+
+    def places(self, kind: str, which: Sequence[int]) -> str:
+        """The first origins of these "prompts" or "answers", after "; "; empty where they are unknown."""
+        keys = self.answers if kind == "answers" else [(x, "") for x in self.prompts]
+        found = dict.fromkeys(self.origins[keys[i]] for i in which if keys[i] in self.origins)
+        return f"; {places([*found])}" if found else ""
 
 
 def demonstrated(setting: str, pairs: list[tuple[str, str]]) -> Texts:
@@ -70,9 +78,9 @@ def put(cfg, prompt: int, answer: int):
 def settled(cfg, folder: pathlib.Path, words, texts: Callable[[], list[Texts]]) -> Any:
     """The settings with both lengths, and a context that holds them where the model has random weights.
 
-    Prints what the lengths truncate in each file. Lengths taken from the data hold 99 % of the texts of
-    each file, as far as the model has positions; ValueError is raised where they truncate more than half of
-    a file.
+    Prints what the lengths truncate or leave out in each file. Lengths taken from the data hold 99 % of the
+    texts of each file, as far as the model has positions; ValueError is raised where they do not hold half of
+    a file, and for any text that `data.long` and `data.bad` refuse.
     """
     asked = given(cfg)
     told = disk.cached(folder, "lengths.json", lambda: _measured(cfg, words, texts()))
@@ -85,6 +93,18 @@ def settled(cfg, folder: pathlib.Path, words, texts: Callable[[], list[Texts]]) 
     return cfg
 
 
+def too_long(cfg, words, files: list[Texts]) -> list[Texts]:
+    """The texts of each file that are longer than the lengths in the settings."""
+    over = lambda texts, counts, n: [texts[i] for i in np.flatnonzero(counts > n)]
+    return [
+        Texts(
+            file.setting,
+            *map(over, (file.prompts, file.answers), _counts(words, file), given(cfg).values()),
+        )
+        for file in files
+    ]
+
+
 def _answers_of(cfg) -> tuple[str, str]:
     """The group and the name of the setting that holds the answer length."""
     return ("sample", "length") if hasattr(cfg, "sample") else ("data", "length")
@@ -93,11 +113,7 @@ def _answers_of(cfg) -> tuple[str, str]:
 def _measured(cfg, words, files: list[Texts]) -> dict:
     """The lengths, context and report lines that `settled` keeps in the run directory."""
     names = list(given(cfg))
-    ids = [
-        (_lengths(lambda x: prompt_ids(words, x), file.prompts),
-         _lengths(lambda x: answer_ids(words, *map(list, zip(*x, strict=True))), file.answers))
-        for file in files
-    ]  # fmt: skip
+    ids = [_counts(words, file) for file in files]
     lengths = _chosen(given(cfg), ids, pretrained.positions(cfg, POSITIONS))
     lines = []
     if not all(given(cfg).values()):
@@ -109,9 +125,18 @@ def _measured(cfg, words, files: list[Texts]) -> dict:
             else f"lengths that hold the data: {both} tokens"
         )
     for file, found in zip(files, ids, strict=True):
-        lines += _told(file.setting, found, lengths, given(cfg))
+        lines += _told(file, found, lengths, cfg)
     context = max(cfg.model.context, sum(lengths))
     return {"lengths": lengths, "context": context, "lines": lines}
+
+
+def _counts(words, file: Texts) -> tuple[np.ndarray, np.ndarray]:
+    """Number of tokens of each prompt and of each answer."""
+    of_answers = lambda x: answer_ids(words, *map(list, zip(*x, strict=True)))
+    return (
+        _lengths(lambda x: prompt_ids(words, x), file.prompts),
+        _lengths(of_answers, file.answers),
+    )
 
 
 def _lengths(ids_of: Callable, texts: list) -> np.ndarray:
@@ -137,38 +162,48 @@ def _chosen(asked: dict[str, int], ids: list[tuple], positions: int) -> list[int
     return [prompt, answer]
 
 
-def _told(setting: str, ids: tuple, lengths: list[int], asked: dict[str, int]) -> list[str]:
-    """Report lines on one file. Raises ValueError where lengths that nobody set truncate too much."""
-    whole, cuts = [], []
+def _told(file: Texts, ids: tuple, lengths: list[int], cfg) -> list[str]:
+    """Report lines on one file. Raises ValueError where lengths that nobody set truncate too much, and where
+    the settings refuse what is too long."""
+    whole, cuts, asked, skips = [], [], given(cfg), cfg.data.long == "bad"
     for kind, x, n, (name, own) in zip(
         ("prompts", "answers"), ids, lengths, asked.items(), strict=True
     ):
-        cut = int(np.sum(x > n))
+        over = np.flatnonzero(x > n).tolist()
         if not len(x):
             continue
-        if not own and 2 * cut > len(x):
-            raise ValueError(
-                f"{cut} of {len(x)} {kind} ({100 * cut / len(x):.1f} %) of {setting} are longer than the "
-                f"{n} tokens that the model's "
-                f"positions leave for them (up to {x.max()}): set {name} = {n} to truncate them, or use a "
-                "model with more positions (model.context, where it starts from random weights)"
-            )
         whole.append(f"{len(x)} {kind}")
+        if not len(over):
+            continue
+        share = f"{100 * len(over) / len(x):.1f} %"
+        counted = f"{len(over)} of {len(x)} {kind} ({share}{file.places(kind, over)})"
+        if not own and 2 * len(over) > len(x):
+            raise ValueError(
+                f"{counted} of {file.setting} are longer than the {n} tokens that the model's positions "
+                f"leave for them (up to {x.max()}): set {name} = {n} to truncate them, or use a model with "
+                "more positions (model.context, where it starts from random weights)"
+            )
+        if skips and cfg.data.bad == "fail":
+            raise ValueError(
+                f'{counted} of {file.setting} are longer than {n} tokens, which data.long = "bad" refuses: '
+                f'set {name} = {x.max()} to keep all, data.bad = "skip" to leave them out, or data.long = '
+                '"cut"'
+            )
         lost = "a text loses its beginning, a dialogue its oldest messages"
         lost = lost if kind == "prompts" else "their end is lost"
-        flag = "--" + name.replace("_", "-")
-        if cut:
-            cuts.append(
-                f"{cut} of {len(x)} {kind} ({100 * cut / len(x):.1f} %) are cut to {n} tokens ({lost}; "
-                f"{flag} {x.max()} keeps all)"
-            )
+        keeps = f"--{name.replace('_', '-')} {x.max()} keeps all"
+        cuts.append(
+            f"{counted} are longer than {n} tokens and left out ({keeps})"
+            if skips
+            else f"{counted} are cut to {n} tokens ({lost}; {keeps})"
+        )
     if not cuts:
-        return [f"{setting}: none of {' and '.join(whole)} is cut"] if whole else []
-    lines = [f"{setting}: {', '.join(cuts)}"]
+        return [f"{file.setting}: none of {' and '.join(whole)} is cut"] if whole else []
+    lines = [f"{file.setting}: {', '.join(cuts)}"]
     ends = int(np.sum(ids[1] <= lengths[1]))
-    if 2 * ends < len(ids[1]):
+    if 2 * ends < len(ids[1]) and not skips:
         lines.append(
-            f"warning: only {ends} of {len(ids[1])} answers ({100 * ends / len(ids[1]):.1f} %) of {setting} "
-            f"keep their end, so a policy hardly learns to stop: raise {list(asked)[1]}"
+            f"warning: only {ends} of {len(ids[1])} answers ({100 * ends / len(ids[1]):.1f} %) of "
+            f"{file.setting} keep their end, so a policy hardly learns to stop: raise {list(asked)[1]}"
         )
     return lines

@@ -14,6 +14,7 @@ from rlhf_jax.pipeline import (
     inputs,
     lengths,
     lessons,
+    long_texts,
     pretrained,
     reading,
     results,
@@ -69,7 +70,9 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     begins = pretrained.begins(cfg)
     words = stages.read_tokenizer(folder, cfg.tokenizer, read.said, cfg.data.vocab_size, begins)
     if task is None:
-        cfg = lengths.settled(cfg, folder, words, lambda: texts_of(read))
+        cfg = lengths.settled(cfg, folder, words, lambda: long_texts.of_files(read))
+        if cfg.data.long == "bad":
+            read = long_texts.without(cfg, words, read)
     cfg, lm = pretrained.fitted(settings.with_tokens(cfg, words), words)
     columns = cfg.data.prompt_length, cfg.sample.length
     runs.record(folder, "used", cfg)
@@ -100,13 +103,3 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
     if start:
         hosts.once(lambda: False, lambda: reuse.copy(start, folder, cfg))
     return folder
-
-
-def texts_of(read: texts.Texts) -> list[lengths.Texts]:
-    """All texts of the files, by the settings that name them."""
-    told = [*read.pairs.train, *read.pairs.held_out] if read.pairs else []
-    return [
-        lengths.demonstrated("data.corpus", [*read.corpus, *read.corpus_held_out]),
-        lengths.judged(told),
-        lengths.Texts("data.prompts", [x.prompt for x in [*read.rows, *read.rows_held_out]], []),
-    ]

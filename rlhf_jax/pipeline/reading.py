@@ -98,7 +98,7 @@ def check_files(cfg: DataConfig, needs: Needs):
     if rated and cfg.comparisons:
         raise ValueError(
             f'data.ratings = "{cfg.ratings}" and data.comparisons = "{cfg.comparisons}" are both given, and '
-            "a reward model learns from one of them: leave the other out"
+            "a run learns from one of them: leave the other out"
         )
     unused = [x for x in FILES if getattr(cfg, x) and x not in needs.needed + needs.optional]
     lacking = [
@@ -128,10 +128,10 @@ def read_prompts(cfg: DataConfig, chat: Chat, bad: BadRecords | None = None) -> 
     """
     fields, default, rows = cfg.prompts_fields, PromptFields(), {}
     bad = bad or BadRecords()
-    names = sources.field_names(fields.prompt)
+    names, deep = sources.field_names(fields.prompt), sources.paths(fields)
     for row in sources.read(cfg.prompts, bad=bad):
         with bad:
-            row, used = plain(row, chat, names), names
+            row, used = plain(sources.reached(row, deep), chat, names), names
             by_text = fields.text in row and fields.prompt == default.prompt
             if by_text and (fields.text != default.text or default.prompt not in row):
                 used = [fields.text]
@@ -148,6 +148,7 @@ def read_prompts(cfg: DataConfig, chat: Chat, bad: BadRecords | None = None) -> 
                 columns.pop(fields.answer, None)
             asked = Row(prompt, columns, row.group or group_of(prompt))
             rows.setdefault((prompt, json.dumps(columns, sort_keys=True)), asked)
+            bad.keep(row.where, prompt)
     bad.check(rows, cfg.prompts)
     return list(rows.values())
 
@@ -161,9 +162,9 @@ def _answer(row: sources.Row, name: str) -> Any:
     return row[name]
 
 
-def _records(cfg: DataConfig, seed: int, chat: Chat) -> tuple[list, int, list, list]:
-    """(comparisons or ratings, number of ties, demonstrations, prompts) of the sources; prints what is left
-    out."""
+def _records(cfg: DataConfig, seed: int, chat: Chat) -> tuple[list, int, list, list, dict]:
+    """(comparisons or ratings, number of ties, demonstrations, prompts, and the origins of their texts by
+    setting) of the sources; prints what is left out."""
     judged, ties, demos, rows = [], 0, [], []
     bad = {name: BadRecords(skip=cfg.bad == "skip") for name in FILES}
     if cfg.ratings:
@@ -179,7 +180,8 @@ def _records(cfg: DataConfig, seed: int, chat: Chat) -> tuple[list, int, list, l
             print(f"left out of data.{name}: {records}", flush=True)
     if ties:
         print(f"left out: {ties} ties of data.comparisons", flush=True)
-    return judged, ties, demos, rows
+    origins = {name: records.origins for name, records in bad.items() if records.origins}
+    return judged, ties, demos, rows, origins
 
 
 def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Needs = ALL) -> Texts:
@@ -190,7 +192,8 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
     of the feedback or of the corpus are used; without a corpus where one is needed, the chosen responses, or
     those rated at least as high as the mean.
     """
-    judged, ties, demos, rows = _records(cfg, seed, chat)  # all are read before any is split
+    # all are read before any is split
+    judged, ties, demos, rows, origins = _records(cfg, seed, chat)
     source = "data.ratings" if cfg.ratings else "data.comparisons"
     side = lambda rows, seed, name: split(
         rows, of_group, cfg.held_out, seed, f"{name} by data.held_out"
@@ -235,6 +238,7 @@ def from_files(cfg: DataConfig, seed: int, chat: Chat = NO_TEMPLATE, needs: Need
         compared=[],
         ties=ties,
         task=None,
+        origins=origins,
     )
 
 

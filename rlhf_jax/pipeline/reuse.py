@@ -24,7 +24,7 @@ DECIDED = "model.vocab_size", "sample.pad"
 """The settings that the tokenizer decides."""
 OF_FILES = (
     *("prompt_words", "fields", "corpus_fields", "ratings_fields", "prompts_fields"),
-    *("turns", "bad"),
+    *("turns", "bad", "long"),
 )
 LENGTHS = "data.prompt_length", "sample.length"
 

@@ -21,7 +21,7 @@ TASK = "reviews"
 OF_WORLD = ("data.demonstrations", "data.pairs", "annotators")
 """The settings that only a generated task reads."""
 OF_FILES = (
-    *("data.prompt_words", "data.fields", "data.bad", "data.turns"),
+    *("data.prompt_words", "data.fields", "data.bad", "data.long", "data.turns"),
     *(f"data.{name}_fields" for name in ("corpus", "ratings", "prompts")),
 )
 """The settings that only data files need."""

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import pathlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -31,15 +31,16 @@ FILES = ("corpus", "comparisons", "ratings", "prompts")
 
 @dataclass(frozen=True)
 class PromptFields(Settings):
-    """Field names of a prompt row; a Python reward can read all other fields."""
+    """Field names of a prompt row, of which "a.b" is the field b within a; a Python reward can read all
+    other fields."""
 
     prompt: str = "prompt"
     """Prompt fields, separated by commas and joined by newlines; empty ones are dropped."""
     text: str = "text"
     """Field of a text whose first words become the prompt, for rows without a prompt."""
     answer: str = "answer"
-    """Field of a reference answer, which verifiers and evaluation compare responses with; its column is
-    called "answer"."""
+    """Field of a reference answer, or of a list of them, which verifiers and evaluation compare responses
+    with; its column is called "answer"."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ class DataConfig(Settings):
     hf:NAME, or a folder."""
     fields: ComparisonFields = ComparisonFields()
     ratings: str = ""
-    """Source of rated responses that train reward models in place of comparisons: rows with "prompt",
-    "response" and a number, "rating", "score" or "label". They also give the prompts, and the corpus (the
-    responses rated at least as high as the mean), where none of these are named."""
+    """Source of rated responses, which reward models and KTO learn from in place of comparisons: rows with
+    "prompt", "response" and a number, "rating", "score" or "label". They also give the prompts, and the
+    corpus (the responses rated at least as high as the mean), where none of these are named."""
     ratings_fields: RatingFields = RatingFields()
     prompts: str = ""
     """Source of prompts: files, tfds:NAME, hf:NAME, or a folder. A row has "prompt" (text or messages), or
@@ -78,6 +79,10 @@ class DataConfig(Settings):
     bad: Literal["fail", "skip"] = "fail"
     """Treatment of records that cannot be used (no JSON, not UTF-8, a field missing, an empty text, a label
     out of range): "fail" refuses the first one, "skip" leaves them out and tells how many, where and why."""
+    long: Literal["cut", "bad"] = "cut"
+    """Treatment of prompts and answers with more tokens than `prompt_length` and `sample.length`: "cut"
+    shortens them, "bad" makes bad records of their rows, which `bad` refuses or leaves out. Either way the
+    run tells how many, where, and the lengths that would keep them."""
     prompt_words: Count = 4
     """Number of words of a "text" that become its prompt."""
     prompt_length: Whole = 0
@@ -126,6 +131,7 @@ class Texts(NamedTuple):
     compared: list[Row]  # prompts whose responses simulated people compare, in a generated task
     ties: int  # comparisons of files that prefer neither response
     task: Task | None  # the generated task
+    origins: Mapping[str, dict[tuple[str, str], str]] = {}  # `BadRecords.origins` of each source
 
     @property
     def environment(self) -> Environment | None:

@@ -33,8 +33,8 @@ def flat(tree, prefix="") -> dict[str, Any]:
 
 
 def differences(there: dict, here: dict) -> dict[str, tuple]:
-    """The settings that differ, each with both values."""
-    names = (n for n in there | here if there.get(n, "absent") != here.get(n, "absent"))
+    """The settings that differ, each with both values; null and absent are the same."""
+    names = (n for n in there | here if there.get(n) != here.get(n))
     return {n: (there.get(n, "absent"), here.get(n, "absent")) for n in names}
 
 

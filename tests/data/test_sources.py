@@ -1,6 +1,7 @@
 """One string names a source; the same rows come back from every kind, and bad ones are counted or refused."""
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import gzip
@@ -9,6 +10,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -22,8 +24,9 @@ from rich.console import Console
 
 from rlhf_jax.data import dialogues, jsonl, sources
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
-from rlhf_jax.data.comparisons import read_comparisons
+from rlhf_jax.data.comparisons import ComparisonFields, read_comparisons
 from rlhf_jax.data.demonstrations import CorpusFields, read_demonstrations
+from rlhf_jax.data.ratings import RatingFields, read_ratings
 from rlhf_jax.pipeline import reading, texts
 
 
@@ -527,12 +530,20 @@ def test_the_first_bad_record_is_fatal_without_skipping(tmp_path):
             [{"prompt": "a"}, {"prompt": " "}, {"prompt": 1}, {"messages": [{"role": "user"}]}],
             1,
         ),
+        (
+            lambda source, bad: read_ratings(source, bad=bad),
+            [{"text": "a", "score": 1}, {"text": "b", "score": 2}, {"text": "c"}, {"score": 1}],
+            2,
+        ),
     ],
-    ids=["demonstrations", "comparisons", "prompts"],
+    ids=["demonstrations", "comparisons", "prompts", "ratings"],
 )
 def test_every_reader_skips_by_the_same_means(tmp_path, read, rows, kept):
     bad = BadRecords(skip=True)
-    assert len(read(write(tmp_path / "a", *rows), bad=bad)) == kept
+    place = write(tmp_path / "a", *rows)
+    assert len(read(place, bad=bad)) == kept
+    lines = {f"{place}:{n}" for n in range(1, len(rows) + 1)}
+    assert {*bad.origins.values()} == lines - {error.where for error in bad.found}
     ties_and_labels = sum("label" in row for row in rows[:2])  # two labels make one pair
     assert bad.total == len(rows) == kept + len(bad.found) + (ties_and_labels > 0)
     with pytest.raises(BadRecord):
@@ -626,6 +637,130 @@ def test_a_named_answer_that_is_not_there_is_refused(tmp_path):
         raise AssertionError("null is no answer")
 
 
+# fields within fields
+
+SQUAD = {"question": "who?", "context": "Ann and Bo."}
+NESTED = [  # as datasets and Parquet have it, and as TFDS
+    {**SQUAD, "answers": {"text": ["Ann", "Bo"], "answer_start": [0, 8]}},
+    {**SQUAD, "answers": [{"text": "Ann", "answer_start": 0}, {"text": "Bo", "answer_start": 8}]},
+]
+
+
+class SquadForTests(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The features of SQuAD that matter here, as TFDS declares them."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        text = tfds.features.Text()
+        answers = tfds.features.Sequence({"text": text, "answer_start": np.int32})
+        features = {"question": text, "context": text, "answers": answers}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, NESTED[0]
+
+
+def nested(tmp_path, kind: str) -> str:
+    """A source with the row of SQuAD."""
+    if kind == "tfds":
+        builder = SquadForTests(data_dir=tmp_path, file_format="array_record")
+        builder.download_and_prepare(file_format="array_record")
+        return str(builder.data_path)
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(NESTED[:1]), tmp_path / "a")
+        return f"{tmp_path}/a"
+    return write(tmp_path / "a", NESTED[kind == "objects"])
+
+
+@pytest.mark.parametrize("kind", ["lists", "objects", "parquet", "tfds"])
+def test_a_dot_leads_into_a_field_of_every_source(tmp_path, kind):
+    """A text is the first at the end of a path, and a reference answer all of them."""
+    place = nested(tmp_path, kind)
+    fields = CorpusFields(prompt="context,question", response="answers.text")
+    (demo,) = read_demonstrations(place, fields=fields)
+    assert demo[:2] == ("Ann and Bo.\nwho?", "Ann")
+    names = texts.PromptFields(prompt="question", answer="answers.text")
+    cfg = texts.DataConfig(prompts=place, prompts_fields=names)
+    (row,) = reading.read_prompts(cfg, dialogues.NO_TEMPLATE)
+    assert row.columns["answer"] == ["Ann", "Bo"] and "answers.text" not in row.columns
+    last = "answers.1.text" if kind in ("objects", "tfds") else "answers.text.1"
+    (demo,) = read_demonstrations(place, fields=dataclasses.replace(fields, response=last))
+    assert demo.response == "Bo"
+
+
+def test_a_dot_leads_into_the_fields_of_comparisons_and_ratings(tmp_path):
+    row = {
+        "meta": {"q": "p", "w": 2},
+        "out": [{"a": "x"}, {"a": "y"}],
+        "best": {"of": 1},
+        "s": {"n": 3},
+    }
+    place = write(tmp_path / "a", row, row | {"s": {"n": 4}})
+    names = dict(prompt="meta.q", responses="out.a", preference="best.of", weight="meta.w")
+    pair = read_comparisons(place, ComparisonFields(**names))[0][0]
+    assert pair[:3] == ("p", "y", "x") and pair.weight == 2
+    names = dict(prompt="meta.q", response="out.a", score="s.n", weight="meta.w")
+    found = read_ratings(place, RatingFields(**names))
+    assert [x[:3] for x in found] == [("p", "x", 3), ("p", "x", 4)] and found[0].weight == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "answers.txt",
+            r"a:1: field 'answers.txt' leads nowhere: there is no 'txt' in \{'text': \['Ann'",
+        ),
+        ("answers.text.2", r"no '2' in \['Ann', 'Bo'\]: name what each row has$"),
+        ("question.text", r"no 'text' in 'who\?': name what each row has$"),
+        ("none.text", r"field 'none.text' is missing, which data.prompts_fields.answer names, and"),
+        ("empty.text", r"field 'empty.text' leads to an empty list: leave the row out$"),
+        ("null.text", r"field 'null.text' is missing"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_refused_by_name_and_value(tmp_path, name, said):
+    row = NESTED[0] | {"prompt": "a", "empty": [], "null": None}
+    with pytest.raises(BadRecord, match=said):
+        answers(tmp_path, name, row)
+    assert answers(tmp_path, "a.b", row | {"a.b": "7"})[0]["answer"] == "7"
+
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "data.md"
+ROW = r"^\| `\w+` \| `tfds:([\w/-]+)` \| `([^`]+)` \| `([^`]+)` \|$"
+NAMES = re.findall(ROW, PAGE.read_text(), re.MULTILINE)
+
+
+def example(feature):
+    """A value that a feature of TFDS may have, as a row has it."""
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {name: example(item) for name, item in feature.items()}
+    if isinstance(feature, tfds.features.Sequence):
+        return [example(feature.feature) for _ in range(2)]
+    return "a word" if feature.np_dtype in (np.str_, np.object_) else 1
+
+
+@pytest.mark.parametrize(("name", "prompt", "answer"), NAMES, ids=[x[0] for x in NAMES])
+def test_the_data_sets_of_tfds_in_the_docs_have_these_fields(tmp_path, name, prompt, answer):
+    builder = tfds.builder(name, data_dir=tmp_path, file_format="array_record")
+    place = write(tmp_path / "a", example(builder.info.features))
+    mapped = prompt != "text"  # which is read without settings
+    fields = CorpusFields(prompt=prompt, response=answer) if mapped else CorpusFields()
+    (demo,) = read_demonstrations(place, fields=fields)
+    assert demo.response == "a word" and bool(demo.prompt) == mapped
+    names = texts.PromptFields(prompt=prompt, answer=answer) if mapped else texts.PromptFields()
+    cfg = texts.DataConfig(prompts=place, prompts_fields=names)
+    (row,) = reading.read_prompts(cfg, dialogues.NO_TEMPLATE)
+    assert row.prompt and (not mapped or row.columns["answer"] in ("a word", ["a word"] * 2))
+
+
+def test_the_docs_name_a_data_set_for_each_application():
+    assert len(NAMES) == 7
+
+
 # a whole set of texts
 
 
@@ -640,7 +775,8 @@ def test_a_run_learns_from_the_same_texts_whatever_their_source(tmp_path, prepar
         f"{prepared}:train[:1]+train[3:4]",
     ):
         cfg = texts.DataConfig(corpus=place, held_out=0.5)
-        found.append(reading.from_files(cfg, 0, needs=texts.Needs(("corpus",))))
+        read = reading.from_files(cfg, 0, needs=texts.Needs(("corpus",)))
+        found.append(read._replace(origins={}))
     assert found[0] == found[1] == found[2] and len(found[0].rows) == 1
 
 
@@ -650,6 +786,7 @@ def test_from_files_tells_what_it_skips(tmp_path, capsys):
     cfg = texts.DataConfig(corpus=corpus, bad="skip")
     read = reading.from_files(cfg, 0, needs=texts.Needs(("corpus",)))
     assert len(read.corpus) + len(read.corpus_held_out) == 40
+    assert {*read.origins} == {"corpus"} and len({*read.origins["corpus"].values()}) == 40
     said = capsys.readouterr().out
     assert said.startswith("left out of data.corpus: 2 of 42 records (4.8 %) are bad: 1 where ")
     assert f"({corpus}:41, {corpus}:42)" in said

@@ -9,7 +9,6 @@ import pytest
 import runs
 
 import launch
-from experiments.methods import dpo
 from rlhf_jax.algorithms import best_of_n, preference
 from rlhf_jax.batches import Comparisons, PreferenceBatch, Sequences
 from rlhf_jax.runs import checkpoint, metrics
@@ -25,11 +24,17 @@ LOOP = "--rl.iterations 4 --rl.batch-size 16 --rl.save-every 2 "
 PYTHON = f"--rl.reward {runs.ROOT}/tests/python_rewards.py:short --rl.reward-model-weight 0.5 "
 OBJECTIVE = {"objective/kl", "objective/gold", "objective/score"}
 PREFERENCE = {"preference/loss", "preference/accuracy", "preference/margin"}
+WITHOUT_REWARD = "dpo", "kto"  # which train no reward model
 OWN = {  # settings of each, the stage that is its own, and metrics of that
     "dpo": (
         "--dpo.batch-size 8 --dpo.eval-every 2 --dpo.epochs 0.6",
         "dpo",
         PREFERENCE | {"preference/held_out_accuracy"},
+    ),
+    "kto": (
+        "--kto.batch-size 8 --kto.eval-every 2 --kto.epochs 0.3",
+        "kto",
+        PREFERENCE | {"preference/z_ref", "preference/held_out_auc"},
     ),
     "online_dpo": (LOOP + PYTHON, "online_dpo", PREFERENCE | OBJECTIVE | {"score/short"}),
     "best_of_n": ("--best.draws 6", None, set()),
@@ -71,7 +76,7 @@ def finished(base, tmp_path_factory):
 
 
 def command(name, base, folder):
-    own = parts(OWN[name][0]) + ([] if name == "dpo" else REWARD)  # dpo trains no reward model
+    own = parts(OWN[name][0]) + ([] if name in WITHOUT_REWARD else REWARD)
     return [name, *SHARED, *own, "--start-from", str(base), "--run", str(folder)]
 
 
@@ -91,7 +96,7 @@ def test_a_method_starts_from_the_stages_of_another_and_leaves_its_own(finished,
     assert not {"sft", "reward", "held_out_reward"} & {
         row["stage"] for row in rows
     }  # copied, not trained
-    for shared in ("sft",) if name == "dpo" else ("sft", "reward", "held_out_reward"):
+    for shared in ("sft",) if name in WITHOUT_REWARD else ("sft", "reward", "held_out_reward"):
         jax.tree.map(
             np.testing.assert_array_equal, runs.arrays(folder, shared), runs.arrays(base, shared)
         )
@@ -116,11 +121,16 @@ def test_dpo_does_not_lose_the_pairs_that_it_was_taught(finished):
 
 
 def test_kto_learns_from_every_response_by_itself(finished):
-    _, rows = read(finished("dpo", "--preference.kind", "kto"))
-    own = [row for row in rows if row["stage"] == "dpo"]
+    """An epoch has twice as many steps as pairs have; the policy begins as its reference."""
+    results, rows = read(finished("kto"))
+    own = [row for row in rows if row["stage"] == "kto"]
     _, pairs = read(finished("dpo"))
-    assert len(own) == pytest.approx(2 * sum(row["stage"] == "dpo" for row in pairs), abs=1)
+    assert len(own) == pytest.approx(sum(row["stage"] == "dpo" for row in pairs), abs=1)
     assert own[0]["preference/z_ref"] == pytest.approx(0, abs=1e-5)
+    assert own[0]["preference/loss"] == pytest.approx(0.5, abs=1e-5)
+    auc = results["AUC of the policy's own reward, held-out responses"]
+    last = [row["preference/held_out_auc"] for row in own if "preference/held_out_auc" in row][-1]
+    assert auc["mean"] == pytest.approx(last, abs=1e-6)
 
 
 def pairs(rng, prompts, T=3):
@@ -136,40 +146,6 @@ def pairs(rng, prompts, T=3):
     refs = rng.normal(size=(2, n)).astype(np.float32)
     ones = np.ones(n, np.float32)
     return PreferenceBatch(Comparisons(*sides, weight=ones, probability=ones), *refs)
-
-
-def test_mismatched_responses_are_to_another_prompt_and_labels_stay_with_their_response():
-    prompts = [5, 3, 5, 4, 3, 5, 4, 4]
-    made = pairs(np.random.default_rng(0), prompts)
-    first = lambda responses: responses.tokens[:, 1].astype(np.float32)
-    batch = dpo.labelled(made, [str(p) for p in prompts], first)
-    responses, mismatched = batch.responses.tokens, batch.mismatched.tokens
-    assert sorted(responses[:, 0]) == sorted(prompts * 2)
-    np.testing.assert_array_equal(batch.desirable, responses[:, 1] < 200)
-    refs = dict(zip(made.comparisons.chosen.tokens[:, 1], made.ref_chosen, strict=True))
-    refs |= dict(zip(made.comparisons.rejected.tokens[:, 1], made.ref_rejected, strict=True))
-    np.testing.assert_array_equal(batch.ref_logprobs, [refs[token] for token in responses[:, 1]])
-    np.testing.assert_array_equal(mismatched[:, 0], responses[:, 0])
-    prompt_of = dict(zip(responses[:, 1], responses[:, 0], strict=True))
-    assert all(prompt_of[said] != asked for asked, said in mismatched[:, :2])
-    assert sorted(mismatched[:, 1]) == sorted(responses[:, 1])
-    np.testing.assert_array_equal(batch.ref_mismatched, mismatched[:, 1])
-
-
-def test_a_soft_pair_gives_kto_each_response_with_both_labels_by_their_shares():
-    prompts = [3, 4, 5]
-    made = pairs(np.random.default_rng(1), prompts)
-    shares = dict(weight=np.float32([1, 4, 1]), probability=np.float32([1, 0.75, 0.5]))
-    made = made._replace(comparisons=made.comparisons._replace(**shares))
-    batch = dpo.labelled(made, [str(p) for p in prompts], lambda x: np.zeros(len(x.tokens)))
-    rows = zip(batch.responses.tokens[:, :2].tolist(), batch.desirable, batch.weight, strict=True)
-    found = {(prompt, said < 200, bool(good)): weight for (prompt, said), good, weight in rows}
-    assert found == {
-        (3, True, True): 1,
-        (3, False, False): 1,
-        **{(4, side, good): 3 if side == good else 1 for side in (0, 1) for good in (0, 1)},
-        **{(5, side, good): 0.5 for side in (0, 1) for good in (0, 1)},
-    }
 
 
 @pytest.mark.parametrize("kind", ["dpo", "simpo"])
@@ -275,12 +251,12 @@ def test_a_lengthened_run_ends_with_the_bits_of_one_of_that_length(base, tmp_pat
         ("online_dpo --online.draws 3", "online.draws = 3 .* divide rl.batch_size = 16"),
         ("online_dpo --devices mesh --rl.batch-size 8",
          "rl.batch_size / online.draws = 4 does not divide over 8 devices: use 8"),
-        ("online_dpo --preference.kind kto", 'preference.kind = "kto" learns from labelled'),
         ("online_dpo --rl.kl-coef 0.1", "rl.kl_coef = 0.1 .* set preference.beta"),
         ("online_dpo --sample.temperature 0.5", "sample.temperature = 0.5"),
         ("raft --raft.draws 3", "raft.draws = 3 does not divide rl.batch_size = 16"),
         ("raft --raft.microbatches 5", "raft.microbatches = 5 does not divide raft.batch_size"),
         ("dpo --dpo.microbatches 5", "dpo.microbatches = 5 does not divide dpo.batch_size"),
+        ("kto --kto.microbatches 5", "kto.microbatches = 5 does not divide kto.batch_size"),
         ("online_dpo --online.microbatches 3", "online.microbatches = 3 .* rl.batch_size / online.draws"),
         ("raft --rl.best pg/loss", 'rl.best = "pg/loss" is no metric of sft: did you mean sft/loss'),
         ("dpo --preference.gamma 1", "preference.gamma = 1.0 has no effect .* use simpo"),
@@ -302,7 +278,7 @@ def test_a_word_that_is_none_is_refused_with_those_there_are(base, tmp_path, cap
         launch.main([*command("dpo", base, tmp_path / "run"), "--preference.kind", "ppo"])
     said = capsys.readouterr().err
     assert left.value.code == 2
-    assert all(kind in said for kind in ("dpo", "ipo", "simpo", "orpo", "kto"))
+    assert all(kind in said for kind in ("dpo", "ipo", "simpo", "orpo"))
     assert not (tmp_path / "run").exists()
 
 

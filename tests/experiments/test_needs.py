@@ -25,6 +25,7 @@ ENOUGH = {  # settings, and the stages that are trained
     "grpo": (f"--reference F --data.prompts P {REWARD} {LOOP}", {"grpo"}),
     "rloo": (f"--reference F --reward-model R --data.prompts P {LOOP}", {"rloo"}),
     "dpo": (f"--reference F --data.comparisons C --dpo.batch-size 8 {LENGTHS}", {"dpo"}),
+    "kto": (f"--reference F --data.ratings L --kto.batch-size 8 {LENGTHS}", {"kto"}),
     "sft": (f"--data.corpus T {SFT} {SHAPE} {LENGTHS}", {"sft"}),
     "reward": (
         f"--data.comparisons C {SFT} {SHAPE} {LENGTHS} --reward.batch-size 8", {"sft", "reward"}
@@ -34,7 +35,8 @@ ENOUGH = {  # settings, and the stages that are trained
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
-    """The folders of a policy F, a reward model R and a tokenizer W; files of prompts, pairs and texts."""
+    """The folders of a policy F, a reward model R and a tokenizer W; files of prompts P, pairs C, texts T and
+    labels L."""
     place = tmp_path_factory.mktemp("needs")
     said = reviews.generate(0, 80, reviews.prompts())
     words = tokenizer.train((f"{prompt} {x}" for prompt, x in said), 400, place / "W")
@@ -48,9 +50,11 @@ def names(tmp_path_factory):
     for name, fields in (("P", ["prompt"]), ("C", ["prompt", "chosen", "rejected"])):
         rows = [{x: f"{x} {i}" for x in fields} for i in range(40)]
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"prompt": f"p {i}", "response": f"r {i}", "label": i % 2} for i in range(40)]
+    (place / "L.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = [{"prompt": f"film {i}", "response": "it was good"} for i in range(40)]
     (place / "T.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    files = {x: str(place / f"{x}.jsonl") for x in "PCT"}
+    files = {x: str(place / f"{x}.jsonl") for x in "PCTL"}
     return {x: str(place / x) for x in "FRW"} | files
 
 
@@ -66,6 +70,7 @@ def test_these_are_enough(names, tmp_path, method):
         "grpo": "Python reward",
         "rloo": "score of the reward model",
         "dpo": "accuracy of the policy's own reward, held-out pairs",
+        "kto": "AUC of the policy's own reward, held-out responses",
         "sft": "SFT held-out loss, nats a token",
         "reward": "reward accuracy",
     }

@@ -1,5 +1,6 @@
 """Lengths of prompts and answers that come from the data, and what is told of what they cut."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 
 from experiments.applications import sentiment
-from experiments.methods import reward
+from experiments.methods import reward, sft
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.comparisons import Comparison
-from rlhf_jax.pipeline import lengths, settings
+from rlhf_jax.pipeline import lengths, long_texts, prepare, reading, settings
 from rlhf_jax.pipeline.lengths import Texts
+from rlhf_jax.pipeline.texts import Needs
 
 LONG = "a " * 5000
 
@@ -106,3 +108,65 @@ def test_the_reward_experiment_has_lengths_of_its_own(tmp_path, words):
         tmp_path, words, [lengths.demonstrated("data.corpus", [("a", "a a")])], reward.config
     )
     assert (cfg.data.prompt_length, cfg.sample.length) == (2, 3)
+
+
+def written(tmp_path, long: dict) -> str:
+    """A corpus of forty rows with a prompt and a response each, and longer ones on some lines."""
+    rows = [{"prompt": f"a {n}", "response": "a"} for n in range(1, 41)]
+    for line, row in long.items():
+        rows[line - 1] |= row
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"{tmp_path}/c.jsonl"
+
+
+def test_texts_that_are_too_long_are_cut_refused_or_left_out_by_file_and_line(tmp_path, capsys):
+    """A run does nothing with what it leaves out, and one that refuses it ends before it trains."""
+    said = {line: {"response": f"{LONG[:20]}{line}"} for line in (2, 9, 17, 30, 38)}
+    corpus = written(tmp_path, said | {5: {"prompt": LONG}})
+
+    def prepared(name, **data):
+        own = replace(sft.config.data, corpus=corpus, prompt_length=9, held_out=0.3, **data)
+        sample = replace(sft.config.sample, length=4)
+        cfg = replace(sft.config, run=str(tmp_path / name), data=own, sample=sample)
+        read = prepare.prepare("sft", cfg, {})
+        return read.texts, [
+            x for x in capsys.readouterr().out.splitlines() if "longer" in x or "cut" in x
+        ]
+
+    whole, told = prepared("cut")
+    assert len(whole.corpus) + len(whole.corpus_held_out) == 40
+    line = rf"{corpus}:(?:2|9|17|30|38)"
+    where = rf"{line}, {line}, {line} and 2 more"
+    assert re.match(
+        rf"data.corpus: 1 of 40 prompts \(2.5 %; {corpus}:5\) are cut to 9 tokens ", told[0]
+    )
+    assert re.search(
+        rf"5 of 40 answers \(12.5 %; {where}\) are cut to 4 tokens \(their end", told[0]
+    )
+    assert re.match(rf"data.prompts: 1 of 40 prompts \(2.5 %; {corpus}:5\) are cut", told[1])
+
+    with pytest.raises(
+        ValueError, match=rf"1 of 40 prompts \(2.5 %; {corpus}:5\) of data.corpus are longer"
+    ):
+        prepared("refused", long="bad")
+    assert not (tmp_path / "refused" / "stages").exists()
+
+    left, told = prepared("left", long="bad", bad="skip")
+    assert re.search(
+        rf"5 of 40 answers \(12.5 %; {where}\) are longer than 4 tokens and left out", told[0]
+    )
+    long = {x["response"] for x in said.values()} | {LONG}
+    kept = lambda pairs: [pair for pair in pairs if not long & {*pair}]
+    assert left.corpus == kept(whole.corpus) and left.corpus_held_out == kept(whole.corpus_held_out)
+    assert len(left.corpus) + len(left.corpus_held_out) == 34
+    assert left.rows == [row for row in whole.rows if row.prompt != LONG]
+
+
+def test_a_source_of_long_texts_alone_is_refused(tmp_path, words):
+    data = replace(sft.config.data, corpus=written(tmp_path, {}), held_out=0.3)
+    read = reading.from_files(data, 0, needs=Needs(("corpus",)))
+    assert long_texts.without(asked(90, 90), words, read) == read
+    with pytest.raises(
+        ValueError, match=r"data.corpus: all \d+ rows of one side of a split are too"
+    ):
+        long_texts.without(asked(90, 1), words, read)

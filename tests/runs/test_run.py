@@ -90,6 +90,10 @@ def test_a_run_goes_on_where_a_setting_is_new_and_stands_at_its_default(tmp_path
     disk.write_json(place / "config.json", gone)
     with pytest.raises(ValueError, match=r"\(dropout is 0.1 there and 'absent' here\)"):
         run.open_run("toy", Config(seed=1), str(place))
+    # but not where it had no value, and so no effect
+    gone["settings"]["dropout"] = None
+    disk.write_json(place / "config.json", gone)
+    assert run.open_run("toy", Config(seed=1), str(place)) == place
 
 
 def test_a_new_setting_does_not_change_the_folder_of_a_run(tmp_path, monkeypatch):
