@@ -10,7 +10,17 @@ from markupsafe import Markup
 
 from feedback.entry import access
 from feedback.settings import Settings
-from feedback.store import answers, database, items, judging, leasing, outcomes, progress, schema
+from feedback.store import (
+    answers,
+    database,
+    items,
+    judging,
+    leasing,
+    outcomes,
+    progress,
+    schema,
+    standing,
+)
 from feedback.web import pauses, text, wording
 from feedback.web.marks import visible
 
@@ -34,7 +44,7 @@ def screen(c: sa.Connection, settings: Settings, who: access.Session, after: str
         "csrf": who.csrf,
         "key": str(uuid.uuid4()),
         "undo_of": judging.last(c, who.annotator, who.id),
-        "notices": notices(c, last),
+        "notices": notices(c, last, got),
     }
     if isinstance(got, leasing.Waiting):
         return "done.html", common | nothing(c, settings, who.annotator, got.why)
@@ -74,7 +84,9 @@ def beginning(turns: list[text.Turn]) -> str:
     return said if len(said) <= BEGINNING else f"{said[:BEGINNING]}…"
 
 
-def notices(c: sa.Connection, last: sa.Row | None) -> list[str]:
+def notices(
+    c: sa.Connection, last: sa.Row | None, got: leasing.Lease | leasing.Waiting
+) -> list[str]:
     """Sentences about the last thing that a person did, where the next item does not say it."""
     if last is None or last.kind == "judge":
         return []
@@ -82,6 +94,9 @@ def notices(c: sa.Connection, last: sa.Row | None) -> list[str]:
         return [outcomes.SURPLUS]
     if last.kind == "skip":
         return [wording.SKIPPED]
+    if isinstance(got, leasing.Waiting) or got.item != last.item:
+        has = standing.excluded(c, last.item, last.annotator)  # who has answered it since
+        return [] if has else [wording.GONE]
     x = schema.judgement
     old = c.execute(sa.select(x.c.kind, x.c.choice).where(x.c.id == last.undoes)).one()
     if not old.choice:
