@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from feedback import formats
 from feedback.entry import access, links
-from feedback.formats import importing
+from feedback.formats import importing, omissions
 from feedback.settings import Settings
 from feedback.store import database
 from feedback.web import exports
@@ -48,6 +48,7 @@ def export(
     kind: exports.Kind = "comparisons",
     question: str | None = None,
     scale: exports.Scale | None = None,
+    better: bool = False,
     database: Database = HERE.database,
 ) -> None:
     """Write judgements to a file of JSON Lines, and say which of them rows to learn from leave out.
@@ -57,10 +58,11 @@ def export(
         kind: Rows to learn from (trl: comparisons in the shape of TRL's data sets); or raw, all rows.
         question: Question whose answers are wanted, where items ask several.
         scale: Scale whose ratings are wanted, where there are two.
+        better: Compare each better response that a person wrote with those that the person saw, too.
     """
     with opened(database) as db, db.read() as c:
-        text = exports.text(c, kind, question, scale)
-        told = "" if kind == "raw" else exports.told(c)
+        text = exports.text(c, kind, question, scale, better)
+        told = "" if kind == "raw" else omissions.told(c)
     if told:
         print(f"Left out: {told}.", file=sys.stderr)
     if to == "-":

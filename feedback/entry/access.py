@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from feedback.store import asking, database, schema, tokens
+from feedback.store import asking, database, events, schema, tokens
 
 DAYS = {"annotator": 30, "owner": 7}
 """Days that a session lasts."""
@@ -61,16 +61,10 @@ def invite(
     if kind == "person" and annotator is None:
         annotator = add_annotator(c, name, simulated=simulated)
     now, token = database.now(c), tokens.new()
-    c.execute(
-        sa.insert(schema.invitation).values(
-            hash=tokens.hashed(token),
-            kind=kind,
-            label=name or None,
-            annotator=annotator,
-            expires=None if days is None else now + DAY * days,
-            at=now,
-        )
-    )
+    new = {"hash": tokens.hashed(token), "kind": kind, "label": name or None, "at": now}
+    new |= {"annotator": annotator, "expires": None if days is None else now + DAY * days}
+    number = c.scalars(sa.insert(schema.invitation).returning(schema.invitation.c.id), new).one()
+    events.note(c, "invite", annotator, link=number, who=kind)
     return token
 
 
@@ -176,17 +170,21 @@ def end(c: sa.Connection, session: int) -> None:
 def revoke(c: sa.Connection, invitation: int) -> bool:
     """Ends an invitation with the sessions that came from it; False where there is none of that id."""
     x = schema.invitation
-    known = c.scalar(sa.select(x.c.id).where(x.c.id == invitation)) is not None
+    row = c.execute(sa.select(x.c.annotator, x.c.kind).where(x.c.id == invitation)).first()
     this = sa.update(x).where(x.c.id == invitation, x.c.revoked.is_(None))
-    c.execute(this.values(revoked=database.now(c)))
-    return known
+    if row and c.execute(this.values(revoked=database.now(c))).rowcount:
+        events.note(c, "revoke", row.annotator, link=invitation, who=row.kind)
+    return row is not None
 
 
 def block(c: sa.Connection, annotator: int, blocked: bool = True) -> bool:
     """Shuts an annotator out, or lets them in again; False where there is none of that id."""
     x = schema.annotator
     at = database.now(c) if blocked else None
-    return c.execute(sa.update(x).where(x.c.id == annotator).values(blocked=at)).rowcount == 1
+    known = c.execute(sa.update(x).where(x.c.id == annotator).values(blocked=at)).rowcount == 1
+    if known:
+        events.note(c, "block" if blocked else "unblock", annotator)
+    return known
 
 
 def has_finished(c: sa.Connection, annotator: int) -> bool:

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from feedback.store import asking, database, schema, tokens
+from feedback.store import asking, database, events, schema, tokens
 
 
 def keep(c: sa.Connection, password: str) -> None:
@@ -10,6 +10,7 @@ def keep(c: sa.Connection, password: str) -> None:
     if tokens.opens(password, kept(c)):
         return
     asking.set_state(c, "owner_password", tokens.locked(password))
+    events.note(c, "password")
     x = schema.session
     begun = x.c.owner, x.c.invitation.is_(None), x.c.revoked.is_(None)
     c.execute(sa.update(x).where(*begun).values(revoked=database.now(c)))

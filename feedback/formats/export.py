@@ -1,7 +1,8 @@
 """Exports: what people said, as rows that rlhf_jax and TRL learn from, and raw with all that was shown.
 
 The rows to learn from hold judgements that stand, of items of work: training, hidden gold, repeats, surplus,
-skips and what was undone stay out (`left_out` counts them). Equal databases give equal bytes (`lines`).
+skips, what was undone and what blocked people said stay out (`omissions` counts them). Equal databases give
+equal bytes (`lines`).
 """
 
 import json
@@ -42,7 +43,8 @@ def raw(c: sa.Connection) -> list[Row]:
     """Every row of judgements, by time: what was said, and the item with all that was shown."""
     texts = _texts(c)
     columns = (
-        *(_said, _people.c.name, _people.c.simulated, _undone.c.key.label("undid")),
+        *(_said, _people.c.name, _people.c.simulated, _people.c.blocked),
+        _undone.c.key.label("undid"),
         *(_slot.c.done.label("done"), _old.c.external.label("old")),
         *(x.label(f"item_{x.name}") for x in _item.c),
     )
@@ -66,7 +68,8 @@ def _raw(x: sa.Row, texts: Mapping[int, list[Row]]) -> Row:
     )
     item = {name: getattr(x, f"item_{name}") for name in of_item}
     item |= {"id": x.item_external, "repeats": x.old, "responses": texts[x.item_id]}
-    told = {"annotator": x.name, "simulated": x.simulated, "stands": x.done is not None}
+    told = {"annotator": x.name, "simulated": x.simulated, "blocked": x.blocked is not None}
+    told |= {"stands": x.done is not None}
     return {name: getattr(x, name) for name in same} | told | {"undoes": x.undid, "item": item}
 
 
@@ -95,13 +98,13 @@ def comparisons(c: sa.Connection, question: str | None = None, better: bool = Fa
     return _sorted(rows)
 
 
-def trl(c: sa.Connection, question: str | None = None) -> list[Row]:
+def trl(c: sa.Connection, question: str | None = None, better: bool = False) -> list[Row]:
     """The comparisons in the shape of TRL's data sets, prompt, chosen, rejected; pairs of 1/2 stay out.
 
     The answers to a prompt of messages are messages, too.
     """
     rows = []
-    for row in comparisons(c, question):
+    for row in comparisons(c, question, better):
         if row["probability"] != 0.5:
             best = row["responses"][:: 1 if row["probability"] > 0.5 else -1]
             if not isinstance(row["prompt"], str):
@@ -149,28 +152,16 @@ def demonstrations(c: sa.Connection, question: str | None = None) -> list[Row]:
     return _sorted(_of(x, response=x.better) for x in found if x.better.strip())
 
 
-def left_out(c: sa.Connection) -> dict[str, int]:
-    """Numbers of rows that the exports to learn from leave out, by reason."""
-    query = sa.select(_said.c.kind, _said.c.preference, _slot.c.done, _item.c.purpose)
-    query = query.select_from(_said).join(_item, _item.c.id == _said.c.item)
-    names = ("both bad", "training", "gold", "repeat", "surplus", "skip", "undone")
-    counts: dict[str, int] = {x: 0 for x in names}
-    for x in c.execute(query.outerjoin(_slot, _slot.c.done == _said.c.id)):
-        if x.kind == "judge":
-            why = x.purpose if x.done is not None else "undone"
-            why = "both bad" if why == "work" and x.preference == "both_bad" else why
-        else:
-            why = x.kind
-        if why in counts:
-            counts[why] += 1
-    return counts
-
-
 def _standing(c: sa.Connection, kind: str | None, question: str | None) -> list[sa.Row]:
-    """The judgements that stand, of items of work of one kind, in the order of ids, times and keys."""
+    """The judgements that stand, of items of work of one kind, in the order of ids, times and keys.
+
+    Those of people who are blocked now are not among them.
+    """
     columns = (_item.c.external, _item.c.prompt, _item.c.question, _item.c.scale)
     query = sa.select(_said, *columns).join(_slot, _slot.c.done == _said.c.id)
     query = query.join(_item, _item.c.id == _said.c.item).where(_item.c.purpose == "work")
+    query = query.join(_people, _people.c.id == _said.c.annotator)
+    query = query.where(_people.c.blocked.is_(None))
     if kind:
         query = query.where(_item.c.kind == kind)
     found = sorted(c.execute(query), key=lambda x: (x.external, x.at, x.key))

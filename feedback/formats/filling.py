@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from feedback.store import asking, schema
+from feedback.store import asking, database, schema
 
 if TYPE_CHECKING:
     from feedback.formats.importing import One
@@ -29,7 +29,9 @@ def fill(c: sa.Connection, new: "list[One]") -> None:
     who = people(c)
     for one in new:
         if one.by not in who:
-            who[one.by] = asking.add_annotator(c, one.by, simulated=one.simulated)
+            blocked = database.now(c) if one.blocked else None
+            person = {"simulated": one.simulated, "blocked": blocked}
+            who[one.by] = asking.add_annotator(c, one.by, **person)
     held = _Slots(c)
     rows: list[dict[str, Any]] = []
     for one in new:

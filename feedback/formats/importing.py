@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from feedback.formats import Found, Said, filling, without_repeats
 from feedback.settings import Settings
-from feedback.store import database, items, schema, standing
+from feedback.store import database, events, items, schema, standing
 from feedback.store.records import Item
 
 DEFAULTS = Settings()
@@ -32,6 +32,7 @@ class One(NamedTuple):
     counts: bool
     undoes: str = ""
     simulated: bool = False
+    blocked: bool = False
     own: bool = False
     """True for one of a raw export, which takes a place that its item has; others get one more."""
 
@@ -60,9 +61,7 @@ def bring(
     filling.fill(c, new)
     _follow(c, new, settings)
     if found:
-        detail = {"sources": sorted({x.source for x in found})}
-        now = database.now(c)
-        c.execute(sa.insert(schema.event), {"at": now, "kind": "import", "detail": detail})
+        events.note(c, "import", sources=", ".join(sorted({x.source for x in found})), new=len(new))
     return counts | {"judgements": len(new), "known": len(known)}
 
 
@@ -138,8 +137,8 @@ def _from_raw(said: Said, item: int) -> One:
     row |= {x: row[x] or "" for x in ("comment", "better")}
     row["differences"] = bool(row["differences"])
     counts = raw["kind"] == "judge" and raw["stands"]
-    simulated = bool(raw.get("simulated"))
-    return One(item, said.by, row, counts, raw.get("undoes") or "", simulated, own=True)
+    person = [bool(raw.get(x)) for x in ("simulated", "blocked")]
+    return One(item, said.by, row, counts, raw.get("undoes") or "", *person, own=True)
 
 
 def _key(source: str, id: str, values: dict, n: int) -> str:

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from feedback.store import database, schema, standing
+from feedback.store import database, events, schema, standing
 
 
 def add_annotator(c: sa.Connection, name: str, **columns) -> int:
@@ -16,7 +16,9 @@ def add_annotator(c: sa.Connection, name: str, **columns) -> int:
 
 def pause(c: sa.Connection, paused: bool) -> None:
     """Stops or resumes the giving of items; answers are always taken."""
-    set_state(c, "paused", "yes" if paused else None)
+    if bool(database.state(c).get("paused")) != paused:
+        set_state(c, "paused", "yes" if paused else None)
+        events.note(c, "pause" if paused else "resume")
 
 
 def set_state(c: sa.Connection, name: str, value: str | None) -> None:
@@ -39,6 +41,7 @@ def ask_again(c: sa.Connection, item: int, more: int = 1) -> int:
     numbers = range(row.wanted + 1, wanted + 1)
     c.execute(sa.insert(slot), [{"item": item, "number": n, "rank": row.rank} for n in numbers])
     c.execute(sa.update(table).where(table.c.id == item).values(wanted=wanted, state="open"))
+    events.note(c, "ask", item=item, more=more)
     return wanted
 
 
@@ -46,10 +49,12 @@ def take_up(c: sa.Connection, item: int) -> None:
     """Offers a parked item again, to people who have not skipped it."""
     table = schema.item
     parked = (table.c.id == item, table.c.state == "parked")
-    c.execute(sa.update(table).where(*parked).values(state="open"))
+    if c.execute(sa.update(table).where(*parked).values(state="open")).rowcount:
+        events.note(c, "open", item=item)
     standing.close(c, item)
 
 
 def put_aside(c: sa.Connection, item: int) -> None:
     """Offers an item no more until it is taken up; answers to it that are under way still count."""
     c.execute(sa.update(schema.item).where(schema.item.c.id == item).values(state="parked"))
+    events.note(c, "put aside", item=item)

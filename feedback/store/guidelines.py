@@ -4,7 +4,7 @@ import hashlib
 
 import sqlalchemy as sa
 
-from feedback.store import asking, database, schema
+from feedback.store import asking, database, events, schema
 
 
 def publish(c: sa.Connection, text: str) -> str:
@@ -13,7 +13,9 @@ def publish(c: sa.Connection, text: str) -> str:
     if at(c, version) is None:
         new = {"version": version, "text": text, "at": database.now(c)}
         c.execute(sa.insert(schema.guidelines), new)
-    asking.set_state(c, "guidelines", version)
+    if current(c)[0] != version:
+        asking.set_state(c, "guidelines", version)
+        events.note(c, "guidelines", version=version)
     return version
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
 
-from feedback.store import database, schema
+from feedback.store import database, events, schema
 from feedback.store.records import Item, Response, hash_of
 
 __all__ = ["Item", "Known", "Response", "get", "put", "rank", "repeat", "responses"]
@@ -48,6 +48,8 @@ def put(c: sa.Connection, items: Iterable[Item | Mapping]) -> dict[str, int]:
             )
     for at in range(0, len(new), 500):
         _insert(c, new[at : at + 500])
+    if new:
+        events.note(c, "items", new=len(new))
     return {"created": len(new), "unchanged": len(batch) - len(new)}
 
 

@@ -9,9 +9,9 @@ from feedback.settings import Settings
 from feedback.store import answers, database, drafts, holding, outcomes, schema, standing, training
 from feedback.store.answers import Answer
 from feedback.store.outcomes import Outcome
-from feedback.store.undoing import history, undo
+from feedback.store.undoing import history, last, undo
 
-__all__ = ["Answer", "Outcome", "history", "judge", "skip", "undo"]
+__all__ = ["Answer", "Outcome", "history", "judge", "last", "skip", "undo"]
 
 DEFAULTS = Settings()
 

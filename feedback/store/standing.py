@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from feedback.store import schema
+from feedback.store import events, schema
 
 
 def exclude(c: sa.Connection, item: int, annotator: int, why: str) -> None:
@@ -39,8 +39,9 @@ def close(c: sa.Connection, item: int) -> None:
 
 def park(c: sa.Connection, item: int, after: int) -> None:
     """Puts an item aside for the owner after the skips of `after` people."""
-    if (c.scalar(_SKIPS, {"at_item": item}) or 0) >= after:
-        c.execute(_PARK, {"at_item": item})
+    many = (c.scalar(_SKIPS, {"at_item": item}) or 0) >= after
+    if many and c.execute(_PARK, {"at_item": item}).rowcount:
+        events.note(c, "parked", item=item)
 
 
 def reopen(c: sa.Connection, item: int, kind: str, after: int) -> None:

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 from feedback.settings import Settings
-from feedback.store import answers, schema
+from feedback.store import answers, events, schema
 
 
 def due(c: sa.Connection, who: sa.Row, settings: Settings) -> int | str:
@@ -19,6 +19,8 @@ def due(c: sa.Connection, who: sa.Row, settings: Settings) -> int | str:
     result = "passed" if passed else "failed"
     at = schema.annotator.c.id == who.id
     c.execute(sa.update(schema.annotator).where(at).values(training=result))
+    if chosen:
+        events.note(c, "training", annotator=who.id, result=result)
     return result
 
 

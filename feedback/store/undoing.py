@@ -46,14 +46,25 @@ def undo(
     return Outcome(201, "undo", lease=_take(c, annotator, old, now, settings))
 
 
-def history(c: sa.Connection, annotator: int, session: int | None = None) -> list[sa.Row]:
+def history(
+    c: sa.Connection, annotator: int, session: int | None = None, most: int = 50, start: int = 0
+) -> list[sa.Row]:
     """A person's judgements that are not undone, the last one first, of one session or of all.
 
-    Each has key, kind (judge, skip, surplus), at (seconds since 1970), choice as said on the screen, reason
-    (of a skip), comment, better, item, and `fixed`: True for training answers, which stand.
+    There are `most` of them at most, without the first `start`. Each has key, kind (judge, skip, surplus),
+    choice as said on the screen, reason (of a skip), prompt and scale of its item, and `fixed`: True for
+    training answers, which stand.
     """
-    found = _HISTORY if session is None else _HISTORY.where(_judgement.c.session == session)
-    return list(c.execute(found, {"me": annotator}))
+    return list(c.execute(_of(session).limit(most).offset(start), {"me": annotator}))
+
+
+def last(c: sa.Connection, annotator: int, session: int | None = None) -> str:
+    """The key of a person's last judgement that can be undone; empty where there is none."""
+    return c.scalar(_of(session).where(~_FIXED).limit(1), {"me": annotator}) or ""
+
+
+def _of(session: int | None) -> sa.Select:
+    return _HISTORY if session is None else _HISTORY.where(_judgement.c.session == session)
 
 
 def _refused(c: sa.Connection, old: sa.Row, session: int | None) -> str:
@@ -93,11 +104,11 @@ _LOCK = (
 )
 _UNDOER = sa.select(_judgement.c.id).where(_judgement.c.undoes == _OF)
 _UNDONE = sa.update(_slot).where(_slot.c.done == _OF).values(done=None)
+_FIXED = sa.and_(_item.c.purpose == "training", _judgement.c.kind == "judge")
 _HISTORY = (
     sa.select(
-        *(_judgement.c.key, _judgement.c.kind, _judgement.c.at, _judgement.c.choice),
-        *(_judgement.c.reason, _judgement.c.comment, _judgement.c.better, _judgement.c.item),
-        sa.and_(_item.c.purpose == "training", _judgement.c.kind == "judge").label("fixed"),
+        *(_judgement.c.key, _judgement.c.kind, _judgement.c.choice, _judgement.c.reason),
+        *(_item.c.prompt, _item.c.scale, _FIXED.label("fixed")),
     )
     .join(_item, _item.c.id == _judgement.c.item)
     .where(

@@ -21,6 +21,10 @@ NO_SESSION = "This page needs a link of its own: open the link that you were giv
 NO_OWNER = (
     "This page is the owner's: sign in, or open the link that the server printed at its start."
 )
+PLAIN = (
+    " If its address begins with http://, ask for one that begins with https:// (the server's owner puts a "
+    "proxy that speaks HTTPS before it): over plain HTTP, browsers drop the cookies of this server."
+)
 NO_TOKEN = (
     "This needs a session, or a token: send the one of your link as Authorization: Bearer TOKEN."
 )
@@ -98,7 +102,8 @@ def unknown(request: Request, role: str) -> HTTPException:
         return wrong(request, HTTPException(401, NO_TOKEN, {"WWW-Authenticate": "Bearer"}))
     if errors.wants_json(request.scope):
         return HTTPException(401, NO_TOKEN, {"WWW-Authenticate": "Bearer"})
-    return HTTPException(401, NO_OWNER if role == "owner" else NO_SESSION)
+    plain = PLAIN if request.url.scheme == "http" and secure(request) else ""
+    return HTTPException(401, (NO_OWNER if role == "owner" else NO_SESSION) + plain)
 
 
 def wrong(request: Request, refusal: HTTPException) -> HTTPException:

@@ -14,20 +14,22 @@ KINDS = get_args(Kind)
 
 
 def text(
-    c: sa.Connection, kind: Kind, question: str | None = None, scale: Scale | None = None
+    c: sa.Connection,
+    kind: Kind,
+    question: str | None = None,
+    scale: Scale | None = None,
+    better: bool = False,
 ) -> str:
     """An export as JSON Lines.
 
-    A ValueError lists the questions, or the scales of ratings, where there are several and none is named.
+    A ValueError lists the questions, or the scales of ratings, where there are several and none is named, and
+    refuses `better` for rows that are no comparisons.
     """
-    more = {"scale": scale} if kind == "ratings" else {}
+    if better and kind not in ("comparisons", "trl"):
+        raise ValueError(f"better adds comparisons, and kind is {kind}: name comparisons or trl")
+    more = {"scale": scale} if kind == "ratings" else {"better": True} if better else {}
     asked = {} if kind == "raw" else {"question": question}
     return export.lines(getattr(export, kind)(c, **asked, **more))
-
-
-def told(c: sa.Connection) -> str:
-    """The numbers of judgements that rows to learn from leave out, in words; empty where there are none."""
-    return ", ".join(f"{n} {why}" for why, n in export.left_out(c).items() if n)
 
 
 def download(

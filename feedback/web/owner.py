@@ -7,7 +7,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.exceptions import HTTPException
 
 from feedback.entry import access
-from feedback.store import database, guidelines, items, overview, schema
+from feedback.formats import omissions
+from feedback.store import database, events, guidelines, items, overview, schema
 from feedback.web import doors, exports, pictures, replies, views
 
 router = APIRouter(prefix="/owner", include_in_schema=False)
@@ -44,6 +45,7 @@ def home(request: Request, who: doors.Owner) -> Response:
             "people": overview.annotators(c),
             "paused": bool(database.state(c).get("paused")),
             "kinds": exports.KINDS,
+            "left_out": omissions.told(c),
             "questions": overview.questions(c),
             "now": database.now(c),
         }
@@ -105,6 +107,14 @@ def list_links(request: Request, who: doors.Owner) -> Response:
     with request.app.state.db.read() as c:
         context = {"links": links(c), "now": database.now(c)}
     return page(request, who, "owner_links.html", **context)
+
+
+@router.get("/log")
+def log(request: Request, who: doors.Owner) -> Response:
+    """The owner's actions, and the server's decisions."""
+    with request.app.state.db.read() as c:
+        context = {"events": events.latest(c), "kinds": events.KINDS, "now": database.now(c)}
+    return page(request, who, "owner_log.html", **context)
 
 
 @router.get("/guidelines")

@@ -8,7 +8,7 @@ import uuid
 from typing import Annotated
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
@@ -28,6 +28,7 @@ async def form(request: Request) -> FormData:
 
 
 Form = Annotated[FormData, Depends(form)]
+Start = Annotated[int, Query(ge=0, le=2**31 - 1)]
 
 
 def field(form: FormData, name: str, most: int = 2**20) -> str:
@@ -117,13 +118,21 @@ def skip(request: Request, who: doors.AnnotatorForm, form: Form) -> Response:
 
 @router.post("/undo")
 def undo(request: Request, who: doors.AnnotatorForm, form: Form) -> Response:
-    """Takes back the last answer of the session that stands, and keeps what was typed about the next."""
+    """Takes back an answer of the session, and keeps what was typed about the item on the page."""
     key, of = key_of(form), field(form, "of", 100)
     with replies.refusals(), request.app.state.db.write() as c:
         if field(form, "lease", 200):
             keep(c, who, form)
         done = judging.undo(c, who.annotator, key, of, **place(request, who))
     return onward(done, key)
+
+
+@router.get("/judgements")
+def judgements(request: Request, who: doors.Annotator, start: Start = 0) -> Response:
+    """Everything that was said in the session, each with a way to take it back."""
+    with request.app.state.db.read() as c:
+        context = screens.judged(c, who, start)
+    return views.render(request, "judgements.html", csrf=who.csrf, **context)
 
 
 @router.post("/draft")

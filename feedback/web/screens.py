@@ -10,11 +10,25 @@ from markupsafe import Markup
 
 from feedback.entry import access
 from feedback.settings import Settings
-from feedback.store import answers, database, items, judging, leasing, outcomes, progress, schema
+from feedback.store import (
+    answers,
+    database,
+    items,
+    judging,
+    leasing,
+    outcomes,
+    progress,
+    schema,
+    standing,
+)
 from feedback.web import pauses, text, wording
 from feedback.web.marks import visible
 
 Screen = tuple[str, dict[str, Any]]
+PAGE = 50
+"""Judgements on a page of the list."""
+BEGINNING = 200
+"""Characters of a prompt in the list of judgements."""
 
 
 def screen(c: sa.Connection, settings: Settings, who: access.Session, after: str) -> Screen:
@@ -26,12 +40,11 @@ def screen(c: sa.Connection, settings: Settings, who: access.Session, after: str
     if last is not None and last.kind == "judge" and last.purpose == "training":
         return "reason.html", {"csrf": who.csrf, **reason(c, settings, last)}
     got = leasing.lease(c, who.annotator, settings.lease_seconds, settings)
-    said = judging.history(c, who.annotator, who.id)
     common = {
         "csrf": who.csrf,
         "key": str(uuid.uuid4()),
-        "undo_of": next((x.key for x in said if not x.fixed), ""),
-        "notices": notices(c, last),
+        "undo_of": judging.last(c, who.annotator, who.id),
+        "notices": notices(c, last, got),
     }
     if isinstance(got, leasing.Waiting):
         return "done.html", common | nothing(c, settings, who.annotator, got.why)
@@ -46,7 +59,34 @@ def screen(c: sa.Connection, settings: Settings, who: access.Session, after: str
     }
 
 
-def notices(c: sa.Connection, last: sa.Row | None) -> list[str]:
+def judged(c: sa.Connection, who: access.Session, start: int) -> dict[str, Any]:
+    """The list of a session's judgements, the last one first, after the first `start` of them."""
+    rows = judging.history(c, who.annotator, who.id, PAGE + 1, start)
+    return {
+        "rows": [
+            {
+                "prompt": beginning(text.turns(x.prompt)),
+                "said": wording.said(x.kind, x.choice, x.scale, x.reason),
+                "of": "" if x.fixed else x.key,
+                "key": str(uuid.uuid4()),
+            }
+            for x in rows[:PAGE]
+        ],
+        "start": start,
+        "earlier": start + PAGE if len(rows) > PAGE else 0,
+        "later": max(0, start - PAGE),
+    }
+
+
+def beginning(turns: list[text.Turn]) -> str:
+    """The words that begin the last turn of a prompt, by which a person knows it again."""
+    said = turns[-1].text if turns else ""
+    return said if len(said) <= BEGINNING else f"{said[:BEGINNING]}…"
+
+
+def notices(
+    c: sa.Connection, last: sa.Row | None, got: leasing.Lease | leasing.Waiting
+) -> list[str]:
     """Sentences about the last thing that a person did, where the next item does not say it."""
     if last is None or last.kind == "judge":
         return []
@@ -54,6 +94,9 @@ def notices(c: sa.Connection, last: sa.Row | None) -> list[str]:
         return [outcomes.SURPLUS]
     if last.kind == "skip":
         return [wording.SKIPPED]
+    if isinstance(got, leasing.Waiting) or got.item != last.item:
+        has = standing.excluded(c, last.item, last.annotator)  # who has answered it since
+        return [] if has else [wording.GONE]
     x = schema.judgement
     old = c.execute(sa.select(x.c.kind, x.c.choice).where(x.c.id == last.undoes)).one()
     if not old.choice:

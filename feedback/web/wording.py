@@ -41,6 +41,7 @@ VERDICTS = {True: "as expected", False: "not as expected"}
 """Ends of the headings that tell how a training answer compares."""
 ANSWERED = "You have answered this one before, and the first answer stands: Undo changes it."
 SKIPPED = "Skipped. Undo brings it back."
+EXTRA = " (too late: kept beside the one that counts)"
 AGAIN = "Here it is again."
 GONE = "Undone. Somebody else has taken this one meanwhile."
 
@@ -82,6 +83,13 @@ def choice(said: dict | None, scale: str | None) -> str:
         return stars(said["rating"]) if scale == "stars" else ("Bad", "Good")[said["rating"]]
     ranks = zip(LABELS, said["ranks"], strict=False)
     return ", ".join(f"{label} is {n}" for label, n in ranks)
+
+
+def said(kind: str, choice_: dict | None, scale: str | None, reason: str | None) -> str:
+    """A judgement in words, as the list of a person's own has it."""
+    if kind == "skip":
+        return f"Skipped: {REASONS.get(reason or '', reason or '').lower()}"
+    return choice(choice_, scale) + (EXTRA if kind == "surplus" else "")
 
 
 def heading(kind: str, purpose: str, number: int, of: int) -> str:

@@ -46,6 +46,12 @@ def test_elsewhere_cookies_travel_over_tls_alone(server, host):
     reply = Client(server.url).get(f"/i/{server.invite()}", headers={"Host": host})
     assert cookie(reply).startswith("__Host-")
     assert "Secure" in cookie(reply).split("; ")
+    anybody, https = Client(server.url), {"X-Forwarded-Proto": "https"}
+    for path in ("/", "/owner"):  # whose browser dropped the cookie is told what to do
+        plain = anybody.get(path, headers={"Host": host})
+        assert plain.status == 401 and "ask for one that begins with https://" in plain.text
+        for headers in ({}, {"Host": host, **https}):
+            assert "https://" not in anybody.get(path, headers=headers).text
 
 
 def test_a_link_opens_again_for_the_same_person_in_a_session_of_its_own(server):
@@ -193,7 +199,7 @@ def test_swapped_tokens_open_nothing(server):
 
 OWNERS = [
     *[("GET", f"/owner{x}") for x in ("", "/judgements", "/items", "/items/1", "/annotators/1")],
-    *[("GET", f"/owner{x}") for x in ("/links", "/guidelines", "/export/raw")],
+    *[("GET", f"/owner{x}") for x in ("/links", "/guidelines", "/log", "/export/raw")],
     *[("POST", f"/owner{x}") for x in ("/pause", "/links", "/links/1/revoke", "/guidelines")],
     *[
         ("POST", f"/owner{x}")
@@ -203,7 +209,8 @@ OWNERS = [
     ("GET", "/api/report"),
 ]
 ANNOTATORS = [
-    *[("GET", "/"), ("GET", "/guidelines"), ("GET", "/keys"), ("POST", "/logout")],
+    *[("GET", "/"), ("GET", "/guidelines"), ("GET", "/keys"), ("GET", "/judgements")],
+    ("POST", "/logout"),
     *[("POST", x) for x in ("/judge", "/skip", "/undo", "/draft", "/lease/extend")],
     ("POST", "/api/lease"),
     ("PUT", f"/api/judgements/{uuid.UUID(int=1)}"),

@@ -100,6 +100,10 @@ def test_every_page_of_annotators(server, person, check, look):
         answer(me)
     assert len(kinds) == 4
     check(me.page)  # done, with the offer of an undo
+    me.page.get_by_role("link", name="Your judgements").click()
+    check(me.page)
+    me.page.go_back()
+    me.settle()
     me.press("u")
     check(me.page)  # again, with what was said
     me.page.locator("#comment").evaluate("x => { x.value = 'typed'; }")
@@ -158,6 +162,7 @@ def test_every_page_of_the_owner(server, person, check, look):
         "/owner/items",
         "/owner/links",
         "/owner/guidelines",
+        "/owner/log",
     ):
         me.page.goto(path)
         check(me.page)

@@ -362,7 +362,8 @@ def test_gold_and_policies_are_told_to_nobody_who_judges(tmp_path):
                 keep(browser.get(f"/?after={key}"))
             if len(purposes) == 8:
                 keep(browser.post(f"/api/judgements/{key}/undo", body={"key": new()}))
-        keep(browser.get("/"))
+        for path in ("/", "/judgements"):
+            keep(browser.get(path))
         keep(browser.post("/logout"))
         assert purposes[:2] == ["training", "training"] and {*purposes[2:]} == {"work"}
         with server.opened() as db, db.read() as c:

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 import world
 
 from feedback import command_line, formats
-from feedback.formats import export, importing
+from feedback.entry import access
+from feedback.formats import export, importing, omissions
 from feedback.settings import Settings
 from feedback.store import schema
 from feedback.store.database import Database
@@ -117,6 +118,8 @@ def fill(db):
             if n % 9 == 8:
                 world.undo(db, who, key, f"undo {n}")
     late(db, ann, ben)
+    with db.write() as c:
+        access.block(c, eve)
 
 
 def late(db, first, second):
@@ -161,7 +164,22 @@ def test_votes_are_a_share_and_their_number_and_both_bad_is_no_vote(db, votes, w
         assert found[0].keys() == {"id", "prompt", "responses", "probability", "weight"}
         assert (found[0]["id"], found[0]["responses"]) == ("p", ["x", "y"])
     with db.read() as c:
-        assert export.left_out(c)["both bad"] == votes.count("both_bad")
+        assert omissions.counts(c)["both bad"] == votes.count("both_bad")
+
+
+def test_what_blocked_people_said_is_no_vote_until_they_are_let_in_again(db):
+    vote(db, "a", "b", "both_bad")
+    shares = [(0.5, 2), (1.0, 1), (0.5, 2)]
+    for blocked, want in zip((False, True, False), shares, strict=True):
+        with db.write() as c:
+            for name in ("p 1", "p 2"):
+                access.block(c, access.named(c, name), blocked)
+        (row,) = rows(db, "comparisons")
+        assert (row["probability"], row["weight"]) == want
+        assert [x["blocked"] for x in rows(db, "raw")] == [False, blocked, blocked]
+        with db.read() as c:
+            said = "2 by blocked people" if blocked else "1 both bad"
+            assert omissions.told(c) == said
 
 
 def test_trl_has_the_winner_and_the_loser_and_no_ties(db):
@@ -227,6 +245,9 @@ def test_better_responses_are_demonstrations_and_if_wanted_comparisons(db):
     assert len(rows(db, "comparisons")) == 1
     more = [x["responses"] for x in rows(db, "comparisons", better=True) if x["weight"] == 1]
     assert more == [["best", "x"], ["best", "y"]]
+    assert '"chosen": "best"' in text(db, "trl", better=True)
+    with pytest.raises(ValueError, match="better adds comparisons, and kind is raw: name"):
+        text(db, "raw", better=True)
 
 
 def test_what_is_no_work_or_does_not_stand_is_in_the_raw_rows_alone(full):
@@ -238,7 +259,8 @@ def test_what_is_no_work_or_does_not_stand_is_in_the_raw_rows_alone(full):
     assert kinds == {"judge", "skip", "undo", "surplus"}
     undone = {x["undoes"] for x in raw} - {None}
     work = [x for x in raw if x["kind"] == "judge" and x["item"]["purpose"] == "work"]
-    standing = [x for x in work if x["key"] not in undone]
+    standing = [x for x in work if x["key"] not in undone and not x["blocked"]]
+    assert {x["annotator"] for x in raw if x["blocked"]} == {"Eve ♞"}
     assert undone and all(
         x["stands"] == (x["key"] not in undone) for x in raw if x["kind"] == "judge"
     )
@@ -247,7 +269,7 @@ def test_what_is_no_work_or_does_not_stand_is_in_the_raw_rows_alone(full):
     assert {x["id"] for x in rows(db, "comparisons")} == {x["item"]["id"] for x in votes}
     assert len(rows(db, "demonstrations")) == sum(bool(x["better"]) for x in standing)
     with db.read() as c:
-        counts = export.left_out(c)
+        counts = omissions.counts(c)
     assert sum(counts.values()) + len(votes) + 2 == len(raw) - len(
         undone
     )  # and a rating and a ranking
@@ -260,7 +282,7 @@ def test_a_raw_row_holds_all_that_was_shown_and_said(full):
     assert [x["at"] for x in raw.values()] == sorted(x["at"] for x in raw.values())
     one = next(x for x in raw.values() if x["comment"] == ODD and x["kind"] == "judge")
     assert one.keys() == {
-        *("key", "kind", "at", "annotator", "simulated", "stands", "undoes", "item"),
+        *("key", "kind", "at", "annotator", "simulated", "blocked", "stands", "undoes", "item"),
         *("shown", "choice", "preference", "degree", "rating", "ranks", "reason", "comment"),
         *("better", "differences", "server_ms", "visible_ms", "guidelines", "page_version"),
     }
@@ -386,6 +408,14 @@ def test_the_command_line_brings_and_writes(tmp_path, capsys):
     assert command_line.main(["export", *database]) == 0
     found = [json.loads(x) for x in capsys.readouterr().out.splitlines()]
     assert sorted(x["responses"] for x in found) == [["v", "w"], ["x", "y"]]
+    db = Database(database[1])
+    with db.write() as c:
+        access.block(c, access.named(c, "chosen"))
+    db.close()
+    assert command_line.main(["export", *database, "--better"]) == 0
+    assert capsys.readouterr() == ("", "Left out: 2 by blocked people.\n")
+    assert command_line.main(["export", *database, "--better", "--kind", "ratings"]) == 1
+    assert "better adds comparisons" in capsys.readouterr().err
     assert command_line.main(["import", str(pairs), "--format", "arena", *database]) == 1
     assert "pairs.jsonl:1: field 'conversation_a' is missing" in capsys.readouterr().err
     other = ["--database", f"sqlite:///{tmp_path}/b.db"]

@@ -376,7 +376,7 @@ def test_what_was_judged_elsewhere_is_kept_with_its_source_and_once(db):
     assert one.metadata == {"source": "arena", "question_id": "q7"}
     assert (one.wanted, one.state) == (3, "open")  # one more is wanted of the people here
     assert [x.done is not None for x in slots] == [False, True, True]
-    assert event.detail == {"sources": ["arena"]}
+    assert event.detail == {"sources": "arena", "new": 2}
 
 
 def test_items_come_without_judgements_where_none_are_wanted(db):

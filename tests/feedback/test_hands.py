@@ -10,6 +10,12 @@ PHONE = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobil
 ZOOMED = {"viewport": {"width": 640, "height": 400}, "device_scale_factor": 2}
 TARGETS = """() => [...document.querySelectorAll('button, summary, select, nav a, label:has(input)')]
   .filter(x => x.checkVisibility()).map(x => [x.innerText, Math.round(x.getBoundingClientRect().height)])"""
+SPACED = """() => document.querySelectorAll('main *').forEach(x => {
+  const em = { lineHeight: 1.5, letterSpacing: '.12em', wordSpacing: '.16em', marginBlockEnd: '2em' };
+  Object.assign(x.style, x.matches('p') ? em : { ...em, marginBlockEnd: x.style.marginBlockEnd });
+})"""
+CUT = """() => [...document.querySelectorAll('button, summary, .text')].filter(x => x.checkVisibility())
+  .filter(x => x.scrollWidth > x.clientWidth || x.scrollHeight > x.clientHeight).map(x => x.innerText)"""
 COVERED = """() => {
   const [it, deck] = [document.activeElement, document.querySelector('.deck')];
   if (deck.contains(it) || getComputedStyle(deck).position !== 'sticky') return false;
@@ -40,6 +46,10 @@ def test_ten_pairs_by_keys_alone(server, person):
 
 def test_ten_pairs_by_touch_on_a_narrow_phone(server, person):
     me = person(server, "touch", **PHONE)
+    me.page.evaluate(SPACED)
+    assert me.page.evaluate("document.documentElement.scrollWidth") == 320
+    assert me.page.evaluate(CUT) == []
+    me.page.reload()
     for choice in SAID:
         assert me.page.evaluate("document.documentElement.scrollWidth") == 320
         assert [x for x in me.page.evaluate(TARGETS) if x[1] < 44] == []

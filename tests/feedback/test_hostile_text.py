@@ -9,7 +9,7 @@ import serving
 import sqlalchemy as sa
 
 from feedback.store import drafts, guidelines, schema
-from feedback.web import marks, text
+from feedback.web import marks, screens, text
 
 TEXTS = hostile.TEXTS
 
@@ -87,6 +87,11 @@ def test_every_field_of_every_page(server, person):
         assert page.locator(".notice .text").text_content() == marks.shown(said)
         assert sorted(page.locator(".response .text").all_text_contents()) == sorted(responses)
         page.goto("/")
+    page.goto("/judgements")
+    untouched(page)
+    prompts = [text.turns(item(i, x)["prompt"]) for i, x in enumerate(TEXTS)][::-1]
+    listed = page.locator("main > .text").all_text_contents()
+    assert listed == [marks.shown(screens.beginning(x)) for x in prompts[: screens.PAGE]]
     assert [(x.comment, x.better) for x in me.rows()] == [(lines(x), lines(x)) for x in TEXTS]
     owner(server, me)
 
@@ -101,6 +106,7 @@ def owner(server, me) -> None:
         "/owner/judgements",
         "/owner/links",
         "/owner/annotators/1",
+        "/owner/log",
     ):
         page.goto(path)
         untouched(page)

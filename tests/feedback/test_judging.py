@@ -273,7 +273,19 @@ def test_what_cannot_be_undone(db):
     assert "cannot be undone" in world.undo(db, ann, "u").why
     with db.read() as c:
         assert [x.key for x in judging.history(c, ann, first)] == []
+        assert (judging.last(c, ann, first), judging.last(c, ann)) == ("", "")
         assert [(x.key, x.fixed) for x in judging.history(c, ann)] == [("t1", True), ("t0", True)]
+
+
+def test_every_judgement_is_reached_by_pages_and_can_be_undone(db):
+    keys = world.judged(db, 5, "ann")
+    with db.read() as c:
+        found = [[x.key for x in judging.history(c, 1, most=2, start=n)] for n in (0, 2, 4, 6)]
+        assert judging.last(c, 1) == keys[-1]
+    assert found == [keys[:2:-1], keys[2:0:-1], keys[:1], []]
+    assert world.undo(db, 1, keys[0]).lease.prompt.startswith("prompt")
+    with db.read() as c:
+        assert [x.key for x in judging.history(c, 1)] == keys[:0:-1]
 
 
 def test_an_undone_skip_whose_slot_has_gone_gives_no_lease(db):

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 import world
 
 from feedback.settings import Settings
-from feedback.store import asking, database, drafts, items, leasing, picking, schema, tokens
+from feedback.store import asking, database, drafts, events, items, leasing, picking, schema, tokens
 from feedback.store.leasing import Lease, Waiting
 
 
@@ -166,6 +166,9 @@ def test_training_comes_first_and_decides_about_work(db):
             assert told.training == ("going" if n < 9 else "passed" if right == 7 else "failed")
     assert world.lease(db, good, settings).purpose == "work"
     assert world.lease(db, bad, settings).why == "training"
+    with db.read() as c:
+        decided = [(x.name, x.detail) for x in events.latest(c) if x.kind == "training"]
+    assert decided == [("bad", {"result": "failed"}), ("good", {"result": "passed"})]
 
 
 def test_without_training_items_there_is_work_at_once_and_skips_count_as_wrong(db):
@@ -247,6 +250,8 @@ def test_three_skips_park_an_item_until_the_owner_takes_it_up(db):
     assert world.skip(db, people[3], held).status == 201  # a fourth
     with db.read() as c:
         assert items.get(c, 1).state == "parked"
+        told = [(x.kind, x.external) for x in events.latest(c)]
+    assert told[:3] == [(x, "pair0") for x in ("parked", "open", "parked")]
     assert world.undo(db, people[0], keys[0]).lease.item == 1
 
 

@@ -8,6 +8,7 @@ import uuid
 import pytest
 from serving import Client, pairs, serving
 
+from feedback.store import events
 from feedback.web import owner, pictures
 
 HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}\"'&amp;"
@@ -46,7 +47,7 @@ def numbers(page: str, head: str) -> list[str]:
 
 PAGES = [
     *["/owner", "/owner/judgements", "/owner/items", "/owner/items/1", "/owner/annotators/1"],
-    *["/owner/annotators/2", "/owner/links", "/owner/guidelines", "/owner/login"],
+    *["/owner/annotators/2", "/owner/links", "/owner/guidelines", "/owner/log", "/owner/login"],
 ]
 
 
@@ -64,7 +65,8 @@ def test_pages_are_whole_and_escape_what_people_and_models_wrote(server, browser
 
 
 def test_hostile_texts_are_there_as_texts(browser):
-    for path in ("/owner", "/owner/judgements", "/owner/items/1", "/owner/annotators/1"):
+    for path in ("", "/judgements", "/items/1", "/annotators/1", "/log"):
+        path = f"/owner{path}"
         assert HOSTILE in html.unescape(browser.get(path).text)
 
 
@@ -217,11 +219,15 @@ def test_a_blocked_person_is_shut_out_and_let_in_again(server, browser):
     number = re.search(r'/owner/annotators/(\d+)">erin<', browser.get("/owner").text)
     assert number
     at = f"/owner/annotators/{number[1]}"
+    assert person.judge(person.post("/api/lease").json).status == 201
+    count = "1 by blocked people"
+    assert count not in browser.get("/owner").text
     assert browser.post(f"{at}/block", form={"on": "1"}).status == 303
     assert person.post("/api/lease").status == 403
-    assert "blocked" in browser.get(at).text
+    assert "<strong>blocked" in browser.get(at).text and count in browser.get("/owner").text
     assert browser.post(f"{at}/block", form={"on": "0"}).status == 303
     assert person.post("/api/lease").status == 200
+    assert count not in browser.get("/owner").text
 
 
 def test_an_item_is_asked_once_more(tmp_path):
@@ -242,6 +248,35 @@ def test_an_item_is_asked_once_more(tmp_path):
         assert browser.post("/owner/items/1/open").status == 303
         assert cleo.judge(cleo.post("/api/lease").json).status == 201
         assert "2 of 2 judgements" in browser.get("/owner").text
+        said = re.findall(r"<tr><td>[^<]*</td><td>([^<]*)</td>", browser.get("/owner/log").text)
+        did = ["Offered an item again", "Made a link", "Skips put an item aside"]
+        assert said[:4] == [*did, "Asked one more person"]
+
+
+def test_the_log_has_what_the_owner_did_and_neither_texts_nor_tokens(server, browser):
+    with server.opened() as db, db.read() as c:
+        before = len(events.latest(c, 10_000))
+    for on in "110":  # the second one changes nothing
+        browser.post("/owner/pause", form={"on": on})
+    made = link(browser.post("/owner/links", form={"kind": "person", "name": "frieda"}))
+    further = link(browser.post("/owner/annotators/1/link"))
+    browser.post("/owner/annotators/1/block", form={"on": "1"})
+    browser.post("/owner/annotators/1/block", form={"on": "0"})
+    browser.post("/owner/guidelines", form={"text": "Be kind."})
+    with server.opened() as db, db.read() as c:
+        found = events.latest(c, 10_000)[:-before]
+        last = found[3].detail["link"]
+    assert browser.post(f"/owner/links/{last}/revoke").status == 303
+    assert {x.kind for x in found} <= {*events.KINDS}
+    kinds = "guidelines unblock block invite invite resume pause"
+    assert [x.kind for x in found] == kinds.split()
+    assert [x.annotator for x in found[1:4]] == [1, 1, 1] and found[4].name == "frieda"
+    kept = str([(x.kind, x.detail) for x in found])
+    assert not [x for x in (made[3:], further[3:], "frieda", "kind.", HOSTILE) if x in kept]
+    page = html.unescape(browser.get("/owner/log").text)
+    assert re.search(
+        rf"Withdrew a link</td>\n.*\n<td></td>\n<td>link: {last}; who: person</td>", page
+    )
 
 
 def test_guidelines_have_versions_which_judgements_name(server, browser):

@@ -1,7 +1,14 @@
 """The pages of annotators: keys and their switch, every kind of item, training, pauses, and the last page."""
 
+import re
+import uuid
+
 import pytest
 import serving
+import world
+
+from feedback.entry.access import Session
+from feedback.web import screens, text, wording
 
 PLAIN = {"training_count": 0, "gold_share": 0, "repeat_share": 0}
 KINDS = [
@@ -149,10 +156,82 @@ def test_training_says_why_and_who_fails_gets_a_kind_page(tmp_path, person, righ
             me.page.wait_for_url("**/?after=1")
         if right:
             assert me.heading == "Pair 1 of 2"
+            me.page.get_by_role("link", name="Your judgements").click()
+            assert me.page.get_by_text("An answer of the training stands.").count() == 2
+            assert me.page.get_by_role("button", name="Undo").count() == 0
+            me.page.go_back()
             assert me.page.locator("[data-key=u]").is_disabled()
         else:
             assert me.heading == "Thank you for trying this"
             assert "no more to judge" in me.page.locator("main").inner_text()
+
+
+def test_every_judgement_of_the_session_is_listed_and_can_be_taken_back(server):
+    token = server.invite("lists")
+    me, keys = serving.Client(server.url).open(f"/i/{token}"), []
+    for degree in (-1, 0, 2):
+        keys.insert(0, str(uuid.uuid4()))
+        held = me.post("/api/lease").json
+        me.judge(held, {"degree": degree}, key=keys[0], comment=f"said {degree}")
+    keys.insert(0, str(uuid.uuid4()))
+    lease = me.post("/api/lease").json["lease"]
+    me.post("/api/skip", body={"key": keys[0], "lease": lease, "reason": "cannot_tell"})
+    assert 'href="/judgements"' in me.get("/").text
+    page = me.get("/judgements").text
+    assert re.findall(r'name="of" value="([^"]+)"', page) == keys
+    said = ["Skipped: cannot tell", "B much better", "As good", "A better"]
+    assert re.findall(r'aria-label="(.*?)"', page)[:4] == [
+        f"Undo {n}: {x}" for n, x in enumerate(said, 1)
+    ]
+    rest = me.get("/judgements?start=3").text
+    assert re.findall(r'name="of" value="([^"]+)"', rest) == keys[3:]
+    form = dict(re.findall(r'name="(csrf|key|of)" value="([^"]+)"', rest))
+    assert {*form} == {"csrf", "key", "of"}
+    me.csrf = ""  # the form has it
+    again = me.post("/undo", form=form)
+    assert again.status == 303
+    shown = me.get(again.headers["location"]).text
+    assert "You had said: A better." in shown and "said -1</textarea>" in shown
+    assert keys[3] not in me.get("/judgements").text
+    other = serving.Client(server.url).open(f"/i/{token}")  # a session of its own
+    assert "Nothing yet." in other.get("/judgements").text
+    assert me.get("/judgements?start=-1").status == 422
+
+
+def test_the_page_after_an_undo_says_whether_the_item_is_there(new_db):
+    db = new_db("sqlite")
+    world.put(db, world.pairs(1))
+    ann, bob = world.people(db, "ann", "bob")
+    world.skip(db, ann, world.lease(db, ann), key_="s")
+    other = world.lease(db, bob)
+    world.undo(db, ann, "s", "u")
+
+    def told() -> list[str]:
+        with db.write() as c:
+            return screens.screen(c, world.PLAIN, session(ann), "u")[1]["notices"]
+
+    assert told() == [wording.GONE]
+    world.skip(db, bob, other)
+    assert told() == [wording.AGAIN]
+    world.judge(db, ann, world.lease(db, ann))
+    assert told() == []  # Back, or a page that was loaded again
+
+
+def session(annotator: int) -> Session:
+    """A script of an annotator's."""
+    return Session(None, "annotator", annotator, "", False, 0.0, None)
+
+
+def test_a_long_list_has_pages_and_long_prompts_are_cut(new_db):
+    db = new_db("sqlite")
+    keys = world.judged(db, screens.PAGE + 1)[::-1]
+    with db.read() as c:
+        pages = [screens.judged(c, session(1), start) for start in (0, screens.PAGE)]
+    assert [[x["of"] for x in page["rows"]] for page in pages] == [keys[:-1], keys[-1:]]
+    assert [(x["earlier"], x["later"]) for x in pages] == [(screens.PAGE, 0), (0, 0)]
+    long = [text.Turn("user", "x"), text.Turn("user", "y" * 1000)]
+    assert screens.beginning(long) == "y" * screens.BEGINNING + "…"
+    assert screens.beginning(long[:1]) == "x" and screens.beginning([]) == ""
 
 
 def test_a_pause_is_offered_and_the_way_back_is_kept(tmp_path, person):
