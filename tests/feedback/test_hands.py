@@ -16,6 +16,14 @@ SPACED = """() => document.querySelectorAll('main *').forEach(x => {
 })"""
 CUT = """() => [...document.querySelectorAll('button, summary, .text')].filter(x => x.checkVisibility())
   .filter(x => x.scrollWidth > x.clientWidth || x.scrollHeight > x.clientHeight).map(x => x.innerText)"""
+HELD = """ms => {
+  for (const x of document.querySelectorAll('.choices, .more > button')) {
+    x.style.animation = 'none';  // it may be over by now: begin again
+    x.offsetWidth;
+    x.style.animation = '';
+  }
+  document.getAnimations().forEach(x => { x.pause(); x.currentTime = ms; });
+}"""
 COVERED = """() => {
   const [it, deck] = [document.activeElement, document.querySelector('.deck')];
   if (deck.contains(it) || getComputedStyle(deck).position !== 'sticky') return false;
@@ -150,9 +158,8 @@ def test_a_second_click_waits_for_the_first_moment_of_a_pair(server, person):
     for name in ("degree", "both_bad"):
         box = me.page.locator(f"[name={name}]").first.bounding_box()
         middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        set_to = "ms => document.getAnimations().forEach(x => { x.pause(); x.currentTime = ms; })"
         for ms in (0, 399):
-            me.page.evaluate(set_to, ms)
+            me.page.evaluate(HELD, ms)
             me.page.mouse.click(*middle)
             assert me.heading.startswith(f"Pair {len(me.rows()) + 1} ")
         before = len(me.posts)
