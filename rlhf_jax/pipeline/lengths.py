@@ -95,14 +95,13 @@ def settled(cfg, folder: pathlib.Path, words, texts: Callable[[], list[Texts]]) 
 
 def too_long(cfg, words, files: list[Texts]) -> list[Texts]:
     """The texts of each file that are longer than the lengths in the settings."""
-    over = lambda texts, counts, n: [texts[i] for i in np.flatnonzero(counts > n)]
-    return [
-        Texts(
-            file.setting,
-            *map(over, (file.prompts, file.answers), _counts(words, file), given(cfg).values()),
-        )
-        for file in files
-    ]
+    found, (prompt, answer) = [], given(cfg).values()
+    for file in files:
+        counts = _counts(words, file)
+        prompts = [file.prompts[i] for i in np.flatnonzero(counts[0] > prompt)]
+        answers = [file.answers[i] for i in np.flatnonzero(counts[1] > answer)]
+        found.append(Texts(file.setting, prompts, answers))
+    return found
 
 
 def _answers_of(cfg) -> tuple[str, str]:

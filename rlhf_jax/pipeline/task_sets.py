@@ -1,7 +1,6 @@
 """A generated task written whole: corpus, comparisons and prompts as data sets and files, and a tokenizer."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from rlhf_jax.tasks.task import Task
 
 TRAIN, HELD_OUT = "train", "held_out"
 """The splits of a data set."""
-Rows = Sequence[Mapping[str, Any]]
 
 
 def write(
@@ -84,7 +82,7 @@ def _compared(
     ]
 
 
-def _write(to: pathlib.Path, kind: type[builder.Builder], splits: dict[str, Rows]):
+def _write(to: pathlib.Path, kind: type[builder.Builder], splits: dict[str, list[dict[str, Any]]]):
     """Writes each split as a JSONL file beside the folder `to`, and all of them as one data set in it."""
     files = {TRAIN: f"{to}.jsonl", HELD_OUT: f"{to}_{HELD_OUT}.jsonl"}
     for split, rows in splits.items():
