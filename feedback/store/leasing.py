@@ -123,11 +123,6 @@ def extend(c: sa.Connection, annotator: int, token: str, seconds: float) -> floa
     return seconds if holding.renew(c, slot, annotator, database.now(c) + seconds) else None
 
 
-def give_back(c: sa.Connection, annotator: int, token: str) -> bool:
-    """Frees the item for others; False where it was no longer this person's."""
-    return holding.free(c, holding.find(c, annotator, token).slot, annotator)
-
-
 def _waiting(c: sa.Connection, who: sa.Row, why: str) -> Waiting:
     """The reason why there is no item; who has judged and is done has finished."""
     counts = progress.counts(c, who.id)

@@ -84,9 +84,17 @@ def ask(request: Request, who: doors.OwnerForm, number: Number) -> Response:
     return back(f"/owner/items/{number}")
 
 
+@router.post("/items/{number}/park")
+def put_aside(request: Request, who: doors.OwnerForm, number: Number) -> Response:
+    """Offers an item no more."""
+    with request.app.state.db.write() as c:
+        asking.put_aside(c, number)
+    return back(f"/owner/items/{number}")
+
+
 @router.post("/items/{number}/open")
 def take_up(request: Request, who: doors.OwnerForm, number: Number) -> Response:
-    """Offers an item again that was put aside after skips."""
+    """Offers an item again that was put aside."""
     with request.app.state.db.write() as c:
         asking.take_up(c, number)
     return back(f"/owner/items/{number}")

@@ -203,7 +203,13 @@ OWNERS = [
     *[("POST", f"/owner{x}") for x in ("/pause", "/links", "/links/1/revoke", "/guidelines")],
     *[
         ("POST", f"/owner{x}")
-        for x in ("/annotators/1/block", "/annotators/1/link", "/items/1/ask", "/items/1/open")
+        for x in (
+            "/annotators/1/block",
+            "/annotators/1/link",
+            "/items/1/ask",
+            "/items/1/park",
+            "/items/1/open",
+        )
     ],
     *[("POST", "/owner/logout"), ("PUT", "/api/items"), ("GET", "/api/export")],
     ("GET", "/api/report"),

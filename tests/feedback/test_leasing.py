@@ -86,12 +86,12 @@ def test_an_expired_lease_goes_to_the_next_person_and_its_holder_gets_another_it
     with db.write() as c:
         assert leasing.extend(c, ann, first.token, 60) is None
         assert leasing.extend(c, cleo, third.token, 60) == 60
-        assert not leasing.give_back(c, ann, first.token)
+        assert not world.give_back(c, ann, first.token)
         with pytest.raises(LookupError, match="unknown"):
             leasing.extend(c, ann, third.token, 60)
     assert world.lease(db, ann) == Waiting("waiting", 0, 2)
     with db.write() as c:
-        assert leasing.give_back(c, cleo, third.token)
+        assert world.give_back(c, cleo, third.token)
     assert world.lease(db, ann).item == first.item
 
 
@@ -269,7 +269,7 @@ def test_drafts_survive_an_expired_lease_and_a_skip(db):
     other = world.lease(db, bob)
     assert other.draft is None
     with db.write() as c:
-        leasing.give_back(c, bob, other.token)
+        world.give_back(c, bob, other.token)
     again = world.lease(db, ann)
     assert again.draft == {"comment": text, "better": "better"}
     key = world.key()
@@ -320,7 +320,7 @@ def test_people_at_once_never_wait_for_each_other_for_ever(new_db, monkeypatch):
         assert [x for x in held if not isinstance(x, Lease)] == []
         with db.write() as c:
             for who, lease in zip(people, held, strict=True):
-                assert leasing.give_back(c, who, lease.token)
+                assert world.give_back(c, who, lease.token)
 
 
 def test_two_tabs_may_keep_the_first_draft_at_once(db):

@@ -138,7 +138,7 @@ class Play:
     def give_back(self) -> None:
         if (at := self.pick()) is not None:
             held = self.model.leases[at]
-            got = leasing.give_back(self.c, self.who[held.who], self.tokens[at])
+            got = world.give_back(self.c, self.who[held.who], self.tokens[at])
             assert got == self.model.give_back(held)
 
     def extend(self) -> None:

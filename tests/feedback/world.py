@@ -4,8 +4,10 @@ import threading
 import uuid
 from collections.abc import Callable
 
+import sqlalchemy as sa
+
 from feedback.settings import Settings
-from feedback.store import asking, items, judging, leasing
+from feedback.store import asking, holding, items, judging, leasing
 from feedback.store.database import Database
 from feedback.store.judging import Answer, Outcome
 from feedback.store.leasing import Lease
@@ -92,3 +94,8 @@ def together(*calls: Callable[[], object]) -> list[BaseException]:
     for thread in threads:
         thread.join()
     return raised
+
+
+def give_back(c: sa.Connection, annotator: int, token: str) -> bool:
+    """Frees the slot of a lease, as a skip does; False where it was no longer this person's."""
+    return holding.free(c, holding.find(c, annotator, token).slot, annotator)
