@@ -82,23 +82,26 @@ def main(cfg: PolicyGradientRun):
 class Judges(results.Judges):
     """Reward models and, of draws that are verified, accuracy, pass@k, maj@k and format errors.
 
-    k is the number of draws a prompt. A generated task has its own, stricter accuracy and format errors.
+    k is the number of draws a prompt, and for pass@k also 2, 4, ... below it. A generated task has its own,
+    stricter accuracy and format errors.
     """
 
     def of(self, run: Prepared) -> dict[str, Callable]:
         """Functions of (rows, responses) that return values [N], by name."""
-        found, k = super().of(run), run.cfg.eval_draws
+        found, draws = super().of(run), run.cfg.eval_draws
         if not has_answers(run):
             return found
-        groups = np.repeat(np.arange(len(run.texts.rows_held_out)), k)
+        groups = np.repeat(np.arange(len(run.texts.rows_held_out)), draws)
+        passes = lambda k: lambda rows, said: np.repeat(
+            references.pass_at_k(right(rows, said.texts), groups, k), draws
+        )
+        fewer = [2**i for i in range(1, draws.bit_length()) if 2**i < draws]
         own = {
             "accuracy": lambda rows, said: right(rows, said.texts),
             "format errors": lambda rows, said: np.array([x is None for x in numbers(said)], float),
-            f"pass@{k}": lambda rows, said: np.repeat(
-                references.pass_at_k(right(rows, said.texts), groups, k), k
-            ),
-            f"maj@{k}": lambda rows, said: np.repeat(
-                references.maj_at_k(right(rows, said.texts), numbers(said), groups, k), k
+            **{f"pass@{k}": passes(k) for k in (*fewer, draws)},
+            f"maj@{draws}": lambda rows, said: np.repeat(
+                references.maj_at_k(right(rows, said.texts), numbers(said), groups, draws), draws
             ),
         }
         return found | {name: fn for name, fn in own.items() if name not in found}

@@ -36,6 +36,8 @@ def test_the_draws_of_a_prompt_are_judged_together():
     found = judged(texts, ["3 + 4 = <<3+4=7>>7\n#### 7", "4"], draws=4)
     np.testing.assert_array_equal(found["accuracy"], [1, 0, 1, 0, 0, 1, 0, 0])
     np.testing.assert_array_equal(found["pass@4"], [1] * 8)
+    np.testing.assert_allclose(found["pass@2"], [5 / 6] * 4 + [1 / 2] * 4)
+    assert [x for x in found if x.startswith("pass")] == ["pass@2", "pass@4"]
     np.testing.assert_array_equal(found["maj@4"], [1] * 4 + [0] * 4)
     np.testing.assert_array_equal(found["format errors"], [0, 0, 0, 1, 0, 0, 0, 0])
     assert list(judged(["7"], ["7"], draws=1)) == ["accuracy", "format errors", "pass@1", "maj@1"]
