@@ -96,7 +96,7 @@ def alpha_interval(
 def label_counts(
     items: Int[np.ndarray, " N"], labels: Num[np.ndarray, " N"]
 ) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, "U C"]]:
-    """Distinct labels in ascending order, and how often each of the items with two or more labels has each."""
+    """Distinct labels in ascending order, and how often each item with two or more labels has each."""
     values, column = np.unique(np.asarray(labels, np.float64), return_inverse=True)
     _, row = np.unique(items, return_inverse=True)
     counts = np.zeros((row.max(initial=-1) + 1, len(values)))

@@ -22,7 +22,7 @@ class Judgements(NamedTuple):
     item: Int[np.ndarray, " N"]
     person: Int[np.ndarray, " N"]
     first: Float[np.ndarray, " N"]
-    """1 where the item's first response, a, was preferred, 0 where b was, 1/2 for a tie, NaN for "both bad"."""
+    """1 where the item's first response, a, was preferred, 0 where b was, 1/2 for a tie; NaN: both bad."""
     degree: Float[np.ndarray, " N"]
     """From -2 to 2, positive where a is better; NaN where it was not asked."""
     a_shown_first: Bool[np.ndarray, " N"]
