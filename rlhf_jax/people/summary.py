@@ -1,0 +1,176 @@
+"""Agreement, people, position and policies in people's judgements of pairs, as one JSON object.
+
+    summary(rows)       # rows of a raw export
+
+The owner's page and `launch.py feedback_report` show these numbers. Each follows from the raw export.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from rlhf_jax.people import agreement, bradley_terry, reliability
+from rlhf_jax.people.bradley_terry import Contests
+from rlhf_jax.people.judgements import Judgements, from_raw, work
+
+PARTS = 10
+"""Parts of equal size into which the time of a curve is cut."""
+FEW = 8
+"""People under whom intervals over people are rough."""
+
+
+def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The numbers of a raw export; NaN, which JSON has not, is null.
+
+    `agreement.degree` is ordinal alpha on the five steps, `agreement.side` nominal alpha on who is better
+    (a tie is a side), each with an interval over items. `policies` has the strengths by Bradley-Terry, with two-way
+    intervals by prompt and person, where responses of several named policies were compared.
+    """
+    rows = list(rows)
+    judged = from_raw(rows)
+    worked = work(judged)
+    side = ~np.isnan(worked.first)
+    steps = ~np.isnan(worked.degree)
+    found = {
+        "judgements": len(worked.item),
+        "items": len(np.unique(worked.item)),
+        "people": [_person(x) for x in reliability.people(judged)],
+        "both_bad": int(np.sum(~side)),
+        "ties": int(np.sum(worked.first == 0.5)),
+        "agreement": {
+            "degree": _alpha(worked.item[steps], worked.degree[steps], "ordinal"),
+            "side": _alpha(worked.item[side], worked.first[side], "nominal"),
+        },
+        "position": _position(worked),
+        "over_time": _over_time(worked),
+        "policies": policies(rows),
+    }
+    return _json(found)
+
+
+def _alpha(items, labels, level) -> dict[str, float]:
+    return agreement.alpha_interval(items, labels, level)._asdict()
+
+
+def _person(x: reliability.Person) -> dict[str, Any]:
+    shares = {
+        name: {"k": share.k, "n": share.n, "mean": share.mean, "interval": list(share.interval())}
+        for name, share in (
+            *(("position", x.position), ("consensus", x.consensus), ("gold", x.gold)),
+            *(("self", x.self), ("first_half", x.halves[0]), ("second_half", x.halves[1])),
+        )
+    }
+    return {
+        "name": x.name,
+        "judged": x.judged,
+        "accuracy": x.accuracy,
+        **shares,
+        "length": x.length,
+        "seconds": x.seconds,
+        "p_values": x.p_values,
+        "flags": list(x.flags),
+    }
+
+
+def _position(worked: Judgements) -> dict[str, Any]:
+    """How often the response shown first was chosen, and the exact test that it is half of the time."""
+    decided = (worked.first == 0) | (worked.first == 1)
+    k, n = int(worked.chosen_first[decided].sum()), int(decided.sum())
+    low, high = reliability.Share(k, n).interval()
+    p = float(binomtest(k, n).pvalue) if n else math.nan
+    return {"first": k, "decided": n, "low": low, "high": high, "p": p}
+
+
+def _over_time(worked: Judgements) -> list[dict[str, Any]]:
+    """Median seconds, and the share of votes that the item's other votes agree with, in parts of the time."""
+    total = np.bincount(worked.item, np.nan_to_num(worked.first, nan=0.5) - 0.5, len(worked.items))
+    others = total[worked.item] - (np.nan_to_num(worked.first, nan=0.5) - 0.5)
+    decided = ((worked.first == 0) | (worked.first == 1)) & (others != 0)
+    agreed = (others > 0) == (worked.first == 1)
+    found = []
+    for part in np.array_split(np.arange(len(worked.item)), PARTS):
+        if len(part):
+            told, seconds = decided[part], worked.seconds[part]
+            seconds = seconds[~np.isnan(seconds)]
+            found.append({
+                "from": float(worked.at[part[0]]),
+                "to": float(worked.at[part[-1]]),
+                "judgements": len(part),
+                "seconds": float(np.median(seconds)) if len(seconds) else math.nan,
+                "agreed": int(agreed[part][told].sum()),
+                "of": int(told.sum()),
+            })  # fmt: skip
+    return found
+
+
+def policies(rows: Iterable[Mapping[str, Any]], length: bool = False) -> dict[str, Any] | None:
+    """Who is better, by Bradley-Terry with an order term, from the pairs of two named policies.
+
+    "Both are bad" is counted apart. With `length` the model has a length term, so that its strengths and win
+    rates are those of responses of equal length. None where no two named policies were compared.
+    """
+    votes = [x for x in rows if _between_policies(x)]
+    told = [x for x in votes if x["preference"] != "both_bad"]
+    if not told:
+        return None
+    names = sorted({y["policy"] for x in votes for y in x["item"]["responses"]})
+    number = {name: n for n, name in enumerate(names)}
+    a, b = (np.array([number[x["item"]["responses"][i]["policy"]] for x in told]) for i in (0, 1))
+    words = np.array([[len(y["text"].split()) for y in x["item"]["responses"]] for x in told])
+    gap = (words[:, 0] - words[:, 1]).astype(np.float64)
+    scale = gap.std() or 1.0
+    contests = Contests(
+        a,
+        b,
+        np.array([{"a": 1.0, "b": 0.0, "tie": 0.5}[x["preference"]] for x in told]),
+        order=np.array([1.0 if x["shown"][0] == 0 else -1.0 for x in told]),
+        length=gap / scale if length else None,
+    )
+    fitted = bradley_terry.fit(contests, names)
+    prompts = np.unique([str(x["item"]["prompt"]) for x in told], return_inverse=True)[1]
+    people = np.unique([x["annotator"] for x in told], return_inverse=True)[1]
+    wide = bradley_terry.two_way_covariance(fitted, prompts, people)
+    t = bradley_terry.quantile(prompts, people)
+    strengths = fitted.strength_against(0)
+    errors = t * np.nan_to_num(fitted.errors_against(0, wide), nan=np.inf)
+    term = lambda name: float(fitted.parameters[fitted.names.index(name)])
+    bad = {name: 0 for name in names}
+    for x in votes:
+        if x["preference"] == "both_bad":
+            for y in x["item"]["responses"]:
+                bad[y["policy"]] += 1
+    return {
+        "names": names,
+        "votes": len(told),
+        "strength": strengths.tolist(),
+        "low": (strengths - errors).tolist(),
+        "high": (strengths + errors).tolist(),
+        "win_rate": bradley_terry.win_rates(fitted).tolist(),
+        "order": term("order"),
+        "length": term("length") if length else None,
+        "both_bad": bad,
+        "loose": list(fitted.loose),
+        "people": int(people.max()) + 1,
+        "rough": int(people.max()) + 1 < FEW,
+    }
+
+
+def _between_policies(x: Mapping[str, Any]) -> bool:
+    """True for a judgement that counts, about a pair of two policies that are named."""
+    item = x["item"]
+    if x["kind"] != "judge" or not x["stands"] or item["kind"] != "pair":
+        return False
+    names = [y["policy"] for y in item["responses"]]
+    return item["purpose"] == "work" and all(names) and names[0] != names[1]
+
+
+def _json(value: Any) -> Any:
+    """The value with null for what JSON cannot hold."""
+    if isinstance(value, dict):
+        return {k: _json(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
