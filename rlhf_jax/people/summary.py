@@ -26,8 +26,8 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The numbers of a raw export; NaN, which JSON has not, is null.
 
     `agreement.degree` is ordinal alpha on the five steps, `agreement.side` nominal alpha on who is better
-    (a tie is a side), each with an interval over items. `policies` has the strengths by Bradley-Terry, with two-way
-    intervals by prompt and person, where responses of several named policies were compared.
+    (a tie is a side), each with an interval over items. `policies` has the strengths by Bradley-Terry, with
+    two-way intervals by prompt and person, where responses of several named policies were compared.
     """
     rows = list(rows)
     judged = from_raw(rows)
