@@ -8,7 +8,7 @@ on that stream alone. Strategies:
 
     random          uniform
     entropy         entropy of the ensemble's mean prediction; it also seeks pairs that nobody can tell apart
-    bald            entropy of the mean less the mean entropy: disagreement of the members (Houlsby et al., 2011)
+    bald            entropy of the mean less the mean entropy: the members' dispute (Houlsby et al., 2011)
     d_optimal       gain of log det of the reward's information, greedy with rank-one updates (Fedorov, 1972)
     double_thompson the favourites of two members, drawn for each prompt (Wu and Liu, 2016)
 
