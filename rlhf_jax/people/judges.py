@@ -4,8 +4,8 @@
     judge("Write a line.", "one", "two")        # probability that "one" is better
 
 A judge is any function of (prompt, a, b) that gives the probability that a is better: 1, 0, or between.
-Judges prefer positions (Zheng et al., 2023), so `both_orders` asks twice and averages. `verdicts` runs a judge
-over many pairs, beside people's votes.
+Judges prefer positions (Zheng et al., 2023), so `both_orders` asks twice and averages. `verdicts` asks a judge
+about many pairs, beside people's votes.
 """
 
 import http.client
@@ -54,7 +54,7 @@ def both_orders(judge: Judge) -> Judge:
 
 
 def by_reward(reward: Callable[[Sequence[str], Sequence[str]], Any]) -> Judge:
-    """A judge that prefers the higher reward of a function of prompts and responses, such as a Python reward."""
+    """A judge that prefers the higher reward, of a function of prompts and responses."""
 
     def judge(prompt: str, a: str, b: str) -> float:
         first, second = np.asarray(reward([prompt, prompt], [a, b]), np.float64)
