@@ -4,8 +4,8 @@
     judge("Write a line.", "one", "two")        # probability that "one" is better
 
 A judge is any function of (prompt, a, b) that gives the probability that a is better: 1, 0, or between.
-Judges prefer positions (Zheng et al., 2023), so `both_orders` asks twice and averages. `verdicts` asks a judge
-about many pairs, beside people's votes.
+Judges prefer positions (Zheng et al., 2023), so `both_orders` asks twice and averages. `verdicts` asks about
+many pairs, beside people's votes.
 """
 
 import http.client
