@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from feedback import formats
 from feedback.entry import access, links
 from feedback.formats import importing, omissions
+from feedback.formats.export import Aggregate
 from feedback.settings import Settings
 from feedback.store import database
 from feedback.web import exports
@@ -49,6 +50,7 @@ def export(
     question: str | None = None,
     scale: exports.Scale | None = None,
     better: bool = False,
+    aggregate: Aggregate = "majority",
     database: Database = HERE.database,
 ) -> None:
     """Write judgements to a file of JSON Lines, and say which of them rows to learn from leave out.
@@ -59,9 +61,11 @@ def export(
         question: Question whose answers are wanted, where items ask several.
         scale: Scale whose ratings are wanted, where there are two.
         better: Compare each better response that a person wrote with those that the person saw, too.
+        aggregate: Probability of a comparison: the share of votes, or the posterior of Dawid and Skene's
+            model, which gives each person an accuracy.
     """
     with opened(database) as db, db.read() as c:
-        text = exports.text(c, kind, question, scale, better)
+        text = exports.text(c, kind, question, scale, better, aggregate)
         told = "" if kind == "raw" else omissions.told(c)
     if told:
         print(f"Left out: {told}.", file=sys.stderr)

@@ -6,15 +6,16 @@ equal bytes (`lines`).
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from feedback.store import schema
 
 Row = dict[str, Any]
+Aggregate = Literal["majority", "dawid_skene"]
 _item, _response, _slot = schema.item, schema.response, schema.slot
 _said, _people = schema.judgement, schema.annotator
 _undone, _old = _said.alias("undone"), _item.alias("old")
@@ -73,24 +74,27 @@ def _raw(x: sa.Row, texts: Mapping[int, list[Row]]) -> Row:
     return {name: getattr(x, name) for name in same} | told | {"undoes": x.undid, "item": item}
 
 
-def comparisons(c: sa.Connection, question: str | None = None, better: bool = False) -> list[Row]:
-    """The share of votes for the first response of each pair, as `probability`, and their number, `weight`.
+def comparisons(
+    c: sa.Connection,
+    question: str | None = None,
+    better: bool = False,
+    aggregate: Aggregate = "majority",
+) -> list[Row]:
+    """The `probability` that each pair's first response is better, and its number of votes, `weight`.
 
-    A tie is half a vote for each; "both are bad" is none. With `better`, what people wrote as a better
-    response is compared with each that they saw. A ValueError lists the questions where there are several
-    and `question` names none.
+    The probability is the share of votes, of which a tie is half a one for each and "both are bad" none, or
+    the posterior of Dawid and Skene's model, in which each person has an accuracy. With `better`, what people
+    wrote as a better response is compared with each that they saw. A ValueError lists the questions where
+    there are several and `question` names none.
     """
-    votes: dict[int, list[float]] = defaultdict(list)
-    pairs, rows = {}, []
-    for x in _standing(c, "pair", question):
-        if x.preference in VOTES:
-            pairs[x.item] = x
-            votes[x.item].append(VOTES[x.preference])
-    texts = _texts(c)
-    for id, shares in votes.items():
-        said = [x["text"] for x in texts[id]]
-        share = round(sum(shares) / len(shares), DIGITS)
-        rows.append(_of(pairs[id], responses=said, probability=share, weight=len(shares)))
+    votes = [x for x in _standing(c, "pair", question) if x.preference in VOTES]
+    weight = Counter(x.item for x in votes)
+    texts, rows = _texts(c), []
+    shares = _posteriors(votes) if aggregate == "dawid_skene" else _shares(votes)
+    for x in {x.item: x for x in votes}.values():
+        said = [y["text"] for y in texts[x.item]]
+        share = round(shares[x.item], DIGITS)
+        rows.append(_of(x, responses=said, probability=share, weight=weight[x.item]))
     if better:
         for x in _standing(c, None, question):
             for old in [y["text"] for y in texts[x.item]] if x.better.strip() else []:
@@ -98,13 +102,40 @@ def comparisons(c: sa.Connection, question: str | None = None, better: bool = Fa
     return _sorted(rows)
 
 
-def trl(c: sa.Connection, question: str | None = None, better: bool = False) -> list[Row]:
+def _shares(votes: Iterable[sa.Row]) -> dict[int, float]:
+    found: dict[int, list[float]] = defaultdict(list)
+    for x in votes:
+        found[x.item].append(VOTES[x.preference])
+    return {item: sum(shares) / len(shares) for item, shares in found.items()}
+
+
+def _posteriors(votes: Iterable[sa.Row]) -> dict[int, float]:
+    import numpy as np
+
+    from rlhf_jax.people import aggregation
+
+    said = [(x.item, x.annotator, VOTES[x.preference]) for x in votes]
+    items, people = (sorted({x[k] for x in said}) for k in (0, 1))
+    item, person = ({id: n for n, id in enumerate(ids)} for ids in (items, people))
+    rows = [(item[x[0]], person[x[1]], x[2]) for x in said]
+    columns = zip(*rows, strict=True) if rows else ((), (), ())
+    arrays = [np.array(x, kind) for x, kind in zip(columns, (int, int, float), strict=True)]
+    found = aggregation.dawid_skene(aggregation.Votes(*arrays)).probability
+    return dict(zip(items, found.tolist(), strict=True))
+
+
+def trl(
+    c: sa.Connection,
+    question: str | None = None,
+    better: bool = False,
+    aggregate: Aggregate = "majority",
+) -> list[Row]:
     """The comparisons in the shape of TRL's data sets, prompt, chosen, rejected; pairs of 1/2 stay out.
 
     The answers to a prompt of messages are messages, too.
     """
     rows = []
-    for row in comparisons(c, question, better):
+    for row in comparisons(c, question, better, aggregate):
         if row["probability"] != 0.5:
             best = row["responses"][:: 1 if row["probability"] > 0.5 else -1]
             if not isinstance(row["prompt"], str):

@@ -19,15 +19,21 @@ def text(
     question: str | None = None,
     scale: Scale | None = None,
     better: bool = False,
+    aggregate: export.Aggregate = "majority",
 ) -> str:
     """An export as JSON Lines.
 
     A ValueError lists the questions, or the scales of ratings, where there are several and none is named, and
-    refuses `better` for rows that are no comparisons.
+    refuses `better` and another `aggregate` for rows that are no comparisons.
     """
-    if better and kind not in ("comparisons", "trl"):
-        raise ValueError(f"better adds comparisons, and kind is {kind}: name comparisons or trl")
-    more = {"scale": scale} if kind == "ratings" else {"better": True} if better else {}
+    more: dict = {"scale": scale} if kind == "ratings" else {}
+    if kind in ("comparisons", "trl"):
+        more = {"better": better, "aggregate": aggregate}
+    elif better or aggregate != "majority":
+        name = "better" if better else "aggregate"
+        raise ValueError(
+            f"{name} is about comparisons, and kind is {kind}: name comparisons or trl"
+        )
     asked = {} if kind == "raw" else {"question": question}
     return export.lines(getattr(export, kind)(c, **asked, **more))
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.exceptions import HTTPException
 
 from feedback.entry import access
-from feedback.formats import omissions
+from feedback.formats import export, omissions
 from feedback.store import database, events, guidelines, items, overview, schema
 from feedback.web import doors, exports, pictures, replies, views
 
@@ -17,6 +17,15 @@ Number = Annotated[int, Path(ge=0, le=2**31 - 1)]
 After = Annotated[int, Query(ge=0, le=2**31 - 1)]
 PAGE = 100
 """Items on a page of the list."""
+TESTS = {
+    "position": "chooses by place",
+    "consensus": "disagrees with the others",
+    "fatigue": "agrees less in the second half",
+    "length": "chooses the longer one",
+    "gold": "misses hidden gold",
+    "self": "contradicts earlier answers",
+}
+"""What it says of a person to be flagged by each test."""
 
 
 def page(request: Request, who: access.Session, name: str, /, **context: Any) -> Response:
@@ -50,6 +59,16 @@ def home(request: Request, who: doors.Owner) -> Response:
             "now": database.now(c),
         }
     return page(request, who, "owner_home.html", **context)
+
+
+@router.get("/agreement")
+def agreement(request: Request, who: doors.Owner) -> Response:
+    """Agreement, each person's reliability, and who is better, of the pairs that were judged so far."""
+    from rlhf_jax.people import summary  # NumPy and SciPy, which take a second
+
+    with request.app.state.db.read() as c:
+        found = summary.summary(export.raw(c))
+    return page(request, who, "owner_agreement.html", of=found, tests=TESTS)
 
 
 @router.get("/judgements")

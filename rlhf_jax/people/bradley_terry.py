@@ -184,8 +184,10 @@ def two_way_covariance(
 
     V = H^-1 (M_prompt + M_person - M_both) H^-1, where M sums the outer products of the groups' scores, each
     with its correction G / (G - 1) (Cameron, Gelbach and Miller, 2011). Where the difference is not positive,
-    M_both is not taken off. Use it with `quantile`.
+    M_both is not taken off. Use it with `quantile`. NaN for a single prompt or person, who tell no spread.
     """
+    if min(len(np.unique(prompts)), len(np.unique(people))) < 2:
+        return np.full_like(fit.covariance, np.nan)
     _, both = np.unique(np.stack([prompts, people]), axis=1, return_inverse=True)
     parts = [_meat(fit.scores, x) for x in (prompts, people, both.reshape(-1))]
     meat = parts[0] + parts[1] - parts[2]
@@ -199,7 +201,7 @@ def _meat(scores, groups) -> Float[np.ndarray, "P P"]:
     n = group.max() + 1
     sums = np.zeros((n, scores.shape[1]))
     np.add.at(sums, group, scores)
-    return sums.T @ sums * (n / (n - 1) if n > 1 else np.inf)
+    return sums.T @ sums * n / (n - 1)
 
 
 def quantile(prompts, people, level: float = 0.95) -> float:

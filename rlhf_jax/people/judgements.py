@@ -63,7 +63,7 @@ def work(judged: Judgements) -> Judgements:
 
 
 def from_raw(rows: Iterable[Mapping[str, Any]]) -> Judgements:
-    """The judgements of pairs, that stand, in the rows of a raw export.
+    """The judgements of pairs, that stand, of people who are not blocked, in the rows of a raw export.
 
     Raises ValueError for rows that are no raw export.
     """
@@ -74,7 +74,8 @@ def from_raw(rows: Iterable[Mapping[str, Any]]) -> Judgements:
                 f"row {n} has no kind, stands, item and annotator: give a raw export "
                 "(python -m feedback export --kind raw)"
             )
-        if row["kind"] == "judge" and row["stands"] and row["item"]["kind"] == "pair":
+        counts = row["kind"] == "judge" and row["stands"] and not row.get("blocked")
+        if counts and row["item"]["kind"] == "pair":
             found.append(row)
     found.sort(key=lambda row: (row["at"], row["key"]))
     names = {row["item"]["id"] for row in found}

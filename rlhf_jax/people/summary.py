@@ -161,7 +161,7 @@ def policies(rows: Iterable[Mapping[str, Any]], length: bool = False) -> dict[st
 def _between_policies(x: Mapping[str, Any]) -> bool:
     """True for a judgement that counts, about a pair of two policies that are named."""
     item = x["item"]
-    if x["kind"] != "judge" or not x["stands"] or item["kind"] != "pair":
+    if x["kind"] != "judge" or not x["stands"] or x.get("blocked") or item["kind"] != "pair":
         return False
     names = [y["policy"] for y in item["responses"]]
     return item["purpose"] == "work" and all(names) and names[0] != names[1]

@@ -199,7 +199,10 @@ def test_swapped_tokens_open_nothing(server):
 
 OWNERS = [
     *[("GET", f"/owner{x}") for x in ("", "/judgements", "/items", "/items/1", "/annotators/1")],
-    *[("GET", f"/owner{x}") for x in ("/links", "/guidelines", "/log", "/export/raw")],
+    *[
+        ("GET", f"/owner{x}")
+        for x in ("/links", "/guidelines", "/log", "/export/raw", "/agreement")
+    ],
     *[("POST", f"/owner{x}") for x in ("/pause", "/links", "/links/1/revoke", "/guidelines")],
     *[
         ("POST", f"/owner{x}")

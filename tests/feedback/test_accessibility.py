@@ -163,6 +163,7 @@ def test_every_page_of_the_owner(server, person, check, look):
         "/owner/links",
         "/owner/guidelines",
         "/owner/log",
+        "/owner/agreement",
     ):
         me.page.goto(path)
         check(me.page)

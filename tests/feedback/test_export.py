@@ -246,8 +246,25 @@ def test_better_responses_are_demonstrations_and_if_wanted_comparisons(db):
     more = [x["responses"] for x in rows(db, "comparisons", better=True) if x["weight"] == 1]
     assert more == [["best", "x"], ["best", "y"]]
     assert '"chosen": "best"' in text(db, "trl", better=True)
-    with pytest.raises(ValueError, match="better adds comparisons, and kind is raw: name"):
+    with pytest.raises(ValueError, match="better is about comparisons, and kind is raw: name"):
         text(db, "raw", better=True)
+
+
+def test_dawid_and_skene_weigh_people_by_their_accuracy(db):
+    """Twelve pairs of three people, of whom one is always alone."""
+    pair = {"prompt": "?", "responses": ["x", "y"], "wanted": 3}
+    world.put(db, [pair | {"id": f"p{n}"} for n in range(12)])
+    names = world.people(db, "ann", "ben", "odd")
+    for who, said in zip(names, ("a", "a", "b"), strict=True):
+        for _ in range(12):
+            say(db, who, said)
+    assert {x["probability"] for x in rows(db, "comparisons")} == {0.666667}
+    model = rows(db, "comparisons", aggregate="dawid_skene")
+    assert all(x["probability"] > 0.95 and x["weight"] == 3 for x in model) and len(model) == 12
+    assert '"chosen": "x"' in text(db, "trl", aggregate="dawid_skene")
+    with pytest.raises(ValueError, match="aggregate is about comparisons, and kind is ratings"):
+        text(db, "ratings", aggregate="dawid_skene")
+    assert rows(db, "comparisons", aggregate="dawid_skene", question="none") == []
 
 
 def test_what_is_no_work_or_does_not_stand_is_in_the_raw_rows_alone(full):
@@ -415,7 +432,7 @@ def test_the_command_line_brings_and_writes(tmp_path, capsys):
     assert command_line.main(["export", *database, "--better"]) == 0
     assert capsys.readouterr() == ("", "Left out: 2 by blocked people.\n")
     assert command_line.main(["export", *database, "--better", "--kind", "ratings"]) == 1
-    assert "better adds comparisons" in capsys.readouterr().err
+    assert "better is about comparisons" in capsys.readouterr().err
     assert command_line.main(["import", str(pairs), "--format", "arena", *database]) == 1
     assert "pairs.jsonl:1: field 'conversation_a' is missing" in capsys.readouterr().err
     other = ["--database", f"sqlite:///{tmp_path}/b.db"]

@@ -107,6 +107,7 @@ def owner(server, me) -> None:
         "/owner/links",
         "/owner/annotators/1",
         "/owner/log",
+        "/owner/agreement",
     ):
         page.goto(path)
         untouched(page)

@@ -10,6 +10,7 @@ from serving import Client, pairs, serving
 
 from feedback.store import events
 from feedback.web import owner, pictures
+from rlhf_jax.people import summary
 
 HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}\"'&amp;"
 
@@ -47,7 +48,14 @@ def numbers(page: str, head: str) -> list[str]:
 
 PAGES = [
     *["/owner", "/owner/judgements", "/owner/items", "/owner/items/1", "/owner/annotators/1"],
-    *["/owner/annotators/2", "/owner/links", "/owner/guidelines", "/owner/log", "/owner/login"],
+    *[
+        "/owner/agreement",
+        "/owner/annotators/2",
+        "/owner/links",
+        "/owner/guidelines",
+        "/owner/log",
+        "/owner/login",
+    ],
 ]
 
 
@@ -76,7 +84,6 @@ def test_progress_counts_what_stands(browser):
     assert numbers(page, HOSTILE)[:4] == ["12", "0", "0", "0"]
     assert numbers(page, ">ben<")[:4] == ["0", "1", "1", "0"]
     assert "judgements 13, skips 1, taken back 1, surplus 0" in page
-    assert "Agreement" in page  # its place is kept
 
 
 def test_judgements_come_with_the_newest_first(server, browser):
@@ -84,6 +91,46 @@ def test_judgements_come_with_the_newest_first(server, browser):
     kinds = re.findall(r"<td>(judge|skip|undo|surplus)", page)
     assert kinds[:3] == ["skip", "undo", "judge"] and len(kinds) == 15
     assert "taken back" in page and "both bad" in page and "broken" in page
+
+
+def test_agreement_has_the_numbers_of_the_raw_export(server, browser):
+    """People of an accuracy of 1 and 1/2 on twenty pairs of two policies; one row of each table by hand."""
+    rows = [json.loads(x) for x in browser.get("/owner/export/raw").text.splitlines()]
+    page = html.unescape(browser.get("/owner/agreement").text)
+    of = summary.summary(rows)
+    assert f"{of['judgements']} judgements of {of['items']} pairs" in page
+    for x in of["people"]:
+        assert f"<td>{x['judged']}</td><td>{x['accuracy']:.2f}</td>" in page
+    first = sum(
+        (x["preference"] == "a") == (x["shown"][0] == 0)
+        for x in rows
+        if x["preference"] in ("a", "b") and x["stands"] and x["item"]["purpose"] == "work"
+    )
+    assert f"was chosen in {first} of {of['position']['decided']} decided pairs" in page
+
+
+def test_agreement_names_flags_and_policies(tmp_path):
+    """Thirty pairs that six people judge: five by the policy, the sixth always for the first place."""
+    with serving(tmp_path, training_count=0, gold_share=0, repeat_share=0) as server:
+        server.put([
+            {"id": f"p{n}", "prompt": f"p{n}", "wanted": 6, "responses": [
+                {"text": f"good {n}", "policy": "new"}, {"text": f"bad {n}", "policy": "old"},
+            ]}
+            for n in range(30)
+        ])  # fmt: skip
+        for name in "abcdef":
+            person = server.script(name)
+            while (got := person.post("/api/lease")).status == 200:
+                left = name == "f" or "good" in got.json["item"]["responses"][0]["text"]
+                person.judge(got.json, {"degree": -1 if left else 1})
+        page = re.sub(r"\s+", " ", html.unescape(server.owner().get("/owner/agreement").text))
+    assert "180 judgements of 30 pairs" in page
+    row = re.search(r'<th scope="row">f</th>.*?</tr>', page)
+    assert row and "chooses by place, disagrees with the others" in row[0]
+    assert len(re.findall("chooses by place", page)) == 1
+    assert re.search(r'<th scope="row">new</th><td>0.00</td>', page)
+    assert re.search(r'<th scope="row">old</th><td>-\d', page)
+    assert "6 people are few" in page
 
 
 def test_the_speed_of_a_person_is_a_line_and_a_table(browser):

@@ -111,6 +111,12 @@ def test_it_is_the_optimum_of_the_penalised_likelihood():
     np.testing.assert_allclose(fitted.covariance[4:, 4:], inverse, rtol=0.02, atol=1e-5)
 
 
+def test_one_person_tells_no_spread_of_people():
+    fitted, rows = fit(world(2), list("abcd")), np.arange(400)
+    covariance = bradley_terry.two_way_covariance(fitted, rows, 0 * rows)
+    assert np.isnan(covariance).all() and bradley_terry.quantile(rows, 0 * rows) == np.inf
+
+
 def test_a_vote_of_weight_three_is_three_votes():
     votes = world(1, n=60)
     weight = np.arange(60) % 4

@@ -155,6 +155,7 @@ def test_only_what_stands_and_counts_is_counted():
     more = [
         raw_rows.row(0, 0, "a", 500, kind="surplus", stands=False),
         raw_rows.row(1, 0, "a", 501, stands=False),
+        raw_rows.row(5, 77, "a", 507, blocked=True),
         raw_rows.row(2, 0, "a", 502, kind="skip", stands=False),
         raw_rows.row(900, 0, "a", 503, of_item={"purpose": "gold", "gold": "a"}),
         raw_rows.row(901, 0, "b", 504, of_item={"purpose": "training", "gold": "a"}),
