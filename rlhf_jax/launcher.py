@@ -177,6 +177,8 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     if not settings and not explains:
         return _refused(f"no experiment is named: {process.command()} lists all", 2)
     command, *settings = settings or ["EXPERIMENT"]
+    if (plain := command.replace("-", "_")) in known:
+        command = plain
     name, file = command, None if command in known else _file(command)
     if file:
         if not file.is_file():

@@ -124,7 +124,7 @@ class _Pairs(NamedTuple):
         return ((self.others[rows] > 0) == (self.first[rows] == 1)).astype(float)
 
     def longer(self, person: int) -> tuple[np.ndarray, np.ndarray]:
-        """Whether the longer response was chosen, and how probable the accuracy makes it."""
+        """1 where the longer response was chosen, and the probability of that by the accuracy alone."""
         rows = (self.person == person) & (self.words != 0)
         toward = np.where(self.words[rows] > 0, 1, -1)
         better, q = expit(toward * self.others[rows]), self.accuracy[person]
@@ -157,7 +157,7 @@ def _facts(judged: Judgements, worked: Judgements, pairs: _Pairs, p: int) -> Per
 
 
 def _kept(judged: Judgements, p: int) -> list[bool]:
-    """Whether each repeat of a person was answered as the first time; ties and "both are bad" count."""
+    """True for each repeat that a person answered as the first time; ties and "both are bad" count."""
     mine = judged.where(judged.person == p)
     before = dict(zip(mine.item.tolist(), mine.first.tolist(), strict=True))
     again = mine.where(mine.repeats >= 0)

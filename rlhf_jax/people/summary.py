@@ -2,7 +2,7 @@
 
     summary(rows)       # rows of a raw export
 
-The owner's page and `launch.py feedback_report` show these numbers. Each follows from the raw export.
+The owner's page and `launch.py feedback-report` show these numbers. Each follows from the raw export.
 """
 
 import math

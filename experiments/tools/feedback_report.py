@@ -1,0 +1,167 @@
+"""Agreement, each annotator's reliability, and the better policy, from what people judged.
+
+    python launch.py feedback-report --data label/feedback.db
+    python launch.py feedback-report --data raw.jsonl
+    FEEDBACK_TOKEN=... python launch.py feedback-report --data http://127.0.0.1:8000
+
+`--data` is the database of the labelling page, a raw export, or the address of a page that runs, with the
+token of the owner's link in FEEDBACK_TOKEN. The folder --to gets summary.json, all numbers, and picture.png:
+agreement with intervals, annotators, the preference for the first place, and agreement and speed over time.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_jax.bounds import Settings
+from rlhf_jax.data import sources
+from rlhf_jax.people import summary
+from rlhf_jax.people.client import Client
+from rlhf_jax.runs import disk
+from rlhf_jax.runs import run as runs
+
+Numbers = dict[str, Any]
+FLAGGED, FINE = "#c0392b", "#2f7ed8"
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Settings of the report."""
+
+    data: str = ""
+    """SQLite file of the labelling page, raw export in JSON Lines, or address of a page that runs."""
+    to: str = "feedback_report"
+    """Folder of the numbers and of the picture."""
+
+
+config = Config()
+order = 3
+
+
+def main(cfg: Config):
+    """Prints the numbers, and writes them with their picture."""
+    if not cfg.data:
+        raise ValueError("data is empty: name a database, a raw export or the address of a page")
+    runs.check_folder("to", cfg.to)
+    found = summary.summary(raw(cfg.data))
+    if not found["judgements"]:
+        raise ValueError(f"data = {cfg.data} has no judgement of a pair that stands")
+    folder = pathlib.Path(cfg.to)
+    folder.mkdir(parents=True, exist_ok=True)
+    disk.write_json(folder / "summary.json", found)
+    picture(found).savefig(folder / "picture.png", dpi=120)
+    show(found)
+    print(f"{folder / 'summary.json'} has all numbers, {folder / 'picture.png'} the picture.")
+
+
+def raw(data: str) -> list[Numbers]:
+    """The rows of a raw export: those of a file, of a database, or of a page that runs."""
+    if data.startswith(("http://", "https://")):
+        token = os.environ.get("FEEDBACK_TOKEN", "")
+        if not token:
+            raise ValueError(
+                "FEEDBACK_TOKEN is empty: set it to the last part of the owner's link, after /i/"
+            )
+        return Client(data, token).export("raw")
+    if not pathlib.Path(data).is_file():
+        raise ValueError(f"data = {data} is no file, and no address that begins with http")
+    if pathlib.Path(data).suffix in (".db", ".sqlite", ".sqlite3"):
+        # the page is a package of its own, which this one reaches by its command alone
+        command = [sys.executable, "-m", "feedback", "export", "--kind", "raw"]
+        done = subprocess.run(
+            [*command, "--database", f"sqlite:///{data}"], capture_output=True, check=False
+        )
+        if done.returncode:
+            raise ValueError(done.stderr.decode().strip().removeprefix("error: "))
+        return [json.loads(line) for line in done.stdout.decode().split("\n") if line]
+    return list(sources.read(data))
+
+
+def show(found: Numbers):
+    """Prints tables of agreement, annotators and policies."""
+    console, between = Console(), Table("agreement", "alpha", "95 % interval")
+    for name, words in (("degree", "how much better"), ("side", "which is better")):
+        alpha = found["agreement"][name]
+        between.add_row(words, said(alpha["alpha"]), interval(alpha))
+    people = Table("annotator", "judged", "accuracy", "agrees", "first chosen", "seconds", "flags")
+    for x in found["people"]:
+        shares = [said(x[name]["mean"]) for name in ("consensus", "position")]
+        people.add_row(
+            *(x["name"], str(x["judged"]), said(x["accuracy"]), *shares),
+            *(said(x["seconds"]), ", ".join(x["flags"])),
+        )
+    console.print(between, people)
+    if policies := found["policies"]:
+        table = Table(
+            "policy", "strength", "95 % interval", *(f"beats {x}" for x in policies["names"])
+        )
+        for n, name in enumerate(policies["names"]):
+            ends = {end: policies[end][n] for end in ("low", "high")}
+            rates = [said(p) if k != n else "" for k, p in enumerate(policies["win_rate"][n])]
+            table.add_row(name, said(policies["strength"][n]), interval(ends), *rates)
+        console.print(table)
+        if policies["rough"]:
+            console.print(f"{policies['people']} people are few: the intervals are rough.")
+
+
+def said(x: float | None) -> str:
+    """A number with two digits; empty for None."""
+    return "" if x is None else f"{x:.2f}"
+
+
+def interval(x: Numbers) -> str:
+    """The ends of an interval."""
+    return "" if x["low"] is None or x["high"] is None else f"{x['low']:.2f} to {x['high']:.2f}"
+
+
+def picture(found: Numbers) -> Figure:
+    """Four panels: agreement, annotators, the place of the first response, and time."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    (agreed, people), (place, time) = figure.subplots(2, 2)
+    alphas = [found["agreement"][name] for name in ("degree", "side")]
+    values = np.array([[x["alpha"], x["low"], x["high"]] for x in alphas], float)
+    bars(agreed, ["how much better\n(ordinal)", "which is better\n(nominal)"], *values.T)
+    agreed.axvline(0, color="0.6", lw=1)
+    agreed.set_title("Krippendorff's alpha between people", fontsize=10)
+    for axes, name, title in (
+        (people, "consensus", "Agreement with what the others say"),
+        (place, "position", "How often the response shown first was chosen"),
+    ):
+        shown = [x for x in found["people"] if x[name]["n"]]
+        ends = [[x[name]["mean"], *x[name]["interval"]] for x in shown]
+        colours = [FLAGGED if name in x["flags"] else FINE for x in shown]
+        bars(axes, [x["name"] for x in shown], *np.array(ends, float).reshape(-1, 3).T, colours)
+        axes.axvline(0.5, color="0.6", lw=1)
+        axes.set_xlim(0, 1)
+        axes.set_title(f"{title} (red: flagged)", fontsize=10)
+    parts = found["over_time"]
+    x = np.arange(1, len(parts) + 1)
+    time.plot(x, [y["agreed"] / y["of"] if y["of"] else np.nan for y in parts], "o-", color=FINE)
+    time.set_ylim(0, 1)
+    time.set_ylabel("agreement with the others", color=FINE)
+    time.set_xlabel("tenths of the judgements")
+    seconds = time.twinx()
+    seconds.plot(x, np.array([y["seconds"] for y in parts], float), "s--", color="#e0722a")
+    seconds.set_ylim(bottom=0)
+    seconds.set_ylabel("seconds, median", color="#e0722a")
+    time.set_title("Over time", fontsize=10)
+    return figure
+
+
+def bars(axes, names, means, low, high, colours=None):
+    """Points with their intervals, a line each, the first on top."""
+    at = np.arange(len(names))[::-1]
+    colours = colours or [FINE] * len(names)
+    axes.hlines(at, low, high, color=colours, lw=2)
+    axes.scatter(means, at, color=colours, zorder=2)
+    axes.set_yticks(at, names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
