@@ -78,4 +78,5 @@ def world(seed, items=60, votes=3, people=9, policies=("weak", "middle", "strong
                 )
             )
     order = rng.permutation(len(rows))
-    return [row(*rows[k][:3], n, **rows[k][3]) for n, k in enumerate(order)]
+    found = [rows[k] for k in order]
+    return [row(item, who, said, n, **more) for n, (item, who, said, more) in enumerate(found)]

@@ -114,14 +114,12 @@ def _posteriors(votes: Iterable[sa.Row]) -> dict[int, float]:
 
     from rlhf_jax.people import aggregation
 
-    said = [(x.item, x.annotator, VOTES[x.preference]) for x in votes]
-    items, people = (sorted({x[k] for x in said}) for k in (0, 1))
-    item, person = ({id: n for n, id in enumerate(ids)} for ids in (items, people))
-    rows = [(item[x[0]], person[x[1]], x[2]) for x in said]
-    columns = zip(*rows, strict=True) if rows else ((), (), ())
-    arrays = [np.array(x, kind) for x, kind in zip(columns, (int, int, float), strict=True)]
-    found = aggregation.dawid_skene(aggregation.Votes(*arrays)).probability
-    return dict(zip(items, found.tolist(), strict=True))
+    said = [*votes]
+    items, item = np.unique(np.array([x.item for x in said], int), return_inverse=True)
+    person = np.unique(np.array([x.annotator for x in said], int), return_inverse=True)[1]
+    first = np.array([VOTES[x.preference] for x in said], float)
+    found = aggregation.dawid_skene(aggregation.Votes(item, person, first)).probability
+    return dict(zip(items.tolist(), found.tolist(), strict=True))
 
 
 def trl(

@@ -103,12 +103,9 @@ def dawid_skene_classes(
         confusion = np.einsum("ij,ipl->pjl", posterior, counts)
         total = confusion.sum(2, keepdims=True)
         confusion = np.divide(confusion, total, out=np.zeros_like(confusion), where=total > 0)
-        with np.errstate(divide="ignore"):
-            # 0 log 0 is 0, and a label that the class never gets rules the class out
-            logs = np.log(prior) + sum(
-                xlogy(counts[:, p, None, :], confusion[p]).sum(-1) for p in range(counts.shape[1])
-            )
-        each = logsumexp(logs, axis=1)
+        # 0 log 0 is 0, and a label that the class never gets rules the class out
+        logs = xlogy(counts[:, :, None, :], confusion[None]).sum((1, 3)) + _log(prior)
+        each = np.asarray(logsumexp(logs, axis=1))
         likelihood, k = float(each.sum()), k + 1
         posterior = np.exp(logs - each[:, None])
         if likelihood - old < tolerance or k == most:
@@ -116,7 +113,6 @@ def dawid_skene_classes(
         old = likelihood
 
 
-def numbered(names: Num[np.ndarray, " N"] | list) -> tuple[Int[np.ndarray, " N"], list]:
-    """Numbers from 0 for names, in the order of the names, and the names."""
-    values, numbers = np.unique(np.asarray(names), return_inverse=True)
-    return numbers, values.tolist()
+def _log(x):
+    with np.errstate(divide="ignore"):
+        return np.log(x)

@@ -42,8 +42,8 @@ class Judgements(NamedTuple):
 
     def where(self, rows: Bool[np.ndarray, " N"]) -> "Judgements":
         """Some of the judgements, under the numbers and names of all."""
-        arrays = [x[rows] for x in self[:-2]]
-        return Judgements(*arrays, self.items, self.people)
+        arrays = {name: getattr(self, name)[rows] for name in self._fields[:-2]}
+        return self._replace(**arrays)
 
     @property
     def chosen_first(self) -> Float[np.ndarray, " N"]:
@@ -82,14 +82,11 @@ def from_raw(rows: Iterable[Mapping[str, Any]]) -> Judgements:
     items = sorted(names | {row["item"]["repeats"] for row in found if row["item"]["repeats"]})
     people = sorted({row["annotator"] for row in found})
     item_at, person_at = _numbers(items), _numbers(people)
-    columns = zip(*(_columns(row, item_at, person_at) for row in found), strict=True)
+    columns = [*zip(*(_columns(row, item_at, person_at) for row in found), strict=True)]
     kinds = (int, int, float, float, bool, int, float, float, float, int, bool)
-    arrays = (
-        [np.array(x, kind) for x, kind in zip(columns, kinds, strict=True)]
-        if found
-        else [np.zeros(0, kind) for kind in kinds]
-    )
-    return Judgements(*arrays, tuple(items), tuple(people))
+    arrays = [np.array(x, kind) for x, kind in zip(columns or [()] * 11, kinds, strict=True)]
+    named = dict(zip(Judgements._fields, arrays, strict=False))
+    return Judgements(**named, items=tuple(items), people=tuple(people))
 
 
 def _numbers(names) -> dict[str, int]:

@@ -190,7 +190,7 @@ def _p_values(x: Person, pooled: dict[str, list[float]], p: int) -> dict[str, fl
     early, late = x.halves
     if early.n:
         table = [[early.k, early.n - early.k], [late.k, late.n - late.k]]
-        found["fatigue"] = float(fisher_exact(table, alternative="greater").pvalue)
+        found["fatigue"] = float(fisher_exact(table, alternative="greater")[1])
     return found
 
 

@@ -88,7 +88,8 @@ def observers() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for observer, said in enumerate(row)
         for x in said
     ]
-    return tuple(np.array(column) for column in zip(*found, strict=True))
+    patient, observer, label = np.array(found).T
+    return patient, observer, label
 
 
 def baseball() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -121,7 +121,9 @@ def test_a_vote_of_weight_three_is_three_votes():
     votes = world(1, n=60)
     weight = np.arange(60) % 4
     whole = fit(votes._replace(weight=weight), list("abcd"))
-    again = Contests(*(None if x is None else np.repeat(x, weight) for x in votes))
+    terms = (votes.order, votes.length)
+    assert all(x is not None for x in terms)
+    again = Contests(*(np.repeat(np.asarray(x), weight) for x in (*votes[:3], *terms)))
     np.testing.assert_allclose(whole.parameters, fit(again, list("abcd")).parameters, atol=1e-8)
 
 

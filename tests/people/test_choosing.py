@@ -109,6 +109,7 @@ def test_the_uniform_stream_is_uniform():
 
 def test_the_gold_control_seeks_what_the_model_gets_wrong():
     one = pool()
+    assert one.gold is not None
     wrong = np.sign(one.margins.mean(0)) != np.sign(one.gold[one.a] - one.gold[one.b])
     scores = choosing.gold(one, 10, np.random.default_rng(0))
     assert wrong[np.argsort(-scores)[:10]].all()

@@ -131,8 +131,10 @@ def test_policies():
     )
     told = [x for x in rows if x["preference"] != "both_bad"]
     number = [[found["names"].index(y["policy"]) for y in x["item"]["responses"]] for x in told]
+    a, b = np.array(number).T
     contests = Contests(
-        *np.array(number).T,
+        a,
+        b,
         np.array([SIDE[x["preference"]] for x in told]),
         order=np.array([1 if x["shown"][0] == 0 else -1 for x in told]),
     )
