@@ -92,8 +92,10 @@ class Judges(results.Judges):
         if not has_answers(run):
             return found
         groups = np.repeat(np.arange(len(run.texts.rows_held_out)), draws)
-        passes = lambda k: lambda rows, said: np.repeat(
-            references.pass_at_k(right(rows, said.texts), groups, k), draws
+        passes = lambda k: (
+            lambda rows, said: np.repeat(
+                references.pass_at_k(right(rows, said.texts), groups, k), draws
+            )
         )
         fewer = [2**i for i in range(1, draws.bit_length()) if 2**i < draws]
         own = {

@@ -17,24 +17,31 @@ turn judgements into comparisons, and teach a reward model. `python -m feedback 
 page's owner can do. It needs the extra [feedback].
 """
 
-import importlib.util
-import os
 import pathlib
-import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from rlhf_jax.bounds import Bound, Count, Seed, Settings
-from rlhf_jax.data.sources import write_jsonl
-from rlhf_jax.pipeline import questions
-from rlhf_jax.runs import disk
-from rlhf_jax.runs import run as runs
+from rlhf_jax.bounds import Count
+from rlhf_jax.pipeline import labelling, questions
 
-ITEMS, SOURCE, TASK = "items.jsonl", "source.json", "reviews"
+TASK = "reviews"
+OF_ITEMS = (
+    "demo",
+    "run",
+    "pairs",
+    "task",
+    "against",
+    "seed",
+    "held_out",
+    "kind",
+    "number",
+    "wanted",
+)
+"""Settings on which the items depend."""
 
 
 @dataclass(frozen=True)
-class Config(Settings):
+class Config(labelling.PageConfig):
     """Settings of the labelling page."""
 
     _main = ("demo", "run", "pairs", "task", "against", "number", "kind", "to", "wanted", "people")
@@ -56,22 +63,6 @@ class Config(Settings):
     or the order of four."""
     number: Count = 50
     """Items to prepare."""
-    to: str = "label"
-    """Folder of the items and of the database."""
-    database: str = ""
-    """URL of a PostgreSQL database; empty: the SQLite file feedback.db in the folder."""
-    wanted: Count = 1
-    """People who judge each item."""
-    people: Count = 3
-    """Annotators who are invited, each by a link."""
-    guidelines: str = ""
-    """Markdown file with the guidelines for annotators."""
-    host: str = "127.0.0.1"
-    """Address to listen at. Any but this machine's own needs an owner's password, in FEEDBACK_PASSWORD."""
-    port: Annotated[int, Bound(ge=0, le=65535)] = 8000
-    """Port to listen at; 0 takes any free one."""
-    seed: Seed = 0
-    """Seed of the choice of prompts and of the responses."""
     backup: str = ""
     """File to which the SQLite database is copied, also while the page is served; nothing is served then."""
 
@@ -98,73 +89,33 @@ order = 2
 
 def main(cfg: Config):
     """Prepares the items, then serves the page until it is interrupted."""
-    if not importlib.util.find_spec("feedback") or not importlib.util.find_spec("fastapi"):
-        raise ValueError(
-            'the labelling page needs further packages: pip install "rlhf_jax[feedback]"'
-        )
-    runs.check_folder("to", cfg.to)
-    folder = pathlib.Path(cfg.to)
-    database = cfg.database or f"sqlite:///{folder / 'feedback.db'}"
+    folder = labelling.folder_of(cfg)
     if cfg.backup:
-        serve("backup", cfg.backup, "--database", database)
+        labelling.run("backup", cfg.backup, "--database", labelling.address(cfg))
     given = {"demo": cfg.demo, "run": cfg.run, "pairs": cfg.pairs, "task": cfg.task}
     named = [name for name, value in given.items() if value]
     if len(named) != 1:
         said = " and ".join(named) + " are given" if named else "no source is given"
         raise ValueError(f"{said}: give one of demo, run, pairs and task")
-    prepared(cfg, folder)
-    settings = ["--host", cfg.host, "--port", str(cfg.port), "--people", str(cfg.people)]
-    settings += ["--guidelines", cfg.guidelines] if cfg.guidelines else []
-    items = cfg.pairs or str(folder / ITEMS)
-    serve("serve", "--database", database, "--items", items, *settings)
+    asked = {name: getattr(cfg, name) for name in OF_ITEMS}
+    if cfg.pairs:
+        labelling.prepared(folder, asked)
+        labelling.serve(cfg, cfg.pairs)
+    labelling.serve(cfg, labelling.prepared(folder, asked, lambda: made(cfg)))
 
 
-def serve(*command: str):
-    """Replaces this process by the page's own, which has no model and no JAX."""
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "feedback", *command])
+def made(cfg: Config) -> list[dict]:
+    """Items with responses of a task, or that the policies of a run give to its prompts."""
+    if not cfg.run:
+        rows = questions.of_task(cfg.task or TASK, cfg.kind, cfg.number, cfg.seed)
+    else:
+        from rlhf_jax.pipeline import checkpoints, finished
 
-
-def prepared(cfg: Config, folder: pathlib.Path):
-    """Writes the items of the folder, unless an earlier start of the same command did.
-
-    Raises ValueError where the folder has the items of another command.
-    """
-    asked = {
-        name: getattr(cfg, name) for name in ("demo", "run", "pairs", "task", "against", "seed")
-    }
-    asked |= {
-        "held_out": cfg.held_out,
-        "kind": cfg.kind,
-        "number": cfg.number,
-        "wanted": cfg.wanted,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / SOURCE).exists():
-        if disk.read_json(folder / SOURCE) != asked:
-            raise ValueError(
-                f'to = "{folder}" holds the items of another command: name a new folder, or repeat that '
-                f"command ({folder / SOURCE} has its settings)"
-            )
-        return
-    if not cfg.pairs:
-        rows = (
-            of_run(cfg)
-            if cfg.run
-            else questions.of_task(cfg.task or TASK, cfg.kind, cfg.number, cfg.seed)
-        )
-        if len(rows) < cfg.number:
-            print(f"{len(rows)} items: the other prompts have equal responses", flush=True)
-        write_jsonl(folder / ITEMS, [row | {"wanted": cfg.wanted} for row in rows])
-    disk.write_json(folder / SOURCE, asked)
-
-
-def of_run(cfg: Config) -> list[dict]:
-    """Items with responses that the policies of a run give to its prompts."""
-    from rlhf_jax.pipeline import checkpoints, finished
-
-    run = finished.opened(pathlib.Path(cfg.run))
-    own = checkpoints.own_stage(run.folder)
-    stages = [own, finished.SFT] if cfg.against else [own] * questions.RESPONSES[cfg.kind]
-    rows = run.texts.rows_held_out if cfg.held_out else run.texts.rows
-    return questions.of_policies(run, stages, rows, cfg.kind, cfg.number, cfg.seed)
+        run = finished.opened(pathlib.Path(cfg.run))
+        own = checkpoints.own_stage(run.folder)
+        stages = [own, finished.SFT] if cfg.against else [own] * questions.RESPONSES[cfg.kind]
+        asked = run.texts.rows_held_out if cfg.held_out else run.texts.rows
+        rows = questions.of_policies(run, stages, asked, cfg.kind, cfg.number, cfg.seed)
+    if len(rows) < cfg.number:
+        print(f"{len(rows)} items: the other prompts have equal responses", flush=True)
+    return [row | {"wanted": cfg.wanted} for row in rows]

@@ -7,7 +7,7 @@ majority(votes), dawid_skene(votes).probability
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int
 from scipy.special import expit, logsumexp, xlogy
 
 PRIOR = (4.0, 2.0)

@@ -47,6 +47,7 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "position": _position(worked),
         "over_time": _over_time(worked),
         "policies": policies(rows),
+        "policies_at_equal_length": policies(rows, length=True),
     }
     return _json(found)
 
