@@ -1,8 +1,8 @@
-"""A blind comparison of runs: people, or a judge, choose between their policies' answers to fresh prompts.
+"""A blind comparison of runs by people, or by a judge in their place.
 
     python launch.py arena --runs runs/sentiment/1f0c5a77b2 runs/rloo/93ab00c1d2
     python launch.py feedback-report --data arena/feedback.db
-    python launch.py arena --runs A B --judge verifiers:chrf
+    python launch.py arena --runs A B --judge my_judge.py:clearer
     OPENAI_API_KEY=... python launch.py arena --runs A B --judge http://127.0.0.1:8000/v1 --model judge
 
 The prompts are the first run's held-out ones, each for a pair of runs in turn. The page shows no names, and
@@ -12,7 +12,7 @@ for answers of equal length.
 
 `--judge` asks a Python function or an OpenAI-compatible server in people's place, each pair in both orders,
 and says how far it agrees with the people who have judged so far. A function takes prompts and responses and
-returns scores (FILE.py:NAME, or a built-in reward).
+returns scores, the higher for the better one.
 """
 
 import dataclasses
@@ -50,8 +50,8 @@ class Config(labelling.PageConfig):
     number: Count = 60
     """Pairs to ask about."""
     judge: str = ""
-    """Judge in people's place: FILE.py:NAME or a built-in reward, whose higher score wins, or the address of
-    an OpenAI-compatible server."""
+    """Judge in people's place: a function as FILE.py:NAME, whose higher score wins, or the address of an
+    OpenAI-compatible server."""
     model: str = ""
     """Name of the model at the judge's address."""
     to: str = "arena"
@@ -143,7 +143,18 @@ def judge_of(cfg: Config) -> judges.Judge:
         if not cfg.model:
             raise ValueError("model is empty: name the model at the judge's address")
         return judges.endpoint(cfg.judge, cfg.model, os.environ.get("OPENAI_API_KEY", ""))
-    return judges.by_reward(functions.load(cfg.judge))
+    reward = functions.load(cfg.judge)
+    needed = [
+        name
+        for name, has_to in functions.signature_of("the judge", reward).columns.items()
+        if has_to
+    ]
+    if needed:
+        raise ValueError(
+            f'judge = "{cfg.judge}" needs the columns {", ".join(needed)}, and a judge gets prompts and '
+            "responses alone: name another function"
+        )
+    return judges.by_reward(reward)
 
 
 def conclude(cfg: Config, items: list[Item], judge: judges.Judge):

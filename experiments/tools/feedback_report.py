@@ -1,4 +1,4 @@
-"""Agreement, each annotator's reliability, and the better policy, from what people judged.
+"""Agreement, annotators, and the better policy in what people judged.
 
     python launch.py feedback-report --data label/feedback.db
     python launch.py feedback-report --data raw.jsonl
@@ -36,6 +36,8 @@ FLAGGED, FINE = "#c0392b", "#2f7ed8"
 @dataclass(frozen=True)
 class Config(Settings):
     """Settings of the report."""
+
+    _main = ("data", "to")
 
     data: str = ""
     """SQLite file of the labelling page, raw export in JSON Lines, or address of a page that runs."""

@@ -121,6 +121,7 @@ def test_a_judge_that_talks_nonsense_is_counted(policies, tmp_path, capsys, monk
         (["--runs", "a", "b", "--judge", "http://x/v1"], "model is empty"),
         (["--runs", "a", "b", "--judge", "http://x/v1", "--port", "3"], "a judge needs no page"),
         (["--runs", "a", "b", "--judge", "nothing"], "does not say what to call"),
+        (["--runs", "a", "b", "--judge", "verifiers:exact"], "needs the columns answer"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path, capsys, settings, words):
