@@ -64,8 +64,10 @@ class Config(labelling.PageConfig):
     def _unread(self) -> dict[str, str]:
         if self.judge:
             page = ("database", "people", "guidelines", "host", "port")
-            unread = dict.fromkeys(page, "a judge needs no page")
-            return unread if self._at_address() else unread | {"model": "the judge has no address"}
+            unread = {name: "a judge needs no page" for name in page}
+            if not self._at_address():
+                unread["model"] = "the judge has no address"
+            return unread
         return {"model": "no judge is given"}
 
     def _at_address(self) -> bool:

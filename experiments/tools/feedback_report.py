@@ -141,7 +141,8 @@ def picture(found: Numbers) -> Figure:
         shown = [x for x in found["people"] if x[name]["n"]]
         ends = [[x[name]["mean"], *x[name]["interval"]] for x in shown]
         colours = [FLAGGED if name in x["flags"] else FINE for x in shown]
-        bars(axes, [x["name"] for x in shown], *np.array(ends, float).reshape(-1, 3).T, colours)
+        means, low, high = np.array(ends, float).reshape(-1, 3).T
+        bars(axes, [x["name"] for x in shown], means, low, high, colours)
         axes.axvline(0.5, color="0.6", lw=1)
         axes.set_xlim(0, 1)
         axes.set_title(f"{title} (red: flagged)", fontsize=10)

@@ -190,7 +190,8 @@ def _p_values(x: Person, pooled: dict[str, list[float]], p: int) -> dict[str, fl
     early, late = x.halves
     if early.n:
         table = [[early.k, early.n - early.k], [late.k, late.n - late.k]]
-        found["fatigue"] = float(fisher_exact(table, alternative="greater")[1])
+        tested = fisher_exact(table, alternative="greater")
+        found["fatigue"] = float(tested[1])  # pyright: ignore[reportArgumentType]
     return found
 
 
