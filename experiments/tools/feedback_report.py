@@ -102,17 +102,21 @@ def show(found: Numbers):
             *(said(x["seconds"]), ", ".join(x["flags"])),
         )
     console.print(between, people)
-    if policies := found["policies"]:
-        table = Table(
-            "policy", "strength", "95 % interval", *(f"beats {x}" for x in policies["names"])
-        )
-        for n, name in enumerate(policies["names"]):
-            ends = {end: policies[end][n] for end in ("low", "high")}
-            rates = [said(p) if k != n else "" for k, p in enumerate(policies["win_rate"][n])]
-            table.add_row(name, said(policies["strength"][n]), interval(ends), *rates)
-        console.print(table)
-        if policies["rough"]:
-            console.print(f"{policies['people']} people are few: the intervals are rough.")
+    for key, head in (("policies", "policy"), ("policies_at_equal_length", "at equal length")):
+        if policies := found[key]:
+            console.print(standing(policies, head))
+    if (policies := found["policies"]) and policies["rough"]:
+        console.print(f"{policies['people']} people are few: the intervals are rough.")
+
+
+def standing(policies: Numbers, head: str) -> Table:
+    """Strengths with their intervals, and the matrix of win rates."""
+    table = Table(head, "strength", "95 % interval", *(f"beats {x}" for x in policies["names"]))
+    for n, name in enumerate(policies["names"]):
+        ends = {end: policies[end][n] for end in ("low", "high")}
+        rates = [said(p) if k != n else "" for k, p in enumerate(policies["win_rate"][n])]
+        table.add_row(name, said(policies["strength"][n]), interval(ends), *rates)
+    return table
 
 
 def said(x: float | None) -> str:
