@@ -32,6 +32,12 @@ def test_the_season_of_1987():
     np.testing.assert_allclose(weak.strength_against(0), strengths, atol=2e-3)
 
 
+def test_two_iterations_are_not_taken_for_the_optimum():
+    home, guests, result, games = published.baseball()
+    with pytest.raises(ValueError, match="did not converge"):
+        fit(Contests(home, guests, result, weight=games), NAMES, most=2)
+
+
 def test_the_order_term_is_the_home_advantage():
     home, guests, result, games = published.baseball()
     votes = Contests(home, guests, result, order=np.ones(len(home)), weight=games)
