@@ -30,6 +30,7 @@ def refused(words: list[str]) -> str | None:
     ]
     if name in ("new", "--help") or name.endswith(".py"):
         return None
+    name = name.replace("-", "_") if name not in known else name
     if name not in known:
         return name
     cfg = launcher.load(name).config
