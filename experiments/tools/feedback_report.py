@@ -106,7 +106,7 @@ def show(found: Numbers):
         if policies := found[key]:
             console.print(standing(policies, head))
     if (policies := found["policies"]) and policies["rough"]:
-        console.print(f"{policies['people']} people are few: the intervals are rough.")
+        console.print("The intervals are rough: fewer than eight people have judged.")
 
 
 def standing(policies: Numbers, head: str) -> Table:

@@ -130,7 +130,7 @@ def test_agreement_names_flags_and_policies(tmp_path):
     assert len(re.findall("chooses by place", page)) == 1
     assert re.search(r'<th scope="row">new</th><td>0.00</td>', page)
     assert re.search(r'<th scope="row">old</th><td>-\d', page)
-    assert "6 people are few" in page
+    assert "and rough under eight people" in page
 
 
 def test_the_speed_of_a_person_is_a_line_and_a_table(browser):
