@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -128,15 +129,18 @@ def made(cfg: Config) -> list[Item]:
             flush=True,
         )
     if not found:
-        raise ValueError("no pair is left to compare: name other runs, or more prompts with number")
+        raise ValueError(
+            f"no pair is left to compare: {told} have an answer that says a name, and {equal} equal answers"
+        )
     return found
 
 
 def says_a_name(text: str, run: Any, folder: str) -> bool:
-    """True for an answer that has the name of its run or of the model that it began as."""
+    """True for an answer that has the name of its run or of the model that it began as, as a word."""
     cfg = run.cfg
     names = [pathlib.Path(folder).name, *(getattr(cfg, x, "") for x in ("pretrained", "reference"))]
-    return any(name and pathlib.Path(name).name.lower() in text.lower() for name in names)
+    words = [re.escape(pathlib.Path(name).name) for name in names if name]
+    return bool(re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", text, re.IGNORECASE))
 
 
 def judge_of(cfg: Config) -> judges.Judge:
@@ -165,6 +169,10 @@ def conclude(cfg: Config, items: list[Item], judge: judges.Judge):
     asked = [(plain(item["prompt"]), a, b) for item, (a, b) in zip(items, texts, strict=True)]
     found = judges.verdicts(judge, asked)
     read = ~np.isnan(found.probability)
+    if not read.any():
+        raise ValueError(
+            f"the judge gave no verdict on any of {len(items)} pairs: name another judge"
+        )
     number = {name: n for n, name in enumerate(cfg.runs)}
     a, b = (
         np.array([number[item["responses"][k]["policy"]] for item in items])[read] for k in (0, 1)
@@ -177,7 +185,7 @@ def conclude(cfg: Config, items: list[Item], judge: judges.Judge):
     for n, name in enumerate(cfg.runs):
         own = [f"{x:.2f}" if k != n else "" for k, x in enumerate(rates[n])]
         table.add_row(name, f"{fitted.strength_against(0)[n]:.2f}", *own)
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(
         f"{int(read.sum())} pairs judged in both orders, {found.malformed} without a verdict"

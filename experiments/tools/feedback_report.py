@@ -43,6 +43,8 @@ class Config(Settings):
     """SQLite file of the labelling page, raw export in JSON Lines, or address of a page that runs."""
     to: str = "feedback_report"
     """Folder of the numbers and of the picture."""
+    question: str | None = None
+    """Question whose answers are wanted, where the pairs ask several; empty: the page's own."""
 
 
 config = Config()
@@ -54,7 +56,7 @@ def main(cfg: Config):
     if not cfg.data:
         raise ValueError("data is empty: name a database, a raw export or the address of a page")
     runs.check_folder("to", cfg.to)
-    found = summary.summary(raw(cfg.data))
+    found = summary.summary(raw(cfg.data), cfg.question)
     if not found["judgements"]:
         raise ValueError(f"data = {cfg.data} has no judgement of a pair that stands")
     folder = pathlib.Path(cfg.to)
@@ -90,7 +92,7 @@ def raw(data: str) -> list[Numbers]:
 
 def show(found: Numbers):
     """Prints tables of agreement, annotators and policies."""
-    console, between = Console(), Table("agreement", "alpha", "95 % interval")
+    console, between = Console(markup=False), Table("agreement", "alpha", "95 % interval")
     for name, words in (("degree", "how much better"), ("side", "which is better")):
         alpha = found["agreement"][name]
         between.add_row(words, said(alpha["alpha"]), interval(alpha))
@@ -105,7 +107,12 @@ def show(found: Numbers):
     for key, head in (("policies", "policy"), ("policies_at_equal_length", "at equal length")):
         if policies := found[key]:
             console.print(standing(policies, head))
-    if (policies := found["policies"]) and policies["rough"]:
+    if not (policies := found["policies"]):
+        return
+    console.print(f"Strengths are logits beside {policies['reference']}.")
+    if policies["loose"]:
+        console.print(f"Only a weak prior holds {', '.join(policies['loose'])}.")
+    if policies["rough"]:
         console.print("The intervals are rough: fewer than eight people have judged.")
 
 
@@ -170,5 +177,5 @@ def bars(axes, names, means, low, high, colours=None):
     colours = colours or [FINE] * len(names)
     axes.hlines(at, low, high, color=colours, lw=2)
     axes.scatter(means, at, color=colours, zorder=2)
-    axes.set_yticks(at, names)
+    axes.set_yticks(at, names, parse_math=False)
     axes.set_ylim(-0.6, len(names) - 0.4)

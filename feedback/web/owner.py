@@ -67,8 +67,9 @@ def agreement(request: Request, who: doors.Owner) -> Response:
     from rlhf_jax.people import summary  # NumPy and SciPy, which take a second
 
     with request.app.state.db.read() as c:
-        found = summary.summary(export.raw(c))
-    return page(request, who, "owner_agreement.html", of=found, tests=TESTS)
+        rows = export.raw(c)
+    parts = [(x, summary.summary(rows, x)) for x in summary.questions(rows) or [""]]
+    return page(request, who, "owner_agreement.html", parts=parts, tests=TESTS)
 
 
 @router.get("/judgements")

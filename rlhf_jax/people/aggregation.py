@@ -96,7 +96,9 @@ def dawid_skene_classes(
     """
     counts = np.zeros((item.max() + 1, person.max() + 1, classes or label.max() + 1))
     np.add.at(counts, (item, person, label), 1)
-    posterior = counts.sum(1) / counts.sum((1, 2))[:, None]
+    total = counts.sum((1, 2))[:, None]
+    even = np.full(counts.shape[::2], 1 / counts.shape[2])  # of items without a label
+    posterior = np.divide(counts.sum(1), total, out=even, where=total > 0)
     old, k = -np.inf, 0
     while True:
         prior = posterior.mean(0)

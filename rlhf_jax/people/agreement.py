@@ -85,8 +85,10 @@ def alpha_interval(
     if np.isnan(mean):
         return Alpha(mean, mean, mean)
     n = len(counts)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    found = _alphas(values, counts, drawn.astype(np.float64), level)
+    # items with equal counts are one kind, of which a resample has a multinomial number
+    kinds, many = np.unique(counts, axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(n, many / n, size=resamples)
+    found = _alphas(values, kinds, drawn.astype(np.float64), level)
     found = found[~np.isnan(found)]  # resamples in which all labels are equal
     tail = (1 - confidence) / 2
     low, high = np.quantile(found, [tail, 1 - tail]) if len(found) else (mean, mean)

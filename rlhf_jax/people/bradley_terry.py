@@ -41,39 +41,39 @@ class Contests(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """Parameters (strengths, then order, length and log tie, where these are fitted), and covariances."""
+    """Strengths of K policies, then the terms that were fitted, and their covariances."""
 
     names: tuple[str, ...]
-    """Policies, then "order", "length" and "log tie"."""
+    """The policies."""
+    terms: tuple[str, ...]
+    """Those of "order", "length" and "log tie" that were fitted."""
     parameters: Float[np.ndarray, " P"]
     """Strengths of mean zero, and the terms."""
     covariance: Float[np.ndarray, "P P"]
-    """Inverse of the observed information, which takes votes as independent."""
+    """Inverse of the posterior's information, which takes votes as independent."""
     scores: Float[np.ndarray, "N P"]
     """Gradient of each row's log-likelihood."""
+    precision: Float[np.ndarray, " P"]
+    """Precision of the prior."""
     log_likelihood: float
     loose: tuple[str, ...]
-    """Policies that won all or lost all, or that nothing joins to the others: only the prior holds them."""
+    """Policies whose strengths the prior alone keeps finite, or joins to the others."""
 
     def strength_against(self, reference: int = 0) -> Float[np.ndarray, " K"]:
         """Strengths less that of policy number `reference`."""
-        k = _policies(self)
-        return self.parameters[:k] - self.parameters[reference]
+        return self.parameters[: len(self.names)] - self.parameters[reference]
+
+    def term(self, name: str) -> float:
+        """A fitted term."""
+        return float(self.parameters[len(self.names) + self.terms.index(name)])
 
     def errors_against(
         self, reference: int = 0, covariance: Float[np.ndarray, "P P"] | None = None
     ) -> Float[np.ndarray, " K"]:
         """Standard errors of `strength_against`."""
-        k, v = _policies(self), self.covariance if covariance is None else covariance
+        k, v = len(self.names), self.covariance if covariance is None else covariance
         v = v[:k, :k]
         return np.sqrt(np.maximum(np.diag(v) + v[reference, reference] - 2 * v[:, reference], 0.0))
-
-
-def _policies(fit: Fit) -> int:
-    return len(fit.names) - sum(x in fit.names for x in TERMS)
-
-
-TERMS = ("order", "length", "log tie")
 
 
 def fit(
@@ -135,8 +135,9 @@ def fit(
             "Bradley-Terry did not converge: give the prior a finite standard deviation"
         )
     covariance = np.linalg.inv(information + np.diag(precision) + pin)
-    names = (*names, *terms, *(["log tie"] if ties else []))
-    return Fit(names, theta, covariance, scores, value, loose(votes, names[:k]))
+    terms = (*terms, "log tie") if ties else tuple(terms)
+    out = loose(votes, names)
+    return Fit(tuple(names), terms, theta, covariance, scores, precision, value, out)
 
 
 def _derivatives(theta, x, result, weight, ties):
@@ -166,7 +167,8 @@ def _derivatives(theta, x, result, weight, ties):
 def loose(votes: Contests, names: Sequence[str]) -> tuple[str, ...]:
     """Policies outside the largest set whose strengths the votes alone make finite (Ford, 1957).
 
-    In that set each policy is reached from each other one by wins and ties.
+    In that set each policy is reached from each other one by wins and ties. Where no set of two or more is
+    the largest, all policies are outside.
     """
     k = len(names)
     won = np.zeros((k, k))
@@ -174,6 +176,8 @@ def loose(votes: Contests, names: Sequence[str]) -> tuple[str, ...]:
     np.add.at(won, (votes.b, votes.a), votes.result < 1)
     _, part = connected_components(csr_array(won), directed=True, connection="strong")
     sizes = np.bincount(part)
+    if k > 1 and (sizes.max() == 1 or np.sum(sizes == sizes.max()) > 1):
+        return tuple(names)
     return tuple(name for name, x in zip(names, part, strict=True) if x != np.argmax(sizes))
 
 
@@ -184,7 +188,9 @@ def two_way_covariance(
 
     V = H^-1 (M_prompt + M_person - M_both) H^-1, where M sums the outer products of the groups' scores, each
     with its correction G / (G - 1) (Cameron, Gelbach and Miller, 2011). Where the difference is not positive,
-    M_both is not taken off. Use it with `quantile`. NaN for a single prompt or person, who tell no spread.
+    M_both is not taken off. The prior's variance is added, H^-1 diag(precision) H^-1, so that what it alone
+    holds has a wide interval, and votes that are all ties, whose scores are zero, have H^-1. Use it with
+    `quantile`. NaN for a single prompt or person, who tell no spread.
     """
     if min(len(np.unique(prompts)), len(np.unique(people))) < 2:
         return np.full_like(fit.covariance, np.nan)
@@ -193,7 +199,9 @@ def two_way_covariance(
     meat = parts[0] + parts[1] - parts[2]
     if np.linalg.eigvalsh(meat).min() < -1e-9 * np.trace(meat):
         meat = parts[0] + parts[1]
-    return fit.covariance @ meat @ fit.covariance
+    if np.trace(meat) < 1e-12 * len(fit.scores):
+        return fit.covariance
+    return fit.covariance @ (meat + np.diag(fit.precision)) @ fit.covariance
 
 
 def _meat(scores, groups) -> Float[np.ndarray, "P P"]:
@@ -215,8 +223,8 @@ def quantile(prompts, people, level: float = 0.95) -> float:
 
 def win_rates(fit: Fit) -> Float[np.ndarray, "K K"]:
     """Probability that the row's policy beats the column's: ties count half, order none, lengths equal."""
-    k = _policies(fit)
+    k = len(fit.names)
     half = (fit.parameters[:k, None] - fit.parameters[None, :k]) / 2
-    tie = np.exp(fit.parameters[-1]) if fit.names[-1] == "log tie" else 0.0
+    tie = np.exp(fit.term("log tie")) if "log tie" in fit.terms else 0.0
     z = np.exp(half) + np.exp(-half) + tie
     return (np.exp(half) + tie / 2) / z

@@ -2,7 +2,7 @@
 
     chosen = choose("bald", pool, 100, rng)     # indices into the pool, with scores and probabilities
 
-A strategy scores pairs. `choose` takes the best, at most `cap` of a prompt, and gives one fifth of the places
+A strategy scores pairs. `choose` takes the best, at most two of a prompt, and gives one fifth of the places
 to a uniform stream, because what was chosen is no sample: agreement, win rates and calibration are computed
 on that stream alone. Strategies:
 
@@ -102,7 +102,7 @@ def d_optimal(pool: Pool, n: int, rng: np.random.Generator) -> Float[np.ndarray,
     x, asked = x / scale, pool.asked / (2 * scale)  # w is at most 1/4
     inverse = np.linalg.inv(np.eye(x.shape[1]) + asked.T @ asked)
     gains = np.einsum("nd,de,ne->n", x, inverse, x)
-    scores, left, current = np.log1p(gains), np.ones(len(x), bool), gains.copy()
+    scores, left, current = np.log1p(gains), pool.times == 0, gains.copy()
     used = np.zeros(pool.prompt.max(initial=-1) + 1, int)
     for rank in range(min(n, len(x))):
         k = int(np.argmax(np.where(left, current, -1.0)))
@@ -167,7 +167,6 @@ def choose(
     n: int,
     rng: np.random.Generator,
     uniform: float = UNIFORM,
-    cap: int = CAP,
 ) -> Chosen:
     """The `n` pairs to ask: a uniform stream first, then the best by the strategy, ties at random.
 
@@ -182,7 +181,11 @@ def choose(
             f"{n} pairs are wanted, and the pool has {len(fresh)} that were not asked yet"
         )
     stream = rng.choice(fresh, round(uniform * n), replace=False)
-    scores = np.asarray(score(pool, n - len(stream), rng), np.float64)
+    seen = pool.times.copy()
+    seen[stream] += 1  # so that a strategy takes the stream as asked
+    gone = pool.features[pool.a[stream]] - pool.features[pool.b[stream]]
+    after = pool._replace(times=seen, asked=np.concatenate([pool.asked, gone]))
+    scores = np.asarray(score(after, n - len(stream), rng), np.float64)
     if not np.all(np.isfinite(scores)) or (n > len(stream) and np.ptp(scores) == 0):
         raise ValueError(
             f"the strategy {score.__name__} gives all pairs the score {scores[0]}, and so chooses nothing"
@@ -193,7 +196,7 @@ def choose(
     for k in np.lexsort((rng.random(len(scores)), -scores)).tolist():
         if k in taken or (pool.times[k] and not again):
             continue
-        (best if again or used[pool.prompt[k]] < cap else over).append(k)
+        (best if again or used[pool.prompt[k]] < CAP else over).append(k)
         used[pool.prompt[k]] += 1
         if len(best) == n - len(stream):
             break

@@ -25,7 +25,8 @@ class Judgements(NamedTuple):
     """1 where the item's first response, a, was preferred, 0 where b was, 1/2 for a tie; NaN: both bad."""
     degree: Float[np.ndarray, " N"]
     """From -2 to 2, positive where a is better; NaN where it was not asked."""
-    a_shown_first: Bool[np.ndarray, " N"]
+    a_shown_first: Float[np.ndarray, " N"]
+    """1 where a was shown first, 0 where b was, NaN where the order is not known."""
     words: Int[np.ndarray, " N"]
     """Words of a less those of b."""
     seconds: Float[np.ndarray, " N"]
@@ -33,7 +34,9 @@ class Judgements(NamedTuple):
     at: Float[np.ndarray, " N"]
     """Seconds since 1970."""
     gold: Float[np.ndarray, " N"]
-    """The known answer of a hidden item, as in `first`; NaN elsewhere."""
+    """The known answer, as in `first`, of a hidden item; NaN elsewhere, and where both are bad."""
+    hidden: Bool[np.ndarray, " N"]
+    """True for hidden items, whose answer is known."""
     repeats: Int[np.ndarray, " N"]
     """The item that this one repeats; -1 for none."""
     training: Bool[np.ndarray, " N"]
@@ -47,8 +50,9 @@ class Judgements(NamedTuple):
 
     @property
     def chosen_first(self) -> Float[np.ndarray, " N"]:
-        """1 where the response that was shown first was preferred; 1/2 for a tie, NaN for "both are bad"."""
-        return np.where(self.a_shown_first, self.first, 1 - self.first)
+        """1 where the response that was shown first was preferred; 1/2 for a tie, NaN where there is none."""
+        chosen = np.where(self.a_shown_first == 1, self.first, 1 - self.first)
+        return np.where(np.isnan(self.a_shown_first), np.nan, chosen)
 
     @property
     def votes(self) -> Votes:
@@ -59,7 +63,7 @@ class Judgements(NamedTuple):
 
 def work(judged: Judgements) -> Judgements:
     """The judgements from which one learns: without training, hidden gold and repeats."""
-    return judged.where(~judged.training & np.isnan(judged.gold) & (judged.repeats < 0))
+    return judged.where(~judged.training & ~judged.hidden & (judged.repeats < 0))
 
 
 def from_raw(rows: Iterable[Mapping[str, Any]]) -> Judgements:
@@ -83,8 +87,8 @@ def from_raw(rows: Iterable[Mapping[str, Any]]) -> Judgements:
     people = sorted({row["annotator"] for row in found})
     item_at, person_at = _numbers(items), _numbers(people)
     columns = [*zip(*(_columns(row, item_at, person_at) for row in found), strict=True)]
-    kinds = (int, int, float, float, bool, int, float, float, float, int, bool)
-    arrays = [np.array(x, kind) for x, kind in zip(columns or [()] * 11, kinds, strict=True)]
+    kinds = (int, int, float, float, float, int, float, float, float, bool, int, bool)
+    arrays = [np.array(x, kind) for x, kind in zip(columns or [()] * 12, kinds, strict=True)]
     named = dict(zip(Judgements._fields, arrays, strict=False))
     return Judgements(**named, items=tuple(items), people=tuple(people))
 
@@ -97,16 +101,18 @@ def _columns(row: Mapping[str, Any], items: dict[str, int], people: dict[str, in
     item = row["item"]
     a, b = (len(x["text"].split()) for x in item["responses"])
     ms = row["visible_ms"] if row["visible_ms"] is not None else row["server_ms"]
-    hidden = SIDES[item["gold"]] if item["purpose"] == "gold" else np.nan
+    hidden = item["purpose"] == "gold"
+    shown = row["shown"]  # which imported judgements do not know
     return (
         items[item["id"]],
         people[row["annotator"]],
         SIDES[row["preference"]],
         np.nan if row["degree"] is None else row["degree"],
-        row["shown"][0] == 0,
+        np.nan if not shown else float(shown[0] == 0),
         a - b,
         np.nan if ms is None else ms / 1000,
         row["at"],
+        SIDES[item["gold"]] if hidden else np.nan,
         hidden,
         -1 if not item["repeats"] else items[item["repeats"]],
         item["purpose"] == "training",

@@ -8,6 +8,7 @@ Judges prefer positions (Zheng et al., 2023), so `both_orders` asks twice and av
 many pairs, beside people's votes.
 """
 
+import contextlib
 import http.client
 import json
 import re
@@ -37,7 +38,9 @@ B if the second is better, or TIE.
 {b}
 
 [Better response]"""
-ANSWER = re.compile(r"[\W_]*(A|B|TIE)\b", re.IGNORECASE)
+ANSWER = re.compile(  # "a" is the article, unless it stands alone
+    r"[\W_]*(?:(?:[Aa] )?(tie|Tie|TIE)\b|(A|[Bb]|a(?=[\W_]*$))\b(?!\s+(?:and|or|tie)\b))"
+)
 
 
 class MalformedError(ValueError):
@@ -101,8 +104,9 @@ def _post(url: str, key: str, body: dict, timeout: float, pauses: Sequence[float
             with urllib.request.urlopen(request, timeout=timeout) as reply:
                 return reply.read()
         except urllib.error.HTTPError as error:
-            with error:
-                why = f"{error.code} {error.read()[:200].decode(errors='replace')}"
+            with error, contextlib.suppress(OSError, http.client.HTTPException):
+                why = f"{error.code}"
+                why += f" {error.read()[:200].decode(errors='replace')}"
             if error.code not in BUSY:
                 raise ValueError(f"{url} refuses: {why}") from None
         except (OSError, http.client.HTTPException) as error:
@@ -125,7 +129,7 @@ def verdict(answer: str) -> float:
     found = ANSWER.match(answer)
     if not found:
         raise MalformedError(f"the answer begins with none of A, B and TIE: {answer[:80]!r}")
-    return {"A": 1.0, "B": 0.0, "TIE": 0.5}[found[1].upper()]
+    return 0.5 if found[1] else {"A": 1.0, "B": 0.0}[found[2].upper()]
 
 
 class Verdicts(NamedTuple):

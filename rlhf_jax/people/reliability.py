@@ -3,12 +3,12 @@
 Each test asks about one person whether the judgements look like those of somebody careful:
 
     position    the response shown first is chosen in half of the decided pairs (exact binomial, two-sided)
-    consensus   agreement with what the others say, compared with the others' own (binomial, too low)
+    consensus   agreement with what the others say, compared with the others' own (Fisher, too low)
     fatigue     agreement in the second half of a person's work, compared with the first (Fisher, too low)
     length      the longer response is chosen more often than the person's accuracy explains, by no more than
                 among the others (normal)
-    gold        hidden gold answered as the others answer it (binomial, too low)
-    self        repeats answered as before, as often as the others do (binomial, too low)
+    gold        hidden gold answered right, as often as by the others (Fisher, too low)
+    self        repeats answered as before, as often as by the others (Fisher, too low)
 
 What the others say is the posterior of Dawid and Skene's model without the person's own vote. P values of all
 people and tests are corrected together (Benjamini and Hochberg, 1995).
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, logit
-from scipy.stats import binom, binomtest, false_discovery_control, fisher_exact, norm
+from scipy.stats import binomtest, false_discovery_control, fisher_exact, norm
 
 from rlhf_jax.people.aggregation import dawid_skene
 from rlhf_jax.people.judgements import Judgements, work
@@ -134,21 +134,21 @@ class _Pairs(NamedTuple):
 
 def _facts(judged: Judgements, worked: Judgements, pairs: _Pairs, p: int) -> Person:
     mine = worked.where(worked.person == p)
-    decided = (mine.first == 0) | (mine.first == 1)
+    placed = mine.chosen_first[(mine.chosen_first == 0) | (mine.chosen_first == 1)]
     agreed = pairs.agreement(p)
     half = len(agreed) // 2
     longer, expected = pairs.longer(p)
     times = mine.seconds[~np.isnan(mine.seconds)]
-    hidden = judged.where((judged.person == p) & ~np.isnan(judged.gold))
+    hidden = judged.where((judged.person == p) & judged.hidden)
     return Person(
         name=judged.people[p],
         judged=len(mine.item),
         accuracy=float(pairs.accuracy[p]),
-        position=Share(float(mine.chosen_first[decided].sum()), int(decided.sum())),
+        position=_share(placed),
         consensus=_share(agreed),
         halves=(_share(agreed[:half]), _share(agreed[half:])),
         length=float((longer - expected).mean()) if len(longer) else float("nan"),
-        gold=_share(hidden.first == hidden.gold),
+        gold=_share([_same(a, b) for a, b in zip(hidden.first, hidden.gold, strict=True)]),
         self=_share(_kept(judged, p)),
         seconds=float(np.median(times)) if len(times) else float("nan"),
         p_values={},
@@ -166,33 +166,36 @@ def _kept(judged: Judgements, p: int) -> list[bool]:
 
 
 def _same(a: float, b: float) -> bool:
-    return a == b or bool(np.isnan(a) and np.isnan(b))
+    return bool(a == b or (np.isnan(a) and np.isnan(b)))
 
 
 def _share(right) -> Share:
     return Share(float(np.sum(right)), len(right))
 
 
-def _without_each(shares: list[Share]) -> list[float]:
-    """The proportion of everybody but one, for each; NaN where the others have nothing."""
+def _without_each(shares: list[Share]) -> list[Share]:
+    """The counts of everybody but one, for each."""
     k, n = sum(x.k for x in shares), sum(x.n for x in shares)
-    return [(k - x.k) / (n - x.n) if n > x.n else float("nan") for x in shares]
+    return [Share(k - x.k, n - x.n) for x in shares]
 
 
-def _p_values(x: Person, pooled: dict[str, list[float]], p: int) -> dict[str, float]:
+def _p_values(x: Person, pooled: dict[str, list[Share]], p: int) -> dict[str, float]:
     found = {}
     if x.position.n:
         found["position"] = float(binomtest(round(x.position.k), x.position.n).pvalue)
     for name in ("consensus", "gold", "self"):
-        share, usual = getattr(x, name), pooled[name][p]
-        if share.n and not np.isnan(usual):
-            found[name] = float(binom.cdf(share.k, share.n, usual))
+        if getattr(x, name).n and pooled[name][p].n:
+            found[name] = _fewer(getattr(x, name), pooled[name][p])
     early, late = x.halves
     if early.n:
-        table = [[early.k, early.n - early.k], [late.k, late.n - late.k]]
-        tested = fisher_exact(table, alternative="greater")
-        found["fatigue"] = float(tested[1])  # pyright: ignore[reportArgumentType]
+        found["fatigue"] = _fewer(late, early)
     return found
+
+
+def _fewer(a: Share, b: Share) -> float:
+    """P value of Fisher's exact test that the share `a` is as high as `b`, against a lower one."""
+    tested = fisher_exact([[a.k, a.n - a.k], [b.k, b.n - b.k]], alternative="less")
+    return float(tested[1])  # pyright: ignore[reportArgumentType]
 
 
 def _too_long(pairs: _Pairs) -> dict[int, float]:

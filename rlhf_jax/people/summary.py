@@ -22,14 +22,29 @@ FEW = 8
 """People under whom intervals over people are rough."""
 
 
-def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def questions(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The questions that the judged pairs ask; an empty one is the page's own."""
+    return sorted({x["item"]["question"] or "" for x in rows if x["item"]["kind"] == "pair"})
+
+
+def summary(rows: Iterable[Mapping[str, Any]], question: str | None = None) -> dict[str, Any]:
     """The numbers of a raw export; NaN, which JSON has not, is null.
+
+    Raises ValueError for rows that are no raw export, and, with their list, where pairs ask several questions
+    and `question` names none: answers to different questions are never mixed.
 
     `agreement.degree` is ordinal alpha on the five steps, `agreement.side` nominal alpha on who is better
     (a tie is a side), each with an interval over items. `policies` has the strengths by Bradley-Terry, with
     two-way intervals by prompt and person, where responses of several named policies were compared.
     """
     rows = list(rows)
+    from_raw(rows)  # which refuses what is no raw export
+    asked = questions(rows)
+    if question is None and len(asked) > 1:
+        raise ValueError(
+            f"the pairs ask {len(asked)} questions, {', '.join(map(repr, asked))}: name one"
+        )
+    rows = [x for x in rows if question in (None, x["item"]["question"] or "")]
     judged = from_raw(rows)
     worked = work(judged)
     side = ~np.isnan(worked.first)
@@ -78,8 +93,8 @@ def _person(x: reliability.Person) -> dict[str, Any]:
 
 def _position(worked: Judgements) -> dict[str, Any]:
     """How often the response shown first was chosen, and the exact test that it is half of the time."""
-    decided = (worked.first == 0) | (worked.first == 1)
-    k, n = int(worked.chosen_first[decided].sum()), int(decided.sum())
+    placed = worked.chosen_first[(worked.chosen_first == 0) | (worked.chosen_first == 1)]
+    k, n = int(placed.sum()), len(placed)
     low, high = reliability.Share(k, n).interval()
     p = float(binomtest(k, n).pvalue) if n else math.nan
     return {"first": k, "decided": n, "low": low, "high": high, "p": p}
@@ -127,17 +142,18 @@ def policies(rows: Iterable[Mapping[str, Any]], length: bool = False) -> dict[st
         a,
         b,
         np.array([{"a": 1.0, "b": 0.0, "tie": 0.5}[x["preference"]] for x in told]),
-        order=np.array([1.0 if x["shown"][0] == 0 else -1.0 for x in told]),
+        order=np.array([_order(x) for x in told]),
         length=gap / scale if length else None,
     )
     fitted = bradley_terry.fit(contests, names)
-    prompts = np.unique([str(x["item"]["prompt"]) for x in told], return_inverse=True)[1]
-    people = np.unique([x["annotator"] for x in told], return_inverse=True)[1]
+    prompts = _numbered(str(x["item"]["prompt"]) for x in told)
+    people = _numbered(x["annotator"] for x in told)
     wide = bradley_terry.two_way_covariance(fitted, prompts, people)
     t = bradley_terry.quantile(prompts, people)
-    strengths = fitted.strength_against(0)
-    errors = t * np.nan_to_num(fitted.errors_against(0, wide), nan=np.inf)
-    term = lambda name: float(fitted.parameters[fitted.names.index(name)])
+    reference = next((n for n, name in enumerate(names) if name not in fitted.loose), 0)
+    strengths = fitted.strength_against(reference)
+    errors = np.nan_to_num(fitted.errors_against(reference, wide), nan=np.inf)
+    errors = np.where(np.arange(len(names)) == reference, 0.0, errors) * (t if t < np.inf else 1.0)
     bad = {name: 0 for name in names}
     for x in votes:
         if x["preference"] == "both_bad":
@@ -145,18 +161,29 @@ def policies(rows: Iterable[Mapping[str, Any]], length: bool = False) -> dict[st
                 bad[y["policy"]] += 1
     return {
         "names": names,
+        "reference": names[reference],
         "votes": len(told),
         "strength": strengths.tolist(),
         "low": (strengths - errors).tolist(),
         "high": (strengths + errors).tolist(),
         "win_rate": bradley_terry.win_rates(fitted).tolist(),
-        "order": term("order"),
-        "length": term("length") if length else None,
+        "order": fitted.term("order"),
+        "length": fitted.term("length") if length else None,
         "both_bad": bad,
         "loose": list(fitted.loose),
         "people": int(people.max()) + 1,
         "rough": int(people.max()) + 1 < FEW,
     }
+
+
+def _order(x: Mapping[str, Any]) -> float:
+    """1 where the item's first response was shown first, -1 where the second was, 0 where nobody knows."""
+    return 0.0 if not x["shown"] else 1.0 if x["shown"][0] == 0 else -1.0
+
+
+def _numbered(names: Iterable[str]) -> np.ndarray:
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(name, len(known)) for name in names])
 
 
 def _between_policies(x: Mapping[str, Any]) -> bool:

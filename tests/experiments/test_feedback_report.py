@@ -38,6 +38,18 @@ def test_a_raw_export_becomes_numbers_tables_and_a_picture(raw, tmp_path, capsys
     assert image.shape[0] > 600 and len(colours) > 20
 
 
+def test_names_are_names_and_no_markup(tmp_path, capsys):
+    rows = raw_rows.world(1)
+    names = {"p0": "[/b]", "p1": "[red]x", "p2": "$a_$"}
+    for row in rows:
+        row["annotator"] = names.get(row["annotator"], row["annotator"])
+    path = tmp_path / "raw.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report(tmp_path, path)
+    said = capsys.readouterr().out
+    assert all(name in said for name in names.values())
+
+
 def test_a_database_gives_what_its_raw_export_gives(raw, tmp_path):
     pytest.importorskip("fastapi", reason="the labelling page needs the extra [feedback]")
     from feedback import command_line

@@ -42,7 +42,7 @@ def test_the_order_term_is_the_home_advantage():
     home, guests, result, games = published.baseball()
     votes = Contests(home, guests, result, order=np.ones(len(home)), weight=games)
     fitted = fit(votes, NAMES, prior_sd=np.inf)
-    assert fitted.names[-1] == "order"
+    assert fitted.terms == ("order",)
     assert fitted.parameters[-1] == pytest.approx(0.302, abs=5e-4)
     assert np.sqrt(fitted.covariance[-1, -1]) == pytest.approx(0.131, abs=5e-4)
     half = len(home) // 2
@@ -117,6 +117,27 @@ def test_it_is_the_optimum_of_the_penalised_likelihood():
     np.testing.assert_allclose(fitted.covariance[4:, 4:], inverse, rtol=0.02, atol=1e-5)
 
 
+def test_what_the_prior_alone_holds_has_a_wide_interval():
+    """Two islands: across them the error is that of the prior, within them that of the votes."""
+    rng = np.random.default_rng(0)
+    a, b = np.repeat([0, 2], 200), np.repeat([1, 3], 200)
+    fitted = fit(Contests(a, b, (rng.random(400) < 0.6).astype(float)), list("abcd"))
+    who, prompts = rng.integers(20, size=400), rng.integers(50, size=400)
+    wide = bradley_terry.two_way_covariance(fitted, prompts, who)
+    errors = fitted.errors_against(0, wide)
+    assert errors[1] < 0.5 and np.all(errors[2:] > 5) and set(fitted.loose) == set("abcd")
+    ties = fit(Contests(a[:6], b[:6], np.full(6, 0.5)), ["x", "y"])
+    even = bradley_terry.two_way_covariance(ties, np.arange(6), np.arange(6) % 3)
+    assert ties.errors_against(0, even)[1] > 0.5
+
+
+def test_policies_may_have_the_names_of_terms():
+    votes = Contests(np.array([0, 1, 0]), np.array([1, 0, 1]), np.ones(3), order=np.ones(3))
+    fitted = fit(votes, ["length", "order"])
+    assert len(fitted.strength_against()) == 2 and bradley_terry.win_rates(fitted).shape == (2, 2)
+    assert fitted.term("order") == fitted.parameters[2] != fitted.parameters[1]
+
+
 def test_one_person_tells_no_spread_of_people():
     fitted, rows = fit(world(2), list("abcd")), np.arange(400)
     covariance = bradley_terry.two_way_covariance(fitted, rows, 0 * rows)
@@ -135,10 +156,11 @@ def test_a_vote_of_weight_three_is_three_votes():
 
 def test_separation_and_islands_are_finite_and_named():
     """`best` never lost; `c` and `d` met nobody else."""
-    a, b = np.array([0, 0, 1, 2, 1, 3, 4]), np.array([1, 2, 2, 1, 2, 4, 3])
-    fitted = fit(Contests(a, b, np.array([1.0, 1, 1, 1, 0.5, 1, 1])), ["best", "a", "b", "c", "d"])
+    a, b = np.array([0, 0, 1, 2, 1, 3, 2, 4, 5]), np.array([1, 2, 2, 1, 2, 2, 3, 5, 4])
+    result = np.array([1.0, 1, 1, 1, 0.5, 1, 1, 1, 1])
+    fitted = fit(Contests(a, b, result), ["best", "x", "y", "z", "c", "d"])
     assert fitted.loose == ("best", "c", "d")
-    assert np.all(np.isfinite(fitted.parameters)) and np.abs(fitted.parameters[:5]).max() < 20
+    assert np.all(np.isfinite(fitted.parameters)) and np.abs(fitted.parameters[:6]).max() < 20
     assert np.all(fitted.errors_against(1) < 30) and fitted.strength_against(1)[0] > 2
     assert not fit(Contests(np.array([0, 1]), np.array([1, 0]), np.ones(2)), ["a", "b"]).loose
     with pytest.raises(ValueError, match="no votes"):

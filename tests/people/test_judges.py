@@ -75,9 +75,21 @@ def test_verdicts_of_many_wordings():
         "A is better": 1,
         "tie": 0.5,
         "[[B]]": 0,
+        "A tie.": 0.5,
+        "a": 1,
     }.items():
         assert judges.verdict(said) == value
-    for said in ("", "both", "Answer: A", "The better response is B", "AB", "4"):
+    for said in (
+        "",
+        "both",
+        "Answer: A",
+        "The better response is B",
+        "AB",
+        "4",
+        "a better one",
+        "A and B are equal",
+        "B or A",
+    ):
         with pytest.raises(judges.MalformedError, match="none of A, B and TIE"):
             judges.verdict(said)
 

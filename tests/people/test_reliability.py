@@ -24,7 +24,7 @@ def judged(seed, planted=True, items=600, votes=5, people=12, correlation=0.0):
     person = np.argsort(rng.random((items, people)))[:, :votes].ravel()
     order = rng.permutation(len(item))
     item, person = item[order], person[order]
-    a_first = rng.random(len(item)) < 0.5
+    a_first = (rng.random(len(item)) < 0.5).astype(float)
     late = np.zeros(len(item), bool)
     for p in range(people):
         rows = np.flatnonzero(person == p)
@@ -37,12 +37,12 @@ def judged(seed, planted=True, items=600, votes=5, people=12, correlation=0.0):
         s = np.where((person == 1) | (person == 2), 0, s)
     p = expit(s)
     if planted:
-        p = np.where(person == 0, np.where(a_first, 0.65, 0.35), p)
+        p = np.where(person == 0, np.where(a_first == 1, 0.65, 0.35), p)
     none = np.full(len(item), np.nan)
     return Judgements(
         *(item, person, (rng.random(len(item)) < p).astype(float), none, a_first, words[item]),
-        *(none, np.arange(len(item), dtype=float), none, np.full(len(item), -1)),
-        np.zeros(len(item), bool),
+        *(none, np.arange(len(item), dtype=float), none, np.zeros(len(item), bool)),
+        *(np.full(len(item), -1), np.zeros(len(item), bool)),
         *(tuple(map(str, range(items))), tuple(map(str, range(people)))),
     )
 
@@ -70,7 +70,7 @@ def test_a_record_counts_what_it_says():
     person = reliability.people(one)[3]
     mine = one.person == 3
     assert person.judged == mine.sum() and person.position.n == mine.sum()
-    first = np.where(one.a_shown_first, one.first, 1 - one.first)[mine]
+    first = np.where(one.a_shown_first == 1, one.first, 1 - one.first)[mine]
     assert person.position.k == first.sum() and person.position.mean == first.mean()
     assert person.accuracy < 0.35 and person.consensus.mean < 0.4
     assert sum(x.n for x in person.halves) == person.consensus.n
@@ -99,10 +99,17 @@ def test_hidden_gold_and_repeats():
             rows.append((80 + 20 * p + i, p, again, np.nan, i))
     item, person, first, gold, repeats = map(np.array, zip(*rows, strict=True))
     n = len(rows)
-    none, sides = np.full(n, np.nan), rng.random(n) < 0.5
+    none, sides = np.full(n, np.nan), (rng.random(n) < 0.5).astype(float)
     one = Judgements(
         *(item, person, first, none, sides, np.zeros(n, int), np.full(n, 3.0), np.arange(n) * 1.0),
-        *(gold, repeats, np.zeros(n, bool), tuple(map(str, range(280))), tuple("abcdefghij")),
+        *(
+            gold,
+            gold == 1,
+            repeats,
+            np.zeros(n, bool),
+            tuple(map(str, range(280))),
+            tuple("abcdefghij"),
+        ),
     )
     people = reliability.people(one)
     assert "gold" in people[4].flags and "self" in people[7].flags
@@ -110,3 +117,20 @@ def test_hidden_gold_and_repeats():
     assert people[0].judged == 60 and people[0].seconds == 3.0
     others = [x for n, x in enumerate(people) if n not in (4, 7)]
     assert not any({"gold", "self", "consensus"} & {*x.flags} for x in others)
+
+
+def test_one_slip_is_no_flag():
+    """Three people with six gold pairs, of whom one misses one; two with one repeat, of which one differs."""
+    person = np.repeat([0, 1, 2], 6)
+    n = len(person)
+    first = np.ones(n)
+    first[-1] = 0
+    none = np.full(n, np.nan)
+    one = Judgements(
+        *(np.tile(np.arange(6), 3), person, first, none, none, np.zeros(n, int), none, none),
+        *(np.ones(n), np.ones(n, bool), np.full(n, -1), np.zeros(n, bool)),
+        *(tuple("abcdef"), tuple("xyz")),
+    )
+    people = reliability.people(one)
+    assert people[2].gold == reliability.Share(5, 6) and people[2].p_values["gold"] > 0.3
+    assert not any(x.flags for x in people)

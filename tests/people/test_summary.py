@@ -171,6 +171,35 @@ def test_only_what_stands_and_counts_is_counted():
     assert person["gold"]["k"] == person["gold"]["n"] == 1
 
 
+def test_what_was_imported_without_an_order_and_gold_that_is_bad_on_both_sides():
+    rows = raw_rows.world(6)
+    known = summary.summary(rows)
+    for row in rows[:40]:
+        row["shown"] = None
+    found = summary.summary(rows)
+    assert found["agreement"] == known["agreement"] and found["judgements"] == known["judgements"]
+    decided = [x for x in rows[40:] if x["preference"] in ("a", "b")]
+    assert found["position"]["decided"] == len(decided)
+    gold = {"purpose": "gold", "gold": "both_bad"}
+    rows.append(raw_rows.row(900, 0, "both_bad", 900, of_item=gold))
+    rows.append(raw_rows.row(900, 1, "a", 901, of_item=gold))
+    again = summary.summary(rows)
+    assert again["judgements"] == found["judgements"] and again["both_bad"] == found["both_bad"]
+    people = {x["name"]: x["gold"] for x in again["people"]}
+    assert (people["p0"]["k"], people["p0"]["n"]) == (1, 1) and people["p1"]["k"] == 0
+
+
+def test_questions_are_never_mixed():
+    rows = raw_rows.world(7, items=20)
+    more = raw_rows.world(8, items=10)
+    for row in more:
+        row["item"]["question"] = "safer?"
+    with pytest.raises(ValueError, match="the pairs ask 2 questions, '', 'safer\\?': name one"):
+        summary.summary([*rows, *more])
+    assert summary.summary([*rows, *more], "safer?") == summary.summary(more)
+    assert summary.summary([*rows, *more], "") == summary.summary(rows)
+
+
 def test_nothing_at_all_and_rows_that_are_no_export():
     empty = summary.summary([])
     assert empty["judgements"] == 0 and empty["policies"] is None and empty["people"] == []
