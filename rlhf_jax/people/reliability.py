@@ -25,6 +25,8 @@ from rlhf_jax.people.aggregation import dawid_skene
 from rlhf_jax.people.judgements import Judgements, work
 
 TESTS = ("position", "consensus", "fatigue", "length", "gold", "self")
+LEAST = 20
+"""Votes of a person from which the normal distribution judges the preference for length."""
 RATE = 0.05
 """Expected share of honest people among those who are flagged."""
 
@@ -206,7 +208,7 @@ def _too_long(pairs: _Pairs) -> dict[int, float]:
         over[p], spread[p] = (longer - expected).sum(), np.sum(expected * (1 - expected))
         n[p] = len(longer)
     found = {}
-    for p in np.flatnonzero(spread > 0):
+    for p in np.flatnonzero((spread > 0) & (n >= LEAST)):
         rest = n.sum() - n[p]
         usual = (over.sum() - over[p]) / rest if rest else 0.0
         found[int(p)] = float(norm.sf((over[p] - n[p] * usual) / np.sqrt(spread[p])))

@@ -119,6 +119,11 @@ def test_hidden_gold_and_repeats():
     assert not any({"gold", "self", "consensus"} & {*x.flags} for x in others)
 
 
+def test_a_few_votes_flag_nobody_for_length():
+    few = reliability.people(judged(0, planted=False, items=6, votes=3))
+    assert all("length" not in x.p_values for x in few)
+
+
 def test_one_slip_is_no_flag():
     """Three people with six gold pairs, of whom one misses one; two with one repeat, of which one differs."""
     person = np.repeat([0, 1, 2], 6)
