@@ -453,7 +453,7 @@ def exported(tmp_path_factory):
     texts = [f"{p} {r}" for p, r in reviews.generate(0, 160, reviews.prompts())]
     rows = [{"text": text, "label": i % 2} for i, text in enumerate(texts)]
     (place / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = f"""reward --data.comparisons {place}/a.jsonl --data.length 32 --data.prompt-length 8
+    command = f"""reward --data.comparisons {place}/a.jsonl --sample.length 24 --data.prompt-length 8
         --data.vocab-size 400 --model.d-model 16 --model.heads 2 --sft.steps 40 --sft.batch-size 8
         --reward.batch-size 8 --devices device --run {place}/run"""
     assert launch.main(command.split()) == 0
