@@ -16,11 +16,9 @@ returns scores, the higher for the better one.
 """
 
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -32,9 +30,8 @@ from rich.table import Table
 
 from rlhf_jax.bounds import Count
 from rlhf_jax.data import sources
-from rlhf_jax.data.batching import rows_at
 from rlhf_jax.people import bradley_terry, judges
-from rlhf_jax.pipeline import labelling
+from rlhf_jax.pipeline import duels, labelling
 from rlhf_jax.rewards import functions
 
 Item = dict[str, Any]
@@ -86,61 +83,15 @@ def main(cfg: Config):
     judge = judge_of(cfg) if cfg.judge else None
     folder = labelling.folder_of(cfg)
     asked = {name: getattr(cfg, name) for name in ("number", "seed", "wanted")}
-    items = labelling.prepared(folder, asked | {"runs": [*cfg.runs]}, lambda: made(cfg))
+    items = labelling.prepared(
+        folder,
+        asked | {"runs": [*cfg.runs]},
+        lambda: duels.of_runs(cfg.runs, cfg.number, cfg.wanted, cfg.seed),
+    )
     if judge is None:
         labelling.serve(cfg, items)
     else:
         conclude(cfg, [dict(row) for row in sources.read(str(items))], judge)
-
-
-def made(cfg: Config) -> list[Item]:
-    """Pairs of answers to held-out prompts of the first run, of two runs each, in turn."""
-    from rlhf_jax.pipeline import checkpoints, finished
-
-    opened = [finished.opened(pathlib.Path(name)) for name in cfg.runs]
-    fresh = opened[0].texts.rows_held_out
-    rows = [fresh[i] for i in rows_at(len(fresh), cfg.number, cfg.seed, 0)]
-    pairs = list(
-        itertools.islice(itertools.cycle(itertools.combinations(range(len(opened)), 2)), cfg.number)
-    )
-    texts: dict[tuple[int, int], str] = {}  # of a run, to a row
-    for n, run in enumerate(opened):
-        mine = [k for k, pair in enumerate(pairs) if n in pair]
-        own = checkpoints.own_stage(run.folder)
-        said = finished.sampled(run, own, [rows[k] for k in mine], cfg.seed + n)
-        texts |= {(n, k): text for k, text in zip(mine, said, strict=True)}
-    found, told, equal = [], 0, 0
-    for k, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
-        said = [texts[n, k] for n in pair]
-        if said[0] == said[1]:
-            equal += 1
-        elif any(
-            says_a_name(text, opened[n], cfg.runs[n]) for text, n in zip(said, pair, strict=True)
-        ):
-            told += 1
-        else:
-            answers = [{"text": x, "policy": cfg.runs[n]} for x, n in zip(said, pair, strict=True)]
-            found.append(
-                {"kind": "pair", "prompt": row.prompt, "responses": answers, "wanted": cfg.wanted}
-            )
-    if told or equal:
-        print(
-            f"left out: {told} pairs with an answer that says a name, {equal} of equal answers",
-            flush=True,
-        )
-    if not found:
-        raise ValueError(
-            f"no pair is left to compare: {told} have an answer that says a name, and {equal} equal answers"
-        )
-    return found
-
-
-def says_a_name(text: str, run: Any, folder: str) -> bool:
-    """True for an answer that has the name of its run or of the model that it began as, as a word."""
-    cfg = run.cfg
-    names = [pathlib.Path(folder).name, *(getattr(cfg, x, "") for x in ("pretrained", "reference"))]
-    words = [re.escape(pathlib.Path(name).name) for name in names if name]
-    return bool(re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", text, re.IGNORECASE))
 
 
 def judge_of(cfg: Config) -> judges.Judge:

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import launch
-from experiments.tools import arena
 from rlhf_jax.people import judges
-from rlhf_jax.pipeline import checkpoints, finished, texts
+from rlhf_jax.pipeline import checkpoints, duels, finished, texts
 
 pytest.importorskip("fastapi", reason="the labelling page needs the extra [feedback]")
 RUNS = ("runs/weak", "runs/middle", "runs/strong")
@@ -33,13 +32,13 @@ def policies(monkeypatch):
     return said
 
 
-def cfg_of(**more):
-    return arena.Config(runs=RUNS, number=30, **more)
+def made(wanted=1):
+    return duels.of_runs(RUNS, 30, wanted, 0)
 
 
 def test_pairs_are_balanced_and_repeat(policies):
-    items = arena.made(cfg_of(wanted=2))
-    assert items == arena.made(cfg_of(wanted=2)) and len(items) == 30
+    items = made(wanted=2)
+    assert items == made(wanted=2) and len(items) == 30
     assert len({x["prompt"] for x in items}) == 30 and {x["wanted"] for x in items} == {2}
     pairs = [tuple(y["policy"] for y in x["responses"]) for x in items]
     assert {pair: pairs.count(pair) for pair in pairs} == {
@@ -54,7 +53,7 @@ def test_answers_that_say_a_name_and_equal_answers_are_left_out(policies, capsys
     policies[RUNS[1]] = lambda row: f"I am qwen2.5, and {row.prompt}"
     policies[RUNS[2]] = lambda row: "I am STRONG" if row.prompt.endswith("3") else "yes"
     policies[RUNS[0]] = lambda row: "yes" if row.prompt.endswith("5") else "no"
-    items = arena.made(cfg_of())
+    items = made()
     told = capsys.readouterr().out
     shown = [y["text"] for x in items for y in x["responses"]]
     assert shown and not any("qwen" in x.lower() or "strong" in x.lower() for x in shown)
@@ -62,7 +61,7 @@ def test_answers_that_say_a_name_and_equal_answers_are_left_out(policies, capsys
     assert "pairs with an answer that says a name" in told
     policies[RUNS[0]] = policies[RUNS[2]] = lambda row: "yes"
     with pytest.raises(ValueError, match="no pair is left to compare"):
-        arena.made(cfg_of())
+        made()
 
 
 def command(folder, *settings):
