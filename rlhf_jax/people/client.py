@@ -7,11 +7,7 @@
 pair, {"rating": ...} of one response, {"ranks": [...]} of several.
 """
 
-import http.client
 import json
-import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.people.annotators import AnnotatorConfig, preference_probability
+from rlhf_jax.people.asking import Reply, ask
 
 PAUSES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds between the attempts of a request that the server did not answer, or was too busy for."""
-BUSY = (429, 500, 502, 503, 504)
 Choose = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -71,32 +67,9 @@ class Client:
         said = self.call("GET", f"/api/export?kind={kind}")[2].decode()
         return [json.loads(line) for line in said.split("\n") if line]
 
-    def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any, bytes]:
-        """(status, headers, body) of a request of the interface."""
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        why = ""
-        for pause in (0.0, *PAUSES):
-            time.sleep(pause)
-            request = urllib.request.Request(self.url + path, data, headers, method=method)
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    return reply.status, reply.headers, reply.read()
-            except urllib.error.HTTPError as error:
-                with error:
-                    why = _sentence(error.read())
-                if error.code not in BUSY:
-                    raise ValueError(f"{self.url}{path} refuses ({error.code}): {why}") from None
-            except (OSError, http.client.HTTPException) as error:
-                why = str(error)
-        raise ConnectionError(f"{self.url} does not answer: {why}")
-
-
-def _sentence(body: bytes) -> str:
-    try:
-        return json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")
+    def call(self, method: str, path: str, body: Any = None) -> Reply:
+        """The reply to a request of the interface."""
+        return ask(method, self.url + path, self.token, body, self.timeout, PAUSES)
 
 
 def work(person: Client, choose: Choose, most: int = 0) -> int:

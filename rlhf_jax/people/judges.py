@@ -8,23 +8,19 @@ Judges prefer positions (Zheng et al., 2023), so `both_orders` asks twice and av
 many pairs, beside people's votes.
 """
 
-import contextlib
-import http.client
 import json
 import re
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from rlhf_jax.people.asking import ask
+
 Judge = Callable[[str, str, str], float]
 PAUSES = (0.5, 2.0, 8.0)
 """Seconds before each further attempt of a request that failed in passing."""
-BUSY = (408, 429, 500, 502, 503, 504)
 INSTRUCTION = """Compare two responses to a prompt. Answer with one word: A if the first response is better, \
 B if the second is better, or TIE.
 
@@ -86,32 +82,10 @@ def endpoint(
         text = re.sub(r"\{(prompt|a|b)\}", lambda found: parts[found[1]], instruction)
         body = {"model": model, "messages": [{"role": "user", "content": text}]}
         body |= {"temperature": 0, "max_tokens": 8}
-        said = _post(f"{url.rstrip('/')}/chat/completions", key, body, timeout, pauses)
-        return verdict(_content(said))
+        at = f"{url.rstrip('/')}/chat/completions"
+        return verdict(_content(ask("POST", at, key, body, timeout, pauses).body))
 
     return judge
-
-
-def _post(url: str, key: str, body: dict, timeout: float, pauses: Sequence[float]) -> bytes:
-    headers = {"Content-Type": "application/json"} | (
-        {"Authorization": f"Bearer {key}"} if key else {}
-    )
-    why = ""
-    for pause in (0.0, *pauses):
-        time.sleep(pause)
-        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=timeout) as reply:
-                return reply.read()
-        except urllib.error.HTTPError as error:
-            with error, contextlib.suppress(OSError, http.client.HTTPException):
-                why = f"{error.code}"
-                why += f" {error.read()[:200].decode(errors='replace')}"
-            if error.code not in BUSY:
-                raise ValueError(f"{url} refuses: {why}") from None
-        except (OSError, http.client.HTTPException) as error:
-            why = str(error)
-    raise ConnectionError(f"{url} does not answer: {why}")
 
 
 def _content(said: bytes) -> str:

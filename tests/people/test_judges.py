@@ -99,7 +99,7 @@ def test_busy_servers_are_asked_again_and_refusals_are_not():
         assert at(url)("x", "y", "z") == 0.0
         assert len(asked) == 3
     with stub((401, '{"error": "no key"}')) as (url, asked):
-        with pytest.raises(ValueError, match=r"refuses: 401 .*no key"):
+        with pytest.raises(ValueError, match=r"refuses \(401\): no key"):
             at(url)("x", "y", "z")
         assert len(asked) == 1
     with stub((503, "later")) as (url, asked):
