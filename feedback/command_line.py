@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import signal
 import sys
+import threading
 
 import tyro
 from sqlalchemy.exc import DBAPIError
@@ -25,7 +27,11 @@ GIVEN = Given()
 
 
 def serve(
-    settings: Given = GIVEN, items: tuple[str, ...] = (), people: int = 0, open: bool = False
+    settings: Given = GIVEN,
+    items: tuple[str, ...] = (),
+    people: int = 0,
+    open: bool = False,
+    until_eof: bool = False,
 ) -> None:
     """Serve the pages and the API until Ctrl-C, and print links for the owner and for new annotators.
 
@@ -35,6 +41,7 @@ def serve(
     Args:
         items: Names of files of items to put first; those that are there already stay as they are.
         people: Number of annotators who are known at least; links are made for those who lack.
+        until_eof: End when standard input does, as it does with the program that holds its other end.
         open: Open the first new annotator's link, else the owner's, in a browser.
     """
     import webbrowser
@@ -60,10 +67,18 @@ def serve(
 
     def started() -> None:
         print("\n".join(said), flush=True)
+        if until_eof:
+            threading.Thread(target=end_at_eof, daemon=True).start()
         if open:
             webbrowser.open(own[0] if own else links.link(at, "owner", token))
 
     server.serve(served, bound, started)
+
+
+def end_at_eof() -> None:
+    """Waits until standard input ends, then ends this process as Ctrl-C would."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 COMMANDS = {

@@ -104,6 +104,10 @@ def show(found: Numbers):
             *(said(x["seconds"]), ", ".join(x["flags"])),
         )
     console.print(between, people)
+    if found["chosen"]:
+        console.print(
+            f"Agreement and policies leave out {found['chosen']} judgements of pairs that a strategy chose."
+        )
     for key, head in (("policies", "policy"), ("policies_at_equal_length", "at equal length")):
         if policies := found[key]:
             console.print(standing(policies, head))

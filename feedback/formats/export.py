@@ -18,9 +18,12 @@ Row = dict[str, Any]
 Aggregate = Literal["majority", "dawid_skene"]
 _item, _response, _slot = schema.item, schema.response, schema.slot
 _said, _people = schema.judgement, schema.annotator
+_choice, _round = schema.choice, schema.rounds
 _undone, _old = _said.alias("undone"), _item.alias("old")
 VOTES = {"a": 1.0, "tie": 0.5, "b": 0.0}
 """The share of a vote that the first response gets; "both are bad" is no vote."""
+SELECTED = ("strategy", "score", "probability")
+"""Columns of an item's selection, which the raw export gives beside its round and model."""
 DIGITS = 6
 """Digits of shares and means, which a float32 keeps."""
 
@@ -48,12 +51,17 @@ def raw(c: sa.Connection) -> list[Row]:
         _undone.c.key.label("undid"),
         *(_slot.c.done.label("done"), _old.c.external.label("old")),
         *(x.label(f"item_{x.name}") for x in _item.c),
+        *(x.label(f"selection_{x.name}") for x in _choice.c if x.name in SELECTED),
+        *(_choice.c.model_version.label("selection_model"), _round.c.name.label("selection_round")),
     )
     query = sa.select(*columns).select_from(_said).join(_people, _people.c.id == _said.c.annotator)
     query = query.join(_item, _item.c.id == _said.c.item)
     query = query.outerjoin(_slot, _slot.c.done == _said.c.id)
     query = query.outerjoin(_undone, _undone.c.id == _said.c.undoes)
-    rows = [_raw(x, texts) for x in c.execute(query.outerjoin(_old, _old.c.id == _item.c.repeats))]
+    query = query.outerjoin(_old, _old.c.id == _item.c.repeats)
+    query = query.outerjoin(_choice, _choice.c.item == _item.c.id)
+    query = query.outerjoin(_round, _round.c.id == _choice.c.round)
+    rows = [_raw(x, texts) for x in c.execute(query)]
     return sorted(rows, key=lambda x: (x["at"], x["kind"] == "undo", x["key"]))
 
 
@@ -69,6 +77,8 @@ def _raw(x: sa.Row, texts: Mapping[int, list[Row]]) -> Row:
     )
     item = {name: getattr(x, f"item_{name}") for name in of_item}
     item |= {"id": x.item_external, "repeats": x.old, "responses": texts[x.item_id]}
+    selection = {name: getattr(x, f"selection_{name}") for name in ("round", *SELECTED, "model")}
+    item["selection"] = None if x.selection_round is None else selection
     told = {"annotator": x.name, "simulated": x.simulated, "blocked": x.blocked is not None}
     told |= {"stands": x.done is not None}
     return {name: getattr(x, name) for name in same} | told | {"undoes": x.undid, "item": item}

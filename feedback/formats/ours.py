@@ -8,7 +8,10 @@ from feedback.formats.found import Found, Said, ranks_of, take
 from feedback.store import answers
 
 NAME = "ours"
-OF_ITEM = ("id", "kind", "scale", "wanted", "purpose", "gold", "reason", "question", "metadata")
+OF_ITEM = (
+    *("id", "kind", "scale", "wanted", "purpose", "gold", "reason", "question", "metadata"),
+    "selection",
+)
 OF_ROW = ("policy", "model")
 """Fields that stay in the metadata of an item from a row without any."""
 MOST_VOTES = 1000

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import sqlalchemy as sa
 
 from feedback.store import database, events, schema
-from feedback.store.records import Item, Response, hash_of
+from feedback.store.records import Item, Response, Selection, hash_of
 
 __all__ = ["Item", "Known", "Response", "get", "put", "rank", "repeat", "responses"]
 
@@ -78,6 +78,31 @@ def _insert(c: sa.Connection, new: list[tuple[Item, str]]) -> None:
     c.execute(sa.insert(schema.response), texts)
     if slots:
         c.execute(sa.insert(schema.slot), slots)
+    both = [(id, x.selection) for id, (x, _) in zip(ids, new, strict=True)]
+    _keep_selections(c, [(id, x) for id, x in both if x], now)
+
+
+def _keep_selections(c: sa.Connection, selected: list[tuple[int, Selection]], now: float) -> None:
+    """Keeps how items were chosen, in rounds that are new or known by their names."""
+    if not selected:
+        return
+    table = schema.rounds
+    names = dict.fromkeys(x.round for _, x in selected)
+    known = {name: id for id, name in c.execute(sa.select(table.c.id, table.c.name))}
+    for name in names.keys() - known.keys():
+        made = sa.insert(table).values(name=name, at=now).returning(table.c.id)
+        known[name] = c.scalars(made).one()
+    rows = [
+        {
+            "item": id,
+            "round": known[x.round],
+            **{k: getattr(x, k) for k in ("strategy", "score", "probability")},
+            "model_version": x.model,
+            "at": now,
+        }
+        for id, x in selected
+    ]
+    c.execute(sa.insert(schema.choice), rows)
 
 
 def _text(item: int, position: int, text: str, policy: str | None, sampling: dict | None) -> dict:

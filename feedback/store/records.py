@@ -13,7 +13,9 @@ RESPONSES = {"pair": (2, 2), "single": (1, 1), "ranking": (2, 8)}
 """Least and greatest number of responses of each kind of item."""
 
 LONGEST_ID = 200
-"""Most characters of an item's id."""
+"""Most characters of an item's id, and of the names in its selection."""
+LARGEST = 1e100
+"""Greatest size of a score."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,56 @@ class Response:
     text: str
     policy: str | None = None
     sampling: dict | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """How an item was chosen to be asked about: by which strategy, in which round of a training loop."""
+
+    round: str
+    strategy: str
+    score: float | None = None
+    """The strategy's score of the item; None where the item was drawn."""
+    probability: float | None = None
+    """The probability with which the item was drawn; None where its score chose it."""
+    model: str | None = None
+    """Version of the model that the score is of."""
+
+    @classmethod
+    def of(cls, raw: Any) -> "Selection":
+        """The selection of a JSON object; a ValueError names the field, its value and the remedy."""
+        if not isinstance(raw, Mapping):
+            raise ValueError(f"a selection is {raw!r:.80}, and must be an object")
+        unknown = sorted(set(raw) - {x.name for x in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(
+                f"a selection has the unknown field {unknown[0]!r}: put it in metadata"
+            )
+        for name in ("round", "strategy", "model"):
+            value = raw.get(name)
+            if name == "model" and value is None:
+                continue
+            if not isinstance(value, str) or not 0 < len(value) <= LONGEST_ID:
+                raise ValueError(
+                    f"a selection's {name} is {value!r:.80}, and must be a text of 1 to {LONGEST_ID} "
+                    "characters"
+                )
+            if AWKWARD.search(value):
+                raise ValueError(
+                    f"a selection's {name} is {value!r:.80}, and must be without NUL and lone surrogates"
+                )
+        numbers = {}
+        for name, least, most in (("score", -LARGEST, LARGEST), ("probability", 0, 1)):
+            value = raw.get(name)
+            if value is None:
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not least <= value <= most:
+                raise ValueError(
+                    f"a selection's {name} is {value!r:.80}, and must be a number from {least} to {most}"
+                )
+            numbers[name] = float(value)
+        return cls(raw["round"], raw["strategy"], **numbers, model=raw.get("model"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +92,7 @@ class Item:
     reason: str | None = None
     question: str | None = None
     metadata: dict | None = None
+    selection: Selection | None = None
 
     @classmethod
     def of(cls, raw: Mapping) -> "Item":
@@ -60,11 +113,13 @@ class Item:
         given.setdefault("kind", {1: "single", 2: "pair"}.get(len(responses), "ranking"))
         if given["kind"] == "single":
             given.setdefault("scale", "thumbs")
+        if "selection" in given:
+            given["selection"] = Selection.of(given["selection"])
         item = cls(**given)
         _check(item)
-        return (
-            item if item.id else dataclasses.replace(item, id=hash_of(item, "wanted", "metadata"))
-        )
+        if not item.id:
+            item = dataclasses.replace(item, id=hash_of(item, "wanted", "metadata", "selection"))
+        return item
 
 
 def _response(raw: Any) -> Response:
@@ -136,7 +191,8 @@ def _check_types(item: Item) -> None:
 
 def hash_of(item: Item, *but: str) -> str:
     """SHA-256 of an item's contents."""
-    said = {k: v for k, v in dataclasses.asdict(item).items() if k not in ("id", *but)}
+    but = ("id", *but, *(() if item.selection else ("selection",)))
+    said = {k: v for k, v in dataclasses.asdict(item).items() if k not in but}
     try:
         text = json.dumps(said, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as e:

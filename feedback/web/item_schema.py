@@ -23,6 +23,29 @@ RESPONSE = {
         },
     ]
 }
+NAME = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": records.LONGEST_ID,
+    "pattern": r"^[^\u0000]*$",
+}
+SELECTION = {
+    "type": ["object", "null"],
+    "properties": {
+        "round": NAME,
+        "strategy": NAME,
+        "score": {
+            "type": ["number", "null"],
+            "minimum": -records.LARGEST,
+            "maximum": records.LARGEST,
+        },
+        "probability": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "model": {**NAME, "type": ["string", "null"]},
+    },
+    "required": ["round", "strategy"],
+    "additionalProperties": False,
+    "description": "How the item was chosen to be asked about.",
+}
 COMMON = {
     "id": {
         **TEXT,
@@ -34,6 +57,7 @@ COMMON = {
     "question": TEXT,
     "reason": {**TEXT, "description": "Shown after a training answer."},
     "metadata": OBJECT,
+    "selection": SELECTION,
     "wanted": {"type": ["integer", "null"], "minimum": 1, "maximum": 1000},
 }
 

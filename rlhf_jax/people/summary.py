@@ -35,7 +35,8 @@ def summary(rows: Iterable[Mapping[str, Any]], question: str | None = None) -> d
 
     `agreement.degree` is ordinal alpha on the five steps, `agreement.side` nominal alpha on who is better
     (a tie is a side), each with an interval over items. `policies` has the strengths by Bradley-Terry, with
-    two-way intervals by prompt and person, where responses of several named policies were compared.
+    two-way intervals by prompt and person, where responses of several named policies were compared. Both
+    leave out the `chosen` judgements, of pairs that a strategy chose by a score, since those are no sample.
     """
     rows = list(rows)
     from_raw(rows)  # which refuses what is no raw export
@@ -47,24 +48,32 @@ def summary(rows: Iterable[Mapping[str, Any]], question: str | None = None) -> d
     rows = [x for x in rows if question in (None, x["item"]["question"] or "")]
     judged = from_raw(rows)
     worked = work(judged)
-    side = ~np.isnan(worked.first)
-    steps = ~np.isnan(worked.degree)
+    sample = [x for x in rows if not _chosen_by_score(x)]
+    drawn = work(from_raw(sample))
+    side, steps = ~np.isnan(drawn.first), ~np.isnan(drawn.degree)
     found = {
         "judgements": len(worked.item),
+        "chosen": len(worked.item) - len(drawn.item),
         "items": len(np.unique(worked.item)),
         "people": [_person(x) for x in reliability.people(judged)],
-        "both_bad": int(np.sum(~side)),
+        "both_bad": int(np.isnan(worked.first).sum()),
         "ties": int(np.sum(worked.first == 0.5)),
         "agreement": {
-            "degree": _alpha(worked.item[steps], worked.degree[steps], "ordinal"),
-            "side": _alpha(worked.item[side], worked.first[side], "nominal"),
+            "degree": _alpha(drawn.item[steps], drawn.degree[steps], "ordinal"),
+            "side": _alpha(drawn.item[side], drawn.first[side], "nominal"),
         },
         "position": _position(worked),
         "over_time": _over_time(worked),
-        "policies": policies(rows),
-        "policies_at_equal_length": policies(rows, length=True),
+        "policies": policies(sample),
+        "policies_at_equal_length": policies(sample, length=True),
     }
     return _json(found)
+
+
+def _chosen_by_score(x: Mapping[str, Any]) -> bool:
+    """True for a judgement of a pair that a strategy chose by its score, and did not draw."""
+    selection = x["item"].get("selection")
+    return selection is not None and selection["probability"] is None
 
 
 def _alpha(items, labels, level) -> dict[str, float]:

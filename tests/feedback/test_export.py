@@ -59,6 +59,9 @@ def say(db, who, said, **more):
     return held, world.judge(db, who, held, said, **more)
 
 
+SELECTION = {"round": "round 1", "strategy": "bald", "score": 0.25, "model": "reward 3"}
+
+
 @pytest.fixture(scope="module")
 def template(templates, tmp_path_factory):
     """The file of a database with everything that may happen."""
@@ -92,6 +95,7 @@ def fill(db):
         world.judge(db, ann, held, OTHERS[held.kind])
     known = {"gold": "a", "reason": "because"}
     many = world.pairs(30, wanted=2, metadata={"b": 1, "a": [ODD.replace("\ud800", "")]})
+    many = [x | ({"selection": SELECTION} if n % 3 else {}) for n, x in enumerate(many)]
     many += [x | {"id": f"t{x['id']}", "purpose": "training"} | known for x in world.pairs(2)]
     many += [x | {"id": f"g{x['id']}", "purpose": "gold"} | known for x in world.pairs(6)]
     world.put(db, many)
@@ -305,8 +309,9 @@ def test_a_raw_row_holds_all_that_was_shown_and_said(full):
     }
     assert one["item"].keys() == {
         *("id", "kind", "scale", "question", "prompt", "responses", "wanted", "purpose"),
-        *("gold", "reason", "metadata", "repeats"),
+        *("gold", "reason", "metadata", "repeats", "selection"),
     }
+    assert one["item"]["selection"] in (None, SELECTION | {"probability": None})
     assert (one["page_version"], sorted(one["shown"])) == ("7", [0, 1])
     repeated = next(x for x in raw.values() if x["item"]["purpose"] == "repeat")
     old = next(x for x in raw.values() if x["item"]["id"] == repeated["item"]["repeats"])
@@ -314,6 +319,45 @@ def test_a_raw_row_holds_all_that_was_shown_and_said(full):
     assert old["item"]["responses"] == repeated["item"]["responses"]
     policies = {y["policy"] for x in raw.values() for y in x["item"]["responses"]}
     assert policies == {None, "m"}
+
+
+def test_how_an_item_was_chosen_is_kept_with_it(new_db):
+    """A drawn one has its probability, and one that a score chose has that; rounds are made once."""
+    db = new_db("sqlite")
+    drawn = {"round": "round 1", "strategy": "uniform", "probability": 0.125}
+    scored = SELECTION | {"score": 3}
+    items = [x | {"selection": y} for x, y in zip(world.pairs(2), (drawn, scored), strict=True)]
+    world.put(db, items)
+    world.put(db, items)  # which changes nothing
+    (who,) = world.people(db, "ann")
+    for _ in items:
+        world.judge(db, who, world.lease(db, who))
+    found = {x["item"]["id"]: x["item"]["selection"] for x in rows(db, "raw")}
+    assert found["pair0"] == drawn | {"score": None, "model": None}
+    assert found["pair1"] == scored | {"probability": None}
+    with db.read() as c:
+        assert c.execute(sa.select(schema.rounds.c.name)).all() == [("round 1",)]
+    with pytest.raises(ValueError, match="known with other contents"):
+        world.put(db, [items[0] | {"selection": scored}])
+
+
+@pytest.mark.parametrize(
+    ("selection", "said"),
+    [
+        ("bald", "a selection is 'bald', and must be an object"),
+        ({"round": "1"}, "a selection's strategy is None"),
+        ({"round": "", "strategy": "bald"}, "a selection's round is ''"),
+        ({"round": "1", "strategy": "bald\0"}, "without NUL"),
+        ({"round": "1", "strategy": "bald", "why": 1}, "unknown field 'why'"),
+        ({"round": "1", "strategy": "bald", "probability": 1.5}, "number from 0 to 1"),
+        ({"round": "1", "strategy": "bald", "score": True}, "score is True"),
+        ({"round": "1", "strategy": "bald", "score": float("nan")}, "score is nan"),
+        ({"round": "1", "strategy": "bald", "score": 10**400}, "score is 1000"),
+    ],
+)
+def test_a_selection_that_cannot_be_kept_is_refused(new_db, selection, said):
+    with pytest.raises(ValueError, match=said):
+        world.put(new_db("sqlite"), [world.pairs(1)[0] | {"selection": selection}])
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
