@@ -17,6 +17,7 @@ import numpy as np
 
 from rlhf_jax.bounds import Bound, Count, NonNegative, Positive
 from rlhf_jax.evaluation.nested_seeds import nested_bootstrap
+from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.studies import context as contexts
 from rlhf_jax.studies import learners, matched_kl
 from rlhf_jax.studies.context import Seed, StudyContext
@@ -93,8 +94,9 @@ def method_run(context: StudyContext, method: Method, pairs: int, seeds) -> list
     """KL and gold of each seed's policy on held-out prompts."""
     size, kind = context.cfg.policy, "symbolic"
     if method.name in ON_POLICY:
-        rewards = load_rewards(context, size, seeds)
-        trained = learners.on_policy(context, method, seeds, kind=kind, size=size, rewards=rewards)
+        fn = contexts.reward_fn(context.lms[size])
+        reward = Reward(fn, load_rewards(context, size, seeds))
+        trained = learners.on_policy(context, method, seeds, kind=kind, reward=reward)
     else:
         trained = learners.from_comparisons(context, method, seeds, kind=kind, pairs=pairs)
     _, golds, ratios = learners.sample_held_out(context, trained.params, seeds, kind=kind)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from rlhf_jax.bounds import Bound, Count
+from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.runs import disk
 from rlhf_jax.studies import context as contexts
 from rlhf_jax.studies import curves, figures
@@ -108,12 +109,13 @@ def small_run(
     context: StudyContext, cell: Cell, method: Method | None, seeds: Sequence[Seed]
 ) -> list[dict]:
     """A reward model of each seed and its best of n, and with a method the policy trained against it."""
-    found, rewards = [{} for _ in seeds], None
+    found, reward = [{} for _ in seeds], None
     if cell.pairs is not None:
         rewards, scores = learn_rewards(context, cell.size, cell.gold, cell.pairs, seeds)
         found = best_of_n_curves(context, cell.gold, scores)
+        reward = Reward(contexts.reward_fn(context.lms[cell.size]), rewards)
     if method is not None:
-        trained = on_policy(context, method, seeds, kind=cell.gold, size=cell.size, rewards=rewards)
+        trained = on_policy(context, method, seeds, kind=cell.gold, reward=reward)
         for s, own in enumerate(found):
             own["rl"] = {name: x[s] for name, x in trained.curves.items()}
     return found

@@ -15,15 +15,15 @@ on that stream alone. Strategies:
 and two controls, without which an experiment has no power:
 
     duplicates      pairs that were asked already: must lose
-    gold            pairs on which the mean is most wrong: knows the truth, must win
+    gold            pairs whose better response is clear: knows the truth, must win
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import expit, log_expit, xlogy
+from scipy.special import expit, xlogy
 
 UNIFORM = 0.2
 """Share of the uniform stream."""
@@ -146,17 +146,23 @@ def duplicates(pool: Pool, n: int, rng: np.random.Generator) -> Float[np.ndarray
 
 
 def gold(pool: Pool, n: int, rng: np.random.Generator) -> Float[np.ndarray, " N"]:
-    """Loss of the mean margin against the truth, in nats. Raises ValueError for a pool without gold."""
+    """One or more for the half of the pairs whose gold differs most, random below one elsewhere.
+
+    People are seldom wrong about those. A control that seeks what the model gets most wrong loses to random:
+    it asks about the same few faults again and again. Raises ValueError for a pool without gold.
+    """
     if pool.gold is None:
         raise ValueError("the strategy gold needs a task whose gold is known")
-    gap = pool.gold[pool.a] - pool.gold[pool.b]
-    return np.abs(np.tanh(gap)) * -log_expit(np.sign(gap) * pool.margins.mean(0))
+    gap = np.abs(pool.gold[pool.a] - pool.gold[pool.b])
+    return (gap > np.median(gap)) + rng.random(len(gap))
 
 
 Strategy = Callable[[Pool, int, np.random.Generator], np.ndarray]
 STRATEGIES: dict[str, Strategy] = {
     f.__name__: f for f in (random, entropy, bald, d_optimal, double_thompson, duplicates, gold)
 }
+Name = Literal["random", "entropy", "bald", "d_optimal", "double_thompson", "duplicates", "gold"]
+NAMES: tuple[Name, ...] = get_args(Name)
 REPEATING = ("duplicates",)
 """Strategies that may ask about a pair again, and have no cap."""
 

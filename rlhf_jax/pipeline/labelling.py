@@ -41,12 +41,17 @@ class PageConfig(Settings):
     """Seed of the choice of prompts and of the responses."""
 
 
-def folder_of(cfg: PageConfig) -> pathlib.Path:
-    """The folder of the items; ValueError where it cannot be one, or the page's packages are missing."""
+def check():
+    """Raises ValueError where the page's packages are missing."""
     if not importlib.util.find_spec("feedback") or not importlib.util.find_spec("fastapi"):
         raise ValueError(
             'the labelling page needs further packages: pip install "rlhf_jax[feedback]"'
         )
+
+
+def folder_of(cfg: PageConfig) -> pathlib.Path:
+    """The folder of the items; ValueError where it cannot be one, or the page's packages are missing."""
+    check()
     runs.check_folder("to", cfg.to)
     return pathlib.Path(cfg.to)
 

@@ -48,6 +48,7 @@ SIZES: dict[str, ModelConfig] = {  # parameters of the blocks, to one digit
     "3M": replace(SHAPE, d_model=256, layers=4, heads=4),
     "10M": replace(SHAPE, d_model=384, layers=6, heads=6),
 }
+OF_TEXTS = {"symbolic": reviews.golds, "warmth": reviews.warmths}
 PROMPT, LENGTH = 10, 24  # columns of a prompt and of a response
 
 
@@ -216,18 +217,24 @@ def respond(
 
 
 @functools.cache
-def make_score(each: Callable, lm: networks.LanguageModel):
-    """(reward parameters [S], tokens [S, N, L], attention_mask) -> scores [S, N], on the devices."""
-    return each(networks.reward_model(lm).fn, (P(DATA),) * 3)
+def reward_fn(lm: networks.LanguageModel) -> Callable:
+    """The reward function of a language model: one object for each, so that jit compiles for it once."""
+    return networks.reward_model(lm).fn
 
 
-def score(context: StudyContext, size: str, params, samples) -> np.ndarray:
-    """Scores [S, N] of samples [S, N, ...] under reward models `params` [S] of `size`."""
+@functools.cache
+def make_score(each: Callable, fn: Callable):
+    """(parameters of `fn` [S], tokens [S, N, L], attention_mask) -> its results [S, N], on the devices."""
+    return each(fn, (P(DATA),) * 3)
+
+
+def score(context: StudyContext, fn: Callable, params, samples) -> np.ndarray:
+    """Results [S, N] of a reward function for samples [S, N, ...], under its parameters [S]."""
     devices, (S, N) = context.devices, samples.tokens.shape[:2]
-    fn = make_score(devices.each, context.lms[size])
+    scored = make_score(devices.each, fn)
     params = devices.put_batch(pad_to_devices(devices, params))
     both = pad_to_devices(devices, (samples.tokens, samples.attention_mask))
-    part = lambda rows: fn(params, *devices.put_batch(tuple(x[:, rows] for x in both)))
+    part = lambda rows: scored(params, *devices.put_batch(tuple(x[:, rows] for x in both)))
     return in_chunks(devices, part, S, N, min(CHUNK, N))
 
 
@@ -240,14 +247,15 @@ def response_texts(context: StudyContext, samples: Samples) -> list[str]:
 
 
 def gold(context: StudyContext, kind: str, prompts: Sequence[str], samples: Samples) -> np.ndarray:
-    """Gold scores [N] of samples: by the grammar ("symbolic"), or by the teacher."""
-    if kind == "symbolic":
-        return reviews.golds(prompts, response_texts(context, samples))
+    """Gold scores [N] of samples: by the grammar ("symbolic", or the simpler "warmth"), or by the teacher."""
+    if kind in OF_TEXTS:
+        return OF_TEXTS[kind](prompts, response_texts(context, samples))
     devices, N = context.devices, len(samples.tokens)  # each device takes its part of the rows
     split = lambda x: x.reshape(devices.count, -1, *x.shape[1:])
     parts = jax.tree.map(split, pad_to_devices(devices, samples))
     teachers = tree_repeat(context.teacher, devices.count)
-    return score(context, context.cfg.teacher, teachers, parts).ravel()[:N]
+    fn = reward_fn(context.lms[context.cfg.teacher])
+    return score(context, fn, teachers, parts).ravel()[:N]
 
 
 def pool_gold(context: StudyContext, kind: str) -> np.ndarray:

@@ -22,6 +22,7 @@ from rlhf_jax.data.batching import rows_at
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import networks
 from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.studies import context as contexts
 from rlhf_jax.studies.context import Seed, StudyContext
 from rlhf_jax.studies.proxies import comparisons
@@ -81,10 +82,9 @@ def on_policy(
     seeds: Sequence[Seed],
     *,
     kind: str,
-    size: str = "",
-    rewards=None,
+    reward: Reward | None = None,
 ) -> Trained:
-    """Policies trained on reward models `rewards` [S] of `size`, or without them on gold of `kind`.
+    """Policies trained on a reward, whose parameters are [S], or without one on gold of `kind`.
 
     The curves are of the rollouts, each drawn from the policy of its iteration: the KL to the reference
     (nats a response), gold, proxy (the training score) and length.
@@ -93,14 +93,14 @@ def on_policy(
     seeds = pad_list_to_devices(devices, seeds)
     start, policy_of, learn = _compiled(
         devices.each, method.name, context.lm, method.lr, method.iterations,
-        rollout.RolloutConfig(missing_eos_penalty=0.0 if rewards is None else 1.0),
+        rollout.RolloutConfig(missing_eos_penalty=1.0 if reward else 0.0),
     )  # fmt: skip
     reference, strength = devices.share((context.reference, np.float32(method.strength)))
     root = contexts.keys(devices, [seed.policy for seed in seeds], stage=3)
     state = start(root, reference)
-    if rewards is not None:
-        rewards = devices.put_batch(pad_to_devices(devices, rewards))
-        score = contexts.make_score(devices.each, context.lms[size])
+    if reward:
+        rewards = devices.put_batch(pad_to_devices(devices, reward.params))
+        score = contexts.make_score(devices.each, reward.fn)
 
     def rows_of(i):
         """Prompts of iteration i for each seed [S, B], with `group` adjacent draws of each."""
@@ -115,11 +115,11 @@ def on_policy(
         draw = np.broadcast_to(np.arange(method.batch_size, dtype=np.int32), rows.shape)
         prompts = devices.put_batch(tree_index(context.encoded, rows)._replace(draw=draw))
         samples = context.sample(policy_of(state.params), prompts, rng)
-        if rewards is not None:  # while the devices work, the host computes gold
+        if reward:  # while the devices work, the host computes gold
             scores = score(rewards, samples.tokens, samples.attention_mask)
             state, metrics = learn(state, reference, strength, samples, scores, rng)
         golds = gold_of_seeds(context, kind, rows, devices.fetch(samples))
-        if rewards is None:
+        if not reward:
             scores = devices.put_batch(golds.astype(np.float32))
             state, metrics = learn(state, reference, strength, samples, scores, rng)
         curves["gold"].append(golds.mean(axis=1))

@@ -127,12 +127,18 @@ def _compiled(each: Callable, lm: networks.LanguageModel, lr: float, steps: int)
 
 
 def learn_rewards(context: StudyContext, size: str, kind: str, pairs: int, seeds: Sequence[Seed]):
-    """Reward models [S], each of its own comparisons, and their scores [S, N] of the pool.
+    """Reward models [S], each of its own comparisons, and their scores [S, N] of the pool."""
+    return fit_rewards(context, size, comparisons(context, kind, pairs, seeds), seeds)
+
+
+def fit_rewards(context: StudyContext, size: str, data: Comparisons, seeds: Sequence[Seed]):
+    """Reward models [S] of the comparisons [S, pairs, ...], and their scores [S, N] of the pool.
 
     The scores are standardised, so that a KL coefficient has the same meaning for all reward models.
     """
     cfg, lm, devices, S = context.cfg, context.lms[size], context.devices, len(seeds)
-    data = pad_to_devices(devices, comparisons(context, kind, pairs, seeds))
+    pairs = data.weight.shape[1]
+    data = pad_to_devices(devices, data)
     seeds = pad_list_to_devices(devices, seeds)
     batch_size = min(cfg.reward_batch, pairs)
     steps = max(cfg.reward_steps, round(cfg.reward_epochs * pairs / batch_size))
@@ -144,7 +150,7 @@ def learn_rewards(context: StudyContext, size: str, kind: str, pairs: int, seeds
         rows = np.stack([rows_at(pairs, batch_size, seed.reward, i) for seed in seeds])
         state, _ = step(state, {}, devices.put_batch(rows_of_seeds(data, rows)))
     params = tree_index(devices.fetch(state.params), slice(S))
-    scores = contexts.score(context, size, params, tree_repeat(context.pool, S))
+    scores = contexts.score(context, contexts.reward_fn(lm), params, tree_repeat(context.pool, S))
     mean, deviation = scores.mean(axis=1), scores.std(axis=1)
     params |= {
         "head": params["head"] / deviation[:, None],
@@ -175,19 +181,24 @@ def best_of_n_curves(context: StudyContext, kind: str, scores: np.ndarray) -> li
     golds = contexts.pool_gold(context, kind)
     ns = 2 ** np.arange(int(np.log2(context.cfg.pool_draws)) + 1)
     by_prompt = lambda x: x.reshape(context.cfg.pool_prompts, context.cfg.pool_draws)
-    differ = golds[::2] != golds[1::2]
     curves = []
     for own in scores:
-        margin = np.sign(own[::2] - own[1::2]) * np.sign(golds[::2] - golds[1::2])
         best = lambda values, own=own: best_of_n.estimates(
             by_prompt(own), by_prompt(values), ns
         ).mean(axis=0)
         curves.append(
             {
-                "accuracy": float(np.mean(0.5 + 0.5 * margin[differ])) if differ.any() else 0.5,
+                "accuracy": accuracy(own, golds),
                 "kl": [best_of_n.kl(int(n)) for n in ns],
                 "gold": best(golds).tolist(),
                 "proxy": best(own).tolist(),
             }
         )
     return curves
+
+
+def accuracy(scores: np.ndarray, golds: np.ndarray) -> float:
+    """How often scores [N] order adjacent responses as gold does; ties are half right, 1/2 without gaps."""
+    differ = golds[::2] != golds[1::2]
+    margin = np.sign(scores[::2] - scores[1::2]) * np.sign(golds[::2] - golds[1::2])
+    return float(np.mean(0.5 + 0.5 * margin[differ])) if differ.any() else 0.5

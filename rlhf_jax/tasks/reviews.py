@@ -23,7 +23,7 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -140,24 +140,47 @@ def gold(prompt: str, response: str) -> float:
     aspect or adjective was used before (also worth 0, at its usual weight); a missing "." at the end; and
     no clause at all. The minimum is -8. Raises ValueError where the prompt names no aspect.
     """
+    value = lambda x: STRENGTH[x.adjective] * ADVERBS[x.adverb] * NEGATIONS[x.negation]
+    return _average(prompt, response, value, lambda x: CONNECTIVES[x.connective])
+
+
+def warmth(prompt: str, response: str) -> float:
+    """A simpler sentiment, which fewer comparisons teach: the mean strength of the adjectives over SCALE.
+
+    Adverbs, negations and connectives change nothing; faults cost as in `gold`, and the minimum is -8.
+    """
+    return _average(prompt, response, lambda x: STRENGTH[x.adjective], lambda x: 1.0)
+
+
+def _average(
+    prompt: str,
+    response: str,
+    value: Callable[[Clause], float],
+    weight: Callable[[Clause], float],
+) -> float:
+    """The weighted mean of the clauses' values over SCALE, less FAULT for every fault, and FLOOR at least."""
     clauses, strays, ended = parse(prompt, response)
     faults = strays + (not ended) + (not clauses)
-    total, weight, used = 0.0, 0.0, set()
+    total, whole, used = 0.0, 0.0, set()
     for clause in clauses:
         repeated = clause.aspect in used or clause.adjective in used
         used |= {clause.aspect, clause.adjective}
-        weight += CONNECTIVES[clause.connective]
+        whole += weight(clause)
         faults += repeated
         if _fits(clause) and not repeated:
-            value = STRENGTH[clause.adjective] * ADVERBS[clause.adverb] * NEGATIONS[clause.negation]
-            total += CONNECTIVES[clause.connective] * value
-    average = total / weight / SCALE if clauses else 0.0
+            total += weight(clause) * value(clause)
+    average = total / whole / SCALE if clauses else 0.0
     return max(average - FAULT * faults, FLOOR)
 
 
 def golds(prompts: Sequence[str], responses: Sequence[str]) -> Float32[np.ndarray, " N"]:
     """The `gold` of each pair of texts."""
     return np.array([gold(p, r) for p, r in zip(prompts, responses, strict=True)], np.float32)
+
+
+def warmths(prompts: Sequence[str], responses: Sequence[str]) -> Float32[np.ndarray, " N"]:
+    """The `warmth` of each pair of texts."""
+    return np.array([warmth(p, r) for p, r in zip(prompts, responses, strict=True)], np.float32)
 
 
 def log_prob(prompt: str, response: str) -> float:

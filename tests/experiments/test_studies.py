@@ -104,7 +104,7 @@ def test_no_device_waits_for_another_while_seeds_are_trained(setup):
     rows = jax.tree.map(lambda x: x[:8, None], (context.pool.tokens, context.pool.attention_mask))
     args = context.devices.put_batch((tree_repeat(params, 8), *rows))
     hlo = (
-        contexts.make_score(context.devices.each, context.lms["10k"])
+        contexts.make_score(context.devices.each, contexts.reward_fn(context.lms["10k"]))
         .lower(*args)
         .compile()
         .as_text()
