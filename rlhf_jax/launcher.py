@@ -295,6 +295,7 @@ def listing(known: dict[str, Place]) -> str:
         "",
         f"{command} EXPERIMENT --help explains the main settings, --help-all all of them.",
         f"{command} new NAME --from EXPERIMENT writes NAME.py, a copy to edit; ./NAME.py starts it.",
+        "--config FILE takes settings from a run's config.json or from YAML; typed ones come after.",
         "--on slurm, tpu-vm or k8s runs the command there; --on slurm --help explains its settings.",
         "--distributed auto (or HOST:PORT,PROCESSES,THIS-ONE) joins the processes of several hosts.",
     ])  # fmt: skip

@@ -145,12 +145,12 @@ def circle(context: StudyContext, cfg: Config, strategy: str, seed: Seed) -> dic
             new, items = rounds.questions(said, pool, chosen, strategy, r, wanted)
 
             # 3. people judge them on the page
-            rows = collect(page, items, people)
+            rows = collect(page, items, people, f"round {r + 1} of {cfg.rounds}, pairs")
 
             # 4. one label for each pair asked so far, from all votes
             asked = asked + new
             votes = rounds.votes_on(rows, asked.ids)
-            labels = {how: rounds.labels_of(votes, how) for how in HOW}
+            labels = {how: rounds.labels_of(votes, how, len(asked.ids)) for how in HOW}
 
             # 5. a reward model of all labels
             learn = partial(
@@ -167,10 +167,10 @@ def circle(context: StudyContext, cfg: Config, strategy: str, seed: Seed) -> dic
             # 7. people compare the policy with the reference
             samples, gold, log_ratio = rounds.held_out(context, policy, own)
             duels = rounds.duels(context, samples, cfg.duels, r, wanted)
-            rows = collect(page, duels, people)
+            rows = collect(page, duels, people, f"round {r + 1} of {cfg.rounds}, policies")
             won = rounds.votes_on(rows, [item["id"] for item in duels]).first
 
-            uniform += rounds.uniform_stream(pool, chosen, votes, r > 0)
+            uniform += rounds.uniform_stream(pool, chosen, votes, r * cfg.pairs)
             found.append({
                 "labels": len(asked.ids), "gold": gold.mean(), "kl": log_ratio.mean(),
                 "accuracy": accuracy(learned.scores, golds),

@@ -103,11 +103,13 @@ def _last_line(log: pathlib.Path) -> str:
     return f"the labelling page does not start: {lines[-1].removeprefix('error: ')}"
 
 
-def collect(page: Page, items: list[Item], tastes: Sequence[Choose]) -> list[dict[str, Any]]:
+def collect(
+    page: Page, items: list[Item], tastes: Sequence[Choose], what: str = "judgements"
+) -> list[dict[str, Any]]:
     """The rows of the raw export, once every item has the judgements that it wants.
 
     Each simulated person judges all that there is, by the taste of the same place; where there are no tastes,
-    people do, and a progress bar counts.
+    people do, and a progress bar that says `what` counts.
     """
     page.owner.put(items)
     for person, taste in zip(page.people, tastes, strict=True):
@@ -120,7 +122,7 @@ def collect(page: Page, items: list[Item], tastes: Sequence[Choose]) -> list[dic
             raise ValueError(f"{found} of {total} judgements were made, and nobody gets the others")
         return rows
     with Progress() as bar:
-        task = bar.add_task("judgements", total=total)
+        task = bar.add_task(what, total=total)
         while True:
             rows = page.owner.export("raw")
             found = _judged(rows, wanted)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 import tyro
 
 from rlhf_jax import bounds
+from rlhf_jax.runs import config_file
 
 WIDTH = 100
 TRL = {
@@ -62,7 +63,7 @@ TRL = {
 
 
 def parse(cls: type, args: list[str], *, prog: str, default: Any = None, description=None) -> Any:
-    """A `cls` with the settings of `args` over those of `default`.
+    """A `cls` with the settings of `args`, and of a file after --config, over those of `default`.
 
     Raises ValueError, by the dotted name of the setting, for a value out of its bounds, for values that do
     not fit each other, and for one that differs from `default`'s and has no effect. Raises SystemExit(2)
@@ -73,6 +74,7 @@ def parse(cls: type, args: list[str], *, prog: str, default: Any = None, descrip
     if first and args and not args[0].startswith("-"):
         args = [f"--{first}", *args]
     with bounds.unchecked():
+        args = config_file.expanded(args, cls() if default is None else default)
         found = [*settings(cls, cls() if default is None else default)]
         if {"-h", "--help", "--help-all"} & {*args}:
             print(explained(found, prog, description or cls.__doc__ or "", "--help-all" in args))

@@ -107,7 +107,8 @@ def row(
     items = np.concatenate([np.full(len(x["votes"]), n) for n, x in enumerate(uniform)])
     votes = np.concatenate([x["votes"] for x in uniform])
     alpha = agreement.alpha_interval(items.astype(int), votes, "nominal")
-    asked = [(x["predicted"], np.mean(x["votes"])) for x in uniform if x["predicted"] is not None]
+    asked = [x for x in uniform if x["predicted"] is not None and x["votes"]]
+    asked = [(x["predicted"], np.mean(x["votes"])) for x in asked]
     predicted, said = np.array(asked, float).reshape(-1, 2).T
     return found | {
         "agreement": {"mean": alpha.alpha, "low": alpha.low, "high": alpha.high},

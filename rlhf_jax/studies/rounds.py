@@ -182,11 +182,14 @@ def votes_on(rows: Sequence[Item], ids: Sequence[str]) -> aggregation.Votes:
     return aggregation.Votes(item[order], person[order], first[order])
 
 
-def labels_of(votes: aggregation.Votes, how: str) -> Float[np.ndarray, " A"]:
-    """The probability that each pair's first response is better, by "majority" or "dawid_skene"."""
-    if how == "majority":
-        return aggregation.majority(votes)
-    return aggregation.dawid_skene(votes).probability
+def labels_of(votes: aggregation.Votes, how: str, pairs: int) -> Float[np.ndarray, " A"]:
+    """The probability that each of `pairs` pairs' first response is better, by "majority" or "dawid_skene".
+
+    1/2 where all people said that both are bad.
+    """
+    by_model = lambda: aggregation.dawid_skene(votes).probability
+    found = aggregation.majority(votes) if how == "majority" else by_model()
+    return np.concatenate([found, np.full(pairs - len(found), 0.5)])
 
 
 def learn(
@@ -245,18 +248,17 @@ def duels(context: StudyContext, samples: Samples, number: int, r: int, wanted: 
 
 
 def uniform_stream(
-    pool: Pool, chosen: Chosen, votes: aggregation.Votes, labelled: bool
+    pool: Pool, chosen: Chosen, votes: aggregation.Votes, before: int
 ) -> list[dict[str, Any]]:
     """The votes on each pair of the uniform stream in the newest round, and what the ensemble predicted.
 
-    Nothing was predicted (None) where no label was known, which is not `labelled`.
+    The round came after `before` labels; without any, nothing was predicted (None).
     """
-    predicted, n = expit(pool.margins[:, chosen.index]).mean(axis=0), len(chosen.index)
-    first = votes.item.max() + 1 - n
+    predicted = expit(pool.margins[:, chosen.index]).mean(axis=0)
     return [
         {
-            "predicted": float(predicted[k]) if labelled else None,
-            "votes": votes.first[votes.item == first + k].tolist(),
+            "predicted": float(predicted[k]) if before else None,
+            "votes": votes.first[votes.item == before + k].tolist(),
         }
         for k in np.flatnonzero(chosen.uniform)
     ]

@@ -7,12 +7,14 @@ import threading
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
 
 from experiments.studies import circle
 from rlhf_jax import bounds
+from rlhf_jax.people.aggregation import Votes
 from rlhf_jax.people.client import Client, work
 from rlhf_jax.pipeline import page as pages
 from rlhf_jax.pipeline import stages
@@ -128,14 +130,14 @@ def test_a_circle_that_ends_at_every_step_goes_on_and_has_the_same_bits(
 
         return called
 
-    def collect(page, items, tastes):
+    def collect(page, items, tastes, what):
         nonlocal left
         if left == 0:
             page.owner.put(items)
             work(page.people[0], tastes[0], most=3)
             raise Killed("collect")
         left -= 1
-        return real(page, items, tastes)
+        return real(page, items, tastes, what)
 
     monkeypatch.setattr(circle, "collect", collect)
     for name in ("learn", "improve", "held_out"):
@@ -174,6 +176,13 @@ def test_human_people_judge_in_a_browser_until_the_circle_is_closed(finished, mo
     circle.main(cfg)
     results = json.loads((finished.parent / "human" / "results.json").read_text())
     assert results["strategies"][0]["labels"] == 10 and "power" not in results
+
+
+def test_a_pair_of_which_all_say_both_are_bad_has_no_side():
+    votes = Votes(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([1.0, 1.0, 0.0]))
+    for how in circle.HOW:
+        labels = rounds.labels_of(votes, how, 4)
+        assert labels[0] > 0.5 > labels[1] and labels[2:].tolist() == [0.5, 0.5]
 
 
 def judge_all(links, ready):
