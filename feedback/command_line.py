@@ -30,6 +30,7 @@ def serve(
     settings: Given = GIVEN,
     items: tuple[str, ...] = (),
     people: int = 0,
+    simulated: bool = False,
     open: bool = False,
     until_eof: bool = False,
 ) -> None:
@@ -41,6 +42,7 @@ def serve(
     Args:
         items: Names of files of items to put first; those that are there already stay as they are.
         people: Number of annotators who are known at least; links are made for those who lack.
+        simulated: Mark new annotators as programs that judge.
         until_eof: End when standard input does, as it does with the program that holds its other end.
         open: Open the first new annotator's link, else the owner's, in a browser.
     """
@@ -58,7 +60,7 @@ def serve(
     with served.state.db.write() as c:
         token = access.invite(c, "the server's start", kind="owner", days=1)
         known = access.count(c)
-        new = [access.invite(c) for _ in range(known, people)]
+        new = [access.invite(c, simulated=simulated) for _ in range(known, people)]
     own = [links.link(at, "person", x) for x in new]
     said = [f"owner (this link lasts a day): {links.link(at, 'owner', token)}"]
     said += [f"annotator {known + n}: {x}" for n, x in enumerate(own, start=1)]

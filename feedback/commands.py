@@ -113,7 +113,6 @@ def invite(
     kind: Literal["person", "prolific", "owner"] = "person",
     days: float | None = None,
     again: bool = False,
-    simulated: bool = False,
     url: str = f"http://{HERE.host}:{HERE.port}",
     database: Database = HERE.database,
 ) -> None:
@@ -124,7 +123,6 @@ def invite(
         kind: A link for one person, for a study on Prolific, or for an owner (or an owner's script).
         days: Days that the links last; None: until they are revoked.
         again: Make further links for people who are known, such as those who lost theirs.
-        simulated: Mark the new people as programs that judge.
         url: Address under which people reach the server.
     """
     if not names:
@@ -134,8 +132,7 @@ def invite(
     with opened(database, make=True) as db, db.write() as c:
         known = [access.named(c, x) if again else None for x in names]
         pairs = zip(names, known, strict=True)
-        own = {"kind": kind, "days": days, "simulated": simulated}
-        tokens = [access.invite(c, x, annotator=y, **own) for x, y in pairs]
+        tokens = [access.invite(c, x, kind=kind, days=days, annotator=y) for x, y in pairs]
     for name, token in zip(names, tokens, strict=True):
         print(f"{name}: {links.link(url.rstrip('/'), kind, token)}")
 

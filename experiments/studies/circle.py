@@ -198,9 +198,9 @@ def tastes(cfg: Config, seed: Seed) -> list[Choose]:
 
 def page_of(cfg: Config, folder: pathlib.Path, people: Sequence[Choose]):
     """The page of a circle, for its simulated people, or for human ones."""
-    if not people:
-        return served(folder, port=cfg.port, annotators=cfg.annotators)
-    return served(folder, [f"simulated {n + 1}" for n in range(len(people))])
+    if people:
+        return served(folder, simulated=len(people))
+    return served(folder, annotators=cfg.annotators, port=cfg.port)
 
 
 def main(cfg: Config):

@@ -8,13 +8,12 @@ Its database is feedback.db in the folder, so that the next start goes on where 
 """
 
 import contextlib
-import json
 import pathlib
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rich.progress import Progress
@@ -37,33 +36,38 @@ class Page(NamedTuple):
 
 @contextlib.contextmanager
 def served(
-    folder: pathlib.Path, names: Sequence[str] = (), port: int = 0, annotators: int = 0
+    folder: pathlib.Path, simulated: int = 0, annotators: int = 0, port: int = 0
 ) -> Iterator[Page]:
-    """Serves the page of a folder, for simulated people of these names, or for so many human annotators.
+    """Serves the page of a folder, for so many simulated people, or for so many human annotators.
 
     The annotators' links are printed. Raises ValueError, with the page's own sentence, where it cannot start.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    database = f"sqlite:///{folder / DATABASE}"
-    tokens = _tokens(folder, database, names) if names else []
-    command = [sys.executable, "-m", "feedback", "serve", "--database", database, "--until-eof"]
-    command += ["--port", str(port), "--people", str(annotators)]
+    if simulated and not (folder / TOKENS).exists():
+        for left in folder.glob(f"{DATABASE}*"):
+            left.unlink()  # of a start that was ended before anybody's link was kept
+    command = [sys.executable, "-m", "feedback", "serve", "--until-eof", "--port", str(port)]
+    command += ["--database", f"sqlite:///{folder / DATABASE}"]
+    command += ["--people", str(simulated or annotators), *["--simulated"] * bool(simulated)]
     with (folder / LOG).open("ab") as log:
         page = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
         )
     assert page.stdin is not None and page.stdout is not None
-    told = print if annotators else _ignore
-    relay = threading.Thread(target=_relay, args=(page.stdout, told), daemon=True)
+    relay = threading.Thread(target=_relay, args=(page.stdout, bool(annotators)), daemon=True)
     try:
-        first = page.stdout.readline()
+        first = page.stdout.readline().strip()
         if not first:
             raise ValueError(_last_line(folder / LOG))
-        told(first.strip(), flush=True)
+        address, _, token = first.rpartition(" ")[2].rpartition("/i/")
+        if simulated and not (folder / TOKENS).exists():
+            links = [page.stdout.readline().strip() for _ in range(simulated)]
+            disk.write_json(folder / TOKENS, [link.rpartition("/i/")[2] for link in links])
+        tokens = disk.read_json(folder / TOKENS) if simulated else []
+        if annotators:
+            print(first, flush=True)
         relay.start()
-        address, _, token = first.strip().rpartition(" ")[2].rpartition("/i/")
-        owner = Client(address, token)
-        yield Page(owner, tuple(Client(address, x) for x in tokens))
+        yield Page(Client(address, token), tuple(Client(address, x) for x in tokens))
     finally:
         page.stdin.close()
         page.wait()
@@ -72,30 +76,11 @@ def served(
         page.stdout.close()
 
 
-def _ignore(*_: object, **__: object) -> None:
-    pass
-
-
-def _relay(lines, told: Callable) -> None:
+def _relay(lines: Iterable[str], told: bool) -> None:
+    """Reads what the page says, so that it never waits, and prints it where it is to be told."""
     for line in lines:
-        told(line.rstrip(), flush=True)
-
-
-def _tokens(folder: pathlib.Path, database: str, names: Sequence[str]) -> list[str]:
-    """The tokens of simulated people, who are invited once."""
-    if not (folder / TOKENS).exists():
-        for left in folder.glob(f"{DATABASE}*"):
-            left.unlink()  # of a start that was ended before anybody had a link
-        command = [sys.executable, "-m", "feedback", "invite", *names, "--simulated"]
-        done = subprocess.run(
-            [*command, "--database", database], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise ValueError(done.stderr.strip().removeprefix("error: "))
-        links = [line.rpartition("/")[2] for line in done.stdout.splitlines()]
-        disk.write_json(folder / TOKENS, dict(zip(names, links, strict=True)))
-    known = json.loads((folder / TOKENS).read_text())
-    return [known[name] for name in names]
+        if told:
+            print(line.rstrip(), flush=True)
 
 
 def _last_line(log: pathlib.Path) -> str:

@@ -88,7 +88,7 @@ def test_items_keep_how_they_were_chosen_and_a_fifth_is_uniform(finished):
         ("round 1", "bald", 0, 1, "round 1", 8),
         ("round 1", "uniform", 1, 0, "round 1", 2),
     ]
-    assert people == [("simulated 1", 1), ("simulated 2", 1)]
+    assert people == [("person 1", 1), ("person 2", 1)]
     assert votes >= 2 * 20  # and the duels, of which equal texts are none
 
 

@@ -34,18 +34,18 @@ def said(rows):
 
 
 def test_everybody_judges_everything_and_the_next_start_knows_it(tmp_path):
-    with served(tmp_path, ["ann", "ben"]) as page:
+    with served(tmp_path, simulated=2) as page:
         rows = collect(page, ITEMS, [first, first])
-    assert said(rows) == [(f"i{n}", who, "a") for n in range(4) for who in ("ann", "ben")]
+    assert said(rows) == [(f"i{n}", who, "a") for n in range(4) for who in ("person 1", "person 2")]
     assert {x["simulated"] for x in rows} == {True}
-    with served(tmp_path, ["ann", "ben"]) as page:  # nobody is asked again
+    with served(tmp_path, simulated=2) as page:  # nobody is asked again
         again = collect(page, ITEMS, [nobody, nobody])
     assert json.dumps(again) == json.dumps(rows)
 
 
 def test_too_few_people_are_said_and_a_page_that_cannot_start_says_why(tmp_path):
     with (
-        served(tmp_path / "few", ["ann"]) as page,
+        served(tmp_path / "few", simulated=1) as page,
         pytest.raises(ValueError, match="4 of 8 judgements were made"),
     ):
         collect(page, ITEMS, [first])
@@ -64,7 +64,7 @@ def test_the_page_ends_with_the_program_that_was_killed(tmp_path):
     program = (
         "import pathlib, sys, time\n"
         "from rlhf_jax.pipeline.page import served\n"
-        f"with served(pathlib.Path({str(tmp_path)!r}), ['ann']) as page:\n"
+        f"with served(pathlib.Path({str(tmp_path)!r}), simulated=1) as page:\n"
         "    print(page.owner.url, flush=True)\n"
         "    time.sleep(600)\n"
     )
