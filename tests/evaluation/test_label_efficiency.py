@@ -69,3 +69,39 @@ def test_power_needs_both_controls(duplicates, gold, said):
     named = {"duplicates": duplicates, "gold": gold}
     rows = [{"strategy": name} | ends(x) for name, x in named.items() if x]
     assert efficiency.verdict(rows).startswith(said)
+
+
+def made(slope: float, seeds: int = 6) -> list[dict]:
+    """Runs whose gold and accuracy rise by `slope` a round, with people of one mind."""
+    rng = np.random.default_rng(0)
+    runs = []
+    for _ in range(seeds):
+        shift = rng.normal() * 0.01
+        names = ("gold", "accuracy", "win rate", "accuracy by majority", "right by majority")
+        rounds = [
+            {"labels": 60 * (r + 1), **dict.fromkeys(names, shift + slope * (r + 1))}
+            | {f"{x} by dawid_skene": shift + slope * (r + 1) + 0.05 for x in ("accuracy", "right")}
+            for r in range(3)
+        ]
+        pairs = [
+            {"predicted": p, "votes": [v, v]} for p, v in ((None, 1.0), (0.9, 1.0), (0.1, 0.0))
+        ]
+        runs.append({"rounds": rounds, "uniform": [*pairs, {"predicted": 0.5, "votes": []}]})
+    return runs
+
+
+def test_results_and_picture_of_a_study_with_known_curves(tmp_path):
+    runs = {"random": made(0.1), "bald": made(0.2), "duplicates": made(0.05), "gold": made(0.3)}
+    found = efficiency.results("strategies", runs, 0.0)
+    table = {row["strategy"]: row for row in found["strategies"]}
+    assert found["power"].startswith("the controls came out")
+    assert table["bald"]["labels for random's gold"] == "90 (90 to 90)"
+    assert table["bald"]["gold beyond random"]["mean"] == pytest.approx(0.2)
+    assert table["bald"]["rise"]["mean"] == pytest.approx(0.4)
+    assert table["duplicates"]["labels for random's accuracy"].startswith("over 180")
+    assert found["reward accuracy by Dawid-Skene, beyond that"]["mean"] == pytest.approx(0.05)
+    assert table["random"]["agreement"]["mean"] == 1
+    assert table["random"]["calibration error"] == pytest.approx(0.1)
+    efficiency.picture(tmp_path / "circle.png", runs, 0.0)
+    assert (tmp_path / "circle.png").stat().st_size > 20_000
+    assert list(efficiency.results("t", {"bald": made(0.1)}, 0.0)) == ["t", "gold of the reference"]
