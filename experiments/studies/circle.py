@@ -7,7 +7,7 @@ Each round samples responses, chooses pairs to ask about, has them judged on the
 makes one label of each pair's votes, trains a reward model on all labels so far, trains a policy against it
 with PPO, and has people compare that policy with the reference, blind. The results show gold against labels
 for each strategy of `rlhf_jax/people/choosing.py`, beside two controls: one asks about pairs again, one
-knows gold. Agreement and calibration are those of the uniform stream alone. Gold is the mean strength of the
+is told gold's answers. Agreement and calibration are those of the uniform stream alone. Gold is the mean strength of the
 adjectives, less 4 for each fault (`warmth` of `rlhf_jax/tasks/reviews.py`), which few comparisons teach.
 """
 
@@ -151,6 +151,8 @@ def circle(context: StudyContext, cfg: Config, strategy: str, seed: Seed) -> dic
             asked = asked + new
             votes = rounds.votes_on(rows, asked.ids)
             labels = {how: rounds.labels_of(votes, how, len(asked.ids)) for how in HOW}
+            if strategy == "gold":  # a control, which is told the truth
+                labels = dict.fromkeys(HOW, rounds.truth(said, asked))
 
             # 5. a reward model of all labels
             learn = partial(

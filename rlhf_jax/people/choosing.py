@@ -15,7 +15,7 @@ on that stream alone. Strategies:
 and two controls, without which an experiment has no power:
 
     duplicates      pairs that were asked already: must lose
-    gold            pairs whose better response is clear: knows the truth, must win
+    gold            uniform, and told the truth in place of people's answers: must win
 """
 
 from collections.abc import Callable
@@ -46,8 +46,6 @@ class Pool(NamedTuple):
     """Differences of features (a less b) of the pairs asked before."""
     times: Int[np.ndarray, " N"]
     """How often each pair was asked before."""
-    gold: Float[np.ndarray, " R"] | None = None
-    """Gold of each response, which only the control `gold` reads."""
 
     @property
     def margins(self) -> Float[np.ndarray, "M N"]:
@@ -146,15 +144,8 @@ def duplicates(pool: Pool, n: int, rng: np.random.Generator) -> Float[np.ndarray
 
 
 def gold(pool: Pool, n: int, rng: np.random.Generator) -> Float[np.ndarray, " N"]:
-    """One or more for the half of the pairs whose gold differs most, random below one elsewhere.
-
-    People are seldom wrong about those. A control that seeks what the model gets most wrong loses to random:
-    it asks about the same few faults again and again. Raises ValueError for a pool without gold.
-    """
-    if pool.gold is None:
-        raise ValueError("the strategy gold needs a task whose gold is known")
-    gap = np.abs(pool.gold[pool.a] - pool.gold[pool.b])
-    return (gap > np.median(gap)) + rng.random(len(gap))
+    """Uniform scores: what the control knows is the answer, which whoever asks gives in people's place."""
+    return random(pool, n, rng)
 
 
 Strategy = Callable[[Pool, int, np.random.Generator], np.ndarray]

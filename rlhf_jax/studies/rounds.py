@@ -133,7 +133,7 @@ def pool_of(
     a, b = np.array([*times], int).reshape(-1, 2).T
     counts, gone = np.array([*times.values()], int), features[asked.a] - features[asked.b]
     rewards = learned.heads @ features.T
-    return Pool(said.prompt[a], a, b, rewards, features, gone, counts, said.gold)
+    return Pool(said.prompt[a], a, b, rewards, features, gone, counts)
 
 
 def features_of(context: StudyContext, size: str, params, samples) -> Float[np.ndarray, "R D"]:
@@ -190,6 +190,11 @@ def labels_of(votes: aggregation.Votes, how: str, pairs: int) -> Float[np.ndarra
     by_model = lambda: aggregation.dawid_skene(votes).probability
     found = aggregation.majority(votes) if how == "majority" else by_model()
     return np.concatenate([found, np.full(pairs - len(found), 0.5)])
+
+
+def truth(said: Responses, asked: Asked) -> Float[np.ndarray, " A"]:
+    """The labels that gold gives: 1 where a pair's first response is the better one, 1/2 where none is."""
+    return (1 + np.sign(said.gold[asked.a] - said.gold[asked.b])) / 2
 
 
 def learn(

@@ -19,7 +19,7 @@ def pool(seed=0, prompts=30, responses=4, members=5, dim=6, asked=10):
     times = np.zeros(len(prompt), int)
     times[:asked] = 1
     gone = features[a[:asked]] - features[b[:asked]]
-    return Pool(prompt, a, b, rewards, features, gone, times, features @ rng.normal(size=dim))
+    return Pool(prompt, a, b, rewards, features, gone, times)
 
 
 def test_entropy_and_bald_are_those_of_two_certain_opponents_and_of_two_doubters():
@@ -105,18 +105,6 @@ def test_the_uniform_stream_is_uniform():
     assert not counts[:10].any()
     statistic = np.sum((fresh - expected) ** 2 / expected) / (1 - 8 / 170)
     assert abs(statistic - 169) < 4 * np.sqrt(2 * 169)
-
-
-def test_the_gold_control_asks_about_the_clearer_half_at_random():
-    one = pool()
-    assert one.gold is not None
-    gap = np.abs(one.gold[one.a] - one.gold[one.b])
-    draws = [choosing.gold(one, 10, np.random.default_rng(seed)) for seed in range(2)]
-    best = [np.argsort(-scores)[:90] for scores in draws]
-    assert {*best[0].tolist()} == {*best[1].tolist()} == {*np.argsort(-gap)[:90].tolist()}
-    assert best[0][:10].tolist() != best[1][:10].tolist()
-    with pytest.raises(ValueError, match="gold is known"):
-        choosing.gold(one._replace(gold=None), 10, np.random.default_rng(0))
 
 
 def test_a_strategy_that_chooses_nothing_is_noticed():
