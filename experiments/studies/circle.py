@@ -1,14 +1,15 @@
 """The whole circle: people judge, a reward model learns from them, PPO follows it, and people judge again.
 
-    python launch.py circle                                     # simulated people, 10 seeds: MINUTES
+    python launch.py circle                                     # simulated people: an hour on two cores
     python launch.py circle --people human --strategies bald    # you judge, in a browser
 
 Each round samples responses, chooses pairs to ask about, has them judged on the labelling page over HTTP,
 makes one label of each pair's votes, trains a reward model on all labels so far, trains a policy against it
 with PPO, and has people compare that policy with the reference, blind. The results show gold against labels
-for each strategy of `rlhf_jax/people/choosing.py`, beside two controls: one asks about pairs again, one
-is told gold's answers. Agreement and calibration are those of the uniform stream alone. Gold is the mean strength of the
-adjectives, less 4 for each fault (`warmth` of `rlhf_jax/tasks/reviews.py`), which few comparisons teach.
+for each strategy of `rlhf_jax/people/choosing.py`, beside two controls: one asks about pairs again, one is
+told gold's answers. Agreement and calibration are those of the uniform stream alone. Gold is the mean
+strength of the adjectives, less 4 for each fault (`warmth` of `rlhf_jax/tasks/reviews.py`), which few
+comparisons teach.
 """
 
 import pathlib
