@@ -35,7 +35,8 @@ def refused(words: list[str]) -> str | None:
         return name
     cfg = launcher.load(name).config
     found = [*command_line.settings(type(cfg), cfg)]
-    options = [x.partition("=")[0] for x in settings if x not in ("--help", "--help-all")]
+    options = [x.partition("=")[0] for x in settings]
+    options = [x for x in options if x not in ("--help", "--help-all", "--config")]
     return next((x for x in options if command_line.misnamed(x, found)), None)
 
 
