@@ -1,4 +1,4 @@
-"""The whole circle: people judge, a reward model learns from them, PPO follows it, and people judge again.
+"""The whole circle: people judge, a reward model learns, PPO follows, and again.
 
     python launch.py circle                                     # simulated people: an hour on two cores
     python launch.py circle --people human --strategies bald    # you judge, in a browser

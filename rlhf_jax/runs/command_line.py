@@ -18,7 +18,6 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 import tyro
 
 from rlhf_jax import bounds
-from rlhf_jax.runs import config_file
 
 WIDTH = 100
 TRL = {
@@ -74,7 +73,10 @@ def parse(cls: type, args: list[str], *, prog: str, default: Any = None, descrip
     if first and args and not args[0].startswith("-"):
         args = [f"--{first}", *args]
     with bounds.unchecked():
-        args = config_file.expanded(args, cls() if default is None else default)
+        if any(word.startswith("--config") for word in args):
+            from rlhf_jax.runs import config_file  # which imports JAX
+
+            args = config_file.expanded(args, cls() if default is None else default)
         found = [*settings(cls, cls() if default is None else default)]
         if {"-h", "--help", "--help-all"} & {*args}:
             print(explained(found, prog, description or cls.__doc__ or "", "--help-all" in args))
