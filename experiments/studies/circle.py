@@ -1,4 +1,4 @@
-"""The whole circle: people judge, a reward model learns, PPO follows, and again.
+"""The whole loop in rounds: people judge, a reward model learns, then PPO.
 
     python launch.py circle                                     # simulated people: an hour on two cores
     python launch.py circle --people human --strategies bald    # you judge, in a browser
