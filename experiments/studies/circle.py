@@ -12,10 +12,9 @@ strength of the adjectives, less 4 for each fault (`warmth` of `rlhf_jax/tasks/r
 comparisons teach.
 """
 
-import pathlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -24,7 +23,6 @@ import numpy as np
 from rlhf_jax.bounds import Bound, Count, Unit
 from rlhf_jax.people import choosing
 from rlhf_jax.people.choosing import choose
-from rlhf_jax.people.client import Choose, Taste
 from rlhf_jax.pipeline import labelling
 from rlhf_jax.pipeline.page import collect, served
 from rlhf_jax.runs import disk
@@ -36,7 +34,6 @@ from rlhf_jax.studies.population import Job, nested_seeds
 from rlhf_jax.studies.proxies import accuracy
 from rlhf_jax.studies.rounds import GOLD
 from rlhf_jax.studies.study import StudyConfig, begin
-from rlhf_jax.tasks import reviews
 
 HOW = ("majority", "dawid_skene")
 TABLE = "strategies"
@@ -130,11 +127,12 @@ def circle(context: StudyContext, cfg: Config, strategy: str, seed: Seed) -> dic
     Reward models and policies that an earlier start has finished are loaded, and the page knows what was
     judged, so that a circle that was killed goes on and ends with the same numbers.
     """
-    folder, people = context.folder / "circles" / f"{strategy}-{seed.data}", tastes(cfg, seed)
+    folder = context.folder / "circles" / f"{strategy}-{seed.data}"
+    people = [] if cfg.people == "human" else rounds.people(cfg.shared.people, cfg.noise, seed)
     size, wanted, golds = cfg.size, cfg.wanted, contexts.pool_gold(context, GOLD)
     start = learned = rounds.initial(context, size, cfg.members, seed)
     policy, said, asked, found, uniform = context.reference, None, rounds.NOTHING, [], []
-    with page_of(cfg, folder, people) as page:
+    with served(folder, len(people), cfg.annotators, cfg.port) as page:
         for r in range(cfg.rounds):
             # 1. responses of the policy to prompts of this round
             drawn = rounds.respond(context, policy, cfg.prompts, cfg.draws, seed, r)
@@ -180,30 +178,13 @@ def circle(context: StudyContext, cfg: Config, strategy: str, seed: Seed) -> dic
                 "win rate": won.mean() if len(won) else 0.5,
                 **{f"right by {how}": rounds.right(said, asked, labels[how]) for how in HOW},
             })  # fmt: skip
-            if (
-                strategy == "random" and r == cfg.rounds - 1
-            ):  # what the ways of aggregation are worth
+            if strategy == "random" and r == cfg.rounds - 1:
+                # what the two ways of aggregation are worth
                 by = {how: learned if how == cfg.aggregate else learn(labels[how]) for how in HOW}
                 found[-1] |= {f"accuracy by {x}": accuracy(by[x].scores, golds) for x in HOW}
     for stage in (*folder.glob("reward-*"), *folder.glob("policy-*")):
         shutil.rmtree(stage)  # the database stays
     return {"rounds": found, "uniform": uniform}
-
-
-def tastes(cfg: Config, seed: Seed) -> list[Choose]:
-    """The simulated people of a seed, whose answers are functions of the pair; none for human people."""
-    if cfg.people == "human":
-        return []
-    gold = lambda prompt, texts: reviews.warmths([prompt] * len(texts), texts)
-    own = [replace(cfg.shared.people, noise=noise) for noise in cfg.noise]
-    return [Taste(gold, x, 1000 * seed.data + n).choose for n, x in enumerate(own)]
-
-
-def page_of(cfg: Config, folder: pathlib.Path, people: Sequence[Choose]):
-    """The page of a circle, for its simulated people, or for human ones."""
-    if people:
-        return served(folder, simulated=len(people))
-    return served(folder, annotators=cfg.annotators, port=cfg.port)
 
 
 def main(cfg: Config):

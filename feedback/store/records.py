@@ -45,11 +45,7 @@ class Selection:
         """The selection of a JSON object; a ValueError names the field, its value and the remedy."""
         if not isinstance(raw, Mapping):
             raise ValueError(f"a selection is {raw!r:.80}, and must be an object")
-        unknown = sorted(set(raw) - {x.name for x in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(
-                f"a selection has the unknown field {unknown[0]!r}: put it in metadata"
-            )
+        _refuse_unknown("a selection", raw, {x.name for x in dataclasses.fields(cls)}, "metadata")
         for name in ("round", "strategy", "model"):
             value = raw.get(name)
             if name == "model" and value is None:
@@ -99,9 +95,7 @@ class Item:
         """The item of a JSON object; a ValueError names the field, its value and the remedy."""
         if not isinstance(raw, Mapping):
             raise ValueError(f"an item is {raw!r:.80}, and must be an object")
-        unknown = sorted(set(raw) - {x.name for x in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"an item has the unknown field {unknown[0]!r}: put it in metadata")
+        _refuse_unknown("an item", raw, {x.name for x in dataclasses.fields(cls)}, "metadata")
         given = {k: v for k, v in raw.items() if v is not None}
         for name in ("prompt", "responses"):
             if name not in given:
@@ -122,14 +116,18 @@ class Item:
         return item
 
 
+def _refuse_unknown(what: str, raw: Mapping, known: set[str], place: str) -> None:
+    unknown = sorted(set(raw) - known)
+    if unknown:
+        raise ValueError(f"{what} has the unknown field {unknown[0]!r}: put it in {place}")
+
+
 def _response(raw: Any) -> Response:
     if isinstance(raw, str):
         return Response(raw)
     if not isinstance(raw, Mapping) or not isinstance(raw.get("text"), str):
         raise ValueError(f"a response is {raw!r:.80}, and must be an object with a text")
-    unknown = sorted(set(raw) - {"text", "policy", "sampling"})
-    if unknown:
-        raise ValueError(f"a response has the unknown field {unknown[0]!r}: put it in sampling")
+    _refuse_unknown("a response", raw, {"text", "policy", "sampling"}, "sampling")
     policy, sampling = raw.get("policy"), raw.get("sampling")
     if policy is not None and not isinstance(policy, str):
         raise ValueError(f"a response's policy is {policy!r:.80}, and must be a name")
@@ -191,8 +189,9 @@ def _check_types(item: Item) -> None:
 
 def hash_of(item: Item, *but: str) -> str:
     """SHA-256 of an item's contents."""
-    but = ("id", *but, *(() if item.selection else ("selection",)))
-    said = {k: v for k, v in dataclasses.asdict(item).items() if k not in but}
+    said = {k: v for k, v in dataclasses.asdict(item).items() if k not in ("id", *but)}
+    if item.selection is None:  # as of items that were put before there were any
+        said.pop("selection", None)
     try:
         text = json.dumps(said, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as e:

@@ -38,23 +38,25 @@ class Page(NamedTuple):
 def served(
     folder: pathlib.Path, simulated: int = 0, annotators: int = 0, port: int = 0
 ) -> Iterator[Page]:
-    """Serves the page of a folder, for so many simulated people, or for so many human annotators.
+    """Serves the page of a folder, for so many simulated people, or else for so many human annotators.
 
-    The annotators' links are printed. Raises ValueError, with the page's own sentence, where it cannot start.
+    The annotators' links are printed, and `port` is theirs: simulated people take any. Raises ValueError,
+    with the page's own sentence, where it cannot start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if simulated and not (folder / TOKENS).exists():
         for left in folder.glob(f"{DATABASE}*"):
             left.unlink()  # of a start that was ended before anybody's link was kept
-    command = [sys.executable, "-m", "feedback", "serve", "--until-eof", "--port", str(port)]
+    command = [sys.executable, "-m", "feedback", "serve", "--until-eof"]
     command += ["--database", f"sqlite:///{folder / DATABASE}"]
-    command += ["--people", str(simulated or annotators), *["--simulated"] * bool(simulated)]
+    command += ["--people", str(simulated or annotators)]
+    command += ["--simulated", "--port=0"] if simulated else ["--port", str(port)]
     with (folder / LOG).open("ab") as log:
         page = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
         )
     assert page.stdin is not None and page.stdout is not None
-    relay = threading.Thread(target=_relay, args=(page.stdout, bool(annotators)), daemon=True)
+    relay = threading.Thread(target=_relay, args=(page.stdout, not simulated), daemon=True)
     try:
         first = page.stdout.readline().strip()
         if not first:
@@ -64,7 +66,7 @@ def served(
             links = [page.stdout.readline().strip() for _ in range(simulated)]
             disk.write_json(folder / TOKENS, [link.rpartition("/i/")[2] for link in links])
         tokens = disk.read_json(folder / TOKENS) if simulated else []
-        if annotators:
+        if not simulated:
             print(first, flush=True)
         relay.start()
         yield Page(Client(address, token), tuple(Client(address, x) for x in tokens))

@@ -6,6 +6,7 @@ Everything is of one seed. `experiments/studies/circle.py` puts the parts togeth
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,9 @@ from rlhf_jax.data.prompts import repeat_draws
 from rlhf_jax.models import networks
 from rlhf_jax.ops.padding import last_real
 from rlhf_jax.people import aggregation
+from rlhf_jax.people.annotators import AnnotatorConfig
 from rlhf_jax.people.choosing import Chosen, Pool
+from rlhf_jax.people.client import Choose, Taste
 from rlhf_jax.people.heads import bootstrap_heads
 from rlhf_jax.people.judgements import from_raw, work
 from rlhf_jax.pipeline.scoring import Reward
@@ -62,6 +65,13 @@ class Responses(NamedTuple):
             jax.tree.map(join, self.samples, more.samples),
             join(self.gold, more.gold),
         )
+
+
+def people(cfg: AnnotatorConfig, noise: Sequence[float], seed: Seed) -> list[Choose]:
+    """Simulated people of a seed, one for each noise, whose answers are functions of the pair alone."""
+    gold = lambda prompt, texts: contexts.OF_TEXTS[GOLD]([prompt] * len(texts), texts)
+    own = [replace(cfg, noise=x) for x in noise]
+    return [Taste(gold, x, 1000 * seed.data + n).choose for n, x in enumerate(own)]
 
 
 def respond(

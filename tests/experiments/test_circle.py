@@ -12,14 +12,14 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from small_study import SHARED
+
 from experiments.studies import circle
 from rlhf_jax import bounds
 from rlhf_jax.people.aggregation import Votes
 from rlhf_jax.people.client import Client, work
 from rlhf_jax.pipeline import page as pages
-from rlhf_jax.pipeline import stages
 from rlhf_jax.studies import population, rounds
-from rlhf_jax.studies.context import SharedConfig
 from rlhf_jax.studies.learners import Method
 from rlhf_jax.studies.population import Setup, nested_seeds
 
@@ -36,15 +36,7 @@ TINY = replace(
     noise=(0.1, 0.9),
     size="10k",
     method=Method("rloo", iterations=2, batch_size=8),
-    shared=SharedConfig(
-        policy="10k",
-        reviews=80,
-        sft=stages.SFTConfig(steps=12, batch_size=8, eval_every=6),
-        reward_steps=3,
-        reward_batch=4,
-        pool_prompts=4,
-        pool_draws=4,
-    ),
+    shared=replace(SHARED, pool_prompts=4, pool_draws=4),
 )
 
 

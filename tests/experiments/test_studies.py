@@ -8,30 +8,20 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
+import small_study
 
 import launch
 from experiments.studies import overoptimization
 from rlhf_jax.models import networks
-from rlhf_jax.pipeline import stages
 from rlhf_jax.studies import context as contexts
 from rlhf_jax.studies import learners, matched_kl, population, proxies
-from rlhf_jax.studies.context import Seed, SharedConfig
+from rlhf_jax.studies.context import Seed
 from rlhf_jax.studies.curves import Cell
 from rlhf_jax.studies.learners import Method
 from rlhf_jax.studies.population import Job, Setup, nested_seeds
 from rlhf_jax.studies.trees import tree_repeat
 
-SHARED = SharedConfig(
-    policy="10k",
-    teacher="100k",
-    teacher_pairs=8,
-    reviews=80,
-    sft=stages.SFTConfig(steps=12, batch_size=8, eval_every=6),
-    reward_steps=3,
-    reward_batch=4,
-    pool_prompts=8,
-    pool_draws=8,
-)
+SHARED = replace(small_study.SHARED, teacher="100k", teacher_pairs=8)
 RL = Method("rloo", strength=0.1, iterations=2, batch_size=8)
 CELL = Cell("symbolic", "10k", 8)
 
