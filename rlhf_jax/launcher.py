@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import rlhf_jax
 from rlhf_jax.devices import process
+from rlhf_jax.devices.process import cut_at
 
 HERE = pathlib.Path(__file__).resolve().parent
 INSTALLED = HERE / "experiments"  # where a wheel puts them; a checkout has them beside the package
@@ -138,21 +139,6 @@ def _of(module, name: str) -> Experiment:
         main = lambda cfg: module.main(cfg, name)
         return Experiment(module.configs[name], main, module.__doc__ or "")
     return Experiment(module.config, module.main, module.__doc__ or "")
-
-
-def cut_at(settings: list[str], option: str) -> tuple[list[str], str | None, list[str]]:
-    """(words before `option`, its value, words after it), for `option VALUE` or `option=VALUE`.
-
-    The value is None without the option, and empty where nothing, or another option, follows it.
-    """
-    for at, word in enumerate(settings):
-        if word == option:
-            value = "".join(settings[at + 1 : at + 2])
-            value = "" if value.startswith("--") else value
-            return settings[:at], value, settings[at + 1 + bool(value) :]
-        if word.startswith(f"{option}="):
-            return settings[:at], word.partition("=")[2], settings[at + 1 :]
-    return settings, None, []
 
 
 def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:

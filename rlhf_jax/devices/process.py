@@ -1,4 +1,4 @@
-"""The process of a run: SIGTERM, broken output streams, and system errors as sentences.
+"""The process of a run: its words, SIGTERM, broken output streams, and system errors as sentences.
 
 This module is imported before all others, and imports only the standard library.
 """
@@ -142,3 +142,18 @@ def sentence(error: Exception, folder: str = "the disk") -> str | None:
         return None
     where = folder if where is None else os.fsdecode(where) if isinstance(where, bytes) else where
     return f"{where}: {why}: {REMEDIES.get(code, f'fix that, and {AGAIN}')}"
+
+
+def cut_at(settings: list[str], option: str) -> tuple[list[str], str | None, list[str]]:
+    """(words before `option`, its value, words after it), for `option VALUE` or `option=VALUE`.
+
+    The value is None without the option, and empty where nothing, or another option, follows it.
+    """
+    for at, word in enumerate(settings):
+        if word == option:
+            value = "".join(settings[at + 1 : at + 2])
+            value = "" if value.startswith("--") else value
+            return settings[:at], value, settings[at + 1 + bool(value) :]
+        if word.startswith(f"{option}="):
+            return settings[:at], word.partition("=")[2], settings[at + 1 :]
+    return settings, None, []

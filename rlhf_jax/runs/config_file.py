@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from rlhf_jax.devices.process import cut_at
 from rlhf_jax.runs.disk import plain
 from rlhf_jax.runs.identity import flat
 
@@ -25,23 +26,19 @@ def expanded(args: list[str], default: Any) -> list[str]:
 
     Raises ValueError for a file that cannot be read, or is no tree of settings.
     """
-    named = [n for n, word in enumerate(args) if word == OPTION or word.startswith(f"{OPTION}=")]
-    if not named:
+    before, file, after = cut_at(args, OPTION)
+    if file is None:
         return args
-    if len(named) > 1:
+    if cut_at(after, OPTION)[1] is not None:
         raise ValueError(f"{OPTION} is given twice: name one file")
-    (at,) = named
-    _, given, name = args[at].partition("=")
-    rest = args[:at] + args[at + (1 if given else 2) :]
-    name = name if given else "".join(args[at + 1 : at + 2])
-    if not name or name.startswith("--"):
+    if not file:
         raise ValueError(f"{OPTION} names no file: give a config.json of a run, or a YAML file")
     known = {written(name): value for name, value in flat(plain(default)).items()}
     words = []
-    for setting, value in read(pathlib.Path(name)).items():
+    for setting, value in read(pathlib.Path(file)).items():
         if setting not in known or known[setting] != value:
             words += words_of(setting, value)
-    return words + rest
+    return words + before + after
 
 
 def read(file: pathlib.Path) -> dict[str, Any]:
