@@ -58,8 +58,8 @@ class Config(StudyConfig):
     """People who judge: simulated ones, or whoever opens the links that are printed."""
     rounds: Count = 4
     """Rounds of the circle."""
-    pairs: Count = 60
-    """Pairs to ask about in each round."""
+    pairs: Annotated[int, Bound(ge=5)] = 60
+    """Pairs to ask about in each round, of which one in five is drawn uniformly."""
     prompts: Count = 64
     """Prompts in each round, whose responses make the pairs to choose from."""
     draws: Annotated[int, Bound(ge=2)] = 4
@@ -87,6 +87,12 @@ class Config(StudyConfig):
             raise ValueError(
                 f'{at}method.name = "{self.method.name}" has no reward to follow: use '
                 f"{' or '.join(ON_POLICY)}"
+            )
+        most = self.prompts * self.draws * (self.draws - 1) // 2
+        if self.pairs > most:
+            raise ValueError(
+                f"{at}pairs = {self.pairs}, and {at}prompts = {self.prompts} with {at}draws = {self.draws} "
+                f"make {most} pairs at most: ask about fewer, or raise one of them"
             )
         if self.people == "human" and len(self.strategies) != 1:
             raise ValueError(

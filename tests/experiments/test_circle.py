@@ -209,6 +209,7 @@ def judge_all(links, ready):
         ({"people": "human", "strategies": ("bald",), "noise": (0.5,)}, "people are human"),
         ({"annotators": 2}, "people are simulated"),
         ({"method": Method("dpo")}, "has no reward to follow"),
+        ({"pairs": 20, "prompts": 3}, "make 18 pairs at most"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, said):
