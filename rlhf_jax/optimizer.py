@@ -1,5 +1,6 @@
 """Optax optimizers from settings."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -35,6 +36,14 @@ class OptimizerConfig(Settings):
     """Decoupled weight decay (AdamW) of matrices; vectors have none."""
     clip: NonNegative = 1.0
     """Largest global norm of a gradient; 0: no clipping."""
+
+
+class Optimizer(NamedTuple):
+    """An optax.GradientTransformation that knows its learning rate."""
+
+    init: optax.TransformInitFn
+    update: optax.TransformUpdateFn
+    rate: Callable  # (its state) -> the learning rate of the next step
 
 
 class TFAdamState(NamedTuple):
@@ -78,19 +87,14 @@ def matrices(params):
     )
 
 
-def in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`tx` with float32 state and arithmetic, even where parameters have a narrower dtype."""
-    wide = lambda tree: jax.tree.map(
-        lambda x: x.astype(jnp.promote_types(x.dtype, "float32")), tree
-    )
-    return optax.GradientTransformation(
-        lambda params: tx.init(wide(params)),
-        lambda updates, state, params=None: tx.update(wide(updates), state, wide(params)),
-    )
+def wide(tree):
+    """The tree with float32 in the place of narrower dtypes."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, "float32")), tree)
 
 
-def make(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optimizer of a run of `steps` gradient steps; its moments are float32."""
+def make(cfg: OptimizerConfig, steps: int) -> Optimizer:
+    """The optimizer of a run of `steps` gradient steps; its state and arithmetic are float32, even where
+    parameters have a narrower dtype."""
     decay = max(steps - cfg.warmup, 1)
     after = {
         "constant": optax.constant_schedule(cfg.lr),
@@ -110,4 +114,9 @@ def make(cfg: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     parts.append(adam)
     if cfg.weight_decay:
         parts.append(optax.add_decayed_weights(cfg.weight_decay, matrices))
-    return in_float32(optax.chain(*parts, optax.scale_by_learning_rate(schedule)))
+    tx = optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+    return Optimizer(
+        lambda params: tx.init(wide(params)),
+        lambda updates, state, params=None: tx.update(wide(updates), state, wide(params)),
+        lambda state: schedule(state[-1].count),
+    )

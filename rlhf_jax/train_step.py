@@ -18,8 +18,8 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def init_state(params, tx: optax.GradientTransformation) -> TrainState:
-    """Initial state for training `params` with `tx`."""
+def init_state(params, tx) -> TrainState:
+    """Initial state for training `params` with `tx`, an optax transformation or `optimizer.Optimizer`."""
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params))
 
 
@@ -34,7 +34,8 @@ def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name
 
     Gradients are summed, measured and passed to `tx` in float32, whatever the dtype of the parameters. A
     step whose gradient is not finite, or whose weights are all zero, leaves params and opt_state unchanged
-    and counts in `train/skipped`; `train/grad_norm` is measured before clipping.
+    and counts in `train/skipped`; `train/grad_norm` is measured before clipping. `train/learning_rate` is
+    there where `tx` is an `optimizer.Optimizer`.
     """
     grad_fn = jax.grad(loss_fn, has_aux=True)
 
@@ -73,6 +74,8 @@ def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name
         old = state.params, state.opt_state
         params, opt_state = jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, old)
         metrics |= {"train/grad_norm": norm, "train/skipped": 1.0 - usable.astype(jnp.float32)}
+        if rate := getattr(tx, "rate", None):
+            metrics["train/learning_rate"] = jnp.float32(rate(state.opt_state))
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step

@@ -63,8 +63,8 @@ def arrays(folder: pathlib.Path, stage: str) -> dict[str, np.ndarray]:
 
 
 def untimed(folder: pathlib.Path) -> list[dict]:
-    """The metrics, without when they were written."""
+    """The metrics, without when they were written and how long anything took."""
     return [
-        {k: v for k, v in row.items() if k != "time"}
+        {k: v for k, v in row.items() if not k.startswith("time")}
         for row in metrics.read(folder / "metrics.jsonl")
     ]

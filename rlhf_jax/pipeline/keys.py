@@ -14,10 +14,12 @@ STAGES = (  # append only: the place of a name is folded into its key
     "draws",
     "results",
     "people",
+    "eval",
 )
 """The purposes of random draws. The first three and "policy" are models whose parameters begin at random;
 "rollout" and "update" are folded with the iteration; "draws" are those of best of n; "people"
-are responses of a finished run that people judge."""
+are responses of a finished run that people judge; "eval" are those to held-out prompts while a policy is
+trained."""
 
 
 def key_of(seed: int, stage: str) -> jax.Array:

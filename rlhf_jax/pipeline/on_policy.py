@@ -1,6 +1,6 @@
 """The loop of on-policy methods: sample, score, annotate, update."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,10 +18,10 @@ from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora
 from rlhf_jax.ops import kl
-from rlhf_jax.pipeline import generation, keys, scoring, stages, texts
+from rlhf_jax.pipeline import early_stop, held_out, keys, scoring, stages, texts
 from rlhf_jax.pipeline.prepare import Prepared
-from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.runs import loop
+from rlhf_jax.runs.laps import Laps
 
 
 class OnPolicy(NamedTuple):
@@ -102,8 +102,10 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
     a Python reward alone. `held_out_reward` is only reported.
     """
     cfg, rl, devices, learner = run.cfg, run.cfg.rl, run.devices, method.learner
-    draw = make_draw(run, learner.group, scoring.RewardScorer(run, reward))
-    watch = make_watch(run, held_out_reward)
+    scorer = scoring.RewardScorer(run, reward)
+    measures = held_out.make_measures(run, held_out_reward)
+    draw = make_draw(run, learner.group, scorer)
+    evaluate = held_out.make_evaluate(run, learner, scorer, measures)
     with_rewards = devices.compile(
         partial(rollout.with_rewards, cfg=cfg.rollout), (P(DATA), P(DATA)), P(DATA)
     )
@@ -111,6 +113,7 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
     base, reference = devices.share((method.base, reference))
 
     def iteration(carry, i):
+        laps, looked = Laps(), {}
         state, kl_coef, drawn = carry["state"], carry["kl_coef"], int(carry["drawn"])
         params, key = lora.join(base, state.params, cfg.lora), jax.random.fold_in(rollouts, i)
         policy = learner.policy_of(params)
@@ -118,50 +121,52 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
             batch, drawn = dynamic_sampling(run, learner.group, draw, policy, drawn, key)
         else:
             batch, drawn = draw(policy, drawn, key), drawn + 1
+        laps("sample", batch.samples)
         seen = learner.annotate(params, reference, batch.samples)  # while a Python reward is called
         scores = batch.scores()
+        laps("score")
         rolled = with_rewards(seen, devices.put_batch(scores.pop("score")))
+        laps("annotate", rolled)
+        if rl.eval_every and i % rl.eval_every == 0:  # on held-out prompts
+            looked = evaluate(params, reference)
+            if rl.patience:
+                carry |= early_stop.after(carry, state.params, -held_out.reward_of(looked))
+            laps("evaluate")
         state, metrics = learner.update(
             state, {"base": base}, kl_coef, rolled, jax.random.fold_in(updates, i)
         )
-        metrics |= {name: x.mean() for name, x in scores.items()}
-        metrics |= watch(batch.rows, batch.samples, rolled)
+        metrics |= looked | {name: x.mean() for name, x in scores.items()}
+        metrics |= watched(run, measures, batch, rolled)
+        laps("update", state)
+        metrics |= laps.metrics(tokens=rl.batch_size * float(metrics["objective/length"]))
         if rl.kl_target:
             kl_coef = kl.adapt(
                 kl_coef, metrics["objective/kl"],
                 samples=rl.batch_size, target=rl.kl_target, horizon=rl.kl_horizon,
             )  # fmt: skip
-        return {"state": state, "kl_coef": kl_coef, "drawn": np.int32(drawn)}, metrics
+        return carry | {"state": state, "kl_coef": kl_coef, "drawn": np.int32(drawn)}, metrics
 
     carry = {
         "state": stages.init_state_on(devices, method.trained, method.tx),
         "kl_coef": devices.put(jnp.float32(rl.kl_coef)),
         "drawn": np.int32(0),  # batches of prompts that were sampled
     }
+    if rl.patience:
+        carry |= early_stop.begin(devices.put(method.trained))
     carry = loop.iterate(
         run.folder, method.stage, carry, iteration,
-        iterations=rl.iterations, save_every=rl.save_every, keep=rl.keep, best=rl.best, wandb=cfg.wandb,
+        iterations=rl.iterations, save_every=rl.save_every, keep=rl.keep, best=rl.best,
+        until=(lambda carry: carry["since"] >= rl.patience) if rl.patience else None,
     )  # fmt: skip
-    trained, kl_coef = devices.host((carry["state"].params, carry["kl_coef"]))
+    last = carry["best"] if rl.patience else carry["state"].params
+    trained, kl_coef = devices.host((last, carry["kl_coef"]))
     return lora.join(method.base, trained, cfg.lora), kl_coef
 
 
-def make_watch(run: Prepared, held_out_reward: Reward | None) -> Callable:
-    """`watch(rows, samples, rolled) -> metrics` that are reported and never trained on."""
-    devices, task = run.devices, run.texts.task
-    score = generation.make_score(devices, *held_out_reward) if held_out_reward else None
-
-    def watch(rows: Sequence[texts.Row], samples, rolled) -> dict[str, Any]:
-        said = devices.fetch(samples)
-        metrics: dict[str, Any] = {"objective/eos_rate": np.float32(said.ended.mean())}
-        if run.cfg.rollout.recompute_logprobs:
-            gap = np.abs(devices.fetch(rolled.logprobs) - said.logprobs).max()
-            metrics["objective/sampler_gap"] = gap
-        if score:
-            metrics["objective/held_out_score"] = devices.fetch(score(samples)).mean()
-        if task is not None:
-            plain = [texts.plain_row(row) for row in rows]
-            metrics["objective/gold"] = task.gold(plain, run.generator.texts(said)).mean()
-        return metrics
-
-    return watch
+def watched(run: Prepared, measures: Callable, batch: Drawn, rolled) -> dict[str, Any]:
+    """Metrics of a rollout that are reported and never trained on."""
+    metrics = {f"objective/{x}": np.mean(y) for x, y in measures(batch.rows, batch.samples).items()}
+    if run.cfg.rollout.recompute_logprobs:
+        logprobs = run.devices.fetch((rolled.logprobs, batch.samples.logprobs))
+        metrics["objective/sampler_gap"] = np.abs(np.subtract(*logprobs)).max()
+    return metrics

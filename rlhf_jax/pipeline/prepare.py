@@ -26,6 +26,7 @@ from rlhf_jax.pipeline import (
 )
 from rlhf_jax.rewards.scorer import Scorer
 from rlhf_jax.runs import run as runs
+from rlhf_jax.runs import tracker
 
 
 class Prepared(NamedTuple):
@@ -76,6 +77,8 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     cfg, lm = pretrained.fitted(settings.with_tokens(cfg, words), words)
     columns = cfg.data.prompt_length, cfg.sample.length
     runs.record(folder, "used", cfg)
+    if cfg.wandb and hosts.is_first():
+        tracker.start(folder)
     return Prepared(
         name=name,
         cfg=cfg,

@@ -10,13 +10,13 @@ from rich.table import Table
 
 from rlhf_jax.batches import Samples
 from rlhf_jax.devices import hosts, process
-from rlhf_jax.evaluation import intervals, references
+from rlhf_jax.evaluation import diversity, intervals, references
 from rlhf_jax.evaluation.intervals import bootstrap_interval
 from rlhf_jax.pipeline import agreement, generation, keys, scoring, texts
 from rlhf_jax.pipeline.scoring import Reward
 from rlhf_jax.rewards import features, verifiers
 from rlhf_jax.rewards.functions import RewardError
-from rlhf_jax.runs import disk, report, surroundings
+from rlhf_jax.runs import disk, report, surroundings, tracker
 from rlhf_jax.runs import run as runs
 
 if TYPE_CHECKING:
@@ -53,6 +53,18 @@ def before_and_after(method, prompts, measured: dict) -> dict:
 def kl(prompts, log_ratio) -> dict:
     """KL of the policy to the reference, in nats per response, with its interval over prompts."""
     return bootstrap_interval(log_ratio.sum(axis=1), prompts)._asdict()
+
+
+def variety(sides: Sequence[generation.Responses]) -> dict:
+    """How different the responses before and after are: the share of different ones, and distinct-2."""
+    kinds = {
+        "different responses, of all": diversity.different,
+        "distinct-2 (pairs of words)": lambda texts: diversity.distinct(texts, 2),
+    }
+    return {
+        name: {when: fn(said.texts) for when, said in zip(("before", "after"), sides, strict=True)}
+        for name, fn in kinds.items()
+    }
 
 
 def sample_rows(method, prompts, sides, measured: dict) -> list[dict]:
@@ -94,6 +106,7 @@ def write(folder, results: dict, **rows):
         disk.write_json(folder / f"{name}.jsonl", lines)
     disk.write_json(folder / "results.json", results)
     report.write(folder)
+    tracker.conclude(folder, results, rows.get("samples", ()))
 
 
 def stands(folder) -> bool:
@@ -243,7 +256,7 @@ def conclude(
     measured = {name: [fn(rows, x) for x in sides] for name, fn in judges.of(run).items()}
     log_ratio = log_ratios(run, reference, said.samples)
     results = (more.get("first") or {}) | before_and_after(method, prompts, measured)
-    results |= {"kl": more.get("kl") or kl(prompts, log_ratio)}
+    results |= {"kl": more.get("kl") or kl(prompts, log_ratio)} | variety(sides)
     results |= overlap(more.get("overlaps") or (), rows, sides)
     results |= (more.get("extra") or {}) | facts | best_gold(run)
     quantities = {"kl": log_ratio} | (more.get("tokens") or {})

@@ -42,10 +42,22 @@ class RLConfig(scoring.PythonRewardConfig):
     best: str = "objective/reward"
     """Metric whose highest mean between two checkpoints selects one more checkpoint to keep, for `export
     --best`; empty: none."""
+    eval_every: Whole = 10
+    """Iterations between evaluations on fixed held-out prompts, whose metrics are eval/NAME and whose first
+    responses are in training_samples.jsonl; 0: none."""
+    patience: Whole = 0
+    """Evaluations without a new highest held-out reward before training stops, at the next checkpoint; the
+    parameters with the highest are kept. The held-out reward is the score of the held-out reward model, or
+    the maximised reward where there is none. 0: no early stop."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
 
     def _conditions(self, at: str):
         super()._conditions(at)
+        if self.patience and not self.eval_every:
+            raise ValueError(
+                f"{at}patience = {self.patience} counts evaluations, and {at}eval_every = 0 asks for none: "
+                f"set {at}eval_every to 1 or more"
+            )
         if self.kl_target and not self.kl_coef:
             raise ValueError(
                 f"{at}kl_target = {self.kl_target} cannot adapt {at}kl_coef = 0, which it multiplies: "
@@ -93,7 +105,7 @@ class GroupRLConfig(RLConfig):
 OBJECTIVE = (
     *(f"objective/{x}" for x in ("score", "reward", "kl", "k3", "surprisal", "length", "kl_coef")),
     *(f"objective/{x}" for x in ("held_out_score", "eos_rate", "gold", "sampler_gap")),
-    *("train/grad_norm", "train/skipped"),
+    *("train/grad_norm", "train/skipped", "train/learning_rate"),
 )
 
 

@@ -12,7 +12,7 @@ from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.people.annotators import AnnotatorConfig
 from rlhf_jax.pipeline import lengths, pretrained, stages, texts
 from rlhf_jax.rewards import features
-from rlhf_jax.runs import metrics
+from rlhf_jax.runs import tracker
 from rlhf_jax.sampling import SampleConfig, check_on_policy
 from rlhf_jax.tasks.task import Task
 
@@ -45,7 +45,7 @@ class RunConfig(pretrained.Config):
     """Device layout: auto, device (the first one), pmap, or a mesh such as mesh:data=-1,fsdp=2,tensor=2
     (-1: all remaining devices)."""
     wandb: bool = False
-    """Log to Weights & Biases in addition to the run directory."""
+    """Log to Weights & Biases in addition to the run directory; WANDB_PROJECT names the project."""
     task: str = ""
     """Task that generates the data, by name (reviews) or as a FILE.py that defines TASK; empty: reviews.
     Refused together with data files, to which the task that an experiment sets itself gives way."""
@@ -116,7 +116,7 @@ def resolve(cfg: Any) -> Any:
     lengths.check(cfg)
     networks.check_backend(cfg.model)
     if cfg.wandb:
-        metrics.load_wandb()
+        tracker.load()
     if cfg.text_features:
         features.read([])  # which needs spaCy
     pretrained.check_adapters(cfg)

@@ -33,7 +33,7 @@ from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import generation, keys, lessons, pretrained, scoring
+from rlhf_jax.pipeline import early_stop, generation, keys, lessons, pretrained, scoring
 from rlhf_jax.pipeline.texts import Feedback
 from rlhf_jax.runs import disk, loop
 
@@ -54,12 +54,11 @@ SCALE = "scale.json"
 
 
 class Place(NamedTuple):
-    """Folder, devices, seed and log of a stage."""
+    """Folder, devices and seed of a stage."""
 
     folder: pathlib.Path
     devices: Devices
     seed: int
-    wandb: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,8 +158,7 @@ def fit(run: Place, job: Fit, adapters: LoraConfig = NONE):
     whole = lambda trained: lora.join(frozen["base"], trained, adapters)
     carry: Any = init_state_on(devices, trained, job.tx, job.init)
     if job.patience:
-        best = {"best": devices.share(trained), "lowest": np.float32(np.inf), "since": np.int32(0)}
-        carry = {"state": carry} | best
+        carry = {"state": carry} | early_stop.begin(devices.share(trained))
 
     def body(carry, i):
         state, metrics = step(carry["state"] if job.patience else carry, frozen, job.batch_at(i))
@@ -169,16 +167,12 @@ def fit(run: Place, job: Fit, adapters: LoraConfig = NONE):
             measured = job.measure(whole(params_of(state)))
             metrics |= measured
             if job.patience:
-                loss = next(iter(measured.values()))
-                lower = loss < carry["lowest"]
-                carry["since"] = np.int32(0 if lower else carry["since"] + 1)
-                carry |= {"best": state.params, "lowest": loss} if lower else {}
+                carry |= early_stop.after(carry, state.params, next(iter(measured.values())))
         return carry, metrics
 
     carry = loop.iterate(
         run.folder, job.stage, carry, body,
         iterations=job.steps, save_every=job.save_every, log_every=job.log_every, unit="steps",
-        wandb=run.wandb,
         until=(lambda carry: carry["since"] >= job.patience) if job.patience else None,
     )  # fmt: skip
     carry = devices.host(carry)
@@ -269,7 +263,7 @@ def reference(run: "Prepared"):
 
 def place(run: "Prepared") -> "Place":
     """The part of a run that `fit` writes to."""
-    return Place(run.folder, run.devices, run.cfg.seed, run.cfg.wandb)
+    return Place(run.folder, run.devices, run.cfg.seed)
 
 
 def compile_step(devices: Devices, stage: str, step: Callable) -> Callable:

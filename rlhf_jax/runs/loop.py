@@ -10,20 +10,24 @@ import math
 import pathlib
 import signal
 import sys
+import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from rich import progress
 from rich.console import Console
+from rich.text import Text
 
 from rlhf_jax.devices import hosts
 from rlhf_jax.devices.process import PREEMPTED
 from rlhf_jax.runs import checkpoint, metric_names, metrics
 from rlhf_jax.runs.disk import read_json, write_json
 
+SAMPLES = "samples"  # the rows of texts among the metrics of an iteration
+SHOWN, ROOM = 2, 60  # samples that are printed; characters of a prompt, and a third of a response's
 NO_STEP = 20  # iterations in a row whose steps were all skipped, after which a stage stops
 
 
@@ -40,7 +44,6 @@ def iterate(
     best: str = "",
     unit: str = "iterations",
     log_every: int = 1,
-    wandb: bool = False,
 ) -> Any:
     """The carry after `carry, metrics = body(carry, i)` for i < `iterations`, wherever it was stopped.
 
@@ -49,8 +52,9 @@ def iterate(
     It is saved every `save_every` iterations and at the end, while the next iterations run. The newest
     `keep` checkpoints stay, and besides the one on the way to which the metric `best` was highest: its
     mean since the save before. Restored carries are placed as the given one. Metrics (scalars) are
-    fetched and written after every `log_every` iterations and at the last. `until(carry)`, asked after
-    each `save_every` iterations, ends the stage early.
+    fetched and written after every `log_every` iterations and at the last; under the name `SAMPLES` they may
+    hold rows of texts (as `metrics.open_writer`), written at once. `until(carry)`, asked after each
+    `save_every` iterations, ends the stage early.
 
     A finished stage is restored, and `body` is not called; where more `iterations` are asked for than it was
     finished with, and no `until`, it goes on. On SIGTERM the iteration is ended, the
@@ -89,7 +93,7 @@ def iterate(
             write_json(clock, {"seconds": seconds()})
             saved = i
 
-        write = stack.enter_context(metrics.open_writer(run, stage, start=first, wandb=wandb))
+        write = stack.enter_context(metrics.open_writer(run, stage, start=first))
         told_to_stop = stack.enter_context(_listening_for_sigterm())
         show = stack.enter_context(_progress(stage, unit, first, iterations))
         while i < iterations and not hosts.any_of(told_to_stop.is_set()):
@@ -97,14 +101,15 @@ def iterate(
             if until is not None and i and i % save_every == 0 and until(carry):
                 break
             carry, values = body(carry, i)
+            samples = values.pop(SAMPLES, ())
             carry, i = _strong(carry), i + 1
             if i == first + 1:
                 _check_kinds(stage, kinds, _kinds(carry))
             logged = jax.device_get(values) if i % log_every == 0 or i == iterations else {}
-            if logged:
-                write(i - 1, logged)
-                values_of_best += [_value(stage, best, logged)] if best else []
-            show(i, logged)
+            if logged or samples:
+                write(i - 1, logged, samples)
+            values_of_best += [_value(stage, best, logged)] if best and logged else []
+            show(i, logged, samples)
             # Where nothing is learned, nothing is saved: the same command then comes to the same end.
             lost = check_steps(values, look=bool(logged) or i % save_every == 0)
             if i % save_every == 0 and i < iterations and not lost:
@@ -249,7 +254,8 @@ def _listening_for_sigterm():
 
 @contextlib.contextmanager
 def _progress(stage, unit, first, end):
-    """Yields `show(i, metrics)`: a bar on a terminal, elsewhere a line every ten seconds or tenth."""
+    """Yields `show(i, metrics, samples)`: a bar on a terminal, elsewhere a line every ten seconds or tenth;
+    and the first of the samples."""
     seen, console, started = {}, Console(), time.perf_counter()
     compiled = None  # when the first iteration, which compiles, was over
 
@@ -265,7 +271,7 @@ def _progress(stage, unit, first, end):
         return "  ".join(parts + shown)
 
     if not hosts.is_first():
-        yield lambda i, values: None
+        yield lambda i, values, samples: None
     elif console.is_terminal:
         columns = (
             progress.TextColumn("{task.description}"),
@@ -275,18 +281,38 @@ def _progress(stage, unit, first, end):
         )
         with progress.Progress(*columns, console=console) as bar:
             task = bar.add_task(stage, total=end, completed=first, note="compiling")
-            yield lambda i, values: bar.update(task, completed=i, note=note(i, values))
+
+            def show(i, values, samples):
+                for line in _said(stage, i - 1, samples):
+                    bar.console.print(Text(line, style="dim"))
+                bar.update(task, completed=i, note=note(i, values))
+
+            yield show
     else:
         last = first, started
 
-        def show(i, values):
+        def show(i, values, samples):
             nonlocal last
             text, now = note(i, values), time.perf_counter()
+            for line in _said(stage, i - 1, samples):
+                print(line, flush=True)
             if i == end or now - last[1] >= 10 or i * 10 // end > last[0] * 10 // end:
                 print(f"{stage}: {i}/{end}  {text}", flush=True)
                 last = i, now
 
         yield show
+
+
+def _said(stage: str, iteration: int, samples: Sequence[dict]) -> list[str]:
+    """The first samples as lines: their numbers, the end of their prompts, and the response."""
+    lines = []
+    for row in samples[:SHOWN]:
+        numbers = [f"{n} {x:.3g}" for n, x in row.items() if n not in ("prompt", "response")]
+        prompt = " ".join(row["prompt"].split())
+        prompt = prompt if len(prompt) <= ROOM else f"...{prompt[-ROOM:]}"
+        said = textwrap.shorten(row["response"], 3 * ROOM, placeholder=" ...")
+        lines += [f"{stage} {iteration}: {', '.join(numbers)}", f"  {prompt} -> {said}"]
+    return lines
 
 
 def _duration(seconds) -> str:

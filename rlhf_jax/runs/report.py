@@ -7,6 +7,7 @@ of the run alone, and each is optional but `config.json`:
                     (a list of flat objects) that become a table. `gold.before`, `gold.after` and
                     `kl` also become points in the picture of gold against KL.
     metrics.jsonl   every metric becomes a curve
+    training_samples.jsonl    {"stage", "iteration", "prompt", "response", NAME: number}
     samples.jsonl   {"method", "prompt", "before", "after", "before_gold", "after_gold", ..."_score",
                     ..."_python_reward"}, each number where there is one
     tokens.jsonl    {"prompt", "tokens": [text], "kl": [...], "value": ..., "advantage": ..., "reward": ...}
@@ -30,7 +31,7 @@ QUANTITIES = ("kl", "value", "advantage", "reward")  # of each token
 JUDGED = ("gold", "score", "python_reward")  # of each sample
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"  # the first stands where there is no number
 ENDS = ("mean", "low", "high")  # of an interval
-SAMPLES, TOKEN_ROWS = 30, 12  # how many are shown
+SAMPLES, TOKEN_ROWS, TIMES, PROMPTS = 12, 12, 4, 4  # how many are shown
 
 
 class Section(NamedTuple):
@@ -55,9 +56,10 @@ def write(run: pathlib.Path) -> pathlib.Path:
     rows = metrics.read(run / metrics.FILE)
     sections = [
         Section("Results", "results", _results(results)),
+        Section("Samples side by side", "samples", _samples(_optional(run / "samples.jsonl", []))),
+        Section("Samples over time", "over_time", _over_time(metrics.read(run / metrics.SAMPLES))),
         Section("Gold against KL", "gold", pictures.gold_against_kl(rows, _evaluated(results))),
         *_curves(rows),
-        Section("Samples side by side", "samples", _samples(_optional(run / "samples.jsonl", []))),
         Section("Token by token", "tokens", _tokens(_optional(run / "tokens.jsonl", []))),
         Section("Time", "stages", _stages(run)),
         Section("Settings", "settings", _settings(config)),
@@ -100,6 +102,11 @@ def _is_interval(x) -> bool:
     return isinstance(x, dict) and x.keys() >= {*ENDS}
 
 
+def _measured(row: dict) -> list[str]:
+    """The numbers of a response over time, by name."""
+    return [f"{words(name)} {said(x)}" for name, x in row.items() if isinstance(x, float)]
+
+
 def _judged(row: dict, who: str) -> list[str]:
     found = ((kind, row.get(f"{who}_{kind}")) for kind in JUDGED)
     return [f"{words(kind)} {said(x)}" for kind, x in found if x is not None]
@@ -112,6 +119,7 @@ PAGES = jinja2.Environment(
     trim_blocks=True,
 )
 PAGES.filters |= {"said": said, "words": words, "capital": capital, "numbers": _judged}
+PAGES.filters |= {"measured": _measured}
 PAGES.filters |= {"fields": lambda rows: dict.fromkeys(name for row in rows for name in row)}
 PAGES.globals |= {"small": pictures.SMALL, "wide": pictures.WIDE}
 PAGES.tests |= {"interval": _is_interval, "right": lambda x: _is_number(x) or _is_interval(x)}
@@ -145,7 +153,8 @@ def _results(results) -> dict:
             groups.setdefault(path[0] if len(path) > 1 else alone, []).append((path, x))
     named = lambda name: name if isinstance(name, str) else ""
     groups = [(named(name), _group(named(name), rows)) for name, rows in groups.items()]
-    return {"groups": groups, "tables": tables} if groups or tables else {}
+    content = {"groups": groups, "tables": tables, "gold": "gold" in results}
+    return content if groups or tables else {}
 
 
 def _group(name, entries) -> list[dict]:
@@ -194,6 +203,19 @@ def _samples(rows) -> dict:
     if not rows:
         return {}
     return {"rows": rows[:SAMPLES], "count": len(rows), "method": rows[0].get("method", "RL")}
+
+
+def _over_time(rows) -> dict:
+    """The first prompts of the last stage that has samples, and their responses at a few iterations."""
+    rows = [row for row in rows if row["stage"] == rows[-1]["stage"]]
+    all_times = sorted({row["iteration"] for row in rows})
+    last = len(all_times) - 1
+    times = sorted({all_times[round(n * last / (TIMES - 1))] for n in range(TIMES)}) if rows else []
+    lines: dict[str, dict[int, dict]] = {}
+    for row in rows:
+        if row["iteration"] in times:
+            lines.setdefault(row["prompt"], {})[row["iteration"]] = row
+    return {"times": times, "lines": list(lines.items())[:PROMPTS]} if times else {}
 
 
 def _tokens(rows) -> dict:

@@ -1,7 +1,5 @@
 import json
 import math
-import sys
-import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -63,20 +61,15 @@ def test_a_metric_is_one_number(tmp_path):
     assert metrics.read(tmp_path / "metrics.jsonl") == []
 
 
-def test_wandb_is_asked_for_by_name_and_only_with_the_flag(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
-    with metrics.open_writer(tmp_path, "a") as write:
-        write(0, {"x": 1})
-    refused = pytest.raises(ValueError, match=r'pip install "rlhf_jax\[wandb\]"')
-    with refused, metrics.open_writer(tmp_path, "a", wandb=True):
+def test_samples_are_rows_of_their_own_file_and_are_cut_as_the_metrics_are(tmp_path):
+    row = {"prompt": "half \ud83d", "response": "a|b\nc", "score": 0.5}
+    with metrics.open_writer(tmp_path, "ppo") as write:
+        write(0, {"x": 1}, [row])
+        write(5, {}, [row, row])  # an iteration whose metrics are not logged
+    with metrics.open_writer(tmp_path, "ppo", start=5):
         pass
-
-    calls = []
-    log = lambda values, step: calls.append((values, step))
-    tracker = types.SimpleNamespace(log=log, finish=lambda: calls.append("finished"))
-    init = lambda **settings: calls.append(settings["id"]) or tracker
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    for _ in range(2):
-        with metrics.open_writer(tmp_path, "a", wandb=True) as write:
-            write(3, {"x": 1})
-    assert calls[1:3] == [({"x": 1.0}, 3), "finished"] and calls[3] == calls[0]
+    kept = [json.loads(x) for x in (tmp_path / metrics.SAMPLES).read_text().splitlines()]
+    assert kept == [{"stage": "ppo", "iteration": 0} | row | {"prompt": "half \\ud83d"}]
+    assert names(tmp_path / "metrics.jsonl") == [("ppo", 0)]
+    board = b"".join(x.read_bytes() for x in (tmp_path / "tensorboard" / "ppo").iterdir())
+    assert b"| half \\ud83d | a\\|b<br>c | 0.5 |" in board

@@ -58,7 +58,11 @@ def whole_run(tmp_path, evil, names=FEW):
         for i in range(60):
             row = dict.fromkeys(names, i + 0.5)
             gaps = {"ppo/value_loss": math.nan, "reward/accuracy": math.nan if i % 7 else i}
-            write(i, row | {name: gaps[name] for name in gaps if name in names})
+            said = [
+                {"prompt": f"{n} {evil}", "response": f"{evil} {i}", "kl": 0.5} for n in range(6)
+            ]
+            row |= {name: gaps[name] for name in gaps if name in names}
+            write(i, row, said if i % 10 == 0 else ())
     results = {
         "gold": {"before": interval(-0.1234567), "after": interval(1.5)},
         "kl": interval(7.0),
@@ -92,7 +96,8 @@ def test_nothing_that_a_model_says_becomes_markup(tmp_path):
     assert "script" not in tags and "img" not in tags
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
     said = "".join(page.text)
-    assert said.count(EVIL) > 90  # each sample holds it three times
+    # 12 samples hold it three times, and 4 prompts over time five times
+    assert said.count(EVIL) > 12 * 3 + 4 * 5
     # nothing is fetched: the only addresses are the names of the SVG namespaces and links in the page
     assert not re.search(r"url\((?!#)|@import", text)
     for _, attrs in page.elements:
@@ -120,7 +125,7 @@ def test_the_page_is_accessible_and_has_every_section(text):
     headings = [int(tag[1]) for tag in kinds if re.fullmatch("h[1-6]", tag)]
     assert all(b - a <= 1 for a, b in itertools.pairwise(headings))
     areas = {name.rpartition("/")[0].partition("/")[0] for name in EVERY}
-    assert len([h for h in headings if h == 2]) == 6 + len(areas)
+    assert len([h for h in headings if h == 2]) == 7 + len(areas)
     for tag, attrs in page.elements:
         assert tag != "svg" or attrs.get("aria-label") or attrs.get("aria-hidden")
         assert tag != "th" or attrs["scope"]
@@ -214,7 +219,10 @@ def test_numbers_are_readable_without_colour(text):
         '<span class="token minus" style="--a: 0.600" title="KL -1.5">sentiment<small>-1.50</small>'
     )
     assert text.count(token) == 1
-    assert "30 of 40 held-out prompts" in text
+    assert "12 of 40 responses to held-out prompts" in text
+    times = ["0", "20", "30", "50"]  # four of the six, the first and the last among them
+    assert re.findall(r'<th scope="col">Iteration (\d+)</th>', text) == times
+    assert text.count('<td class="text" data-label="Iteration 50">sentiment 50<span') == 4
     assert "KL goes from 0.5 to 59.5" in text
     assert "value loss is never finite." in text
 

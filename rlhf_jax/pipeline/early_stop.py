@@ -1,0 +1,20 @@
+"""Early stopping: the best parameters so far, and the number of evaluations without better ones."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def begin(params) -> dict[str, Any]:
+    """What a carry keeps before the first evaluation: `best`, its loss as `lowest`, and `since`."""
+    return {"best": params, "lowest": np.float32(np.inf), "since": np.int32(0)}
+
+
+def after(kept: dict[str, Any], params, loss) -> dict[str, Any]:
+    """What a carry keeps after `params` were found to have this loss; a better `best` is a copy."""
+    if not loss < kept["lowest"]:
+        return {x: kept[x] for x in ("best", "lowest")} | {"since": np.int32(kept["since"] + 1)}
+    best = jax.tree.map(jnp.copy, params)
+    return {"best": best, "lowest": np.float32(loss), "since": np.int32(0)}
