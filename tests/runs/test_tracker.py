@@ -95,7 +95,7 @@ def records(data: bytes, block=32768, head=7):
 
 @pytest.mark.wandb
 def test_the_real_package_keeps_settings_metrics_tables_and_the_report_offline(folder, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2  # pyright: ignore[reportMissingImports]
 
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -110,6 +110,7 @@ def test_the_real_package_keeps_settings_metrics_tables_and_the_report_offline(f
             tracker.conclude(folder, {"gold": {"after": 2.0}}, [row])
         else:  # a session that is stopped ends with the process
             tracker._open.popitem()[1].finish(exit_code=75)
+    wandb.teardown()  # the package's own process writes the last records after `finish` returns
     kept = []
     for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         for data in records(file.read_bytes()):
