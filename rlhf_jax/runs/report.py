@@ -31,6 +31,8 @@ QUANTITIES = ("kl", "value", "advantage", "reward")  # of each token
 JUDGED = ("gold", "score", "python_reward")  # of each sample
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"  # the first stands where there is no number
 ENDS = ("mean", "low", "high")  # of an interval
+SIDES = ("before", "after")  # of a result
+OF_TIME = ("seconds", "peak memory, GiB")  # the results that stand beside the stages
 SAMPLES, TOKEN_ROWS, TIMES, PROMPTS = 12, 12, 4, 4  # how many are shown
 
 
@@ -55,13 +57,15 @@ def write(run: pathlib.Path) -> pathlib.Path:
     results = _optional(run / "results.json", {})
     rows = metrics.read(run / metrics.FILE)
     sections = [
-        Section("Results", "results", _results(results)),
+        Section("Before and after", "compared", _compared(results)),
+        *([] if _pairs(results) else [Section("Results", "results", _results(results))]),
         Section("Samples side by side", "samples", _samples(_optional(run / "samples.jsonl", []))),
         Section("Samples over time", "over_time", _over_time(metrics.read(run / metrics.SAMPLES))),
         Section("Gold against KL", "gold", pictures.gold_against_kl(rows, _evaluated(results))),
         *_curves(rows),
         Section("Token by token", "tokens", _tokens(_optional(run / "tokens.jsonl", []))),
-        Section("Time", "stages", _stages(run)),
+        *([Section("Further results", "results", _results(results))] if _pairs(results) else []),
+        Section("Time", "stages", _stages(run, results)),
         Section("Settings", "settings", _settings(config)),
     ]
     page = PAGES.get_template("report.html.j2").render(
@@ -104,7 +108,8 @@ def _is_interval(x) -> bool:
 
 def _measured(row: dict) -> list[str]:
     """The numbers of a response over time, by name."""
-    return [f"{words(name)} {said(x)}" for name, x in row.items() if isinstance(x, float)]
+    rounded = {name: round(x, 3) + 0.0 for name, x in row.items() if isinstance(x, float)}
+    return [f"{words(name)} {said(x)}" for name, x in rounded.items()]
 
 
 def _judged(row: dict, who: str) -> list[str]:
@@ -141,9 +146,29 @@ def _is_rows(x) -> bool:
     return isinstance(x, list) and bool(x) and all(isinstance(row, dict) for row in x)
 
 
+def _pairs(results) -> dict[str, dict]:
+    """The results that were measured before and after."""
+    return {n: x for n, x in results.items() if isinstance(x, dict) and x.keys() == {*SIDES}}
+
+
+def _compared(results) -> dict:
+    """Values before and after, each pair on a scale of its own, and the other intervals."""
+    rows = [
+        dict(zip(SIDES, _group(name, [((side,), x) for side, x in pair.items()]), strict=True))
+        | {"label": name}
+        for name, pair in _pairs(results).items()
+    ]
+    alone = [(name, x) for name, x in results.items() if _is_interval(x)]
+    return {"rows": rows, "alone": alone, "gold": "gold" in results} if rows else {}
+
+
 def _results(results) -> dict:
+    """The results that no other section shows, in groups, and those that are tables."""
+    shown = {*_pairs(results), *OF_TIME}
+    if _pairs(results):
+        shown |= {name for name, x in results.items() if _is_interval(x)}
     groups, tables, alone = {}, [], 0
-    for path, x in _flat(results):
+    for path, x in _flat({name: x for name, x in results.items() if name not in shown}):
         if _is_rows(x):
             tables.append((": ".join(path), x))
         else:
@@ -153,8 +178,7 @@ def _results(results) -> dict:
             groups.setdefault(path[0] if len(path) > 1 else alone, []).append((path, x))
     named = lambda name: name if isinstance(name, str) else ""
     groups = [(named(name), _group(named(name), rows)) for name, rows in groups.items()]
-    content = {"groups": groups, "tables": tables, "gold": "gold" in results}
-    return content if groups or tables else {}
+    return {"groups": groups, "tables": tables} if groups or tables else {}
 
 
 def _group(name, entries) -> list[dict]:
@@ -202,7 +226,8 @@ def _curves(rows) -> Iterator[Section]:
 def _samples(rows) -> dict:
     if not rows:
         return {}
-    return {"rows": rows[:SAMPLES], "count": len(rows), "method": rows[0].get("method", "RL")}
+    first = list({row["prompt"]: row for row in reversed(rows)}.values())[::-1]  # of each prompt
+    return {"rows": first[:SAMPLES], "count": len(rows), "method": rows[0].get("method", "RL")}
 
 
 def _over_time(rows) -> dict:
@@ -243,9 +268,10 @@ def _coloured(tokens, values, size):
         }
 
 
-def _stages(run) -> list[dict]:
+def _stages(run, results) -> dict:
     done = sorted(run.glob("stages/*/done.json"), key=lambda path: path.stat().st_mtime_ns)
-    return [{"stage": path.parent.name} | read_json(path) for path in done]
+    rows = [{"stage": path.parent.name} | read_json(path) for path in done]
+    return {"rows": rows, "memory": results.get(OF_TIME[1])} if rows else {}
 
 
 def _settings(config) -> list[tuple[str, list[dict]]]:

@@ -74,10 +74,12 @@ def whole_run(tmp_path, evil, names=FEW):
         "calibration": [{evil: evil, "n": 1}],
     }
     disk.write_json(place / "results.json", results)
-    sample = {"method": evil, "prompt": evil, "before": evil, "after": evil} | {
+    sample = {"method": evil, "before": evil, "after": evil} | {
         f"{who}_{kind}": 0.25 for who in ("before", "after") for kind in ("gold", "score")
     }
-    disk.write_json(place / "samples.jsonl", [sample] * 40)
+    # two responses to each of twenty prompts, of which the page shows the first
+    rows = [sample | {"prompt": f"{evil} {i // 2}", "after": f"{evil} {i}"} for i in range(40)]
+    disk.write_json(place / "samples.jsonl", rows)
     values = {name: [-1.5, 0.0, None] for name in report.QUANTITIES}
     disk.write_json(
         place / "tokens.jsonl", [{"prompt": evil, "tokens": [evil, "", "\n"], **values}]
@@ -96,7 +98,7 @@ def test_nothing_that_a_model_says_becomes_markup(tmp_path):
     assert "script" not in tags and "img" not in tags
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
     said = "".join(page.text)
-    # 12 samples hold it three times, and 4 prompts over time five times
+    # 12 samples hold it three times, 4 prompts over time at 4 iterations five times
     assert said.count(EVIL) > 12 * 3 + 4 * 5
     # nothing is fetched: the only addresses are the names of the SVG namespaces and links in the page
     assert not re.search(r"url\((?!#)|@import", text)
@@ -125,7 +127,7 @@ def test_the_page_is_accessible_and_has_every_section(text):
     headings = [int(tag[1]) for tag in kinds if re.fullmatch("h[1-6]", tag)]
     assert all(b - a <= 1 for a, b in itertools.pairwise(headings))
     areas = {name.rpartition("/")[0].partition("/")[0] for name in EVERY}
-    assert len([h for h in headings if h == 2]) == 7 + len(areas)
+    assert len([h for h in headings if h == 2]) == 8 + len(areas)
     for tag, attrs in page.elements:
         assert tag != "svg" or attrs.get("aria-label") or attrs.get("aria-hidden")
         assert tag != "th" or attrs["scope"]
@@ -220,6 +222,8 @@ def test_numbers_are_readable_without_colour(text):
     )
     assert text.count(token) == 1
     assert "12 of 40 responses to held-out prompts" in text
+    shown = re.findall(r'data-label="After \(sentiment\)">sentiment (\d+)<', text)
+    assert shown == [str(2 * i) for i in range(12)]
     times = ["0", "20", "30", "50"]  # four of the six, the first and the last among them
     assert re.findall(r'<th scope="col">Iteration (\d+)</th>', text) == times
     assert text.count('<td class="text" data-label="Iteration 50">sentiment 50<span') == 4
@@ -235,8 +239,21 @@ def test_a_run_that_has_only_some_of_the_files(tmp_path, present):
             path.unlink()
     page = Page(report.write(place).read_text())
     assert "Settings" in page.text
-    assert ("Results" in page.text) == ("results.json" in present)
+    assert ("Before and after" in page.text) == ("results.json" in present)
+    assert ("Further results" in page.text) == ("results.json" in present)
     assert ("Curves: objective" in page.text) == ("metrics.jsonl" in present)
+
+
+def test_results_come_first_and_nothing_twice(tmp_path):
+    place = whole_run(tmp_path, "reward")
+    headings = lambda text: re.findall("<h2 [^>]*>(.*)</h2>", text)
+    text = report.write(place).read_text()
+    assert headings(text)[:2] == ["Before and after", "Samples side by side"]
+    assert text.count("-0.1235".replace("-", report.MINUS)) == 1  # gold before
+    disk.write_json(place / "results.json", {"reward accuracy": interval(0.7), "seconds": {"a": 1}})
+    text = report.write(place).read_text()
+    assert headings(text)[0] == "Results" and "Further results" not in text
+    assert "reward accuracy" in text and "seconds" not in headings(text)
 
 
 def test_equal_runs_give_equal_pages_and_no_run_is_refused(tmp_path):
@@ -281,4 +298,6 @@ def test_results_stand_in_the_order_of_their_file():
     groups = [
         (name, [row["value"] for row in rows]) for name, rows in report._results(found)["groups"]
     ]
-    assert groups == [("score", [0.0, 1.0]), ("", [2.0, 0.5]), ("gold", [1.0]), ("", [3.0])]
+    assert groups == [("", [2.0, 0.5]), ("gold", [1.0]), ("", [3.0])]
+    (row,) = report._compared(found)["rows"]
+    assert (row["label"], row["before"]["value"], row["after"]["value"]) == ("score", 0.0, 1.0)
