@@ -105,7 +105,7 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
     scorer = scoring.RewardScorer(run, reward)
     measures = held_out.make_measures(run, held_out_reward)
     draw = make_draw(run, learner.group, scorer)
-    evaluate = held_out.make_evaluate(run, learner, scorer, measures)
+    evaluate = rl.eval_every and held_out.make_evaluate(run, learner, scorer, measures)
     with_rewards = devices.compile(
         partial(rollout.with_rewards, cfg=cfg.rollout), (P(DATA), P(DATA)), P(DATA)
     )
@@ -127,7 +127,7 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
         laps("score")
         rolled = with_rewards(seen, devices.put_batch(scores.pop("score")))
         laps("annotate", rolled)
-        if rl.eval_every and i % rl.eval_every == 0:  # on held-out prompts
+        if evaluate and i % rl.eval_every == 0:  # on held-out prompts
             looked = evaluate(params, reference)
             if rl.patience:
                 carry |= early_stop.after(carry, state.params, -held_out.reward_of(looked))

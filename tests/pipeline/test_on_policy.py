@@ -174,6 +174,7 @@ def trained(monkeypatch, folder, weight=0.5, refill=0):
     file, log = folder / "first.py", folder / "log"
     file.write_text(FIRST.format(log=str(log)))
     python = {"reward": f"{file}:first", "reward_model_weight": weight, "refill": refill}
+    python["eval_every"] = 0  # whose responses the log would hold too
     rl = replace(LOOP, iterations=3, optimizer=OptimizerConfig(lr=1e-12), **python)
     cfg = PolicyGradientRun(
         pg=replace(policy_gradient.RLOO, group=K), rl=rl, sample=SampleConfig(length=T),
