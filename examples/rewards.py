@@ -5,11 +5,13 @@ python launch.py grpo --reference FOLDER --data.prompts PROMPTS.jsonl --sample.l
         --rl.reward examples/rewards.py:right
 
 A reward is called with lists of prompts and of responses, and gives a number for each response. Its other
-parameters name fields of the prompts' rows: `right` wants rows like {"prompt": "6 times 7?", "answer": "42"}.
+parameters name columns of the prompts' rows: `right` wants rows like {"prompt": "6 times 7?", "answer": "42"}
+and `near` a "tolerance" too.
 A function written for TRL, with `completions` in the place of `responses`, is called by name.
 `right_and_varied` pays for the right number and takes off for repetition, by rewards of the library.
 """
 
+import math
 import re
 
 from rlhf_jax.rewards import features, verifiers
@@ -31,10 +33,21 @@ def kind(prompts, responses):
 short_and_kind = weighted({"short": (0.5, short), "kind": (1.0, kind)})
 
 
+def last_numbers(texts):
+    """The last number of each text; NaN, which equals nothing, where there is none."""
+    found = [re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", "")) for text in texts]
+    return [float(numbers[-1]) if numbers else math.nan for numbers in found]
+
+
 def right(prompts, responses, answer):
     """Whether the last number of a response is the answer."""
-    said = [re.findall(r"-?\d+(?:\.\d+)?", response.replace(",", "")) for response in responses]
-    return [bool(x) and float(x[-1]) == float(a) for x, a in zip(said, answer, strict=True)]
+    return [x == float(y) for x, y in zip(last_numbers(responses), answer, strict=True)]
+
+
+def near(prompts, responses, answer, tolerance):
+    """Whether the last number of a response is at most the prompt's own tolerance away from the answer."""
+    rows = zip(last_numbers(responses), answer, tolerance, strict=True)
+    return [abs(x - float(y)) <= float(most) for x, y, most in rows]
 
 
 parts = {"right": (1.0, verifiers.number), "repetition": (-0.5, features.repetition)}

@@ -657,11 +657,16 @@ def test_rewards_are_loaded_from_files(file):
 
 def test_the_rewards_of_the_examples():
     said = ["a good film", "so it is 1,042.", "42 or 43"]
-    for name, want in [("short_and_kind", [0.85, -0.2, -0.15]), ("right", [False, True, False])]:
+    for name, want in [
+        ("short_and_kind", [0.85, -0.2, -0.15]),
+        ("right", [False, True, False]),
+        ("near", [False, True, True]),
+    ]:
         reward = rewards.load(
             f"{pathlib.Path(__file__).parent.parent.parent}/examples/rewards.py:{name}"
         )
-        got = score(reward, ["p"] * 3, said, {"answer": ["42", "1042", "42"]})
+        columns = {"answer": ["42", "1042", "42"], "tolerance": [9, 0, 1]}
+        got = score(reward, ["p"] * 3, said, columns)
         np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
