@@ -1,9 +1,11 @@
 """Rows of text from files, data sets and random-access sources; every row knows its origin.
 
-rows.jsonl, more/*.jsonl.gz, rows.parquet     files and globs, with commas between them
-tfds:gsm8k:train[:90%]                        TensorFlow Datasets: tfds:NAME[/CONFIG][:SPLIT]
-FOLDER[:SPLIT]                                a folder of TFDS, or of `save_to_disk` of `datasets`
-hf:openai/gsm8k/main:test                     the Hugging Face Hub: hf:NAME[/CONFIG][:SPLIT]
+One string names a source:
+
+    rows.jsonl, more/*.jsonl.gz, rows.parquet     files and globs, with commas between them
+    tfds:gsm8k:train[:90%]                        TensorFlow Datasets: tfds:NAME[/CONFIG][:SPLIT]
+    FOLDER[:SPLIT]                                a folder of TFDS, or of `save_to_disk` of `datasets`
+    hf:openai/gsm8k/main:test                     the Hugging Face Hub: hf:NAME[/CONFIG][:SPLIT]
 """
 
 import codecs

@@ -24,10 +24,10 @@ def train(
     """A byte-level BPE tokenizer (Sennrich et al., 2016; Radford et al., 2019) trained on the texts, and
     saved.
 
-    The vocabulary has all 256 bytes, so no text is unknown and decoding inverts encoding, and <pad>, <bos>
-    and <eos> as ids 0, 1 and 2; <bos> precedes every text. The vocabulary is smaller than `vocab_size`
-    where the texts have no more pairs to merge. Equal texts give equal files. Raises ValueError where
-    `vocab_size` < 259.
+    The vocabulary has all 256 bytes, so no text is unknown and decoding inverts encoding, and `<pad>`,
+    `<bos>` and `<eos>` as ids 0, 1 and 2; `<bos>` precedes every text. The vocabulary is smaller than
+    `vocab_size` where the texts have no more pairs to merge. Equal texts give equal files. Raises
+    ValueError where `vocab_size` < 259.
     """
     smallest = 256 + len((PAD, BOS, EOS))
     if vocab_size < smallest:
@@ -63,7 +63,7 @@ def load(
 
     `bos` is True or False for BOS before every text; None leaves it to the tokenizer.
 
-    The pad token is never EOS: where it is missing or equal to EOS, <pad> is added as a new token, unless
+    The pad token is never EOS: where it is missing or equal to EOS, `<pad>` is added as a new token, unless
     `pad` is False. Its id may lie outside a model's embedding, so models must not look up tokens that the
     attention mask hides. Code that comes with a tokenizer is never run.
 

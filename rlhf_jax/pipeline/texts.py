@@ -56,8 +56,8 @@ class DataConfig(Settings):
 
     corpus: str = ""
     """Source of texts for SFT: JSONL or Parquet files (commas, globs and .gz allowed),
-    tfds:NAME[/CONFIG][:SPLIT] with slices such as train[:90%], hf:NAME[/CONFIG][:SPLIT], or a folder of TFDS
-    or of `save_to_disk`. A row has "text", or "prompt" and "response", or "messages" that end with an
+    `tfds:NAME[/CONFIG][:SPLIT]` with slices such as train[:90%], `hf:NAME[/CONFIG][:SPLIT]`, or a folder of
+    TFDS or of `save_to_disk`. A row has "text", or "prompt" and "response", or "messages" that end with an
     answer."""
     corpus_fields: CorpusFields = CorpusFields()
     turns: Answers = "last"

@@ -3,8 +3,8 @@
     prompt     the acting in this western
     response   was not very convincing but the music felt lovely .
 
-A response is one to three clauses, CLAUSE {CONNECTIVE the ASPECT CLAUSE} ".", and a clause is
-[never] VERB [not] [ADVERB] ADJECTIVE, with at most one of never and not, about the aspect that stands
+A response is one to three clauses, `CLAUSE {CONNECTIVE the ASPECT CLAUSE} "."`, and a clause is
+`[never] VERB [not] [ADVERB] ADJECTIVE`, with at most one of never and not, about the aspect that stands
 before it (the prompt names the first one). Words are lower-case and separated by single spaces, 65 of
 them in all.
 
