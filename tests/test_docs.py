@@ -10,7 +10,11 @@ from rlhf_jax import launcher
 from rlhf_jax.runs import command_line
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    ROOT / "examples/recipes/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def commands(text: str):
@@ -40,7 +44,7 @@ def refused(words: list[str]) -> str | None:
     return next((x for x in options if command_line.misnamed(x, found)), None)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_names_what_is_there(page):
     text = page.read_text()
     for title, target in re.findall(r"\[([^\]]*)\]\(([^)#]+)\)", text):

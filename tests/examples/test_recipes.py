@@ -31,8 +31,11 @@ def test_a_recipe_names_settings_that_exist_and_that_its_experiment_reads(path):
     reading.check_files(cfg.data, cfg.needs())
 
 
-def test_the_five_applications_have_one_each():
-    assert len([*FOLDER.glob("*.sh")]) == 5
+def test_the_five_applications_have_one_each_and_the_page_lists_them():
+    scripts = {path.name for path in FOLDER.glob("*.sh")}
+    assert len(scripts) == 5
+    listed = re.findall(r"^\| \[`(\w+\.sh)`\]", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(scripts)
 
 
 def test_a_recipe_with_a_setting_that_is_unknown_fails(capsys):
