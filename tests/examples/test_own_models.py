@@ -34,14 +34,16 @@ def test_the_nnx_networks_score_rises(nnx):
     assert scores[0] < 0 and scores[-1] > scores[0] + 1.5, scores
 
 
-def test_padding_changes_no_logits_of_the_linen_network(linen):
-    tokens = np.array([[3, 1, 4, 1]])
+def test_padding_on_the_left_changes_no_logits(linen, nnx):
+    tokens = np.array([[1, 0, 1, 1]])
     real = np.ones(tokens.shape, bool)
-    params = jax.jit(linen["net"].init)(jax.random.key(0), tokens, real)["params"]
-    want = linen["net"].apply({"params": params}, tokens, real)
     wide, mask = (np.pad(x, ((0, 0), (2, 0))) for x in (tokens, real))
-    got = linen["net"].apply({"params": params}, wide, mask)
-    np.testing.assert_allclose(got[:, 2:], want, atol=1e-5)
+    params = jax.jit(linen["net"].init)(jax.random.key(0), tokens, real)
+    attention, recurrent = linen["net"].apply, lambda *inputs: nnx["read_policy"](*inputs)[1]
+    for net, given in ((attention, params), (recurrent, nnx["policy"])):
+        net = jax.jit(net)
+        got, want = net(given, wide, mask)[:, 2:], net(given, tokens, real)
+        np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_the_state_as_a_cache_gives_the_samples_of_whole_rows(nnx):
