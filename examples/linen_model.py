@@ -23,7 +23,7 @@ N, K = 64, 4  # prompts of an iteration, responses to each
 
 
 class Net(nn.Module):
-    """Two blocks of causal attention."""
+    """One block of causal attention."""
 
     @nn.compact
     def __call__(self, tokens, attention_mask):
@@ -32,9 +32,8 @@ class Net(nn.Module):
         at = jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0)  # padding on the left takes no position
         seen = nn.combine_masks(nn.make_causal_mask(tokens), nn.make_attention_mask(real, real))
         x = nn.Embed(LETTERS + 1, D)(tokens) + nn.Embed(P + T, D)(at)
-        for _ in range(2):
-            x += nn.MultiHeadDotProductAttention(num_heads=2)(nn.LayerNorm()(x), mask=seen)
-            x += nn.Dense(D)(nn.gelu(nn.Dense(4 * D)(nn.LayerNorm()(x))))
+        x += nn.MultiHeadDotProductAttention(num_heads=2)(nn.LayerNorm()(x), mask=seen)
+        x += nn.Dense(D)(nn.gelu(nn.Dense(4 * D)(nn.LayerNorm()(x))))
         return nn.Dense(LETTERS + 1)(nn.LayerNorm()(x))
 
 
