@@ -23,7 +23,7 @@ from rlhf_jax.pipeline.prepare import Prepared, prepare
 from rlhf_jax.pipeline.rl_settings import PPORun
 
 order = 1  # position in the launcher's list
-# four times the KL penalty of `ppo`: responses stay varied (twice as many different ones), and gold is as high
+# four times the KL penalty of `ppo`: twice as many different responses, at a gold that is no lower
 config = PPORun(rl=replace(PPORun().rl, kl_coef=0.4))
 
 
