@@ -69,3 +69,10 @@ def test_a_setting_that_is_not_there_is_found():
     text = "```bash\npython launch.py rloo --rl.kl-coef 1 \\\n  --rl.zebra 2  # --rl.no\n```"
     assert [refused(words) for words in commands(text)] == ["--rl.zebra"]
     assert refused(["nowhere"]) == "nowhere"
+
+
+def test_the_script_of_the_readme_runs_as_it_stands_and_learns(capsys):
+    (script,) = re.findall(r"^```python\n(.*?)```", PAGES[0].read_text(), flags=re.M | re.S)
+    exec(compile(script.replace("range(41)", "range(21)"), "README.md", "exec"), {})
+    scores = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(scores) == 21 and scores[0] < 2 < 6 < scores[-1]
