@@ -118,7 +118,7 @@ def greet(found: list[Speaker], console: Console):
         console.print(f"{x.name}: {kind}, {law}", markup=False)
     examples = dict.fromkeys(x.example for x in found if x.example)
     for example in examples:
-        console.print(f"a prompt of its task: {example}", style="dim", markup=False)
+        console.print(f"a prompt of the task, for example: {example}", style="dim", markup=False)
     console.print("/help lists commands, /quit or Ctrl-D ends", style="dim", markup=False)
 
 

@@ -76,7 +76,7 @@ class Answer:
     def note(self) -> str:
         """Length, log-probability and scores, in one line."""
         said = self.text.strip()
-        parts = [f"{len(self.tokens)} tokens"]
+        parts = [f"{len(self.tokens)} token{'s' * (len(self.tokens) != 1)}"]
         parts += {"length": ["cut there"], "": ["interrupted"]}.get(self.finish, [])
         parts += [f"log-probability {sum(x.logprob for x in self.tokens):.2f}"]
         read = [*self.ids, *(x.id for x in self.tokens)]
@@ -114,8 +114,9 @@ class Conversation:
         """Carries out a line that begins with a slash. Raises ValueError for one that means nothing."""
         if name == "help":
             self.say(HELP)
-        elif name == "reset":
+        elif name == "reset" and not value:
             self.dialogues = [[] for _ in self.speakers]
+            self.done("the dialogue is forgotten")
         elif name not in KINDS or more:
             raise ValueError(
                 f"/{name} is no command: /help lists them (a space before the slash makes it a prompt)"
@@ -130,6 +131,7 @@ class Conversation:
                 raise ValueError(f"/{name} {value}: {want}")
             self.settings[name] = number
             self.asked *= name != "seed"
+            self.done(f"{name} {number}")
 
     def ask(self, prompt: str):
         """Shows the answers to a prompt, and keeps them in the dialogues unless they are interrupted."""
@@ -170,10 +172,14 @@ class Conversation:
         for answer in answers:
             if len(answers) > 1:
                 self.console.print(answer.speaker.name, style="bold", markup=False, soft_wrap=True)
+            wait = self.console.status("") if self.console.is_terminal else contextlib.nullcontext()
             try:
-                while new := answer.grow():
-                    self.console.out(new, end="", highlight=False)
+                with wait:  # programs may have to be compiled
+                    new = answer.grow()
+                while new:
+                    self.console.file.write(new)
                     self.console.file.flush()
+                    new = answer.grow()
             finally:
                 self.console.print()
                 self.say(answer.note())
@@ -182,21 +188,27 @@ class Conversation:
         """Prints the answers side by side, which grow together."""
 
         def table(notes: bool = False) -> Table:
-            heads = [Text(x.speaker.name) for x in answers]
-            found = Table(*heads, box=None, expand=True, padding=(0, 2, 0, 0))
+            found = Table(box=None, expand=True, padding=(0, 2, 0, 0))
+            for x in answers:
+                found.add_column(Text(x.speaker.name), ratio=1)
             found.add_row(*(Text(x.text.rstrip().translate(CONTROLS)) for x in answers))
             if notes:
                 found.add_row(*(Text(x.note(), style="dim") for x in answers))
             return found
 
-        try:
-            with Live(table(), console=self.console, transient=True) as live:
+        with Live(table(), console=self.console) as live:
+            try:
                 growing = [*answers]
                 while growing:
                     growing = [x for x in growing if x.grow()]
                     live.update(table())
-        finally:
-            self.console.print(table(notes=True))
+            finally:
+                live.update(table(notes=True))
+
+    def done(self, text: str):
+        """Tells a person what a line has changed."""
+        if self.console.is_terminal:
+            self.say(text)
 
     def say(self, text: str):
         """Prints a grey line."""

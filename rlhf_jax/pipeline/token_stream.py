@@ -131,7 +131,7 @@ def written(words, tokens: Iterable[Token], stop: Sequence[str] = ()) -> Iterato
             yield Piece(text[len(given) :], tuple(waiting), "stop")
             return
         sure = whole[: len(whole) - _unsure(whole, stop)]
-        if len(sure) > len(given) and sure.startswith(given):
+        if len(sure) > len(given):
             yield Piece(sure[len(given) :], tuple(waiting), "")
             given, waiting = sure, []
     yield Piece(whole[len(given) :], tuple(waiting), "length")
