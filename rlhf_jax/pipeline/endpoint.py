@@ -66,6 +66,11 @@ class Handler(BaseHTTPRequestHandler):
         """Answers a request for completions."""
         self.answer(self.complete)
 
+    def log_message(self, format, *args) -> None:
+        """Writes a line to standard error, at once."""
+        super().log_message(format, *args)
+        sys.stderr.flush()
+
     def answer(self, work: Callable[[bytes], None]) -> None:
         """Does the work of a request on its body, or says why not."""
         try:
