@@ -32,6 +32,8 @@ MOST = 2
 class Config(Settings):
     """Settings of a conversation."""
 
+    _main = ("run", "against", "model", "temperature", "length", "serve", "port")
+
     run: tuple[str, ...] = ()
     """Run directories whose policies answer, one or two."""
     stage: str = ""

@@ -10,7 +10,7 @@ import talkers
 
 import launch
 from rlhf_jax.data import prompts, tokenizer
-from rlhf_jax.pipeline import finished, keys, speakers
+from rlhf_jax.pipeline import endpoint, finished, keys, speakers
 from rlhf_jax.pipeline.conversation import CONTROLS
 from rlhf_jax.tasks import reviews
 
@@ -122,6 +122,22 @@ def test_a_model_of_a_folder_answers_beside_a_run(whole, tmp_path, monkeypatch, 
     )
     assert code == 0 and out.startswith(f"{whole}\n") and f"\n{folder}\n" in out
     assert out.count("log-probability") == 2 and out.count("reward") == 2
+
+
+def test_served_are_the_policies_of_the_command_at_its_settings(whole, monkeypatch, capsys):
+    asked = []
+
+    def once(server):
+        (speaker,) = server.RequestHandlerClass.speakers.values()
+        asked.append((speaker.name, speaker.sample.temperature, server.server_address))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(endpoint.Server, "serve_forever", once)
+    settings = ["--run", str(whole), "--serve", "--port", "0", "--temperature", "0.5"]
+    code, out, _ = chat(monkeypatch, capsys, *settings)
+    ((name, temperature, (host, port)),) = asked
+    assert (code, name, temperature, host) == (0, str(whole), 0.5, "127.0.0.1")
+    assert f"http://127.0.0.1:{port}/v1 until Ctrl-C" in out and "no chats" in out
 
 
 @pytest.mark.parametrize(

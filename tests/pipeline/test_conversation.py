@@ -2,6 +2,7 @@
 
 import io
 import re
+from functools import partial
 
 import pytest
 import talkers
@@ -122,6 +123,11 @@ def test_an_interrupted_answer_is_not_kept_and_the_conversation_goes_on(chat):
     assert said.splitlines()[:2] == ["ab", "[2 tokens, interrupted, log-probability -1.00]"]
     assert "[4 tokens, log-probability -2.00, reward 1.50]" in said
     assert "one" not in spy.read[1]
+    one, two = Spy(chat, "ab"), Spy(chat, "c\x03d")
+    terminal = {"force_terminal": True, "width": 100, "color_system": None}
+    said = talk(one.speaker, two.speaker, lines=["one", "two"], **terminal)
+    assert said.count("interrupted, log-probability") == 2 and said.count("[4 tokens") == 2
+    assert "one" not in one.read[1] and "one" not in two.read[1]
 
 
 def test_scores_see_the_prompt_all_ids_and_the_answer(chat):
@@ -148,6 +154,25 @@ def test_commands_change_how_answers_are_drawn(plain):
     *answers, rest = re.split(r"\n\[.*\]\n", said)
     want = [answer(0), answer(1), answer(0), answer(1, temperature=0.0), answer(0, seed=1)]
     assert answers == want and len({*answers}) == 4 and not rest
+
+
+def test_in_an_episode_of_several_turns_the_lines_are_those_of_a_transcript(plain):
+    """Each line follows a space, and a turn of the policy ends with EOS where it is not cut."""
+    ids = lambda text: plain.words(text, add_special_tokens=False)["input_ids"]
+    bos, eos = [plain.words.bos_token_id], [plain.words.eos_token_id]
+    say = lambda role, *said: [{"role": role, "content": x} for x in said]
+    messages = [*say("user", "hello"), *say("assistant", "what  milk"), *say("user", "> oat")]
+    read = partial(speakers.episode, plain.words, 11)
+    want = bos + ids("hello what milk") + eos + ids(" > oat")
+    assert read(messages) == want and read(messages[:1]) == bos + ids("hello")
+    assert speakers.episode(plain.words, 4, messages) == bos + ids("hello wha") + ids(" > oat")
+    with pytest.raises(ValueError, match="must take turns"):
+        read([*messages, *say("user", "and")])
+    spy = Spy(plain, "one", "two")
+    told = spy.speaker._replace(encode=read, forgets=False)
+    said = talk(told, lines=["hello", "> oat", "x" * 128])
+    assert spy.read == ["<bos>hello", "<bos>hello one<eos> > oat"]
+    assert "error: the prompt has" in said and "oldest" not in said
 
 
 @pytest.mark.parametrize(
