@@ -83,7 +83,8 @@ def read(body: Any, speakers: dict[str, Speaker], is_chat: bool) -> Asked:
         raise RefusedError("max_tokens and max_completion_tokens are both given", "max_tokens")
     streams = flag(body, "stream")
     options = body.get("stream_options", {})
-    if options and not (streams and isinstance(options, dict) and options.keys() <= COUNTS):
+    known = isinstance(options, dict) and options.keys() <= {"include_usage"}
+    if "stream_options" in body and not (streams and known):
         raise RefusedError(
             "stream_options has include_usage alone, and needs stream", "stream_options"
         )
@@ -106,9 +107,6 @@ def read(body: Any, speakers: dict[str, Speaker], is_chat: bool) -> Asked:
         streams=streams,
         counts=flag(options, "include_usage"),
     )
-
-
-COUNTS = {"include_usage"}
 
 
 def flag(body: Json, name: str) -> bool:

@@ -146,4 +146,4 @@ class Handler(BaseHTTPRequestHandler):
 
 def written(value: Json) -> str:
     """A value as JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json.dumps(value, allow_nan=False)

@@ -49,8 +49,12 @@ class Speaker(NamedTuple):
         """The ids of a prompt that is continued as it stands, or of a dialogue.
 
         Raises ValueError where they and `length` more do not fit into the model's positions, where the
-        template refuses the messages, and where the policy keeps no dialogue.
+        template refuses the messages, where the policy keeps no dialogue, and for a text that is none.
         """
+        try:
+            (asked if isinstance(asked, str) else "".join(x["content"] for x in asked)).encode()
+        except UnicodeEncodeError:
+            raise ValueError("the text holds half of a character (a lone surrogate)") from None
         if isinstance(asked, str):
             (ids,) = prompts.prompt_ids(self.words, [asked])
         elif self.encode:
