@@ -36,21 +36,26 @@ class Finished(NamedTuple):
     generator: generation.Generator
 
     def policy(self, stage: str) -> Any:
-        """Parameters of the policy at the end of a stage, or of the reference where `stage` is "sft".
-
-        Raises ValueError for a stage that the run has not finished.
-        """
-        of = checkpoints.settings_of(self.folder)
-        if stage == SFT and of.reference:
-            return pretrained.start(of)
-        trained = checkpoints.arrays(self.folder, stage)
-        if "trunk" in trained:
-            raise ValueError(f'stage = "{stage}" of {self.folder} is a reward model: name a policy')
-        return checkpoints.whole(self.folder, of, stage, trained)
+        """Parameters of the run's policy at the end of a stage, as the function `policy` gives them."""
+        return policy(self.folder, stage)
 
 
-def opened(folder: pathlib.Path, batch_size: int = 64) -> Finished:
-    """The run in `folder`, sampled from at its own lengths and temperature on this machine's devices.
+def policy(folder: pathlib.Path, stage: str) -> Any:
+    """Parameters of the policy at the end of a stage, or of the reference where `stage` is "sft".
+
+    Raises ValueError for a stage that the run has not finished.
+    """
+    of = checkpoints.settings_of(folder)
+    if stage == SFT and of.reference:
+        return pretrained.start(of)
+    trained = checkpoints.arrays(folder, stage)
+    if "trunk" in trained:
+        raise ValueError(f'stage = "{stage}" of {folder} is a reward model: name a policy')
+    return checkpoints.whole(folder, of, stage, trained)
+
+
+def used(folder: pathlib.Path) -> Any:
+    """The settings in effect of the run in `folder`.
 
     Raises ValueError for a folder without a run, or with one that was stopped before it read its texts.
     """
@@ -60,7 +65,15 @@ def opened(folder: pathlib.Path, batch_size: int = 64) -> Finished:
         raise ValueError(
             f'run = "{folder}" did not begin to train: start its command again ({config.get("command")})'
         )
-    cfg = of_record(settings.RunConfig(), config["used"])
+    return of_record(settings.RunConfig(), config["used"])
+
+
+def opened(folder: pathlib.Path, batch_size: int = 64) -> Finished:
+    """The run in `folder`, sampled from at its own lengths and temperature on this machine's devices.
+
+    Raises ValueError as `used`.
+    """
+    cfg = used(folder)
     chat, task = dialogues.template(cfg.tokenizer), settings.task_of(cfg)
     read = reading.read(cfg.data, task, cfg.seed, chat, texts.Needs((), texts.FILES))
     name = cfg.tokenizer or str(folder / "tokenizer")
