@@ -15,6 +15,7 @@ PAGES = {
     "examples/recipes/README.md": "recipes.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "bench/README.md": "speed.md",
 }
 """Files outside docs/ that are pages, and their names there."""
 TOP = "steps"
