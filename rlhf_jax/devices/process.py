@@ -103,8 +103,9 @@ def make_streams_patient() -> None:
         if stream is None:  # the number must not become a file's
             os.open(os.devnull, os.O_WRONLY)
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        encoding, by_lines = stream.encoding, stream.line_buffering
-        patient = Patient(stream.detach(), encoding, "backslashreplace", line_buffering=by_lines)
+        how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+        encoding = stream.encoding
+        patient = Patient(stream.detach(), encoding, "backslashreplace", **how)
         setattr(sys, name, patient)
         setattr(sys, f"__{name}__", patient)
 

@@ -191,3 +191,15 @@ if __name__ == "__main__":
             signal.sigtimedwait([], 0.05)
         else:
             raise AssertionError("the child lives on")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_note_is_written_before_a_process_that_ends_at_once(unbuffered):
+    """With PYTHONUNBUFFERED, as in most containers, a stream has no lines that flush it."""
+    program = (
+        "import os, sys; from rlhf_jax.devices import process; process.make_streams_patient();"
+        "print('note: one', file=sys.stderr); os._exit(0)"
+    )
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+    assert done.stderr == "note: one\n"
