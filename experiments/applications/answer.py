@@ -75,7 +75,7 @@ def main(cfg: PolicyGradientRun):
     # 4. the results, on held-out prompts
     said = results.respond(run, params)
     judges = Judges(reward, held_out_reward)
-    greedy = by_greedy_decoding(run, {"before": reference, "after": params})
+    greedy = by_greedy_decoding(run, {"before": run.start(reference), "after": params})
     results.conclude(run, "GRPO", reference, said, judges, pairs=pairs, facts=facts, extra=greedy)
 
 

@@ -42,7 +42,8 @@ class Config(settings.RunConfig):
         return scoring.needs(self)
 
     def _unread(self) -> dict[str, str]:
-        return super()._unread() | scoring.unread(self) | settings.NO_ROLLOUT
+        own = settings.NO_ROLLOUT | {"policy": "no policy is trained"}
+        return super()._unread() | scoring.unread(self) | own
 
 
 config = Config()

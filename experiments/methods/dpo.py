@@ -102,7 +102,7 @@ def main(cfg: Config):
     tx = optimizer.make(cfg.dpo.optimizer, steps)
     job = stages.Fit(
         stage="dpo",
-        params=reference,
+        params=run.start(reference),
         make=lambda policy_fn: preference.make_train_step(
             policy_fn, tx, cfg.preference,
             microbatches=cfg.dpo.microbatches, axis_name=devices.axis_name,

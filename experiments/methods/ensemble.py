@@ -90,7 +90,7 @@ def main(cfg: Config):
     params, _ = on_policy.train(run, method, reference, combined, held_out_reward)
 
     # 3. the results, and the disagreement of the members
-    before, said = results.respond(run, reference), results.respond(run, params)
+    before, said = (results.respond(run, x) for x in (run.start(reference), params))
     spread = lambda said: member_scores(run, members, said.samples).std(axis=-1).mean().item()
     extra = {
         "disagreement of the reward models": {"before": spread(before), "after": spread(said)},

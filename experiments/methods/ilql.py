@@ -64,7 +64,8 @@ class Config(settings.RunConfig):
         return texts.Needs((*corpus, "comparisons"), (*optional, "prompts"), halves=True)
 
     def _unread(self) -> dict[str, str]:
-        return super()._unread() | settings.NO_ROLLOUT
+        own = settings.NO_ROLLOUT | {"policy": "the SFT policy stays as it is"}
+        return super()._unread() | own
 
 
 config = Config()

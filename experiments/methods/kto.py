@@ -107,7 +107,7 @@ def main(cfg: Config):
     tx = optimizer.make(cfg.kto.optimizer, steps)
     job = stages.Fit(
         stage="kto",
-        params=reference,
+        params=run.start(reference),
         make=lambda policy_fn: kto.make_train_step(
             policy_fn, tx, cfg.kto,
             microbatches=cfg.kto.microbatches, axis_name=devices.axis_name,

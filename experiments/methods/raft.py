@@ -132,5 +132,5 @@ def with_winners(run: Prepared, reference) -> on_policy.OnPolicy:
     )
     annotate = devices.compile(learner.annotate, (P(), P(), P(DATA)), P(DATA))
     learner = learner._replace(annotate=annotate)
-    base, trained = lora.split(keys.adapters(cfg.seed, "policy"), reference, cfg.lora)
+    base, trained = lora.split(keys.adapters(cfg.seed, "policy"), run.start(reference), cfg.lora)
     return on_policy.OnPolicy("raft", learner, base, trained, tx)

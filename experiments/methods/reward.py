@@ -39,7 +39,7 @@ class Config(settings.RunConfig):
         own: dict[str, str] = dict.fromkeys(
             ("eval_draws", "text_features"), "no policy is evaluated"
         )
-        own["reward_model"] = "a reward model is trained"
+        own |= {"reward_model": "a reward model is trained", "policy": "no policy is trained"}
         return super()._unread() | settings.NO_ROLLOUT | own
 
 

@@ -30,7 +30,8 @@ class Config(settings.RunConfig):
             )
 
     def _unread(self) -> dict[str, str]:
-        return super()._unread() | settings.NO_ROLLOUT | {"reward_model": "nothing is maximised"}
+        own = {"reward_model": "nothing is maximised", "policy": "SFT starts from pretrained"}
+        return super()._unread() | settings.NO_ROLLOUT | own
 
 
 order = 1  # position in the launcher's list

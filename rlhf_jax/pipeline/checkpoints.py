@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Callable
 from types import SimpleNamespace
 
 from rlhf_jax.models import lora, networks
@@ -10,10 +11,13 @@ from rlhf_jax.models.hub import huggingface, writing
 from rlhf_jax.models.lora import LoraConfig
 from rlhf_jax.pipeline import pretrained
 from rlhf_jax.pipeline.reuse import STAGES
-from rlhf_jax.runs import checkpoint, disk, metrics
+from rlhf_jax.runs import checkpoint, disk, manifest, metrics
 from rlhf_jax.runs import run as runs
 
-POLICY = ("['best']", "['state'].params['policy']", "['state'].params", ".params")
+POLICY = (
+    *("['best']['policy']", "['best']", "['state'].params['policy']", "['state'].params"),
+    ".params",
+)
 """Paths at which a checkpoint may hold the parameters of a policy or a reward model; the first match
 counts."""
 
@@ -35,7 +39,8 @@ def settings_of(folder: pathlib.Path) -> SimpleNamespace:
     if adapters:
         adapters |= {"matrices": tuple(adapters["matrices"])}
     read = {"model": ModelConfig(**model), "lora": LoraConfig(**adapters)}
-    default = {"pretrained": "", "reference": "", "sample": {}, "bos": "tokenizer"}
+    names = {"pretrained": "", "reference": "", "policy": ""}
+    default = names | {"sample": {}, "bos": "tokenizer"}
     return SimpleNamespace(**default | settings | read)
 
 
@@ -79,6 +84,14 @@ def arrays(folder: pathlib.Path, stage: str, best: bool = False) -> dict:
     return tree
 
 
+def is_policy(folder: pathlib.Path, stage: str) -> bool:
+    """True where the last checkpoint of a stage holds a policy, or adapters of one; no array is read."""
+    place = folder / "stages" / stage
+    paths = manifest.read(place / f"{checkpoint.latest(place)}{manifest.SUFFIX}")["arrays"]
+    top = next((top for top in POLICY if any(path.startswith(top) for path in paths)), None)
+    return any(path.startswith(f"{top}['blocks']") for path in paths)
+
+
 def is_whole(trained: dict) -> bool:
     """True for the parameters of a whole model, and False for adapters and heads."""
     return "embedding" in trained.get("trunk", trained)
@@ -88,27 +101,46 @@ def whole(folder: pathlib.Path, of: SimpleNamespace, stage: str, trained: dict):
     """All parameters at the end of a stage: its `trained` ones, merged into its initial ones."""
     if is_whole(trained):
         return trained
-    start_given = stage == "sft" or of.reference
-    base = pretrained.start(of) if start_given else whole(folder, of, "sft", arrays(folder, "sft"))
+    if of.policy and stage not in STAGES:
+        base = policy(of.policy, **pretrained.kept(of))
+    elif stage == "sft" or of.reference:
+        base = pretrained.start(of)
+    else:
+        base = whole(folder, of, "sft", arrays(folder, "sft"))
     base = {"trunk": networks.headless(base)} if "trunk" in trained else base
     return lora.merge(lora.join(base, trained, of.lora))
+
+
+def policy(name: str, *, places: Callable | None = None, **settings):
+    """Parameters of the policy that a run's method trained, or of the model `name`.
+
+    A model is read with the `settings` and into the shardings of `places`, as by `huggingface.load`.
+    """
+    if not runs.is_run(name):
+        return huggingface.load(name, places=places, **settings).params
+    folder = pathlib.Path(name)
+    stage = own_stage(folder)
+    return whole(folder, settings_of(folder), stage, arrays(folder, stage))
 
 
 def base_of(of: SimpleNamespace, stage: str, model: ModelConfig, base: str) -> str:
     """Name of the model beneath a stage's adapters; raises ValueError where `base` names another one."""
     own = of.pretrained if stage == "sft" else of.reference
+    over, how = "this run's SFT policy", "export the SFT policy with --stage sft"
+    if of.policy and stage not in STAGES:
+        own = of.policy
+    if own and runs.is_run(own):
+        over, how, own = f"the policy of {own}", "export that run", ""
     if own and base:
         raise ValueError(f'base = "{base}", and the adapters stand over "{own}": leave base out')
     if not own and not base:
         raise ValueError(
-            "base is empty, and the adapters stand over this run's SFT policy: export it with "
-            "--stage sft, and name that folder as base"
+            f"base is empty, and the adapters stand over {over}: {how}, and name that folder as base"
         )
     base = own or base
     found = huggingface.read_config(huggingface.resolve(base))[1]
     if writing.explicit(found) != writing.explicit(model):
         raise ValueError(
-            f'base = "{base}" has other settings than this run\'s model: export the SFT policy with '
-            "--stage sft, and name that folder"
+            f'base = "{base}" has other settings than this run\'s model: {how}, and name that folder'
         )
     return str(pathlib.Path(base).resolve()) if pathlib.Path(base).is_dir() else base

@@ -57,6 +57,7 @@ def of_runs(runs: Sequence[str], number: int, wanted: int, seed: int) -> list[It
 def says_a_name(text: str, run: Any, folder: str) -> bool:
     """True for an answer that has the name of its run or of the model that it began as, as a word."""
     cfg = run.cfg
-    names = [pathlib.Path(folder).name, *(getattr(cfg, x, "") for x in ("pretrained", "reference"))]
+    models = ("pretrained", "reference", "policy")
+    names = [pathlib.Path(folder).name, *(getattr(cfg, x, "") for x in models)]
     words = [re.escape(pathlib.Path(name).name) for name in names if name]
     return bool(re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", text, re.IGNORECASE))

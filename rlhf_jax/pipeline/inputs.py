@@ -2,14 +2,15 @@
 
 import pathlib
 import re
+from collections.abc import Callable
 
 from rlhf_jax.data import sources
 from rlhf_jax.models.hub import huggingface
-from rlhf_jax.runs import manifest
+from rlhf_jax.runs import identity, manifest, run
 
 DATA = "data.corpus", "data.comparisons", "data.ratings", "data.prompts"
 """The settings that name sources of rows."""
-MODELS = "pretrained", "reference", "reward_model", "tokenizer"
+MODELS = "pretrained", "reference", "policy", "reward_model", "tokenizer"
 """The settings that name a model or tokenizer, by folder or hub name."""
 CODE = "rl.reward", "task"
 """The settings that name a FILE.py:FUNCTION or a FILE.py."""
@@ -20,7 +21,8 @@ def content(cfg) -> dict[str, dict[str, str]]:
     """The sha256 of each file that `cfg` names, by setting and file.
 
     For a data set these are its files on disk. For a model's folder these are the files that are read, and
-    for an adapter also those of the model it adapts; for a model on the hub, the resolved revision.
+    for an adapter also those of the model it adapts; for a model on the hub, the resolved revision; for a
+    run, the manifests of its checkpoints, and the models beneath its adapters.
     """
     found = {}
     for setting in DATA:
@@ -31,14 +33,33 @@ def content(cfg) -> dict[str, dict[str, str]]:
             file = value.rpartition(":")[0] or value
             if file.endswith(".py"):  # a name is a task of the library
                 found[setting] = _hashes([pathlib.Path(file).expanduser()])
+    return found | _models(lambda setting: _setting(cfg, setting))
+
+
+def _models(value_of: Callable[[str], str]) -> dict[str, dict[str, str]]:
+    """The sha256 of the files of each model or tokenizer that a setting of `MODELS` names."""
+    found = {}
     for setting in MODELS:
-        if value := _setting(cfg, setting):
-            folder = huggingface.resolve(value)
-            folders = [folder] if setting == "tokenizer" else huggingface.chain(folder)
-            found[setting] = {}
-            for folder in dict.fromkeys(folders):
-                found[setting] |= _model(folder, weights=setting != "tokenizer")
+        if not (value := value_of(setting)):
+            continue
+        if setting == "policy" and run.is_run(value):
+            found[setting] = _run(pathlib.Path(value))
+            continue
+        folder = huggingface.resolve(value)
+        folders = [folder] if setting == "tokenizer" else huggingface.chain(folder)
+        found[setting] = {}
+        for folder in dict.fromkeys(folders):
+            found[setting] |= _model(folder, weights=setting != "tokenizer")
     return found
+
+
+def _run(folder: pathlib.Path) -> dict[str, str]:
+    """The sha256 of the manifests of a run's checkpoints, which hold those of all their files, and of the
+    models that its adapters stand over."""
+    settings = identity.flat(run.read_config(folder)["settings"])
+    beneath = _models(lambda name: settings.get(name, "") if settings.get("lora.rank") else "")
+    found = _hashes(sorted(folder.glob(f"stages/*/*{manifest.SUFFIX}")))
+    return found | {path: digest for files in beneath.values() for path, digest in files.items()}
 
 
 def _model(folder: pathlib.Path, weights: bool) -> dict[str, str]:

@@ -24,15 +24,15 @@ def make_tx(cfg, algorithm):
 
 
 def on_devices(
-    run: Prepared, stage: str, make: Callable, fn: Callable, tx, params, reward_params=None
+    run: Prepared, stage: str, make: Callable, fn: Callable, tx, reference, reward_params=None
 ) -> OnPolicy:
     """The learner `make(fn)`, compiled, for the function `fn` of the trained network.
 
-    With adapters, updates compute `fn` over the frozen base. The policy starts from `params`, and the
-    critic from `reward_params` if given.
+    With adapters, updates compute `fn` over the frozen base. The policy starts from `reference`, or from the
+    setting `policy`, and the critic from `reward_params` if given.
     """
     learner, adapters = make(fn), run.cfg.lora
-    start = learner.init(params, reward_params)
+    start = learner.init(run.start(reference), reward_params)
     base, trained = lora.split(keys.adapters(run.cfg.seed, "policy"), start, adapters)
     update = lora.over_base(lambda fn: make(fn).update, fn, adapters)
     learner = stages.compile_learner(run.devices, learner._replace(update=update))

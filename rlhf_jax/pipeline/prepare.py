@@ -1,5 +1,6 @@
 """Start of every run: settings are checked, texts are read, and the run gets its directory."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from rlhf_jax.pipeline import (
     lengths,
     lessons,
     long_texts,
+    origin,
     pretrained,
     reading,
     results,
@@ -42,6 +44,7 @@ class Prepared(NamedTuple):
     generator: generation.Generator
     scorer: Scorer | None  # the Python reward
     load_reward: Callable | None  # load_reward(places) -> function and parameters of `reward_model`
+    load_policy: Callable | None = None  # load_policy() -> parameters of `policy`, read once
 
     @property
     def lengths(self) -> tuple[int, int, Turns | None]:
@@ -49,6 +52,10 @@ class Prepared(NamedTuple):
         length, environment = self.cfg.sample.length, self.texts.environment
         turns = Turns(*environment.columns(length)) if environment else None
         return self.cfg.data.prompt_length, length, turns
+
+    def start(self, reference):
+        """Parameters that a policy starts from: those of the setting `policy`, or the reference's."""
+        return self.load_policy() if self.load_policy else reference
 
 
 def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None:
@@ -75,6 +82,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
         if cfg.data.long == "bad":
             read = long_texts.without(cfg, words, read)
     cfg, lm = pretrained.fitted(settings.with_tokens(cfg, words), words)
+    origin.check(cfg, words, is_settled=True)
     columns = cfg.data.prompt_length, cfg.sample.length
     runs.record(folder, "used", cfg)
     if cfg.wandb and hosts.is_first():
@@ -92,6 +100,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
         ),
         scorer=scorer,
         load_reward=pretrained.scorer(cfg, words, columns) if cfg.reward_model else None,
+        load_policy=functools.cache(lambda: origin.load(cfg, lm, devices)) if cfg.policy else None,
     )
 
 

@@ -19,14 +19,15 @@ from rlhf_jax.models.lora import LoraConfig
 class Config(Settings):
     """The pretrained model, tokenizer and adapters of a run."""
 
-    _main = ("pretrained", "reference")
+    _main = ("pretrained", "reference", "policy")
 
     pretrained: str = ""
     """Folder or hub name (NAME@REVISION) of a Hugging Face decoder that SFT starts from, tokenizer
-    included. Under `model` only dtype, param_dtype, attention, remat and logprob_chunk can then be set.
-    Empty: random weights, shaped by `model`."""
+    included. Empty: random weights, shaped by `model`."""
     reference: str = ""
-    """Folder or hub name of a model used as the SFT policy; SFT is skipped."""
+    """Folder or hub name of the SFT policy; SFT is skipped."""
+    policy: str = ""
+    """Folder, hub name or finished run of a policy to start from; the SFT policy stays the reference."""
     tokenizer: str = ""
     """Folder or hub name of a transformers tokenizer; empty: the pretrained model's, or one trained on the
     corpus."""
@@ -148,6 +149,21 @@ def check_vocabulary(name: str, words, model_name: str, model: ModelConfig):
         )
 
 
+def check_tokenizer(cfg, setting: str, theirs, words, whose: str, remedy: str):
+    """Raises ValueError where the tokenizer of the model that `setting` names has other tokens than `words`,
+    those of `whose` model, or another rule of BOS."""
+    name = f'{setting} = "{getattr(cfg, setting)}"'
+    vocabulary = lambda words: {k: v for k, v in words.get_vocab().items() if k != words.pad_token}
+    if vocabulary(theirs) != vocabulary(words):
+        raise ValueError(f"{name} has another tokenizer than the {whose}: {remedy}")
+    starts = [bool(tokenizer.start_ids(x)) for x in (theirs, words)]
+    if cfg.bos == "tokenizer" and starts[0] != starts[1]:
+        raise ValueError(
+            f"the tokenizer of {name} begins texts with{'' if starts[0] else 'out'} BOS, unlike the "
+            f"{whose}'s: set bos to always or never"
+        )
+
+
 def fitted(cfg, words) -> tuple:
     """(settings, language model), with one embedding row per tokenizer id where the weights are random."""
     if not named(cfg):
@@ -176,20 +192,10 @@ def scorer(cfg, words, lengths: tuple[int, int]) -> Callable:
             "in its config.json: name a model for sequence classification with one label"
         )
     check_context(cfg, lengths, model.context, "the reward model's")
-    vocabulary = lambda words: {k: v for k, v in words.get_vocab().items() if k != words.pad_token}
     theirs = tokenizer.load(with_tokenizer(folder))
-    if words and vocabulary(theirs) != vocabulary(words):
-        raise ValueError(
-            f'reward_model = "{cfg.reward_model}" has another tokenizer than the policy: '
-            "call it from a Python function, which scores texts, and name that function as rl.reward"
-        )
     if words:
-        starts = [bool(tokenizer.start_ids(x)) for x in (theirs, words)]
-        if cfg.bos == "tokenizer" and starts[0] != starts[1]:
-            raise ValueError(
-                f'the tokenizer of reward_model = "{cfg.reward_model}" begins texts '
-                f"with{'' if starts[0] else 'out'} BOS, unlike the policy's: set bos to always or never"
-            )
+        remedy = "call it from a Python function, which scores texts, and name that function as rl.reward"
+        check_tokenizer(cfg, "reward_model", theirs, words, "policy", remedy)
         check_vocabulary(cfg.tokenizer, words, cfg.reward_model, model)
     fn = networks.reward_model(networks.language_model(model)).fn
     return lambda places: (

@@ -26,13 +26,16 @@ CALIBRATION = "the model is this sure, from", "to", "pairs", "mean probability",
 """Column names of the calibration table; other tables name their own."""
 
 GOLD, HELD_OUT = "gold", "score of the held-out reward model"
+START = "the policy before training"
+"""Name, in results, of a policy that training started from and that is not the reference."""
 
 SHOWN = {"gold": "gold", "score": "score of the reward model", "python_reward": "Python reward"}
 """Names of the numbers beside each response in samples.jsonl, and their names in the results."""
 
 
-def before_and_after(method, prompts, measured: dict) -> dict:
-    """Means with intervals over prompts (95 %), and the win rate of `method` against SFT.
+def before_and_after(method, prompts, measured: dict, over: str = "SFT") -> dict:
+    """Means with intervals over prompts (95 %), and the win rate of `method` over the policy before training,
+    which is called `over`.
 
     `measured` are values [N] before and after by name, the maximised one first. A win is decided by gold if
     it is known, else by the held-out reward model, else by the maximised reward.
@@ -47,7 +50,7 @@ def before_and_after(method, prompts, measured: dict) -> dict:
     by = next((x for x in (GOLD, HELD_OUT) if x in measured), next(iter(measured)))
     before, after = measured[by]
     wins = intervals.win_rate(after, before, prompts)._asdict()
-    return results | {f"win rate of {method} over SFT, by {by}": wins}
+    return results | {f"win rate of {method} over {over}, by {by}": wins}
 
 
 def kl(prompts, log_ratio) -> dict:
@@ -243,6 +246,8 @@ def conclude(
 ):
     """Writes and shows the results of `method`, whose policy gave the responses `said`.
 
+    Before is the policy that training started from: SFT, or the setting `policy`, whose KL to the reference
+    is then a result too.
     `judges` give the rewards of responses. In `more`, `first` are results to list first; `kl` replaces the
     KL (nats per response, an interval) where the sampler's own log-probabilities do not give it; `extra`
     are further results; on `pairs`, or ratings, the maximised reward model is judged; `facts` are listed
@@ -252,11 +257,15 @@ def conclude(
         more.get("facts") or {}
     )
     rows = held_out_rows(run)
-    prompts, sides = [row.prompt for row in rows], (respond(run, reference), said)
+    prompts, sides = [row.prompt for row in rows], (respond(run, run.start(reference)), said)
     measured = {name: [fn(rows, x) for x in sides] for name, fn in judges.of(run).items()}
     log_ratio = log_ratios(run, reference, said.samples)
-    results = (more.get("first") or {}) | before_and_after(method, prompts, measured)
+    over = START if run.cfg.policy else "SFT"
+    results = (more.get("first") or {}) | before_and_after(method, prompts, measured, over)
     results |= {"kl": more.get("kl") or kl(prompts, log_ratio)} | variety(sides)
+    if run.cfg.policy:
+        ratio = log_ratios(run, reference, sides[0].samples)
+        results |= {"kl before training": kl(prompts, ratio), START: run.cfg.policy}
     results |= overlap(more.get("overlaps") or (), rows, sides)
     results |= (more.get("extra") or {}) | facts | best_gold(run)
     quantities = {"kl": log_ratio} | (more.get("tokens") or {})

@@ -10,7 +10,7 @@ from rlhf_jax.devices import parallel
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.people.annotators import AnnotatorConfig
-from rlhf_jax.pipeline import lengths, pretrained, stages, texts
+from rlhf_jax.pipeline import lengths, origin, pretrained, stages, texts
 from rlhf_jax.rewards import features
 from rlhf_jax.runs import tracker
 from rlhf_jax.sampling import SampleConfig, check_on_policy
@@ -124,6 +124,7 @@ def resolve(cfg: Any) -> Any:
     if cfg.tokenizer:
         words = tokenizer.load(cfg.tokenizer, bos=pretrained.begins(cfg))
         cfg, _ = pretrained.fitted(with_tokens(cfg, words), words)
+    origin.check(cfg, words)
     if cfg.reward_model:
         pretrained.scorer(cfg, words, (cfg.data.prompt_length, cfg.sample.length))
     if cfg.rollout.recompute_logprobs is None:
@@ -147,7 +148,8 @@ def with_tokens(cfg: Any, words) -> Any:
     The tokens of sample.stop are kept as further stop tokens. Raises ValueError where one is not in the
     vocabulary.
     """
-    own, last = pretrained.stops(cfg, words), max(words.get_vocab().values())
+    own = (*pretrained.stops(cfg, words), *origin.stops(cfg))
+    last = max(words.get_vocab().values())
     stop = tuple(dict.fromkeys([*own, *cfg.sample.stop]))
     if max({*stop} - {*own}, default=0) > last:
         raise ValueError(

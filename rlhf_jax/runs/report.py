@@ -204,7 +204,7 @@ def _evaluated(results):
     gold, kl = results.get("gold", {}), results.get("kl", math.nan)
     after = kl.get("after", math.nan) if isinstance(kl, dict) and not _is_interval(kl) else kl
     found = []
-    for label, x in (("before", 0.0), ("after", after)):
+    for label, x in (("before", results.get("kl before training", 0.0)), ("after", after)):
         if isinstance(gold, dict) and label in gold:
             point = interval(x), interval(gold[label])
             if all(_is_number(value) for end in point for value in end.values()):

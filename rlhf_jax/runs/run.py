@@ -169,6 +169,12 @@ def read_config(run: pathlib.Path) -> dict:
     return config
 
 
+def is_run(name: str | pathlib.Path) -> bool:
+    """True for the folder of a run that has trained a stage, which no other folder with a config.json has."""
+    folder = pathlib.Path(name)
+    return (folder / CONFIG).exists() and (folder / "stages").is_dir()
+
+
 def opened() -> str:
     """The folders that this process has opened, as words."""
     return ", ".join(map(str, _locks)) or "the disk"

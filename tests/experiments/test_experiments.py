@@ -101,6 +101,21 @@ def test_another_config_in_the_folder_is_refused_and_nothing_is_overwritten(whol
     assert (whole / "config.json").read_bytes() == before
 
 
+def test_another_method_goes_on_from_the_policy_of_a_run_and_its_sft_stays_the_reference(
+    whole, tmp_path
+):
+    command = ["rloo", *runs.TINY, "--start-from", str(whole), "--policy", str(whole)]
+    assert launch.main([*command, "--run", str(tmp_path / "run")]) == 0
+    results, before = (
+        json.loads((x / "results.json").read_text()) for x in (tmp_path / "run", whole)
+    )
+    assert results["gold"]["before"] == before["gold"]["after"]
+    assert results["kl before training"]["mean"] == pytest.approx(before["kl"]["mean"], rel=1e-4)
+    assert {path.name for path in (tmp_path / "run" / "stages").iterdir()} == {
+        *("sft", "reward", "held_out_reward", "rloo")
+    }
+
+
 @pytest.mark.parametrize("stage", [pytest.param("reward", marks=pytest.mark.more), "ppo"])
 def test_a_run_killed_in_the_middle_of_a_stage_ends_with_the_same_bits(whole, tmp_path, stage):
     folder = tmp_path / "run"

@@ -14,7 +14,7 @@ from rlhf_jax.pipeline import results as results_of_runs
 from rlhf_jax.runs import disk, identity, run
 
 NO_INPUT = {"run", "start_from", "devices", "rl.best", "to", "stage", "base", "kind", "source"} | {
-    "pairs", "against", "guidelines", "database", "backup", "judge", "model", "data"
+    "push_to_hub", "pairs", "against", "guidelines", "database", "backup", "judge", "model", "data"
 }  # fmt: skip
 """Texts that may be left empty and name nothing that is learned from, or that the tools read."""
 

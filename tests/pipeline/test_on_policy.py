@@ -148,6 +148,18 @@ def test_a_learner_reads_policy_and_reference_at_the_temperature_of_the_samples(
         assert metrics[f"{method.learner.area}/approx_kl"] < 1e-8  # half the square of 1e-4
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_method_starts_from_the_policy_where_that_is_not_the_reference(name, rank):
+    with_method, cfg = METHODS[name]
+    adapters = lora.LoraConfig(rank)
+    reference, start = (jax.device_get(jax.jit(LM.init)(jax.random.key(i))) for i in range(2))
+    run = run_of(vars(cfg) | {"lora": adapters}, parallel.on_device())
+    method = with_method(run._replace(load_policy=lambda: start), reference)
+    params = method.learner.policy_of(lora.join(method.base, method.trained, adapters))
+    jax.tree.map(np.testing.assert_array_equal, lora.merge(params), start)
+
+
 def test_no_two_purposes_share_a_key():
     every = [keys.key_of(3, stage) for stage in keys.STAGES]
     every += [keys.adapters(3, stage) for stage in ("sft", "reward", "held_out_reward", "policy")]
@@ -166,7 +178,7 @@ def first(prompts, responses):
 """
 
 
-def trained(monkeypatch, folder, weight=0.5, refill=0):
+def trained(monkeypatch, folder, weight=0.5, refill=0, policy=None):
     """The responses [rollouts, B], as ids, and the metrics of three iterations.
 
     There is one prompt and nothing is learned, so that only keys can make two rollouts differ.
@@ -187,6 +199,7 @@ def trained(monkeypatch, folder, weight=0.5, refill=0):
     write = lambda samples: [" ".join(map(str, row)) for row in samples.tokens[:, -T:].tolist()]
     generator = generation.make_generator(cfg.sample, devices, LM, None, WIDTH, B)
     run = run_of(vars(cfg), devices)._replace(
+        load_policy=policy and (lambda: policy),
         folder=folder,
         generator=generator._replace(texts=write),
         texts=texts.Texts([], [], [row], [row], None, [], 0, None),
@@ -208,6 +221,21 @@ def test_further_rounds_of_dynamic_sampling_draw_with_keys_of_their_own(monkeypa
     monkeypatch.setattr(np, "ptp", lambda x, axis: 0 * x[:, 0])  # all groups without signal
     said, _ = trained(monkeypatch, tmp_path, refill=2)
     assert len(said) == 9 and len({*said.ravel()}) > 0.9 * said.size
+
+
+def test_the_first_kl_is_that_of_the_policy_to_another_reference(monkeypatch, tmp_path):
+    """The mean over responses of the sum over tokens of log p - log q, by two forward passes."""
+    reference, policy = (jax.device_get(jax.jit(LM.init)(jax.random.key(i))) for i in range(2))
+    policy = jax.tree.map(lambda x: 4 * x, policy)
+    said, rows = trained(monkeypatch, tmp_path, policy=policy)
+    ids = np.array([x.split() for x in said[0]], np.int32)
+    tokens = np.concatenate([np.ones((B, WIDTH), np.int32), ids], axis=1)
+    p, q = (
+        jax.jit(partial(LM.policy_fn, last=T))(params, tokens, np.ones(tokens.shape, bool))[0]
+        for params in (policy, reference)
+    )
+    want = float((p - q).sum(axis=1).mean())
+    assert want > 1 and rows[0]["objective/kl"] == pytest.approx(want, rel=1e-4)
 
 
 @pytest.mark.parametrize("weight", [0.5, 3.0])
