@@ -14,7 +14,7 @@ LONG = 1024  # columns from which full passes attend by blocks
 
 
 class Sight(NamedTuple):
-    """What a mask [B, L, S] says, without it: blocks of the mask are computed where they are needed.
+    """A mask [B, L, S] that is never held: its blocks are computed where they are needed.
 
     A query sees its own column, and of the `window` columns that end there the real ones of its segment.
     """
@@ -31,7 +31,7 @@ def local_layers(cfg: ModelConfig) -> Bool[Array, " layers"]:
 
 
 def of_pass(cfg: ModelConfig, attention_mask: AttentionMask):
-    """What the columns of a full pass see: one mask or `Sight` for global layers and one for local layers,
+    """Sight of the columns of a full pass: one mask or `Sight` for global layers and one for local layers,
     or one for all.
 
     What stands on padding before a row's first real token sees itself alone. Beside segments all padding

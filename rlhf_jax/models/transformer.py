@@ -131,6 +131,7 @@ class Block(nn.Module):
         before = lambda name, x: norm(cfg, name)(x) if cfg.norm_place != "after" else x
         after = lambda name, y: norm(cfg, name)(y) if cfg.norm_place != "before" else y
 
+        x = whole(x) if self.stationary else x
         y = before("attention_norm", x)
 
         def heads(name, n, normed):

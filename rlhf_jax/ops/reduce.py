@@ -82,7 +82,7 @@ def spread(tree):
 
 
 def whole(x):
-    """`x` with its last axis replicated on every device of the current mesh: a table before a look-up."""
+    """`x` with its last axis whole on every device of the current mesh: a table before a look-up."""
     if not _mesh():
         return x
     free = [P.UNCONSTRAINED] * (x.ndim - 1)
@@ -103,8 +103,9 @@ def gathered(x):
 
 
 def apart(x):
-    """The inverse for attention's heads [B, L, width]: rows spread, or `gathered` where they do not divide,
-    and the width cut by tensor alone."""
+    """Attention's heads [B, L, width] as a cache lies: rows spread, or `gathered` where they do not divide,
+    and the width cut by tensor alone.
+    """
     sizes = _mesh()
     if FSDP not in sizes:
         return x
