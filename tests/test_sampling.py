@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from rlhf_jax import sampling
 from rlhf_jax.batches import Prompts
-from rlhf_jax.models import networks
+from rlhf_jax.models import decoding, networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.transformer import Transformer
 from rlhf_jax.sampling import SampleConfig
@@ -173,6 +173,19 @@ def test_short_prompts_are_cut_and_sample_the_same_in_one_compiled_program(slots
             np.testing.assert_array_equal(getattr(got, name), getattr(want, name), name)
         np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-5)
     assert cut._cache_size() == 1 and set(widths) == {3, 5, 9}
+
+
+@pytest.mark.parametrize("slots", [0, 3])
+def test_long_prompts_in_chunks_sample_the_same(monkeypatch, slots):
+    cfg = dataclasses.replace(CFG, slots=slots)
+    want = sample(cfg)
+    monkeypatch.setattr(
+        decoding, "CHUNK", 2
+    )  # the last chunk of a prompt of 5 overlaps the one before
+    got = jax.jit(sampling.make_sample(LM, cfg))(PARAMS, prompts(), KEY)
+    for name in ("tokens", "attention_mask", "mask", "ended"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name), name)
+    np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-5)
 
 
 def test_a_short_prompt_takes_the_least_width_that_holds_it():

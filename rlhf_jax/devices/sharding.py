@@ -3,7 +3,7 @@
 Rows of a batch are sharded along data and fsdp. Of a matrix, fsdp shards the dimension of the residual
 stream and tensor the other one (Shoeybi et al., 2019): a block's first matrices by their outputs and its
 last by their inputs, so that tensor needs one sum after attention and one after the MLP. Optimizer moments
-are sharded as their parameters.
+are sharded as their parameters. Decoding cuts that other dimension by fsdp too (`models.decoding.ready`).
 """
 
 import re
@@ -13,9 +13,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax.ops.reduce import DATA, FSDP, ROWS
+from rlhf_jax.ops.reduce import DATA, FSDP, ROWS, TENSOR
 
-TENSOR = "tensor"
 AXES = (DATA, FSDP, TENSOR)
 FIRST, LAST = "(query|key|value|gate|up)", "(attention_out|down)"  # matrices of a block
 RULES = {

@@ -22,6 +22,11 @@ class LayerCache(NamedTuple):
     values: Float[Array, "B K S h"]
 
 
+def cached(k: Float[Array, "B L K h"], v: Float[Array, "B L K h"]) -> LayerCache:
+    """Keys and values in the layout of a cache."""
+    return LayerCache(keys=jnp.transpose(k, (0, 2, 3, 1)), values=jnp.swapaxes(v, 1, 2))
+
+
 def rotary_speeds(
     width: int, theta: float, scaling: RopeScaling = NO_SCALING
 ) -> Float[Array, " half"]:
@@ -83,7 +88,7 @@ def attend(
     q: Float[Array, "B L H h"],
     k: Float[Array, "B S K h"],
     v: Float[Array, "B S K h"],
-    mask: Bool[Array, "B L S"],
+    mask: Bool[Array, "B _ S"],
     *,
     scale: float = 0.0,
     softcap: float = 0.0,
@@ -96,8 +101,8 @@ def attend(
     column must see at least one column.
 
     "cudnn" never holds [B, H, L, S]; it runs on NVIDIA GPUs in 16 bits. It needs rows whose real tokens
-    come first, and reads only their number from the mask: attention is causal, with a `window` unless that
-    is 0. Padding columns see themselves alone.
+    come first, and reads only their number from the last line of the mask: attention is causal, with a
+    `window` unless that is 0. Padding columns see themselves alone.
     """
     if implementation == "cudnn":
         real = mask[:, -1]  # the columns that the last one sees

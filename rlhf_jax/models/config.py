@@ -137,8 +137,9 @@ class ModelConfig(Settings):
     parallel_residual: bool = False
     """Attention and MLP read the same residual stream, and their outputs are added (GPT-J, GPT-NeoX)."""
     attention: Literal["xla", "cudnn"] = "xla"
-    """Attention of full passes: xla holds all [B, H, L, L] logits; cudnn does not (NVIDIA GPUs, dtype
-    bfloat16, no softcap, one window for all layers). Prefill and decoding always use XLA."""
+    """Attention of full passes: xla holds all [B, H, L, L] logits below 1024 tokens, and blocks of them from
+    there on; cudnn holds none (NVIDIA GPUs, dtype bfloat16, no softcap, one window for all
+    layers). Prefill and decoding always use XLA."""
     remat: bool = False
     """Recompute each block in the backward pass: activation memory of one block, a third more compute."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"

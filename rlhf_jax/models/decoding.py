@@ -1,7 +1,9 @@
 """Decoding one token at a time: a prompt fills a cache of keys and values, and each token adds a column.
 
 Layers are unrolled, each with its own cache array, because a cache that passes through a scan is copied at
-every token.
+every token. On a mesh the weights of `ready` stay where they are, cut by all axes that hold parts of the
+parameters: moved once before the first token, where gathering them would hold the whole model or take more
+time than the token.
 """
 
 from typing import Any, NamedTuple
@@ -10,10 +12,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from rlhf_jax.models import transformer
+from rlhf_jax.models import sight, transformer
 from rlhf_jax.models.attention import LayerCache
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.ops.padding import refuse_segments
+from rlhf_jax.ops.padding import position_ids, refuse_segments
+from rlhf_jax.ops.reduce import divided, gathered, spread
+
+CHUNK = 1024  # most columns that pass the layers at once while a prompt fills the cache
+CUT = {"embedding": 0, "attention_out": 0, "down": 0}
+"""The dimension of a matrix that `ready` cuts; that of all others is 1."""
 
 
 class Cache(NamedTuple):
@@ -29,11 +36,18 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=No
     """Logits after the last column of left-padded prompts [B, P], and a cache with `room` more columns.
 
     A given `read` of the hidden states [B, D] replaces the logits. `params` may come from `ready`, with
-    unrolled layers. Raises ValueError where the mask holds segment numbers.
+    unrolled layers. Prompts of more than CHUNK columns pass in chunks of equal width. Raises ValueError
+    where the mask holds segment numbers.
     """
     transformer.check_context(cfg, tokens.shape[1] + room)
     refuse_segments(attention_mask, "a cache holds one prompt in each row")
-    model, block = transformer.Transformer(cfg, keep=True), transformer.Block(cfg, keep=True)
+    read = read or transformer.unembedding(cfg, params, stationary=True)
+    if tokens.shape[1] > CHUNK:
+        hidden, cache = _in_chunks(cfg, params, tokens, attention_mask, room)
+        return spread(read(gathered(hidden))), cache
+    apart = isinstance(params["blocks"], tuple)
+    model = transformer.Transformer(cfg, keep=True, stationary=True)  # but not the layers' scan
+    block = transformer.Block(cfg, keep=True, stationary=apart)
 
     def unrolled(x, positions, seen, local):
         layers = []
@@ -42,11 +56,11 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=No
             layers.append(kept)
         return x, layers
 
-    apart = unrolled if isinstance(params["blocks"], tuple) else None
-    found: Any = model.apply({"params": params}, tokens, attention_mask, apart, method="hidden")
+    blocks = unrolled if apart else None
+    found: Any = model.apply({"params": params}, tokens, attention_mask, blocks, method="hidden")
     hidden, kept = found
     layer = lambda i: kept[i] if apart else jax.tree.map(lambda x: x[i], kept)
-    logits = (read or transformer.unembedding(cfg, params))(hidden[:, -1])
+    logits = spread(read(gathered(hidden[:, -1])))
 
     def grow(x, axis):
         return jnp.pad(x, [(0, room if i == axis else 0) for i in range(x.ndim)])
@@ -93,9 +107,15 @@ def ready(cfg: ModelConfig, params):
     def cast(path, x):
         return x.astype(cfg.dtype) if path[-1].key in multiplied else x
 
+    def lay(path, x):
+        if path[-1].key == "kernel" or path[0].key == "embedding":
+            return divided(x, CUT.get(path[-2].key, 1))
+        return x
+
     params = jax.tree_util.tree_map_with_path(cast, params)
     layer = lambda i: jax.tree.map(lambda w: w[i], params["blocks"])
-    return params | {"blocks": tuple(map(layer, range(cfg.layers)))}
+    params = params | {"blocks": tuple(map(layer, range(cfg.layers)))}
+    return jax.tree_util.tree_map_with_path(lay, params)
 
 
 def decode(cfg: ModelConfig, params, cache: Cache, tokens: Int[Array, " B"], read=None):
@@ -103,19 +123,60 @@ def decode(cfg: ModelConfig, params, cache: Cache, tokens: Int[Array, " B"], rea
 
     `params` may come from `ready`.
     """
-    model, block = transformer.Transformer(cfg), transformer.Block(cfg)
     S = cache.attention_mask.shape[1]
     attention_mask = cache.attention_mask | (jnp.arange(S) == cache.column)[None]
-    positions = cache.positions[:, None]  # [B, 1]
-    x = model.apply({"params": params}, tokens[:, None], positions, method="embed")
-    layers, local = [], transformer.local_layers(cfg)
-    seen = transformer.masks(cfg, attention_mask[:, None], cache.column[None], jnp.arange(S))
+    seen = sight.masks(cfg, attention_mask[:, None], cache.column[None], jnp.arange(S))
     params = params if isinstance(params["blocks"], tuple) else ready(cfg, params)
-    for i, (layer, weights) in enumerate(zip(cache.layers, params["blocks"], strict=True)):
-        x, layer = block.apply(
-            {"params": weights}, x, positions, seen, local[i], layer, cache.column
-        )
-        layers.append(layer)
-    hidden = model.apply({"params": params}, x, method="finish")
-    logits = (read or transformer.unembedding(cfg, params))(hidden)
-    return logits, Cache(tuple(layers), attention_mask, cache.positions + 1, cache.column + 1)
+    hidden, layers = _through(
+        cfg, params, cache.layers, tokens[:, None], cache.positions[:, None], seen, cache.column
+    )
+    read = read or transformer.unembedding(cfg, params, stationary=True)
+    logits = spread(read(gathered(hidden)))
+    return logits, Cache(layers, attention_mask, cache.positions + 1, cache.column + 1)
+
+
+def _through(cfg: ModelConfig, params, layers, tokens, positions, seen, column):
+    """Hidden states [B n, D] of tokens [B, n] in the columns from `column` on, and the layers' cache that
+    holds them."""
+    model = transformer.Transformer(cfg, stationary=True)
+    block = transformer.Block(cfg, stationary=True)
+    x = model.apply({"params": params}, tokens, positions, method="embed")
+    written, local = [], sight.local_layers(cfg)
+    for i, (layer, weights) in enumerate(zip(layers, params["blocks"], strict=True)):
+        x, layer = block.apply({"params": weights}, x, positions, seen, local[i], layer, column)
+        written.append(layer)
+    return model.apply({"params": params}, x, method="finish"), tuple(written)
+
+
+def _in_chunks(cfg: ModelConfig, params, tokens, attention_mask, room: int):
+    """Hidden states [B, D] of the last column of prompts [B, P], and the cache, a chunk of columns at a
+    time.
+
+    The last chunk may overlap the one before, and then computes the same keys and values again.
+    """
+    B, P = tokens.shape
+    count = -(-P // CHUNK)
+    width = -(-P // count)
+    tokens, positions = jnp.where(attention_mask, tokens, 0), position_ids(attention_mask)
+    real = jnp.pad(attention_mask, ((0, 0), (0, room)))
+    params = params if isinstance(params["blocks"], tuple) else ready(cfg, params)
+    heads, head = cfg.kv_heads or cfg.heads, cfg.head_dim or cfg.d_model // cfg.heads
+    empty = LayerCache(
+        keys=jnp.zeros((B, heads, head, P + room), cfg.dtype),
+        values=jnp.zeros((B, heads, P + room, head), cfg.dtype),
+    )
+
+    def chunk(i, carry):
+        layers, _ = carry
+        at = jnp.minimum(i * width, P - width)
+        cut = lambda x: jax.lax.dynamic_slice_in_dim(x, at, width, axis=1)
+        columns = at + jnp.arange(width)
+        seen = sight.of_columns(cut(attention_mask), real, at)
+        seen = sight.masks(cfg, seen, columns, jnp.arange(P + room))
+        hidden, layers = _through(cfg, params, layers, cut(tokens), cut(positions), seen, at)
+        return layers, hidden.reshape(B, width, -1)[:, -1]
+
+    start = (empty,) * cfg.layers, jnp.zeros((B, cfg.d_model), cfg.dtype)
+    layers, hidden = jax.lax.fori_loop(0, count, chunk, start)
+    column, real_tokens = jnp.int32(P), jnp.sum(attention_mask, axis=1, dtype=jnp.int32)
+    return hidden, Cache(layers, real, real_tokens, column)

@@ -10,25 +10,22 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from rlhf_jax.models import sight
 from rlhf_jax.models.attention import (
     LayerCache,
     attend,
     attend_cached,
+    cached,
     rotary_speeds,
     rotate,
     softcapped,
 )
+from rlhf_jax.models.blockwise import attend_by_blocks
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.ops.padding import (
-    AttentionMask,
-    position_ids,
-    refuse_segments,
-    right_pad,
-    visible_columns,
-)
-from rlhf_jax.ops.reduce import spread, whole
+from rlhf_jax.ops.padding import AttentionMask, position_ids, refuse_segments, right_pad
+from rlhf_jax.ops.reduce import apart, gathered, spread, whole
 
 ACTIVATIONS = {
     "gelu": nn.gelu,
@@ -74,20 +71,6 @@ def norm(cfg: ModelConfig, name: str | None = None):
     )
 
 
-def masks(
-    cfg: ModelConfig, mask, columns, of: Int[Array, " S"]
-) -> tuple[Bool[Array, "B L S"], ...]:
-    """Attention masks of tokens in `columns` [L] over columns `of`: one for global layers, one for local
-    layers.
-
-    A single mask serves all layers where the two do not differ.
-    """
-    if not cfg.window:
-        return (mask,)
-    near = mask & ((columns[:, None] - of[None]) % len(of) < cfg.window)[None]  # a cache is a ring
-    return (mask, near) if len(set(cfg.local)) < cfg.layers else (near,)
-
-
 def turns(cfg: ModelConfig, width: int, local) -> tuple[Array, Any]:
     """Rotary speeds and gain of a head of `width`, in a local or a global layer."""
     turned = int(width * cfg.rotary_share)
@@ -96,11 +79,6 @@ def turns(cfg: ModelConfig, width: int, local) -> tuple[Array, Any]:
         return whole
     near = rotary_speeds(turned, cfg.rope_theta_local), 1.0
     return jnp.where(local, near[0], whole[0]), jnp.where(local, near[1], whole[1])
-
-
-def local_layers(cfg: ModelConfig) -> Bool[Array, " layers"]:
-    """True for each local layer."""
-    return jnp.isin(jnp.arange(cfg.layers), jnp.array(cfg.local, int))
 
 
 class Dense(nn.Module):
@@ -113,14 +91,16 @@ class Dense(nn.Module):
     width: int
     scale: float = 1.0
     bias: bool = False  # adds a bias even where `cfg.bias` is False
+    stationary: bool = False  # rows move to the weights of `decoding.ready`
 
     @nn.compact
     def __call__(self, x):  # noqa: D102
         cfg = self.cfg
         init = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.width), cfg.param_dtype)
-        x, kernel = spread(x.astype(cfg.dtype)), kernel.astype(cfg.dtype)
-        y = spread(x @ kernel)
+        move = gathered if self.stationary else spread
+        x, kernel = move(x.astype(cfg.dtype)), kernel.astype(cfg.dtype)
+        y = move(x @ kernel)
         if self.has_variable("params", "lora_a"):
             a, b = (self.get_variable("params", name) for name in ("lora_a", "lora_b"))
             y += x @ a.astype(cfg.dtype) @ b.astype(cfg.dtype)
@@ -135,10 +115,11 @@ class Block(nn.Module):
 
     cfg: ModelConfig
     keep: bool = False  # return this pass's keys and values, for a cache
+    stationary: bool = False
 
     @nn.compact
     def __call__(self, x, positions, masks, local, cache=None, column=0):
-        """(x [B L, D], this layer's keys and values, or the cache with those of one token at `column`).
+        """(x [B L, D], this layer's keys and values, or the cache with those of L tokens from `column` on).
 
         `masks` are those of global and of local layers, or one for all; `local` is True for a local layer.
         """
@@ -146,15 +127,18 @@ class Block(nn.Module):
         kv_heads, width = cfg.kv_heads or cfg.heads, cfg.head_dim or cfg.d_model // cfg.heads
         to_residual = (2 * cfg.layers) ** -0.5
 
+        dense = partial(Dense, cfg, stationary=self.stationary)
         before = lambda name, x: norm(cfg, name)(x) if cfg.norm_place != "after" else x
         after = lambda name, y: norm(cfg, name)(y) if cfg.norm_place != "before" else y
 
+        x = whole(x) if self.stationary else x
         y = before("attention_norm", x)
 
         def heads(name, n, normed):
-            z = Dense(cfg, n * width, bias=cfg.qkv_bias, name=name)(y)
+            z = dense(n * width, bias=cfg.qkv_bias, name=name)(y)
             if normed and cfg.qk_norm == "all":
                 z = norm(cfg, f"{name}_norm")(z)
+            z = apart(z.reshape(B, L, -1)) if self.stationary else z  # as the cache lies
             z = z.reshape(B, L, n, width)
             return norm(cfg, f"{name}_norm")(z) if normed and cfg.qk_norm == "head" else z
 
@@ -162,19 +146,23 @@ class Block(nn.Module):
         v = heads("value", kv_heads, False)
         if cfg.positions == "rotary":
             q, k = (rotate(z, positions, *turns(cfg, width, local)) for z in (q, k))
-        mask = masks[0] if len(masks) == 1 else jnp.where(local, masks[1], masks[0])
+        mask = sight.chosen(masks, local)
         how: dict[str, Any] = dict(scale=cfg.attention_scale, softcap=cfg.attention_softcap)
-        kept = cached(k, v) if self.keep or cache is not None else None
-        if kept is None or cache is None:
-            how |= {} if self.keep else dict(window=cfg.window, implementation=cfg.attention)
-            attended = attend(q, k, v, mask, **how)
-        else:
+        keep, by_blocks = self.keep or cache is not None, isinstance(mask, sight.Sight)
+        kept: Any = cached(k, v) if keep or by_blocks else None
+        if cache is not None:
             put = jax.lax.dynamic_update_slice
             keys = put(cache.keys, kept.keys, (0, 0, 0, column))
             kept = LayerCache(keys, put(cache.values, kept.values, (0, 0, column, 0)))
+        if by_blocks:
+            attended = attend_by_blocks(q, kept, mask, cfg.attention_scale, cfg.attention_softcap)
+        elif cache is None:
+            how |= {} if keep else dict(window=cfg.window, implementation=cfg.attention)
+            attended = attend(q, k, v, mask, **how)
+        else:
             attended = attend_cached(q, kept, mask, **how)
         attended = attended.reshape(B * L, -1)
-        attended = Dense(cfg, cfg.d_model, to_residual, name="attention_out")(attended)
+        attended = dense(cfg.d_model, to_residual, name="attention_out")(attended)
         attended = after("attention_after_norm", attended)
 
         if not cfg.parallel_residual:
@@ -183,18 +171,13 @@ class Block(nn.Module):
         d_mlp = cfg.d_mlp or 4 * cfg.d_model
         act = ACTIVATIONS[cfg.activation]
         if cfg.activation in ("swiglu", "geglu"):
-            y = act(Dense(cfg, d_mlp, name="gate")(y)) * Dense(cfg, d_mlp, name="up")(y)
+            y = act(dense(d_mlp, name="gate")(y)) * dense(d_mlp, name="up")(y)
         else:
-            y = act(Dense(cfg, d_mlp, name="up")(y))
-        y = Dense(cfg, cfg.d_model, to_residual, name="down")(y)
+            y = act(dense(d_mlp, name="up")(y))
+        y = dense(cfg.d_model, to_residual, name="down")(y)
         y = after("mlp_after_norm", y)
         x = x + y if not cfg.parallel_residual else x + attended + y
-        return x, kept
-
-
-def cached(k: Float[Array, "B L K h"], v: Float[Array, "B L K h"]) -> LayerCache:
-    """Keys and values in the layout of a cache."""
-    return LayerCache(keys=jnp.transpose(k, (0, 2, 3, 1)), values=jnp.swapaxes(v, 1, 2))
+        return x, kept if keep else None
 
 
 class Transformer(nn.Module):
@@ -202,6 +185,7 @@ class Transformer(nn.Module):
 
     cfg: ModelConfig
     keep: bool = False
+    stationary: bool = False
 
     def setup(self):  # noqa: D102
         cfg = self.cfg
@@ -235,13 +219,19 @@ class Transformer(nn.Module):
 
     def embed(self, tokens, positions):
         """Flat stream [B L, D] of token (and learned position) embeddings."""
-        look_up = lambda table, at: spread(whole(table.embedding).astype(self.cfg.dtype)[at])
+
+        def look_up(table, at):
+            if self.stationary:
+                return gathered(table.embedding.astype(self.cfg.dtype)[gathered(at)])
+            return spread(whole(table.embedding).astype(self.cfg.dtype)[at])
+
         x = look_up(self.embedding, tokens)
         if self.cfg.embedding_scale != 1:
             x = x * jnp.asarray(self.cfg.embedding_scale, x.dtype)
         if self.cfg.positions == "learned":
             x = x + look_up(self.position_embedding, positions)
-        return spread(x.reshape(-1, self.cfg.d_model))
+        move = gathered if self.stationary else spread
+        return move(x.reshape(-1, self.cfg.d_model))
 
     def hidden(
         self, tokens: Int[Array, "B L"], attention_mask: AttentionMask, blocks=None
@@ -256,8 +246,7 @@ class Transformer(nn.Module):
         tokens = jnp.where(attention_mask, tokens, 0)  # token ids of padding are never looked up
         moved = self.cfg.attention == "cudnn" and not self.keep
         # What stands on padding before a row's first real token sees itself alone, at position 0: where a
-        # prompt is empty, that is what predicts the response's first token, in `prefill` as here. Beside
-        # segments all padding does
+        # prompt is empty, that is what predicts the response's first token, in `prefill` as here
         if moved:  # it wants real tokens first: each goes to the column of its position, and back
             refuse_segments(
                 attention_mask, 'model.attention = "cudnn" does not take them ("xla" does)'
@@ -266,14 +255,12 @@ class Transformer(nn.Module):
             places = jnp.where(attention_mask, position_ids(attention_mask), count)[..., None]
             tokens, attention_mask = right_pad(tokens, attention_mask)
             positions = jnp.where(attention_mask, position_ids(attention_mask), 0)
-            sight = attention_mask[:, None]
+            seen = (attention_mask[:, None],)
         else:
             positions = position_ids(attention_mask)
-            sight = visible_columns(attention_mask) | jnp.eye(L, dtype=bool)[None]
-        mask = jnp.tril(jnp.ones((L, L), bool))[None] & sight  # [B, L, L]
-        seen = (mask,) if moved else masks(self.cfg, mask, jnp.arange(L), jnp.arange(L))
+            seen = sight.of_pass(self.cfg, attention_mask)
         x, kept = (blocks or self.blocks)(
-            self.embed(tokens, positions), positions, seen, local_layers(self.cfg)
+            self.embed(tokens, positions), positions, seen, sight.local_layers(self.cfg)
         )
         hidden = self.finish(x).reshape(B, L, -1)
         if moved:
@@ -282,13 +269,14 @@ class Transformer(nn.Module):
 
     def unembed(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n V"]:
         """Logits, summed in float32 whatever the dtype of the factors, and not rounded to `dtype`."""
-        flat = spread(hidden.reshape(-1, hidden.shape[-1]))
+        move = gathered if self.stationary else spread
+        flat = move(hidden.reshape(-1, hidden.shape[-1]))
         if self.cfg.tied:
             flat, table = (x.astype(self.cfg.dtype) for x in (flat, self.embedding.embedding))
             logits = jnp.dot(flat, table.T, preferred_element_type=jnp.float32)
         else:
             logits = self.unembedding(flat)
-        logits = softcapped(spread(logits), self.cfg.logit_softcap)
+        logits = softcapped(move(logits), self.cfg.logit_softcap)
         return logits.reshape(*hidden.shape[:-1], -1)
 
     def finish(self, x):
@@ -300,6 +288,7 @@ class Transformer(nn.Module):
         return self.unembed(self.hidden(tokens, attention_mask)[0])
 
 
-def unembedding(cfg: ModelConfig, params):
-    """`read(hidden) -> logits`, the default `read` of prefill and decode."""
-    return lambda hidden: Transformer(cfg).apply({"params": params}, hidden, method="unembed")
+def unembedding(cfg: ModelConfig, params, stationary: bool = False):
+    """`read(hidden) -> logits`; the `stationary` one is the default `read` of prefill and decode."""
+    model = Transformer(cfg, stationary=stationary)
+    return lambda hidden: model.apply({"params": params}, hidden, method="unembed")

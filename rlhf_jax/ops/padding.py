@@ -5,6 +5,7 @@ one row it holds integers: 0 for padding, and the number of its segment for a re
 segment see each other and no others.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
@@ -17,8 +18,13 @@ def position_ids(attention_mask: AttentionMask) -> Int[Array, "B L"]:
     In a mask of segment numbers, only tokens of the column's own segment count, and padding is at 0.
     """
     if attention_mask.dtype != bool:
-        before = jnp.tril(visible_columns(attention_mask), -1)
-        return jnp.sum(before, axis=2, dtype=jnp.int32)
+        order = jnp.argsort(attention_mask, axis=1, stable=True)  # its tokens beside each other
+        numbers = jnp.take_along_axis(attention_mask, order, axis=1)
+        begins = jnp.diff(numbers, axis=1, prepend=numbers[:, :1] - 1) != 0
+        place = jnp.broadcast_to(jnp.arange(numbers.shape[1], dtype=jnp.int32), numbers.shape)
+        place -= jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
+        place = jnp.take_along_axis(place, jnp.argsort(order, axis=1), axis=1)
+        return jnp.where(attention_mask != 0, place, 0)
     mask = attention_mask.astype(jnp.int32)
     return jnp.cumsum(mask, axis=1) - mask
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax import optimizer, train_step
+from rlhf_jax import optimizer, sampling, train_step
 from rlhf_jax.algorithms import ppo
-from rlhf_jax.batches import PPORollout, Samples
+from rlhf_jax.batches import PPORollout, Prompts, Samples
 from rlhf_jax.devices import parallel, sharding
-from rlhf_jax.models import lora, networks, transformer
+from rlhf_jax.models import decoding, lora, networks, transformer
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.ops import reduce
 from rlhf_jax.ops.reduce import DATA
@@ -152,3 +153,46 @@ def test_without_the_constraints_activations_would_be_moved(monkeypatch):
         monkeypatch.setattr(module, "spread", lambda tree, axis=0: tree)
     gathered = collectives(update_on(1, 8, 1)[2], "all-gather")
     assert any(len(x) == 2 and x[0] == B // 2 * (PROMPT + T) for x in gathered)
+
+
+def sampler_on(sizes, slots=0, buckets=1, kind="llama", layers=6):
+    """(the text of a compiled sampler on a mesh, a device's temporary bytes, the bytes of all parameters)."""
+    cfg = ModelConfig(vocab_size=1024, context=32, layers=layers, d_model=64, heads=8, d_mlp=256)
+    lm, devices = networks.language_model(replace(cfg, **KINDS[kind])), parallel.on_mesh(*sizes)
+    shapes = jax.eval_shape(lm.init, jax.random.key(0))
+    lies = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+    params = jax.tree.map(lies, shapes, devices.places(shapes))
+    rows, width = (jax.ShapeDtypeStruct(x, np.int32) for x in ((B,), (B, 8)))
+    prompts = Prompts(width, jax.ShapeDtypeStruct((B, 8), bool), rows, rows)
+    cfg = sampling.SampleConfig(length=8, stop=(1,), slots=slots, buckets=buckets)
+    sample = devices.compile(sampling.make_sample(lm, cfg), (P(), P(DATA), P()), P(DATA))
+    program = sample.lower(params, prompts, jax.eval_shape(lambda: jax.random.key(0))).compile()
+    whole = sum(math.prod(x.shape) * 4 for x in jax.tree.leaves(shapes))
+    return program.as_text(), program.memory_analysis().temp_size_in_bytes, whole
+
+
+@pytest.mark.parametrize(
+    ("sizes", "settings"),
+    [
+        ((1, 8, 1), {}),
+        ((1, 8, 1), dict(slots=16, buckets=2, layers=2)),
+        pytest.param((2, 2, 2), {}, marks=pytest.mark.more),
+        pytest.param((1, 8, 1), dict(kind="gpt2"), marks=pytest.mark.more),
+    ],
+)
+def test_the_sampler_holds_one_gathered_layer_at_most(sizes, settings):
+    """The prompt's layers are gathered in their scan; tokens move to weights that stay where they are."""
+    text, temporary, whole = sampler_on(sizes, **settings)
+    assert temporary < whole / 2
+    # no table [1024, 64], nor [layers, ...]
+    assert max(map(math.prod, collectives(text, "all-gather"))) <= 64 * 256
+
+
+def test_weights_that_the_sampler_does_not_hold_in_place_would_all_be_gathered(monkeypatch):
+    """So the test above can fail."""
+    for module in (transformer, decoding):
+        monkeypatch.setattr(module, "gathered", reduce.spread)
+    monkeypatch.setattr(decoding, "divided", lambda matrix, axis: matrix)
+    text, temporary, whole = sampler_on((1, 8, 1))
+    assert temporary > whole
+    assert (64, 1024) in collectives(text, "all-gather")  # the unembedding

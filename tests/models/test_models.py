@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rlhf_jax.models import decoding, networks, transformer
+from rlhf_jax.models import blockwise, decoding, networks, sight, transformer
 from rlhf_jax.models.attention import rotary_speeds, rotate
 from rlhf_jax.models.config import ModelConfig, RopeScaling
 
@@ -317,6 +317,40 @@ def test_cached_decoding_equals_the_uncached_forward_pass(kind):
         np.testing.assert_allclose(jax.nn.log_softmax(logits), want[:, t - 1], atol=1e-5)
         if t < 9:
             logits, cache = decode(params, cache, tokens[:, t])
+
+
+def by_blocks(monkeypatch):
+    """From here on, what is compiled attends by blocks of a few columns, whatever the length."""
+    monkeypatch.setattr(sight, "LONG", 1)
+    monkeypatch.setattr(blockwise, "QUERIES", 4)
+    monkeypatch.setattr(blockwise, "KEYS", 5)
+
+
+def test_logits_by_blocks_are_those_of_a_whole_mask(kind, monkeypatch):
+    cfg, params = kind
+    tokens, _ = inputs(*SEGMENTS.shape)
+
+    def logits():  # compiled anew
+        apply = jax.jit(lambda p, t, m: transformer.Transformer(cfg).apply({"params": p}, t, m))
+        return [apply(params, tokens, jnp.array(mask)) for mask in (SEGMENTS, SEGMENTS > 0)]
+
+    want = logits()
+    by_blocks(monkeypatch)
+    for a, b in zip(logits(), want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        assert not np.array_equal(a, b)  # it is another program
+
+
+@pytest.mark.parametrize("chunk", [3, 5])  # three chunks, or two that overlap
+def test_a_prompt_in_chunks_fills_the_cache_as_at_once(kind, monkeypatch, chunk):
+    cfg, params = kind
+    tokens, mask = inputs()
+    fill = lambda p: jax.jit(partial(decoding.prefill, cfg, room=4))(p, tokens, mask)
+    want = fill(params)
+    by_blocks(monkeypatch)
+    monkeypatch.setattr(decoding, "CHUNK", chunk)
+    weights = decoding.ready(cfg, params) if chunk == 3 else params
+    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-5), fill(weights), want)
 
 
 @pytest.mark.parametrize(
