@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.data import dialogues
 from rlhf_jax.data.transcripts import Turns
-from rlhf_jax.devices import hosts, parallel
+from rlhf_jax.devices import dry_run, hosts, parallel
 from rlhf_jax.devices.parallel import Devices
 from rlhf_jax.models import networks
 from rlhf_jax.pipeline import (
@@ -15,6 +15,7 @@ from rlhf_jax.pipeline import (
     lengths,
     lessons,
     long_texts,
+    plan,
     pretrained,
     reading,
     results,
@@ -60,7 +61,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     """
     cfg = settings.resolve(cfg)
     sizes = stages.parts("sft", cfg.sft) | stages.parts("reward", cfg.reward)
-    devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
+    devices = plan.layout(parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts))
     chat, task = dialogues.template(cfg.tokenizer), settings.task_of(cfg)
     read = reading.read(cfg.data, task, cfg.seed, chat, cfg.needs())
     lessons.check(cfg, read.pairs)
@@ -77,9 +78,9 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     cfg, lm = pretrained.fitted(settings.with_tokens(cfg, words), words)
     columns = cfg.data.prompt_length, cfg.sample.length
     runs.record(folder, "used", cfg)
-    if cfg.wandb and hosts.is_first():
+    if cfg.wandb and hosts.is_first() and not dry_run.current():
         tracker.start(folder)
-    return Prepared(
+    run = Prepared(
         name=name,
         cfg=cfg,
         folder=folder,
@@ -93,6 +94,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
         scorer=scorer,
         load_reward=pretrained.scorer(cfg, words, columns) if cfg.reward_model else None,
     )
+    return plan.begun(run)
 
 
 def opened(name: str, cfg: Any) -> pathlib.Path | None:
@@ -100,6 +102,8 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
     start = pathlib.Path(cfg.start_from) if cfg.start_from else None
     if start:
         reuse.check(start, cfg, settings.RunConfig())
+    if dry_run.current():
+        return plan.opened(name, cfg, start)
     folder = runs.open_run(name, cfg, cfg.run, content=lambda: inputs.content(cfg))
     if results.is_finished(folder, results.again(name)):
         return None
