@@ -103,7 +103,7 @@ def written(name: str, dry: DryRun, stopped: str = "") -> list[str]:
         "",
     ]
     unit, divisor = ("GB", 1e9) if _peak(dry) >= 1e9 else ("MB", 1e6)
-    stages = dict.fromkeys(call.stage for call in dry.calls.values())
+    stages = dict.fromkeys([*list(dry.on_host)[:1], *(stage for stage, _ in dry.calls)])
     rows = [_memory(stage, dry, divisor) for stage in stages]
     lines += [f"  memory in {unit}: of a device, and of the host", *table(MEMORY, rows), ""]
     most = max(dry.calls.values(), key=lambda call: call.peak, default=None)
@@ -208,7 +208,7 @@ def _memory(stage: str, dry: DryRun, divisor: float) -> tuple[str, ...]:
     is_step = lambda call: call.trains
     is_sampling = lambda call: call.samples
     most = lambda kind: max((call.more for call in calls if kind(call)), default=0)
-    held = {kind: max(call.held[kind] for call in calls) for kind in KINDS}
+    held = {kind: max((call.held[kind] for call in calls), default=0) for kind in KINDS}
     loop = next((x for x in dry.loops if x.stage == stage), None)
     other = lambda call: not is_step(call) and not is_sampling(call)
     shown = lambda x: f"{x / divisor:,.2f}" if x else "-"
@@ -216,7 +216,7 @@ def _memory(stage: str, dry: DryRun, divisor: float) -> tuple[str, ...]:
         stage,
         *map(shown, held.values()),
         *(shown(most(kind)) for kind in (is_step, is_sampling, other)),
-        shown(max(call.peak for call in calls)),
+        shown(max((call.peak for call in calls), default=0)),
         shown(dry.on_host.get(stage, 0)),
         shown(loop.saved if loop else 0),
     )

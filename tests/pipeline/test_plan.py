@@ -108,6 +108,17 @@ def test_steps_and_responses_are_those_of_the_metrics(both):
     assert dry.drawn == {"comparisons": 2 * len(asked), "results": 2 * len(said)}
 
 
+def test_stages_of_another_run_are_not_planned_again(both, monkeypatch):
+    monkeypatch.setattr(memory, "taken", lambda lowered: 1)
+    dry, stopped = planned("ppo", [*PPO, *MESH, "--start-from", str(both[1])])
+    assert not stopped
+    assert {x.stage: x.copied for x in dry.loops} == {
+        "sft": True, "reward": True, "held_out_reward": True, "ppo": False,
+    }  # fmt: skip
+    assert not dry.drawn["comparisons"]
+    assert "\n".join(plan_table.written("ppo", dry)).count("copied") == 3
+
+
 PAIRS = "--data.pairs 96 "
 EVERY = {
     "reward": PAIRS,
@@ -138,7 +149,8 @@ def test_every_method_is_planned_to_its_end(name, monkeypatch, tmp_path):
     ]
     if hasattr(found, "rl") and hasattr(found.rl, "iterations") and "--rl.batch-size" not in given:
         given += parts("--rl.iterations 3 --rl.batch-size 8")
-    dry, stopped = planned(name, [*given, *MESH])
+    layout = parts("--devices pmap") if name == "online_dpo" else MESH
+    dry, stopped = planned(name, [*given, *layout])
     assert not stopped
     stage = dry.loops[-1]
     assert stage.stage == OWN.get(name, name)
@@ -172,8 +184,8 @@ def test_a_model_is_planned_from_its_config_and_its_tokenizer_alone(monkeypatch,
     weights = 29 * 32 + 3 * (4 * 32 * 32 + 3 * 32 * 48 + 2 * 32) + 32
     assert stage.trained == weights
     largest = 3 * 32 * 48  # it is copied as it is moved
-    most = {"start": weights, "dpo": weights, "after dpo": 2 * weights}
-    assert dry.on_host == {stage: 4 * (n + largest) for stage, n in most.items()}
+    most = {"start": weights + largest, "dpo": weights, "after dpo": 2 * weights + largest}
+    assert dry.on_host == {stage: 4 * n for stage, n in most.items()}
 
 
 def test_devices_need_not_exist(tmp_path):
