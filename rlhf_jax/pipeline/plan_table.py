@@ -1,7 +1,7 @@
 """The text of a plan: data, steps, parameters and memory."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 
@@ -49,7 +49,7 @@ def _loops_ahead(run: "Prepared") -> str:
 
 
 def _model(run: "Prepared") -> str:
-    cfg, rl = run.cfg, getattr(run.cfg, "rl", None)
+    cfg, rl = run.cfg, cast(Any, getattr(run.cfg, "rl", None))
     key = jax.random.key(0)
     policy = jax.eval_shape(run.lm.init, key)
     start = policy
@@ -60,9 +60,8 @@ def _model(run: "Prepared") -> str:
     state = jax.eval_shape(lambda p: train_step.init_state(p, tx), trained)
     held = sum(share_of(run.devices, tree) for tree in (state, base))
     return (
-        f"{number(count(policy))} parameters in the policy, {number(count(trained))} trained by the method; "
-        f"{memory.size(held)} per device of parameters and optimizer state "
-        "(--plan says what a step takes)"
+        f"{number(count(policy))} parameters in the policy, {number(count(trained))} trained; "
+        f"{memory.size(held)} per device of parameters and optimizer state (--plan: what steps take)"
     )
 
 
