@@ -151,6 +151,10 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     settings, on, theirs = cut_at(args, "--on")
     settings, hosts_at, more = cut_at(settings, "--distributed")  # needed before any use of JAX
     settings += more
+    try:
+        settings, planned = process.cut_plan(settings)
+    except ValueError as error:
+        return _refused(str(error), 2)
     if not args or args[0] in ("-h", "--help"):
         print(listing(known))
         return 0
@@ -191,6 +195,10 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
             )
         prog = f"{process.command()} {command}"
         way = on and command_line.parse(submit.KINDS[on], theirs, prog=f"{prog} --on {on}")
+        if planned is not None and (on or hosts_at):
+            raise ValueError("--plan starts nothing anywhere: leave out --on and --distributed")
+        if planned:
+            process.imagine_devices(planned)
         if hosts_at is not None:
             _join(hosts_at)
         exp = load_file(file, name) if file else load(name, folder)
@@ -203,6 +211,10 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
             here, program = _self()
             what = str(file.resolve()) if file else name
             return submit.send(way, name, ["python", *program, what, *settings], here)
+        if planned is not None:
+            from rlhf_jax.pipeline import plan
+
+            return plan.show(name, exp.main, cfg, planned)
         exp.main(cfg)
     except Exception as error:
         if hosts_at is not None:
@@ -283,6 +295,7 @@ def listing(known: dict[str, Place]) -> str:
         f"{command} new NAME --from EXPERIMENT writes NAME.py, a copy to edit; ./NAME.py starts it.",
         "--config FILE takes settings from a run's config.json or from YAML; typed ones come after.",
         "--on slurm, tpu-vm or k8s runs the command there; --on slurm --help explains its settings.",
+        "--plan starts nothing and says steps, tokens and memory; --plan-devices 8 imagines devices.",
         "--distributed auto (or HOST:PORT,PROCESSES,THIS-ONE) joins the processes of several hosts.",
     ])  # fmt: skip
 

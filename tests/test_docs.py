@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from rlhf_jax import launcher
+from rlhf_jax.devices import process
 from rlhf_jax.runs import command_line
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -29,6 +30,7 @@ def commands(text: str):
 def refused(words: list[str]) -> str | None:
     """The first word that the launcher would refuse; None where there is none."""
     known = launcher.experiments(launcher.EXPERIMENTS)
+    words, _ = process.cut_plan(words)
     name, *settings = launcher.cut_at(launcher.cut_at(words, "--on")[0], "--distributed")[0] or [
         "--help"
     ]

@@ -74,7 +74,8 @@ def weight_average(params):
     Averaging works for weights that started at one point and did not move far: use a shared head and a
     small learning rate. Any other average may be worse than every member.
     """
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0), params)
+    mean = lambda x: x.astype("float32").mean(axis=0).astype(x.dtype)
+    return jax.tree.map(mean, params)
 
 
 def disagreement(scores: Float[Array, "M B"]) -> Float[Array, " B"]:

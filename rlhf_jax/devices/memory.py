@@ -1,5 +1,6 @@
 """The device memory that a compiled program needs, announced before its first call."""
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,10 +14,9 @@ FULL = 0.95  # fraction of a device's memory above which a warning is printed
 
 def held() -> int:
     """Bytes of all arrays on the first device of this process."""
-    device, seen = jax.local_devices()[0], 0
-    for x in jax.live_arrays():
-        seen += sum(s.data.nbytes for s in x.addressable_shards if s.device == device)
-    return seen
+    device = jax.local_devices()[0]
+    here = (x for x in jax.live_arrays() if device in x.sharding.device_set)
+    return sum(share(x, x.sharding) for x in here)  # to look at their shards would make more arrays
 
 
 def room() -> int:
@@ -29,10 +29,21 @@ def room() -> int:
 
 def more(fn: Callable, *args) -> int:
     """Bytes on a device that `fn(*args)`, compiled here, takes beside its arguments; 0 if unknown."""
-    stats = fn.lower(*args).compile().memory_analysis()  # the call that follows finds it compiled
+    return taken(fn.lower(*args))  # the call that follows finds it compiled
+
+
+def taken(lowered) -> int:
+    """Bytes on a device that a lowered function takes beside its arguments; 0 if unknown."""
+    stats = lowered.compile().memory_analysis()
     if stats is None:
         return 0
     return stats.output_size_in_bytes - stats.alias_size_in_bytes + stats.temp_size_in_bytes
+
+
+def share(x, sharding: jax.sharding.Sharding | None) -> int:
+    """Bytes on one device of an array, or of a shape, in a sharding; all bytes where that is None."""
+    shape = x.shape if sharding is None else sharding.shard_shape(tuple(x.shape))
+    return math.prod(shape) * x.dtype.itemsize
 
 
 def announce_memory(name: str, fn: Callable, remedy: str) -> Callable:
@@ -40,6 +51,8 @@ def announce_memory(name: str, fn: Callable, remedy: str) -> Callable:
 
     An estimate above the memory of the device prints a warning with the `remedy`; the call is tried anyway.
     """
+    if hasattr(fn, "named"):  # of a dry run, which keeps the estimate
+        return fn.named(name)
     calls = []
 
     def call(*args):
@@ -55,11 +68,12 @@ def print_estimate(name: str, held: int, more: int, room: int, remedy: str):
     """Prints the memory of a stage, and a warning if it exceeds the device; only in the first process."""
     if not hosts.is_first():
         return
-    text = f"{_size(held)} held and {_size(more)} more in a step, of {_size(room)} per device"
+    text = f"{size(held)} held and {size(more)} more in a step, of {size(room)} per device"
     print(f"{name}: memory {text}", flush=True)
     if held + more > FULL * room:
         print(f"warning: {name} may not fit ({text}): try {remedy}", file=sys.stderr, flush=True)
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """A number of bytes in words."""
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -158,3 +158,26 @@ def cut_at(settings: list[str], option: str) -> tuple[list[str], str | None, lis
         if word.startswith(f"{option}="):
             return settings[:at], word.partition("=")[2], settings[at + 1 :]
     return settings, None, []
+
+
+def cut_plan(settings: list[str]) -> tuple[list[str], str | None]:
+    """(words without `--plan` and `--plan-devices N`, N); None without `--plan`, and empty without a number.
+
+    Raises ValueError for `--plan-devices` alone, or without a number of devices.
+    """
+    before, count, after = cut_at(settings, "--plan-devices")
+    rest = [word for word in (*before, *after) if word != "--plan"]
+    planned = len(rest) < len(before) + len(after)
+    if count is not None and not (planned and count.isdecimal() and int(count)):
+        raise ValueError(
+            f'plan-devices = "{count}" must be a number of devices beside --plan: give --plan '
+            "--plan-devices 8"
+        )
+    return rest, (count or "") if planned else None
+
+
+def imagine_devices(count: str):
+    """Gives JAX, before its first use, so many devices, each a part of this machine's CPU."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
+    os.environ["JAX_PLATFORMS"] = "cpu"

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -16,5 +15,5 @@ def after(kept: dict[str, Any], params, loss) -> dict[str, Any]:
     """The part of a carry once `params` were found to have this loss; a better `best` is a copy."""
     if not loss < kept["lowest"]:
         return {x: kept[x] for x in ("best", "lowest")} | {"since": np.int32(kept["since"] + 1)}
-    best = jax.tree.map(jnp.copy, params)
+    best = jax.tree.map(lambda x: x.copy(), params)
     return {"best": best, "lowest": np.float32(loss), "since": np.int32(0)}

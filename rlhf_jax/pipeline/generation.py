@@ -93,8 +93,9 @@ def rows_of(devices: Devices, n: int, most: int = 256) -> int:
 @functools.cache
 def compiled(compile: Callable, fn: Callable) -> Callable:
     """`fn(params, tokens, attention_mask)` on records with rows, compiled once per function."""
-    of_record = lambda params, x: fn(params, x.tokens, x.attention_mask)
-    return compile(of_record, (P(), P(DATA)), P(DATA))
+    score = lambda params, x: fn(params, x.tokens, x.attention_mask)
+    score.__name__ = "score"
+    return compile(score, (P(), P(DATA)), P(DATA))
 
 
 def make_score(devices: Devices, fn, params) -> Callable:

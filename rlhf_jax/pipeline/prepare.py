@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.data import dialogues
 from rlhf_jax.data.transcripts import Turns
-from rlhf_jax.devices import hosts, parallel
+from rlhf_jax.devices import dry_run, hosts, parallel
 from rlhf_jax.devices.parallel import Devices
 from rlhf_jax.models import networks
 from rlhf_jax.pipeline import (
@@ -17,6 +17,7 @@ from rlhf_jax.pipeline import (
     lessons,
     long_texts,
     origin,
+    plan,
     pretrained,
     reading,
     results,
@@ -67,7 +68,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     """
     cfg = settings.resolve(cfg)
     sizes = stages.parts("sft", cfg.sft) | stages.parts("reward", cfg.reward)
-    devices = parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts)
+    devices = plan.layout(parallel.choose(cfg.devices, sizes | batch_sizes, cfg.model.cuts))
     chat, task = dialogues.template(cfg.tokenizer), settings.task_of(cfg)
     read = reading.read(cfg.data, task, cfg.seed, chat, cfg.needs())
     lessons.check(cfg, read.pairs)
@@ -85,9 +86,9 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     origin.check(cfg, words, is_settled=True)
     columns = cfg.data.prompt_length, cfg.sample.length
     runs.record(folder, "used", cfg)
-    if cfg.wandb and hosts.is_first():
+    if cfg.wandb and hosts.is_first() and not dry_run.current():
         tracker.start(folder)
-    return Prepared(
+    run = Prepared(
         name=name,
         cfg=cfg,
         folder=folder,
@@ -102,6 +103,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
         load_reward=pretrained.scorer(cfg, words, columns) if cfg.reward_model else None,
         load_policy=functools.cache(lambda: origin.load(cfg, lm, devices)) if cfg.policy else None,
     )
+    return plan.begun(run)
 
 
 def opened(name: str, cfg: Any) -> pathlib.Path | None:
@@ -109,6 +111,8 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
     start = pathlib.Path(cfg.start_from) if cfg.start_from else None
     if start:
         reuse.check(start, cfg, settings.RunConfig())
+    if dry_run.current():
+        return plan.opened(name, cfg, start)
     folder = runs.open_run(name, cfg, cfg.run, content=lambda: inputs.content(cfg))
     if results.is_finished(folder, results.again(name)):
         return None

@@ -9,6 +9,7 @@ import jax
 
 from rlhf_jax.bounds import Settings
 from rlhf_jax.data import dialogues, tokenizer
+from rlhf_jax.devices import dry_run
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import COMPUTED, ModelConfig
 from rlhf_jax.models.hub import huggingface
@@ -93,7 +94,11 @@ def with_tokenizer(folder):
 def start(cfg, places: Callable | None = None):
     """Parameters of the pretrained model, read into the shardings of `places`; None without a pretrained
     model."""
-    return huggingface.load(named(cfg), places=places, **kept(cfg)).params if named(cfg) else None
+    if not named(cfg):
+        return None
+    if dry := dry_run.current():
+        return dry.loaded(networks.language_model(cfg.model).init)
+    return huggingface.load(named(cfg), places=places, **kept(cfg)).params
 
 
 def begins(cfg) -> bool | None:
@@ -197,8 +202,11 @@ def scorer(cfg, words, lengths: tuple[int, int]) -> Callable:
         remedy = "call it from a Python function, which scores texts, and name that function as rl.reward"
         check_tokenizer(cfg, "reward_model", theirs, words, "policy", remedy)
         check_vocabulary(cfg.tokenizer, words, cfg.reward_model, model)
-    fn = networks.reward_model(networks.language_model(model)).fn
+    lm = networks.language_model(model)
+    network = networks.reward_model(lm)
+    if dry := dry_run.current():
+        return lambda places: (network.fn, dry.loaded(lambda key: network.init(key, lm.init(key))))
     return lambda places: (
-        fn,
+        network.fn,
         huggingface.load(cfg.reward_model, places=places, **kept(cfg)).params,
     )

@@ -108,8 +108,11 @@ def stages_of(start: pathlib.Path, cfg) -> tuple[str, ...]:
     return tuple(stage for stage in own if run.finished(start, stage))
 
 
-def copy(start: pathlib.Path, folder: pathlib.Path, cfg):
-    """Copies the finished shared stages of run `start` into `folder`; files that exist there are kept."""
+def copy(start: pathlib.Path, folder: pathlib.Path, cfg, *, checkpoints: bool = True):
+    """Copies the finished shared stages of run `start` into `folder`; files that exist there are kept.
+
+    Without `checkpoints` only what comes before and between these stages is copied.
+    """
     (folder / "stages").mkdir(exist_ok=True)
     finished = stages_of(start, cfg)
     print(f"taken from {start}: {', '.join(finished)}", flush=True)
@@ -121,7 +124,7 @@ def copy(start: pathlib.Path, folder: pathlib.Path, cfg):
         for end in (manifest.SUFFIX, "")
         if name != "lengths.json" or lengths[0] == lengths[1]
     ]
-    names += [f"stages/{stage}" for stage in finished]
+    names += [f"stages/{stage}" for stage in finished] * checkpoints
     for name in names:
         source, place = start / name, folder / name
         if source.exists() and not place.exists():

@@ -146,8 +146,7 @@ class Fit(NamedTuple):
 
 
 def fit(run: Place, job: Fit, adapters: LoraConfig = NONE):
-    """Trains until `job.steps`; returns (all parameters, the state and what is kept beside it), on the
-    host.
+    """Trains until `job.steps`; returns (all parameters, all else but the moments), on the host.
 
     With `adapters` the returned parameters are the given ones with trained adapters and heads.
     """
@@ -156,9 +155,11 @@ def fit(run: Place, job: Fit, adapters: LoraConfig = NONE):
     base, trained = lora.split(job.key, job.params, adapters)
     frozen = {"base": devices.share(base)}
     whole = lambda trained: lora.join(frozen["base"], trained, adapters)
-    carry: Any = init_state_on(devices, trained, job.tx, job.init)
-    if job.patience:
-        carry = {"state": carry} | early_stop.begin(devices.share(trained))
+
+    def begun():
+        state = init_state_on(devices, trained, job.tx, job.init)
+        best = early_stop.begin(devices.share(trained)) if job.patience else {}
+        return {"state": state} | best if best else state
 
     def body(carry, i):
         state, metrics = step(carry["state"] if job.patience else carry, frozen, job.batch_at(i))
@@ -170,19 +171,27 @@ def fit(run: Place, job: Fit, adapters: LoraConfig = NONE):
                 carry |= early_stop.after(carry, state.params, next(iter(measured.values())))
         return carry, metrics
 
-    carry = loop.iterate(
-        run.folder, job.stage, carry, body,
+    carry: Any = loop.iterate(  # which alone holds the state, and forgets the first one
+        run.folder, job.stage, begun(), body,
         iterations=job.steps, save_every=job.save_every, log_every=job.log_every, unit="steps",
         until=(lambda carry: carry["since"] >= job.patience) if job.patience else None,
     )  # fmt: skip
-    carry = devices.host(carry)
-    trained = carry["best"] if job.patience else params_of(carry)
-    return lora.join(base, trained, adapters), carry
+    trained = devices.host(carry["best"] if job.patience else params_of(carry))
+    rest = (
+        carry | {"state": rest_of(carry["state"]), "best": None} if job.patience else rest_of(carry)
+    )
+    return lora.join(base, trained, adapters), devices.host(rest)
 
 
 def params_of(state):
     """The trained parameters of a TrainState, or of a state that holds one as `train`."""
     return getattr(state, "train", state).params
+
+
+def rest_of(state):
+    """The state without parameters and the optimizer's moments."""
+    train = getattr(state, "train", state)._replace(params=None, opt_state=None)
+    return state._replace(train=train) if hasattr(state, "train") else train
 
 
 def sft(

@@ -21,7 +21,7 @@ from rich import progress
 from rich.console import Console
 from rich.text import Text
 
-from rlhf_jax.devices import hosts
+from rlhf_jax.devices import dry_run, hosts
 from rlhf_jax.devices.process import PREEMPTED
 from rlhf_jax.runs import checkpoint, metric_names, metrics
 from rlhf_jax.runs.disk import read_json, write_json
@@ -65,6 +65,11 @@ def iterate(
     for name, value in (("save_every", save_every), ("log_every", log_every)):
         if value < 1:
             raise ValueError(f"{name} is {value}: set it to 1 or more")
+    if dry := dry_run.current():
+        with dry.loop(stage, carry, iterations, unit, until is not None) as numbers:
+            for i in numbers:
+                carry, _ = body(carry, i)
+        return carry
     began = time.perf_counter()
     place = run / "stages" / stage
     clock, done = place / "clock.json", place / "done.json"

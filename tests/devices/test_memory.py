@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.devices import memory
+from rlhf_jax.devices import memory, parallel
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 
@@ -30,7 +30,9 @@ def test_what_is_held_is_every_array_of_the_device():
     before = memory.held()
     x = jnp.ones((N, N)).block_until_ready()
     assert memory.held() - before == SQUARE
-    del x
+    spread = parallel.on_mesh().put_batch(x)
+    assert [memory.held() - before for _ in range(2)] == [SQUARE + SQUARE // 8] * 2
+    del x, spread
 
 
 def test_it_is_told_once_and_warned_of_where_it_does_not_fit(capsys, monkeypatch):

@@ -118,7 +118,8 @@ def read_config(folder: pathlib.Path, **settings) -> tuple[Family, ModelConfig, 
         raise ValueError(f"{path} has no {error.args[0]}, which a {kind} needs") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if cfg.tied and not classifies(config) and unties(Files(folder, family), cfg):
+    has_weights = any(folder.glob("*.safetensors"))  # a plan needs none
+    if cfg.tied and not classifies(config) and has_weights and unties(Files(folder, family), cfg):
         cfg = replace(cfg, tied=False)
     return family, cfg, config
 
