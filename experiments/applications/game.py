@@ -28,8 +28,8 @@ from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.optimizer import OptimizerConfig
-from rlhf_jax.pipeline import keys, playing, results, stages
-from rlhf_jax.runs import loop, metrics, run
+from rlhf_jax.pipeline import keys, playing, stages
+from rlhf_jax.runs import conclusion, loop, run, tracker
 from rlhf_jax.tasks import guessing
 from rlhf_jax.tasks.guessing import GuessingConfig
 
@@ -118,20 +118,22 @@ def main(cfg: Config):
     """Runs the missing stages of the experiment, and prints its results."""
     networks.check_backend(cfg.model)
     if cfg.wandb:
-        metrics.load_wandb()
+        tracker.load()
     area, own = cfg.method
     sizes = batch_parts(area, own, "batch_size", cfg.batch_size)
     devices = parallel.choose(cfg.devices, stages.parts("sft", cfg.sft) | sizes, cfg.model.cuts)
     folder = run.open_run("game", cfg, cfg.run)
-    if results.is_finished(folder, results.again("game")):
+    if conclusion.is_finished(folder, conclusion.again("game")):
         return
+    if cfg.wandb:
+        tracker.start(folder)
     rollouts, updates = (keys.key_of(cfg.seed, stage) for stage in ("rollout", "update"))
     vocab_size = len(guessing.vocabulary(cfg.game))
     lm = networks.language_model(replace(cfg.model, vocab_size=vocab_size))
     sample_turn = playing.make_sample_turn(devices, lm)
 
     # 1. a language model that knows the words, from games of random play
-    place = stages.Place(folder, devices, cfg.seed, cfg.wandb)
+    place = stages.Place(folder, devices, cfg.seed)
     reference, sft_loss = stages.sft(place, cfg.sft, lm, *playing.demonstrations(cfg))
     reference = devices.put(reference)
 
@@ -157,7 +159,7 @@ def main(cfg: Config):
     state = stages.init_state_on(devices, learner.init(jax.device_get(reference)), tx)
     state = loop.iterate(
         folder, cfg.algorithm, state, iteration,
-        iterations=cfg.iterations, save_every=cfg.save_every, wandb=cfg.wandb,
+        iterations=cfg.iterations, save_every=cfg.save_every,
     )  # fmt: skip
 
     # 3. the results: the same games before and after, beside the exact values
@@ -165,6 +167,6 @@ def main(cfg: Config):
     key = keys.key_of(cfg.seed, "results")
     found, samples, tokens = playing.compare(cfg, sample_turn, policies, key)
     found["SFT held-out loss, nats a token"] = sft_loss
-    results.write(folder, found, samples=samples, tokens=tokens)
+    conclusion.write(folder, found, samples=samples, tokens=tokens)
     print(*(f"{row['prompt']} {row['after']}" for row in samples[:5]), sep="\n")
-    results.show(folder, results.again("game"))
+    conclusion.show(folder, conclusion.again("game"))

@@ -18,8 +18,9 @@ import numpy as np
 
 from rlhf_jax.data.comparisons import encode_comparisons, identical
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.pipeline import agreement, lessons, people, results, settings, stages, texts
+from rlhf_jax.pipeline import agreement, lessons, people, settings, stages, texts
 from rlhf_jax.pipeline.prepare import prepare
+from rlhf_jax.runs import conclusion
 
 
 @dataclass(frozen=True)
@@ -68,5 +69,5 @@ def main(cfg: Config):
                 np.sum(identical(judged))
             ),
         }
-    results.write(run.folder, about | extra | facts)
-    results.show(run.folder, results.again(run.name))
+    conclusion.write(run.folder, about | extra | facts)
+    conclusion.show(run.folder, conclusion.again(run.name))

@@ -12,6 +12,7 @@ import numpy as np
 
 from rlhf_jax.pipeline import results, settings, stages, texts
 from rlhf_jax.pipeline.prepare import prepare
+from rlhf_jax.runs import conclusion
 
 
 @dataclass(frozen=True)
@@ -60,5 +61,5 @@ def main(cfg: Config):
         {"method": "SFT", "prompt": row.prompt, "before": theirs, "after": ours}
         for row, (_, theirs), ours in zip(asked, written, said.texts, strict=False)
     ]
-    results.write(run.folder, facts, samples=rows)
-    results.show(run.folder, results.again(run.name))
+    conclusion.write(run.folder, facts, samples=rows)
+    conclusion.show(run.folder, conclusion.again(run.name))

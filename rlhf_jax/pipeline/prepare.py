@@ -20,7 +20,6 @@ from rlhf_jax.pipeline import (
     plan,
     pretrained,
     reading,
-    results,
     reuse,
     scoring,
     settings,
@@ -28,8 +27,8 @@ from rlhf_jax.pipeline import (
     texts,
 )
 from rlhf_jax.rewards.scorer import Scorer
+from rlhf_jax.runs import conclusion, tracker
 from rlhf_jax.runs import run as runs
-from rlhf_jax.runs import tracker
 
 
 class Prepared(NamedTuple):
@@ -114,7 +113,7 @@ def opened(name: str, cfg: Any) -> pathlib.Path | None:
     if dry_run.current():
         return plan.opened(name, cfg, start)
     folder = runs.open_run(name, cfg, cfg.run, content=lambda: inputs.content(cfg))
-    if results.is_finished(folder, results.again(name)):
+    if conclusion.is_finished(folder, conclusion.again(name)):
         return None
     if start:
         hosts.once(lambda: False, lambda: reuse.copy(start, folder, cfg))

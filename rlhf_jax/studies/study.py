@@ -7,8 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 from rlhf_jax.bounds import Bound, Settings
 from rlhf_jax.devices import parallel, process
-from rlhf_jax.pipeline import results
-from rlhf_jax.runs import run
+from rlhf_jax.runs import conclusion, run
 from rlhf_jax.studies.context import Seed, SharedConfig, StudyContext
 from rlhf_jax.studies.population import Job, Population, Setup, context_of, resolve, run_jobs
 
@@ -62,8 +61,8 @@ class Study(NamedTuple):
 
     def conclude(self, found: dict, picture: str):
         """Writes and shows the results; `picture` is the file that shows most of them."""
-        results.write(self.folder, found)
-        results.show(self.folder, self.again, self.columns)
+        conclusion.write(self.folder, found)
+        conclusion.show(self.folder, self.again, self.columns)
         print(f"picture: {self.folder / picture}")
 
 
@@ -82,6 +81,6 @@ def begin(
     population, layout = resolve(cfg.population, cfg.devices, cfg.shared)
     folder = run.open_run(name, cfg, cfg.run)
     again = f"{process.command()} {name} --seeds {cfg.seeds + 2} (or any other setting)"
-    if results.is_finished(folder, again, columns):
+    if conclusion.is_finished(folder, again, columns):
         return None
     return Study(Setup(folder, cfg.shared, sizes, teacher, layout), population, again, columns)
