@@ -103,9 +103,14 @@ def make_streams_patient() -> None:
         if stream is None:  # the number must not become a file's
             os.open(os.devnull, os.O_WRONLY)
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-        encoding = stream.encoding
-        patient = Patient(stream.detach(), encoding, "backslashreplace", **how)
+        encoding, by_lines, at_once = stream.encoding, stream.line_buffering, stream.write_through
+        patient = Patient(
+            stream.detach(),
+            encoding,
+            "backslashreplace",
+            line_buffering=by_lines,
+            write_through=at_once,
+        )
         setattr(sys, name, patient)
         setattr(sys, f"__{name}__", patient)
 
