@@ -2,35 +2,32 @@
 
 Without arguments it lists the experiments; EXPERIMENT --help explains the main settings. Repeating the
 command of an unfinished run resumes it. `new NAME --from EXPERIMENT` writes NAME.py, a copy of an
-experiment's file, which ./NAME.py starts like any other experiment.
+experiment's file, which ./NAME.py starts like any other experiment. `sweep EXPERIMENT` runs it under
+several values of its settings, and `EXPERIMENT --seeds N` with several seeds.
 """
 
-import ast
 import contextlib
-import difflib
 import importlib
 import importlib.util
-import keyword
 import logging
 import os
 import pathlib
-import re
 import signal
 import sys
-import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import rlhf_jax
 from rlhf_jax.devices import process
-from rlhf_jax.devices.process import cut_at
+from rlhf_jax.devices.process import cut_at, refused
+from rlhf_jax.runs import copying
+from rlhf_jax.runs.listing import Place, experiments, listing, read, unknown
 
 HERE = pathlib.Path(__file__).resolve().parent
 INSTALLED = HERE / "experiments"  # where a wheel puts them; a checkout has them beside the package
 EXPERIMENTS = INSTALLED if INSTALLED.is_dir() else HERE.parent / "experiments"
-HEADINGS = ("applications", "methods", "studies", "tools")
-COLUMNS = 100
-LAST = sys.maxsize
+HELP = {"-h", "--help", "--help-all"}
+FURTHER = "[--seeds N] (sweep --help: several values)"  # of runs with results to compare
 
 
 def start() -> None:
@@ -55,56 +52,6 @@ def start() -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-class Place(NamedTuple):
-    """The file of an experiment, its one-line description, and its position in the list."""
-
-    path: pathlib.Path
-    line: str
-    order: int
-
-
-def experiments(folder: pathlib.Path) -> dict[str, Place]:
-    """File, description and position of each experiment in the folders of `folder`, by name, in listed
-    order.
-
-    A folder is a heading. Its files are sorted by the number `order` that they set, files without one last.
-    Files are read and not imported, so listing is quick and works where an import would fail.
-    """
-    at = {name: i for i, name in enumerate(HEADINGS)}
-    heading = lambda path: (at.get(path.parent.name, LAST), path.parent.name)
-    found = [
-        (path, name, place) for path in folder.glob("*/*.py") for name, place in read(path).items()
-    ]
-    found.sort(
-        key=lambda x: (*heading(x[0]), x[2].order, x[0].stem)
-    )  # keys of one file keep their order
-    return {name: place for _, name, place in found}
-
-
-def read(path: pathlib.Path) -> dict[str, Place]:
-    """The experiments of one file, by name.
-
-    A file that sets `config` is one experiment, with the file's name and its docstring's first line. A file
-    that sets `configs`, a dictionary, is one experiment per key, described by a line ` KEY description` of
-    its docstring.
-    """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    said = ast.get_docstring(tree) or ""
-    values = {}
-    for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
-        values |= {x.id: node.value for x in targets if isinstance(x, ast.Name)}  # type: ignore
-    order = values.get("order")
-    order = ast.literal_eval(order) if isinstance(order, ast.Constant) else LAST
-    names = {path.stem: said.partition("\n")[0]} if "config" in values else {}
-    if isinstance(several := values.get("configs"), ast.Dict):
-        lines = dict(re.findall(r"^    (\w+)  +(.*)$", said, flags=re.MULTILINE)[::-1])
-        keys = [ast.literal_eval(key) for key in several.keys if isinstance(key, ast.Constant)]
-        names |= {key: lines.get(key, "") for key in keys}
-    return {name: Place(path, line, order) for name, line in names.items()}
 
 
 class Experiment(NamedTuple):
@@ -154,7 +101,7 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
     try:
         settings, planned = process.cut_plan(settings)
     except ValueError as error:
-        return _refused(str(error), 2)
+        return refused(str(error), 2)
     if not args or args[0] in ("-h", "--help"):
         print(listing(known))
         return 0
@@ -162,39 +109,40 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         print(f"rlhf_jax {rlhf_jax.__version__}")
         return 0
     if args[0] == "new":
-        return new(args[1:], known)
+        return copying.new(args[1:], known)
     explains = bool({"-h", "--help"} & {*theirs})  # the settings of a place to run in
+    if is_grid := args[0] == "sweep":
+        settings = settings[1:]
+        if HELP & {*settings}:
+            from rlhf_jax.sweeps import grid
+
+            print(grid.explained())
+            return 0
+        if not explains and (not settings or settings[0].startswith("-")):
+            return refused(f"sweep names no experiment: {process.command()} sweep --help", 2)
     if not settings and not explains:
-        return _refused(f"no experiment is named: {process.command()} lists all", 2)
+        return refused(f"no experiment is named: {process.command()} lists all", 2)
     command, *settings = settings or ["EXPERIMENT"]
-    if (plain := command.replace("-", "_")) in known:
-        command = plain
-    name, file = command, None if command in known else _file(command)
-    if file:
-        if not file.is_file():
-            return _refused(f"there is no file {file}", 2)
-        names, command = [*read(file)], str(file)
-        if len(names) != 1:
-            return _refused(
-                f"{file} must set config, or configs with one key: it has {len(names)}", 2
-            )
-        name = names[0]
-    elif name not in known and not (on and explains):
-        return _refused(_unknown(name, known), 2)
+    name, file, refusal = _meant(command, known)
+    if refusal and not (on and explains and not file):
+        return refused(refusal, 2)
+    command = str(file or name)
 
     _set_cache()
     from rlhf_jax.runs import command_line, submit
 
     if on is not None and on not in submit.KINDS:
-        return _refused(f"on = {on!r}: use {', '.join(submit.KINDS)}", 2)
+        return refused(f"on = {on!r}: use {', '.join(submit.KINDS)}", 2)
     try:
         if on is not None and hosts_at is not None:
             raise ValueError(
                 f'distributed = "{hosts_at}" conflicts with on = "{on}", whose processes join by '
                 "themselves: leave it out"
             )
+        if is_grid:
+            _check_place(on, hosts_at, planned)
         prog = f"{process.command()} {command}"
-        way = on and command_line.parse(submit.KINDS[on], theirs, prog=f"{prog} --on {on}")
+        way = command_line.parse(submit.KINDS[on], theirs, prog=f"{prog} --on {on}") if on else None
         if planned is not None and (on or hosts_at):
             raise ValueError("--plan starts nothing anywhere: leave out --on and --distributed")
         if planned:
@@ -204,12 +152,23 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         exp = load_file(file, name) if file else load(name, folder)
         if not os.environ.get("RLHF_JAX_TRACEBACK"):  # Orbax also logs the errors that it raises
             logging.getLogger("absl").setLevel(logging.CRITICAL)
+        what = str(file.resolve()) if file else name
+        if _asks_for_runs(settings, exp, is_grid):
+            _check_place(on, hosts_at, planned)
+            from rlhf_jax.sweeps import sweep
+
+            method = sweep.Method(name, what, exp.config, prog, *_self())
+            return sweep.start(method, settings, way, is_grid=is_grid)
         cfg = command_line.parse(
-            type(exp.config), settings, prog=prog, default=exp.config, description=exp.description
+            type(exp.config),
+            settings,
+            prog=prog,
+            default=exp.config,
+            description=exp.description,
+            further=FURTHER if hasattr(exp.config, "start_from") else "",
         )
         if way:  # refused settings are never sent
             here, program = _self()
-            what = str(file.resolve()) if file else name
             return submit.send(way, name, ["python", *program, what, *settings], here)
         if planned is not None:
             from rlhf_jax.pipeline import plan
@@ -222,11 +181,46 @@ def main(args: list[str], folder: pathlib.Path = EXPERIMENTS) -> int:
         said = _sentence(error)
         if said is None or os.environ.get("RLHF_JAX_TRACEBACK"):
             raise
-        return _refused(said, 1)
+        return refused(said, 1)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command resumes the run", file=sys.stderr)
         return 130
     return 0
+
+
+def _meant(command: str, known: dict[str, Place]) -> tuple[str, pathlib.Path | None, str]:
+    """(name of the experiment, its file if it is a user's, refusal of what is none)."""
+    if (plain := command.replace("-", "_")) in known:
+        return plain, None, ""
+    if command in known:
+        return command, None, ""
+    if not (file := _file(command)):
+        return command, None, unknown(command, known)
+    if not file.is_file():
+        return command, file, f"there is no file {file}"
+    names = [*read(file)]
+    if len(names) != 1:
+        return (
+            command,
+            file,
+            f"{file} must set config, or configs with one key: it has {len(names)}",
+        )
+    return names[0], file, ""
+
+
+def _check_place(on: str | None, hosts_at: str | None, planned: str | None) -> None:
+    """Raises ValueError where several runs cannot be started."""
+    if planned is not None:
+        raise ValueError("--plan is about one run, and several are asked for: leave it out")
+    if hosts_at is not None or on not in (None, "slurm"):
+        place = f'distributed = "{hosts_at}"' if on is None else f'on = "{on}"'
+        raise ValueError(f"{place} takes one run, and several are asked for: use --on slurm")
+
+
+def _asks_for_runs(settings: list[str], exp: Experiment, is_grid: bool) -> bool:
+    """True for a sweep, and for --seeds of an experiment without a setting of that name."""
+    given = any(word.partition("=")[0] == "--seeds" for word in settings)
+    return is_grid or (given and not HELP & {*settings} and not hasattr(exp.config, "seeds"))
 
 
 def _set_cache() -> None:
@@ -276,79 +270,12 @@ def _sentence(error: Exception) -> str | None:
     return str(error) if said is None and isinstance(error, ValueError) else said
 
 
-def listing(known: dict[str, Place]) -> str:
-    """The experiments under the headings of their folders, one line each, and usage."""
-    width, lines, heading = max(map(len, known), default=0), [], ""
-    for name, (path, line, _) in known.items():
-        if path.parent.name != heading:
-            heading = path.parent.name
-            lines += ["", heading.capitalize()]
-        line = re.sub(r" \([^()]+, \d{4}\)\.?$", "", line)  # citations stay in the file
-        room = COLUMNS - width - 4
-        lines.append(f"  {name:{width}}  {textwrap.shorten(line, room, placeholder=' ...')}")
-    command = process.command()
-    return "\n".join([
-        f"{command} EXPERIMENT [--setting value ...]",
-        *lines,
-        "",
-        f"{command} EXPERIMENT --help explains the main settings, --help-all all of them.",
-        f"{command} new NAME --from EXPERIMENT writes NAME.py, a copy to edit; ./NAME.py starts it.",
-        "--config FILE takes settings from a run's config.json or from YAML; typed ones come after.",
-        "--on slurm, tpu-vm or k8s runs the command there; --on slurm --help explains its settings.",
-        "--plan starts nothing and says steps, tokens and memory; --plan-devices 8 imagines devices.",
-        "--distributed auto (or HOST:PORT,PROCESSES,THIS-ONE) joins the processes of several hosts.",
-    ])  # fmt: skip
-
-
-def new(args: list[str], known: dict[str, Place]) -> int:
-    """Writes NAME.py, a copy of an experiment's file, for `args` = NAME --from EXPERIMENT; returns the exit
-    code."""
-    from rlhf_jax.runs import copying
-
-    command = process.command()
-    rest, source, more = cut_at(args, "--from")
-    names = [*rest, *more]
-    if not source or len(names) != 1 or names[0].startswith("-"):
-        return _refused(f"new needs a name and an experiment: {command} new NAME --from rloo", 2)
-    name = names[0].removesuffix(".py")
-    if source not in known:
-        return _refused(_unknown(source, known), 2)
-    if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        return _refused(
-            f"NAME = {name!r} is no module name: use lower-case letters, digits and _, a letter first",
-            2,
-        )
-    file = pathlib.Path(f"{name}.py")
-    if os.path.lexists(file):
-        return _refused(f"{file} already exists: choose another name", 1)
-    if name in known or name == "new" or importlib.util.find_spec(name):
-        return _refused(f"NAME = {name!r} is taken here or by a Python module: choose another", 2)
-    try:
-        text = copying.copy(known[source].path.read_text(encoding="utf-8"), source, name, command)
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        return _refused(process.sentence(error, ".") or str(error), 1)
-    print(f"{file} is a copy of {source}: {command} ./{file} --help")
-    return 0
-
-
 def _file(name: str) -> pathlib.Path | None:
     """The user's file that a name on the command line refers to, or None."""
     if name.endswith(".py") or os.sep in name:
         return pathlib.Path(name)
     file = pathlib.Path(f"{name}.py")
     return file if file.is_file() else None
-
-
-def _unknown(name: str, known: dict[str, Place]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
-    return f"there is no experiment {name!r}: {hint}"
-
-
-def _refused(why: str, code: int) -> int:
-    print(f"error: {why}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_all_config_classes_are_found_and_are_settings():
     assert {
         "rlhf_jax.algorithms.ppo.PPOConfig", "experiments.applications.game.Config",
         "rlhf_jax.studies.learners.Method",
-        "rlhf_jax.runs.submit.Slurm", "rlhf_jax.models.config.RopeScaling", "bench.accelerator.Config",
+        "rlhf_jax.runs.slurm.Slurm", "rlhf_jax.models.config.RopeScaling", "bench.accelerator.Config",
     } <= names  # fmt: skip
     assert len(names) > 40
     assert [cls for cls in CLASSES if not issubclass(cls, Settings)] == []

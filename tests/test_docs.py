@@ -9,6 +9,7 @@ import pytest
 from rlhf_jax import launcher
 from rlhf_jax.devices import process
 from rlhf_jax.runs import command_line
+from rlhf_jax.sweeps import grid
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [
@@ -34,13 +35,19 @@ def refused(words: list[str]) -> str | None:
     name, *settings = launcher.cut_at(launcher.cut_at(words, "--on")[0], "--distributed")[0] or [
         "--help"
     ]
-    if name in ("new", "--help") or name.endswith(".py"):
+    if name == "new" or name.endswith(".py"):
+        return None
+    if is_grid := name == "sweep":
+        name, *settings = settings
+    if name == "--help":
         return None
     name = name.replace("-", "_") if name not in known else name
     if name not in known:
         return name
     cfg = launcher.load(name).config
     found = [*command_line.settings(type(cfg), cfg)]
+    if is_grid or "--seeds" in settings:
+        found += grid.OWN
     options = [x.partition("=")[0] for x in settings]
     options = [x for x in options if x not in ("--help", "--help-all", "--config")]
     return next((x for x in options if command_line.misnamed(x, found)), None)

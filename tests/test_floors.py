@@ -27,6 +27,7 @@ MAY = {
     "evaluation": set(),
     "pipeline": BELOW | WINGS | {"algorithms"},
     "studies": BELOW | WINGS | {"algorithms", "pipeline"},
+    "sweeps": WINGS | {"pipeline"},
     "experiments": BELOW | WINGS | {"algorithms", "pipeline", "studies"},
 }
 """What each folder, and each file beside the folders, may import besides `bounds` and itself."""

@@ -186,3 +186,9 @@ def imagine_devices(count: str):
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
     os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def refused(why: str, code: int) -> int:
+    """Prints why something is refused, and returns the exit code."""
+    print(f"error: {why}", file=sys.stderr)
+    return code

@@ -61,7 +61,15 @@ TRL = {
 """What TRL calls a setting, and patterns of the names here."""
 
 
-def parse(cls: type, args: list[str], *, prog: str, default: Any = None, description=None) -> Any:
+def parse(
+    cls: type,
+    args: list[str],
+    *,
+    prog: str,
+    default: Any = None,
+    description: str | None = None,
+    further: str = "",
+) -> Any:
     """A `cls` with the settings of `args`, and of a file after --config, over those of `default`.
 
     Raises ValueError, by the dotted name of the setting, for a value out of its bounds, for values that do
@@ -79,7 +87,8 @@ def parse(cls: type, args: list[str], *, prog: str, default: Any = None, descrip
             args = config_file.expanded(args, cls() if default is None else default)
         found = [*settings(cls, cls() if default is None else default)]
         if {"-h", "--help", "--help-all"} & {*args}:
-            print(explained(found, prog, description or cls.__doc__ or "", "--help-all" in args))
+            about, everything = description or cls.__doc__ or "", "--help-all" in args
+            print(explained(found, prog, about, everything, further))
             raise SystemExit(0)
         for word in args:
             if refusal := misnamed(word.partition("=")[0], found):
@@ -141,11 +150,17 @@ def shown(value: Any) -> str:
     return "empty" if value == "" else str(value)
 
 
-def explained(found: list[Setting], prog: str, description: str, everything: bool) -> str:
-    """The help: what the experiment is, and its settings under the names of their parts."""
+def explained(
+    found: list[Setting], prog: str, description: str, everything: bool, further: str = ""
+) -> str:
+    """The help: what the experiment is, and its settings under the names of their parts.
+
+    The line of usage ends with the words `further`.
+    """
     width = max(40, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
     everything = everything or not any(x.main for x in found)
-    lines = [f"usage: {prog} [--setting value ...]", "", *description.strip().splitlines()]
+    usage = f"usage: {prog} [--setting value ...] {further}".rstrip()
+    lines = [usage, "", *description.strip().splitlines()]
     part = None
     for x in found:
         if not (everything or x.main):

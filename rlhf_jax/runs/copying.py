@@ -1,7 +1,45 @@
 """A copy of an experiment's file under another name, for the user to change."""
 
 import ast
+import importlib.util
+import keyword
+import os
+import pathlib
 import re
+
+from rlhf_jax.devices import process
+from rlhf_jax.devices.process import cut_at, refused
+from rlhf_jax.runs.listing import Place, unknown
+
+
+def new(args: list[str], known: dict[str, Place]) -> int:
+    """Writes NAME.py, a copy of an experiment's file, for `args` = NAME --from EXPERIMENT; returns the exit
+    code."""
+    command = process.command()
+    rest, source, more = cut_at(args, "--from")
+    names = [*rest, *more]
+    if not source or len(names) != 1 or names[0].startswith("-"):
+        return refused(f"new needs a name and an experiment: {command} new NAME --from rloo", 2)
+    name = names[0].removesuffix(".py")
+    if source not in known:
+        return refused(unknown(source, known), 2)
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        return refused(
+            f"NAME = {name!r} is no module name: use lower-case letters, digits and _, a letter first",
+            2,
+        )
+    file = pathlib.Path(f"{name}.py")
+    if os.path.lexists(file):
+        return refused(f"{file} already exists: choose another name", 1)
+    if name in {*known, "new", "sweep"} or importlib.util.find_spec(name):
+        return refused(f"NAME = {name!r} is taken here or by a Python module: choose another", 2)
+    try:
+        text = copy(known[source].path.read_text(encoding="utf-8"), source, name, command)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        return refused(process.sentence(error, ".") or str(error), 1)
+    print(f"{file} is a copy of {source}: {command} ./{file} --help")
+    return 0
 
 
 def copy(source: str, old: str, new: str, command: str) -> str:

@@ -44,6 +44,31 @@ def test_a_batch_script_asks_joins_and_requeues(capsys, tmp_path):
     ]
 
 
+def test_options_of_sbatch_have_settings_or_are_passed_through(capsys):
+    own = ["--account", "lab", "--qos", "high", "--mem", "64G"]
+    further = [
+        "constraint=a100&nvlink",
+        "exclusive",
+        "mail-type=END",
+        "comment=two words; $(x) `y`",
+    ]
+    text = said(capsys, "slurm", *own, "--sbatch", *further)
+    for line in (
+        "--account=lab",
+        "--qos=high",
+        "--mem=64G",
+        "--constraint=a100&nvlink",
+        "--exclusive",
+        "--mail-type=END",
+        '--comment="two words; $(x) `y`"',
+    ):
+        assert f"\n#SBATCH {line}\n" in text
+    # a shell takes them for comments, and sbatch the last of two
+    assert text.index("--requeue") < text.index("--constraint") < text.index("\ncd ")
+    plain = said(capsys, "slurm")
+    assert not re.search("account|qos|mem|array|constraint", plain)
+
+
 def test_all_workers_of_a_tpu_slice_start_it_until_it_is_done(capsys, tmp_path):
     text = said(capsys, "tpu-vm", "--name", "v5e", "--zone", "z")
     assert text.startswith("gcloud compute tpus tpu-vm ssh v5e --zone=z --worker=all '--command=")
@@ -75,6 +100,32 @@ def test_a_manifest_has_a_pod_for_each_process(capsys):
     assert container["volumeMounts"][0]["mountPath"] == "/runs"
     assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [1, 2]
     assert container["resources"] == {"limits": {"nvidia.com/gpu": 8}}
+
+
+def test_pods_have_secrets_variables_shared_memory_and_requests(capsys):
+    settings = ["--image", "me/rlhf", "--secrets", "hf", "wandb.key", "--shm", "16Gi", "--cpu", "8"]
+    words = ["A=1", "URL=http://x?a=b", "HOSTILE=$(POD_INDEX) $$ \"'\n- x", "EMPTY="]
+    text = said(capsys, "k8s", *settings, "--memory", "64Gi", "--gpus", "2", "--env", *words)
+    job = json.loads(text)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": x}} for x in ("hf", "wandb.key")]
+    index, *given = container["env"]
+    assert index["name"] == "POD_INDEX"
+    known = {"POD_INDEX": "3"}  # which Kubernetes would put in, were it not escaped
+    assert [f"{x['name']}={expanded(x['value'], known)}" for x in given] == words
+    assert container["resources"] == {
+        "requests": {"cpu": "8", "memory": "64Gi"}, "limits": {"nvidia.com/gpu": 2},
+    }  # fmt: skip
+    assert container["volumeMounts"] == [{"name": "shm", "mountPath": "/dev/shm"}]
+    assert pod["volumes"] == [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}}
+    ]
+    both = json.loads(said(capsys, "k8s", *settings, "--claim", "disk"))
+    text = json.dumps(both)
+    assert '"claimName": "disk"' in text and '"/dev/shm"' in text and '"/runs"' in text
+    plain = said(capsys, "k8s", "--image", "me/rlhf")
+    assert not re.search("envFrom|volume|resources", plain)
 
 
 def expanded(text: str, known: dict[str, str]) -> str:
@@ -129,6 +180,37 @@ def test_settings_that_would_fail_in_the_queue_are_not_sent(capsys, settings, co
         (["k8s", "--image", "a", "--name", "Big"], 1, "name = 'Big': write small letters"),
         (["k8s", "--image", "a", "--name", "n" * 60], 1, "has 60 characters"),
         (["k8s", "--image", "a b"], 1, "image = 'a b': write an image"),
+        (["slurm", "--account", "a b"], 1, "account = 'a b': write letters"),
+        (["slurm", "--qos", "a\n#SBATCH --x"], 1, "qos = 'a\\n#SBATCH --x': write letters"),
+        (["slurm", "--mem", "64 G"], 1, "mem = '64 G': write a whole number and K, M, G or T"),
+        (["slurm", "--sbatch", "a=b\nrm x"], 1, "sbatch = 'a=b\\nrm x': write NAME or NAME=VALUE"),
+        (["slurm", "--sbatch", 'a="b" --c'], 1, 'without " and \\'),
+        (["slurm", "--sbatch", "a b"], 1, "sbatch = 'a b': write NAME or NAME=VALUE in one line"),
+        (["slurm", "--sbatch", "a=\r"], 1, "write NAME or NAME=VALUE in one line"),
+        (
+            ["slurm", "--sbatch", "nodes=2"],
+            1,
+            "sbatch = 'nodes=2': use --nodes, a setting of its own",
+        ),
+        (
+            ["slurm", "--sbatch", "ntasks-per-node=2"],
+            1,
+            "use --tasks-per-node, a setting of its own",
+        ),
+        (["slurm", "--sbatch", "array=0-3"], 1, "sbatch = 'array=0-3': the launcher decides it"),
+        (
+            ["slurm", "--array-at-most", "2"],
+            1,
+            "array_at_most = 2 has no effect because one run is",
+        ),
+        (["k8s", "--image", "a", "--secrets", "A_B"], 1, "secrets = 'A_B': write small letters"),
+        (["k8s", "--image", "a", "--env", "1=2"], 1, "env = '1=2': write NAME=VALUE"),
+        (["k8s", "--image", "a", "--env", "A"], 1, "env = 'A': write NAME=VALUE"),
+        (["k8s", "--image", "a", "--env", "A=1", "A=2"], 1, "env: A is given twice, leave it out"),
+        (["k8s", "--image", "a", "--env", "POD_INDEX=2"], 1, "env: POD_INDEX holds the number of"),
+        (["k8s", "--image", "a", "--shm", "16 Gi"], 1, "shm = '16 Gi': write a number and Mi, Gi"),
+        (["k8s", "--image", "a", "--memory", "lots"], 1, "memory = 'lots': write a number and Mi"),
+        (["k8s", "--image", "a", "--cpu", "1.5m"], 1, "cpu = '1.5m': write cores, as 8, or thou"),
     ],
 )
 def test_what_cannot_be_sent_is_refused(capsys, settings, code, words):
