@@ -47,7 +47,7 @@ class Cell(NamedTuple):
 
 
 def numbers(results: dict[str, Any], at: str = "") -> dict[str, float]:
-    """Every number of a run's results by its name, as `conclusion.show` prints them; of an interval its mean."""
+    """Every number of a run's results by its name, as `conclusion.show` prints it; the mean of intervals."""
     found: dict[str, float] = {}
     for name, value in results.items():
         label = f"{at}, {name}" if at else name
