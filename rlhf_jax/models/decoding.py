@@ -145,7 +145,8 @@ def _through(cfg: ModelConfig, params, layers, tokens, positions, seen, column):
     for i, (layer, weights) in enumerate(zip(layers, params["blocks"], strict=True)):
         x, layer = block.apply({"params": weights}, x, positions, seen, local[i], layer, column)
         written.append(layer)
-    return model.apply({"params": params}, x, method="finish"), tuple(written)
+    hidden: Any = model.apply({"params": params}, x, method="finish")
+    return hidden, tuple(written)
 
 
 def _in_chunks(cfg: ModelConfig, params, tokens, attention_mask, room: int):
