@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from rlhf_jax.data import tokenizer
+from rlhf_jax.devices import dry_run
 from rlhf_jax.devices.parallel import Devices
 from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
@@ -97,6 +98,8 @@ def stops(cfg) -> tuple[int, ...]:
 
 def load(cfg, lm: networks.LanguageModel, devices: Devices):
     """Parameters of the setting `policy`, on the host and in the dtypes of `lm`."""
+    if dry := dry_run.current():
+        return devices.host(dry.loaded(lm.init))
     read = checkpoints.policy(cfg.policy, places=devices.places, **pretrained.kept(cfg))
     like = jax.eval_shape(lm.init, jax.random.key(0))
     cast = lambda x, like: np.asarray(x).astype(like.dtype, copy=False)

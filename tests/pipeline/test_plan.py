@@ -162,7 +162,7 @@ def test_every_method_is_planned_to_its_end(name, monkeypatch, tmp_path):
 
 
 def test_a_model_is_planned_from_its_config_and_its_tokenizer_alone(monkeypatch, tmp_path):
-    """No file of weights is there; those of the reference are read where a run would read them."""
+    """No file of weights is there; those of reference and policy are read where a run would read them."""
     monkeypatch.setattr(memory, "taken", lambda lowered: 1)
     words = {**{chr(97 + n): n for n in range(26)}, "<s>": 26, "</s>": 27, "<pad>": 28}
     PreTrainedTokenizerFast(
@@ -177,14 +177,16 @@ def test_a_model_is_planned_from_its_config_and_its_tokenizer_alone(monkeypatch,
     }
     kind = {"model_type": "llama", "vocab_size": 29, "tie_word_embeddings": True}
     (tmp_path / "config.json").write_text(json.dumps(sizes | kind))
-    given = ["--reference", str(tmp_path), "--data.pairs", "96", "--dpo.batch-size", "8", *MESH]
+    given = ["--reference", str(tmp_path), "--policy", str(tmp_path), "--data.pairs", "96"]
+    given += ["--dpo.batch-size", "8", *MESH]
     dry, stopped = planned("dpo", given)
     assert not stopped
     (stage,) = dry.loops
     weights = 29 * 32 + 3 * (4 * 32 * 32 + 3 * 32 * 48 + 2 * 32) + 32
     assert stage.trained == weights
     largest = 3 * 32 * 48  # it is copied as it is moved
-    most = {"start": weights + largest, "dpo": weights, "after dpo": 2 * weights + largest}
+    both = 2 * weights  # the policy, and its reference
+    most = {"start": both + largest, "dpo": both, "after dpo": both + weights + largest}
     assert dry.on_host == {stage: 4 * n for stage, n in most.items()}
 
 
