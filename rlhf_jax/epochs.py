@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.ops.reduce import gather, share, spread
+from rlhf_jax.ops.layout import spread
+from rlhf_jax.ops.reduce import gather, share
 
 
 def make_epochs(

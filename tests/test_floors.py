@@ -210,7 +210,7 @@ PASSING = {
         "models/networks.py",
         "from rlhf_jax.ops.padding import last_real",
     ),
-    "devices read reduce": ("devices/parallel.py", "from rlhf_jax.ops.reduce import DATA"),
+    "devices read layout": ("devices/parallel.py", "from rlhf_jax.ops.layout import DATA"),
     "runs know the step": ("runs/checkpoint.py", "from rlhf_jax.train_step import TrainState"),
     "data knows the records": ("data/prompts.py", "from rlhf_jax.batches import Prompts"),
     "a run beside a run": ("runs/report.py", "from rlhf_jax.runs import metrics"),

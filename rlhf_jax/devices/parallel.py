@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.devices import sharding
-from rlhf_jax.ops.reduce import DATA
+from rlhf_jax.ops.layout import DATA
 
 
 class Devices(NamedTuple):
@@ -91,7 +91,7 @@ def _take_own(records, index, rows: NamedSharding):
 
 
 def _under(mesh, fn: Callable) -> Callable:
-    """`fn`, called with the mesh set, to which `reduce.spread` then constrains."""
+    """`fn`, called with the mesh set, to which `layout.spread` then constrains."""
 
     def call(*args):
         with jax.set_mesh(mesh):

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax.ops.reduce import DATA, FSDP, ROWS, TENSOR
+from rlhf_jax.ops.layout import DATA, FSDP, ROWS, TENSOR
 
 AXES = (DATA, FSDP, TENSOR)
 FIRST, LAST = "(query|key|value|gate|up)", "(attention_out|down)"  # matrices of a block

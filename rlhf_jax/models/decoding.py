@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Int
 from rlhf_jax.models import sight, transformer
 from rlhf_jax.models.attention import LayerCache
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.ops.layout import divided, gathered, spread
 from rlhf_jax.ops.padding import position_ids, refuse_segments
-from rlhf_jax.ops.reduce import divided, gathered, spread
 
 CHUNK = 1024  # most columns that pass the layers at once while a prompt fills the cache
 CUT = {"embedding": 0, "attention_out": 0, "down": 0}

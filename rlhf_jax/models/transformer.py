@@ -24,8 +24,8 @@ from rlhf_jax.models.attention import (
 )
 from rlhf_jax.models.blockwise import attend_by_blocks
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.ops.layout import apart, gathered, spread, whole
 from rlhf_jax.ops.padding import AttentionMask, position_ids, refuse_segments, right_pad
-from rlhf_jax.ops.reduce import apart, gathered, spread, whole
 
 ACTIVATIONS = {
     "gelu": nn.gelu,

@@ -22,7 +22,8 @@ from rlhf_jax.batches import LoggedBatch, Prompts, Sequences
 from rlhf_jax.models import networks, q_networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.ops.advantages import gae, on_last_token
-from rlhf_jax.ops.reduce import DATA, normalise
+from rlhf_jax.ops.layout import DATA
+from rlhf_jax.ops.reduce import normalise
 
 KEY = jax.random.key(0)
 

@@ -19,7 +19,8 @@ from rlhf_jax.algorithms import kto, preference
 from rlhf_jax.algorithms.preference import PreferenceConfig
 from rlhf_jax.batches import Comparisons, LabelledBatch, PreferenceBatch, Samples, Sequences
 from rlhf_jax.models import networks
-from rlhf_jax.ops.reduce import DATA, normalise
+from rlhf_jax.ops.layout import DATA
+from rlhf_jax.ops.reduce import normalise
 
 PAIRS = ["dpo", "ipo", "simpo", "orpo"]
 KINDS = [*PAIRS, "kto"]

@@ -16,7 +16,8 @@ from rlhf_jax.batches import Comparisons, PPORollout, Prompts, Rollout, Samples,
 from rlhf_jax.devices import parallel
 from rlhf_jax.models import lora, networks
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.ops.reduce import DATA, share
+from rlhf_jax.ops.layout import DATA
+from rlhf_jax.ops.reduce import share
 
 B, WIDTH, T, V = 16, 4, 6, 20  # rows, prompt columns, response columns, vocabulary
 KEY = jax.random.key(0)
@@ -281,7 +282,7 @@ def mesh_of(count):
 
 
 def test_each_device_of_a_mesh_computes_its_share_of_a_minibatch(monkeypatch):
-    """A third at most, with what is not shared (the optimizer); all of it without `reduce.spread`."""
+    """A third at most, with what is not shared (the optimizer); all of it without `layout.spread`."""
     alone, spread = flops(mesh_of(1)), flops(mesh_of(8))
     monkeypatch.setattr(epochs, "spread", lambda tree: tree)
     careless = flops(mesh_of(8))

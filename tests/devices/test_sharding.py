@@ -18,8 +18,8 @@ from rlhf_jax.batches import PPORollout, Prompts, Samples
 from rlhf_jax.devices import parallel, sharding
 from rlhf_jax.models import decoding, lora, networks, transformer
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.ops import reduce
-from rlhf_jax.ops.reduce import DATA
+from rlhf_jax.ops import layout
+from rlhf_jax.ops.layout import DATA
 from rlhf_jax.runs import checkpoint
 
 B, PROMPT, T, V, LAYERS, D, MLP = 32, 7, 9, 80, 3, 48, 112
@@ -149,7 +149,7 @@ def test_the_update_gathers_parameters_a_layer_at_a_time_and_no_activations(size
 
 def test_without_the_constraints_activations_would_be_moved(monkeypatch):
     """So the test above can fail."""
-    for module in (transformer, reduce):
+    for module in (transformer, layout):
         monkeypatch.setattr(module, "spread", lambda tree, axis=0: tree)
     gathered = collectives(update_on(1, 8, 1)[2], "all-gather")
     assert any(len(x) == 2 and x[0] == B // 2 * (PROMPT + T) for x in gathered)
@@ -191,7 +191,7 @@ def test_the_sampler_holds_one_gathered_layer_at_most(sizes, settings):
 def test_weights_that_the_sampler_does_not_hold_in_place_would_all_be_gathered(monkeypatch):
     """So the test above can fail."""
     for module in (transformer, decoding):
-        monkeypatch.setattr(module, "gathered", reduce.spread)
+        monkeypatch.setattr(module, "gathered", layout.spread)
     monkeypatch.setattr(decoding, "divided", lambda matrix, axis: matrix)
     text, temporary, whole = sampler_on((1, 8, 1))
     assert temporary > whole
