@@ -146,15 +146,17 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
             )  # fmt: skip
         return carry | {"state": state, "kl_coef": kl_coef, "drawn": np.int32(drawn)}, metrics
 
-    carry = {
-        "state": stages.init_state_on(devices, method.trained, method.tx),
-        "kl_coef": devices.put(jnp.float32(rl.kl_coef)),
-        "drawn": np.int32(0),  # batches of prompts that were sampled
-    }
-    if rl.patience:
-        carry |= early_stop.begin(devices.put(method.trained))
+    def start():  # nothing here holds it, so that a resumed run has room for one state
+        carry = {
+            "state": stages.init_state_on(devices, method.trained, method.tx),
+            "kl_coef": devices.put(jnp.float32(rl.kl_coef)),
+            "drawn": np.int32(0),  # batches of prompts that were sampled
+        }
+        kept = early_stop.begin(devices.put(method.trained)) if rl.patience else {}
+        return carry | kept
+
     carry = loop.iterate(
-        run.folder, method.stage, carry, iteration,
+        run.folder, method.stage, start(), iteration,
         iterations=rl.iterations, save_every=rl.save_every, keep=rl.keep, best=rl.best,
         until=(lambda carry: carry["since"] >= rl.patience) if rl.patience else None,
     )  # fmt: skip
