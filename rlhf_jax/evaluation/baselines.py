@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 
@@ -50,6 +49,8 @@ def fit(
     log-likelihood of logistic regression, and (z - y)^2 / 2 for "regression". `counts` are the weights of the
     rows in the sum.
     """
+    from scipy.optimize import minimize  # whose import takes a third of a second
+
     binary, n = kind == "binary", features.shape[1]
     counts = np.ones(len(targets)) if counts is None else np.asarray(counts)
 
