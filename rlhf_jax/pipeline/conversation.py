@@ -34,7 +34,9 @@ NARROW = 60
 def lines(console: Console) -> Iterator[str]:
     """The lines that a person types, or those of standard input where it is no terminal."""
     if not sys.stdin.isatty():
-        yield from map(str.rstrip, sys.stdin)
+        for line in map(str.rstrip, sys.stdin):
+            console.print(f"> {line}", markup=False, highlight=False, soft_wrap=True)
+            yield line
         return
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # input() then edits lines and keeps their history

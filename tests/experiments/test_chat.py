@@ -66,7 +66,8 @@ def test_lines_are_answered_as_the_runs_generator_does(whole, monkeypatch, capsy
     assert code == 0 and not err
     said, samples = run.generator.generate(run.policy("ppo"), rows, keys.key_of(3, "people"))
     *texts, rest = re.split(NOTE, out)
-    assert [x.strip() for x in texts[::5]] == [x.translate(CONTROLS) for x in said] and not rest
+    want = [f"> {prompt}\n{x.translate(CONTROLS)}" for prompt, x in zip(asked, said, strict=True)]
+    assert [x.strip() for x in texts[::5]] == want and not rest
     notes = zip(*(map(float, texts[n::5]) for n in range(1, 5)), strict=True)
     for row, text, note, mask, logprobs in zip(
         rows, said, notes, samples.mask, samples.logprobs, strict=True
@@ -104,7 +105,9 @@ def test_two_policies_of_a_run_answer_with_the_same_noise(whole, monkeypatch, ca
         chat(monkeypatch, capsys, *settings[:2], *settings[4:], *stage, lines=[prompt])[1]
         for stage in ([], ["--stage", "sft"])
     ]
-    assert both == f"{whole}\n{alone[0]}{whole}:sft\n{alone[1]}"
+    asked = f"> {prompt}\n"
+    first, second = (x.removeprefix(asked) for x in alone)
+    assert both == f"{asked}{whole}\n{first}{whole}:sft\n{second}"
 
 
 def test_a_model_of_a_folder_answers_beside_a_run(whole, tmp_path, monkeypatch, capsys):
@@ -120,7 +123,7 @@ def test_a_model_of_a_folder_answers_beside_a_run(whole, tmp_path, monkeypatch, 
         "5",
         lines=["the acting"],
     )
-    assert code == 0 and out.startswith(f"{whole}\n") and f"\n{folder}\n" in out
+    assert code == 0 and out.startswith(f"> the acting\n{whole}\n") and f"\n{folder}\n" in out
     assert out.count("log-probability") == 2 and out.count("reward") == 2
 
 

@@ -20,10 +20,9 @@ from rlhf_jax.models import networks
 from rlhf_jax.models.config import ModelConfig
 from rlhf_jax.models.hub import huggingface, writing
 from rlhf_jax.pipeline import finished, keys, questions, reading, texts
-from rlhf_jax.pipeline import results as results_of_runs
 from rlhf_jax.pipeline.pretrained import stops
 from rlhf_jax.rewards import features
-from rlhf_jax.runs import checkpoint, disk, metrics
+from rlhf_jax.runs import checkpoint, conclusion, disk, metrics
 from rlhf_jax.tasks import reviews
 
 parts = str.split  # of a command line
@@ -78,7 +77,7 @@ def test_held_out_prompts_were_used_in_no_stage(whole):
 def test_an_interval_that_one_value_leaves_open_is_printed_as_unknown(tmp_path, capsys):
     gold = intervals.bootstrap_interval(np.ones(3), ["one prompt"] * 3)._asdict()
     disk.write_json(tmp_path / "results.json", {"gold": gold, "rows": [{"gold": gold}]})
-    results_of_runs.show(tmp_path, "the same")
+    conclusion.show(tmp_path, "the same")
     assert capsys.readouterr().out.count("unknown") == 2
 
 

@@ -10,8 +10,7 @@ import pytest
 import launch
 from experiments.methods import reward
 from rlhf_jax.pipeline import inputs, reuse, settings, texts
-from rlhf_jax.pipeline import results as results_of_runs
-from rlhf_jax.runs import disk, identity, run
+from rlhf_jax.runs import conclusion, disk, identity, run
 
 NO_INPUT = {"run", "start_from", "devices", "rl.best", "to", "stage", "base", "kind", "source"} | {
     "push_to_hub", "pairs", "against", "guidelines", "database", "backup", "judge", "model", "data"
@@ -144,4 +143,4 @@ def test_a_run_is_finished_where_its_report_and_results_are_whole(
     for name, text in (("report.html", report), ("results.json", results)):
         if text is not None:
             (tmp_path / name).write_text(text)
-    assert results_of_runs.stands(tmp_path) == stands
+    assert conclusion.stands(tmp_path) == stands

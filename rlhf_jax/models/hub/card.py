@@ -31,7 +31,7 @@ USE = {
 tokenizer = AutoTokenizer.from_pretrained({name!r})
 model = AutoModelForCausalLM.from_pretrained({name!r})
 prompt = tokenizer("...", return_tensors="pt")
-print(tokenizer.decode(model.generate(**prompt, do_sample=True, max_new_tokens={length})[0]))""",
+print(tokenizer.decode(model.generate(**prompt, do_sample=True, top_k=0, max_new_tokens={length})[0]))""",
     "reward model": """# training added score_bias to this score (config.json, or an adapter's metadata)
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -183,7 +183,9 @@ def _limits(results: dict[str, Any], settings: dict[str, Any]) -> str:
 
 def _belongs(name: str, export: Export) -> bool:
     """True for a result that is about the exported model."""
+    world = "entropy of the grammar", "gold of the best responses"  # of a generated task
     others = "correlation of", "the reward model", "seconds", "peak memory", *ABOUT["sft"], *REWARDS
+    others += world
     if export.stage in ABOUT:
         return name.startswith(ABOUT[export.stage])
     return not name.startswith(others)
