@@ -140,7 +140,12 @@ EVERY = {
 OWN = {"ensemble": "rloo", "best_of_n": "held_out_reward", "dialogue": "rloo"}
 
 
-@pytest.mark.parametrize("name", EVERY)
+SLOW = {"dialogue", "ensemble", "raft", "best_of_n"}  # whose stages the others have too
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[pytest.mark.more] * (x in SLOW)) for x in EVERY]
+)
 def test_every_method_is_planned_to_its_end(name, monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "taken", lambda lowered: 1)
     monkeypatch.chdir(tmp_path)
