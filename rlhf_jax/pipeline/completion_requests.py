@@ -117,10 +117,13 @@ def flag(body: Json, name: str) -> bool:
 
 
 def of_name(name: Any, speakers: dict[str, Speaker]) -> Speaker:
-    """The policy of that name."""
+    """The policy of that name; without a name, the only one."""
+    if name is None and len(speakers) == 1:
+        return next(iter(speakers.values()))
     if not isinstance(name, str) or name not in speakers:
         status, code = (400, None) if name is None else (404, "model_not_found")
-        why = f"model = {name!r}: served are {', '.join(speakers)}"
+        said = "model is missing" if name is None else f"model = {name!r}"
+        why = f"{said}: served are {', '.join(speakers)}"
         raise RefusedError(why, "model", status, code)
     return speakers[name]
 

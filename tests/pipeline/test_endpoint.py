@@ -12,7 +12,7 @@ import talkers
 
 from rlhf_jax.models import networks
 from rlhf_jax.models.hub import huggingface, writing
-from rlhf_jax.pipeline import completions, endpoint, keys, speakers
+from rlhf_jax.pipeline import completion_requests, completions, endpoint, keys, speakers
 
 PLAIN, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -296,3 +296,10 @@ def test_a_failure_is_told_and_the_next_request_is_served(served, ask, monkeypat
     assert status == 500 and "out of memory" in json.loads(text)["error"]["message"]
     assert "RuntimeError" in capfd.readouterr().err
     assert ask(PLAIN, model="plain", prompt="x")["choices"]
+
+
+def test_the_only_policy_needs_no_name():
+    only = tuple.__new__(speakers.Speaker, [None] * len(speakers.Speaker._fields))
+    assert completion_requests.of_name(None, {"one": only}) is only
+    with pytest.raises(completion_requests.RefusedError, match="model is missing: served are a, b"):
+        completion_requests.of_name(None, {"a": only, "b": only})
