@@ -154,6 +154,7 @@ class Block(nn.Module):
             put = jax.lax.dynamic_update_slice
             keys = put(cache.keys, kept.keys, (0, 0, 0, column))
             kept = LayerCache(keys, put(cache.values, kept.values, (0, 0, column, 0)))
+        attended: Array
         if by_blocks:
             attended = attend_by_blocks(q, kept, mask, cfg.attention_scale, cfg.attention_softcap)
         elif cache is None:

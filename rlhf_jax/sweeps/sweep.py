@@ -128,8 +128,8 @@ def _folder_of(method: Method, cfg: SweepConfig, asked: Asked) -> pathlib.Path:
 
 def _begin(found: Sweep, *, writes: bool) -> None:
     """Says what will run, and records it. Raises ValueError where the folder has runs of other settings."""
-    if jax.config.jax_platforms != "cpu":  # the runs take the accelerators, and this process none
-        jax.config.update("jax_platforms", "cpu")
+    # the runs take the accelerators, and this process none
+    jax.config.update("jax_platforms", "cpu")
     record = found.folder / outcome.RECORD
     settings = {job.name: disk.plain(job.cfg) for job in found.jobs}
     old = disk.read_json(record) if record.exists() else {}
