@@ -36,7 +36,7 @@ from rlhf_jax.models.config import ModelConfig
 QWEN = ModelConfig(
     vocab_size=151_936, layers=24, d_model=896, heads=14, kv_heads=2, d_mlp=4864,
     positions="rotary", rope_theta=1e6, norm="rmsnorm", activation="swiglu", bias=False, qkv_bias=True,
-    tied=True, dtype="bfloat16", logprob_chunk=256, remat=True,
+    tied=True, dtype="bfloat16", remat=True,
 )  # fmt: skip
 MODELS = {
     "trial": replace(QWEN, vocab_size=512, layers=2, d_model=64, heads=2, d_mlp=128),
@@ -156,12 +156,8 @@ def decoding(cfg: Config, model: ModelConfig) -> tuple[float, float]:
 
 
 def ppo_iteration(cfg: Config, model: ModelConfig) -> float:
-    """Seconds of sampling, a pass of policy, reference, reward model and critic, and four epochs.
-
-    Logits of `rows` rows are held at once.
-    """
-    small = max(1, cfg.response * cfg.rows // cfg.batch)
-    lm = networks.language_model(replace(model, logprob_chunk=small))
+    """Seconds of sampling, a pass of policy, reference, reward model and critic, and four epochs."""
+    lm = networks.language_model(model)
     critic, judge = networks.actor_critic(lm), networks.reward_model(lm)
     tx = optimizer.make(optimizer.OptimizerConfig(lr=1e-5, schedule="constant"), 1)
     reference = jax.jit(lm.init)(jax.random.key(0))

@@ -69,10 +69,16 @@ def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name
         norm = optax.tree.norm(grads)
         total = psum(sum(jnp.sum(jnp.abs(w)) for w in jax.tree.leaves(weights)), axis_name)
         usable = jnp.isfinite(norm) & (total > 0)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        new = optax.apply_updates(state.params, updates), opt_state
-        old = state.params, state.opt_state
-        params, opt_state = jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, old)
+
+        def take(params, opt_state):
+            updates, opt_state = tx.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
+        old = (
+            state.params,
+            state.opt_state,
+        )  # a choice of all numbers afterwards would copy them first
+        params, opt_state = jax.lax.cond(usable, take, lambda *old: old, *old)
         metrics |= {"train/grad_norm": norm, "train/skipped": 1.0 - usable.astype(jnp.float32)}
         if rate := getattr(tx, "rate", None):
             metrics["train/learning_rate"] = jnp.float32(rate(state.opt_state))

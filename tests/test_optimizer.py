@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rlhf_jax import optimizer
@@ -30,7 +31,7 @@ def test_tf_style_adam_is_tensorflows_formula(b1, b2, eps):
         {"w": rng.normal(size=(3, 4)) * 10.0**-i, "b": rng.normal(size=2) * 1e-4} for i in range(6)
     ]
     like = jax.tree.map(jnp.zeros_like, grads[0])
-    got = run(optimizer.scale_by_adam_tf_style(b1, b2, eps), like, grads)
+    got = run(optimizer.scale_by_adam(b1, b2, eps, "tensorflow"), like, grads)
     for name in grads[0]:
         m = v = np.zeros(grads[0][name].shape)
         for t, g in enumerate(grads, start=1):
@@ -38,6 +39,15 @@ def test_tf_style_adam_is_tensorflows_formula(b1, b2, eps):
             v = b2 * v + (1 - b2) * g[name] ** 2
             want = np.sqrt(1 - b2**t) / (1 - b1**t) * m / (np.sqrt(v) + eps)
             np.testing.assert_allclose(got[t - 1][name], want, rtol=2e-4)
+
+
+def test_adam_is_optaxs():
+    rng = np.random.default_rng(1)
+    grads = [{"w": rng.normal(size=(3, 4)) * 10.0**-i, "b": rng.normal(size=2)} for i in range(6)]
+    like = jax.tree.map(jnp.zeros_like, grads[0])
+    kinds = optimizer.scale_by_adam, optax.scale_by_adam
+    ours, theirs = (run(kind(0.9, 0.99, 1e-5), like, grads) for kind in kinds)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 
 @pytest.mark.parametrize(("gradient", "ratio"), [(1e-3, 1.3), (1e-5, 16), (1e-6, 29)])

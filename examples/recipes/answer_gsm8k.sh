@@ -8,6 +8,6 @@ MODEL=${MODEL:-Qwen/Qwen2.5-0.5B-Instruct}
 jq -c '{answer, prompt: [{role: "user",
     content: (.question + " Think step by step, then write #### and the final number.")}]}' train.jsonl > prompts.jsonl
 exec python launch.py answer --reference "$MODEL" --data.prompts prompts.jsonl \
-  --data.prompt-length 512 --sample.length 1024 --model.dtype bfloat16 --model.logprob-chunk 64 \
+  --data.prompt-length 512 --sample.length 1024 --model.dtype bfloat16 \
   --rl.batch-size 1024 --pg.minibatches 4 --pg.microbatches 32 --rl.iterations 800 \
   --rl.optimizer.lr 1e-6 --rl.optimizer.schedule constant --rl.kl-coef 0.001 --eval-draws 4 "$@"

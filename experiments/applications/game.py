@@ -135,7 +135,6 @@ def main(cfg: Config):
     # 1. a language model that knows the words, from games of random play
     place = stages.Place(folder, devices, cfg.seed)
     reference, sft_loss = stages.sft(place, cfg.sft, lm, *playing.demonstrations(cfg))
-    reference = devices.put(reference)
 
     # 2. it plays, and learns from its rewards
     tx = optimizer.make(cfg.optimizer, cfg.iterations * own.epochs * own.minibatches)
@@ -156,7 +155,7 @@ def main(cfg: Config):
         won, turns = guessing.outcomes(*playing.words_of(samples))
         return state, metrics | {"game/win_rate": won.mean(), "game/turns": turns.mean()}
 
-    state = stages.init_state_on(devices, learner.init(jax.device_get(reference)), tx)
+    state = stages.init_state_on(devices, learner.init(reference), tx)
     state = loop.iterate(
         folder, cfg.algorithm, state, iteration,
         iterations=cfg.iterations, save_every=cfg.save_every,

@@ -102,7 +102,7 @@ def main(cfg: Config):
     tx = optimizer.make(cfg.dpo.optimizer, steps)
     job = stages.Fit(
         stage="dpo",
-        params=run.start(reference),
+        start=lambda: run.start(reference),
         make=lambda policy_fn: preference.make_train_step(
             policy_fn, tx, cfg.preference,
             microbatches=cfg.dpo.microbatches, axis_name=devices.axis_name,
@@ -116,7 +116,6 @@ def main(cfg: Config):
         measure=lambda params: {"preference/held_out_accuracy": accuracy(params)},
     )  # fmt: skip
     params, _ = stages.fit(stages.place(run), job, cfg.lora)
-    params = devices.host(params)
 
     # 3. the results
     own = intervals.accuracy(margins_of(params), [c.group for c in compared.held_out], counts)

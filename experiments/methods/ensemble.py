@@ -83,7 +83,7 @@ def main(cfg: Config):
 
     # 2. RLOO against their combined score
     if own.combine == "warm":
-        combined = Reward(fn, ensemble.weight_average(members))
+        combined = Reward(fn, run.devices.make(ensemble.weight_average, members))
     else:
         combined = Reward(ensemble.make_score(fn, own), members)
     method = learners.with_policy_gradient(run, "rloo", reference)
@@ -120,7 +120,7 @@ def train(run: Prepared, reference, compared: Feedback):
 
     job = stages.Fit(
         stage="ensemble",
-        params=devices.make(
+        start=lambda: devices.make(
             lambda trunk: ensemble.init(rm.init, root, trunk, cfg.ensemble), devices.share(reference)
         ),
         make=lambda fn: ensemble.make_train_step(
@@ -137,7 +137,6 @@ def train(run: Prepared, reference, compared: Feedback):
         init=ensemble.init_state,
     )  # fmt: skip
     params, _ = stages.fit(stages.place(run), job)
-    params = devices.host(params)
     texts = stages.demonstrations(run.tokenizer, run.texts.corpus_held_out, run.lengths)
     return reward_model.centre(params, member_scores(run, params, texts).mean(axis=0))
 
@@ -162,4 +161,4 @@ def on_held_out_pairs(
         scored[f"member {m}"] = of_sides(lambda x, m=m: x[m])
     for how in ("mean", "min", "uwo"):
         scored[how] = of_sides(partial(ensemble.combine, cfg=replace(cfg, combine=how)))
-    return scored | {"warm": both(fn, ensemble.weight_average(members))}
+    return scored | {"warm": both(fn, run.devices.make(ensemble.weight_average, members))}

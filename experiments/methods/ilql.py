@@ -87,7 +87,7 @@ def main(cfg: Config):
     q, tx = q_networks.q_network(run.lm), optimizer.make(cfg.q.optimizer, cfg.q.steps)
     job = stages.Fit(
         stage="ilql",
-        params=q.init(keys.key_of(cfg.seed, "policy"), reference),
+        start=lambda: q.init(keys.key_of(cfg.seed, "policy"), reference),
         make=lambda fn: ilql.make_train_step(fn, tx, cfg.ilql, axis_name=devices.axis_name),
         fn=q.q_fn,
         batch_at=lambda i: batch_at(log, cfg.q.batch_size, cfg.seed, i, devices.take),
@@ -99,7 +99,7 @@ def main(cfg: Config):
         init=ilql.init_state,
     )
     params, state = stages.fit(stages.place(run), job, cfg.lora)
-    state = state._replace(train=state.train._replace(params=devices.host(params)))
+    state = state._replace(train=state.train._replace(params=params))
 
     # a policy for every beta
     policy = q_networks.guided(run.lm, q)

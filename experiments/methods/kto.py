@@ -107,7 +107,7 @@ def main(cfg: Config):
     tx = optimizer.make(cfg.kto.optimizer, steps)
     job = stages.Fit(
         stage="kto",
-        params=run.start(reference),
+        start=lambda: run.start(reference),
         make=lambda policy_fn: kto.make_train_step(
             policy_fn, tx, cfg.kto,
             microbatches=cfg.kto.microbatches, axis_name=devices.axis_name,
@@ -123,7 +123,6 @@ def main(cfg: Config):
         },
     )  # fmt: skip
     params, _ = stages.fit(stages.place(run), job, cfg.lora)
-    params = devices.host(params)
 
     # 3. the results
     own = {"policy": rewards(params)}

@@ -136,7 +136,9 @@ def loss(params, frozen, batch: PPOBatch, weights, *, actor_critic_fn, cfg: PPOC
         new_values, batch.values, batch.returns, clip=cfg.value_clip
     )
     mean = lambda x: jnp.vdot(weights, x.astype(jnp.float32))
-    total = mean(policy_loss) + cfg.value_coef * mean(value_loss) - cfg.entropy_coef * mean(entropy)
+    total = mean(policy_loss) + cfg.value_coef * mean(value_loss)
+    if cfg.entropy_coef:
+        total -= cfg.entropy_coef * mean(entropy)
     if cfg.kl_in_loss != "none":
         penalty = kl.ESTIMATORS[cfg.kl_in_loss](new_logprobs, batch.ref_logprobs)
         total += frozen["kl_coef"] * mean(jnp.where(mask, penalty, 0.0))

@@ -47,6 +47,12 @@ class Absent:
 
     __del__ = delete
 
+    def become(self, kind: str):
+        """Counts the array as one of another kind."""
+        self.dry.add(self.kind, -self.held)
+        self.kind = kind
+        self.dry.add(kind, self.held)
+
     def __len__(self):
         return self.shape[0]
 
@@ -147,6 +153,13 @@ class OnPaper(Devices):
         """The shapes that a pure function returns, as `Absent` arrays."""
         shapes = jax.eval_shape(fn, *jax.tree.map(_plain, args))
         return jax.tree.map_with_path(self.placed, shapes, self.places(shapes))
+
+    def ended(self, carry):
+        """The carry of a stage that has ended, whose parameters are trained no more."""
+        for path, x in jax.tree.leaves_with_path(carry):
+            if isinstance(x, Absent) and x.kind in (TRAINED, CRITIC):
+                x.become(kind_of([key for key in path if isinstance(key, DictKey)]))
+        return carry
 
     def placed(self, path, x, where):
         """One array, in its sharding; a scalar has its value."""

@@ -15,8 +15,11 @@ FULL = 0.95  # fraction of a device's memory above which a warning is printed
 def held() -> int:
     """Bytes of all arrays on the first device of this process."""
     device = jax.local_devices()[0]
-    here = (x for x in jax.live_arrays() if device in x.sharding.device_set)
-    return sum(share(x, x.sharding) for x in here)  # to look at their shards would make more arrays
+    live = [x for x in jax.live_arrays() if not x.is_deleted()]
+    spread = (x for x in live if len(x.sharding.device_set) > 1)
+    views = {id(shard.data) for x in spread for shard in x.addressable_shards}  # which hold nothing
+    here = (x for x in live if device in x.sharding.device_set and id(x) not in views)
+    return sum(share(x, x.sharding) for x in here)
 
 
 def room() -> int:

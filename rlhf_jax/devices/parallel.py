@@ -46,8 +46,9 @@ class Devices(NamedTuple):
 
         def place(x, where):
             if (id(x), where) not in placed:
-                lies = isinstance(x, jax.Array) and x.sharding.is_equivalent_to(where, x.ndim)
-                placed[id(x), where] = jax.device_put(x, where) if lies else _own(x, where)
+                own = x.sharding if isinstance(x, jax.Array) and x.committed else None
+                lies = own is not None and own.is_equivalent_to(where, x.ndim)
+                placed[id(x), where] = x if lies else _own(x, where)
             return placed[id(x), where]
 
         return jax.tree.map(place, tree, self.places(tree))

@@ -49,7 +49,7 @@ class RopeScaling(Settings):
         return {x: f'kind = "{self.kind}" does not read it' for x in names if x not in reads}
 
 
-COMPUTED = ("param_dtype", "dtype", "attention", "remat", "logprob_chunk")
+COMPUTED = ("param_dtype", "dtype", "attention", "remat")
 """The settings of a model that say how it is computed; no checkpoint holds them."""
 
 
@@ -148,8 +148,6 @@ class ModelConfig(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of matrix products and of looked-up embeddings. Logits, norm statistics, softmax, log-softmax,
     and reward and value heads are always float32."""
-    logprob_chunk: Whole = 0
-    """Columns whose logits are held at once while log-probabilities are computed; 0: all."""
 
     @property
     def local(self) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Int
 
 from rlhf_jax.models import decoding, transformer
 from rlhf_jax.models.config import ModelConfig
-from rlhf_jax.ops.logprobs import token_logprobs
+from rlhf_jax.ops.logprobs import of_logits, token_logprobs
 from rlhf_jax.ops.padding import last_real, refuse_segments
 
 
@@ -106,11 +106,11 @@ def language_model(cfg: ModelConfig) -> LanguageModel:
 
     def read_fn(params, hidden, tokens, *, last, temperature=1.0):
         return token_logprobs(
-            transformer.unembedding(cfg, params),
+            lambda table, hidden: transformer.unembedding(cfg, table)(hidden),
+            transformer.table_of(cfg, params),
             hidden[:, -last - 1 : -1],  # the positions that predict the last tokens
             tokens[:, -last:],
             temperature=temperature,
-            chunk=cfg.logprob_chunk,
         )
 
     def policy_fn(params, tokens, attention_mask, *, last, temperature=1.0):
@@ -148,7 +148,7 @@ def from_logits(apply: Callable) -> Policy:
 
     def policy_fn(params, tokens, attention_mask, *, last, temperature=1.0):
         logits = logits_fn(params, tokens, attention_mask, last=last)
-        return token_logprobs(lambda x: x, logits, tokens[:, -last:], temperature=temperature)
+        return of_logits(logits / temperature, tokens[:, -last:])
 
     def prefill_fn(params, tokens, attention_mask, room):
         refuse_segments(attention_mask, "responses follow one prompt in each row")

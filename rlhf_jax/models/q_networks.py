@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.models.networks import LanguageModel, Policy, headless, scalar_head
-from rlhf_jax.ops.logprobs import logprobs_of, token_logprobs
+from rlhf_jax.ops.logprobs import of_logits
 
 
 class QNetwork(NamedTuple):
@@ -61,7 +61,7 @@ def q_network(lm: LanguageModel, heads: int = 2) -> QNetwork:
 
         def of_tokens(head):
             q = linear(head, hidden)  # [B, last, V]
-            return jnp.take_along_axis(q, said[..., None], axis=-1)[..., 0], logprobs_of(q, said)
+            return jnp.take_along_axis(q, said[..., None], axis=-1)[..., 0], of_logits(q, said)[0]
 
         q, logprobs = jax.vmap(of_tokens)(params["q"])
         target_q, _ = jax.vmap(of_tokens)(target)
@@ -106,7 +106,7 @@ def guided(lm: Policy | LanguageModel, q: Policy | QNetwork) -> Policy:
 
     def policy_fn(params, tokens, attention_mask, *, last, temperature=1.0):
         logits = logits_fn(params, tokens, attention_mask, last=last)
-        return token_logprobs(lambda x: x, logits, tokens[:, -last:], temperature=temperature)
+        return of_logits(logits / temperature, tokens[:, -last:])
 
     def prefill_fn(params, tokens, attention_mask, room):
         logits, cache = lm.prefill_fn(params["policy"], tokens, attention_mask, room)

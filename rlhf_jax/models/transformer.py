@@ -289,6 +289,12 @@ class Transformer(nn.Module):
         return self.unembed(self.hidden(tokens, attention_mask)[0])
 
 
+def table_of(cfg: ModelConfig, params):
+    """The parameters that `unembedding` reads."""
+    name = "embedding" if cfg.tied else "unembedding"
+    return {name: params[name]}
+
+
 def unembedding(cfg: ModelConfig, params, stationary: bool = False):
     """`read(hidden) -> logits`; the `stationary` one is the default `read` of prefill and decode."""
     model = Transformer(cfg, stationary=stationary)

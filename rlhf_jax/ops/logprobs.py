@@ -1,12 +1,16 @@
-"""Token log-probabilities and entropy in float32, whole or in chunks that never hold [B, T, V]; ratios."""
+"""Token log-probabilities and entropy in float32, whose gradient holds no logits but a chunk's; ratios."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rlhf_jax.ops import softmax
+
 BOUND = 20.0  # the log-ratio beyond which a ratio no longer rises; exp overflows float32 at 88.7
+WHOLE = 2**24  # logits that may be held at once, however small the model: 64 MB
 
 
 def ratio_of(log_ratio: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -17,50 +21,51 @@ def ratio_of(log_ratio: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.exp(jnp.where(log_ratio > BOUND, BOUND, log_ratio))
 
 
-def logprobs_of(logits: Float[Array, "*n V"], tokens: Int[Array, "*n"]) -> Float[Array, "*n"]:
-    """Log-probability of each token, in nats."""
-    logits = logits.astype(jnp.float32)
-    said = jax.nn.one_hot(tokens, logits.shape[-1], dtype=bool)  # its gradient is no scatter
-    return jnp.sum(jnp.where(said, logits, 0.0), axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+def of_logits(
+    logits: Float[Array, "*n V"], tokens: Int[Array, "*n"]
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """Log-probability of each token y and entropy H of its distribution p = softmax(z), in nats.
 
-
-def entropy_of(logits: Float[Array, "*n V"]) -> Float[Array, "*n"]:
-    """Entropy of each next-token distribution, in nats; a token with logit -inf adds nothing."""
-    logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    probs = jnp.exp(logprobs)
-    return -jnp.sum(probs * jnp.where(probs > 0, logprobs, 0.0), axis=-1)
+    A token with logit -inf adds nothing. The gradient is computed from the logits z in one pass: that of
+    log p_y is [j = y] - p_j, and that of H is -p_j (log p_j + H).
+    """
+    z = logits.astype(jnp.float32).reshape(-1, logits.shape[-1])
+    return jax.tree.map(lambda x: x.reshape(tokens.shape), softmax.read(z, tokens.reshape(-1)))
 
 
 def token_logprobs(
     project: Callable,
+    weights: Any,
     hidden: Float[Array, "B T D"],
     tokens: Int[Array, "B T"],
     *,
     temperature: float = 1.0,
-    chunk: int = 0,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Log-probability of each token and entropy of its distribution, softmax(project(hidden) /
+    """Log-probability of each token and entropy of its distribution, softmax(project(weights, hidden) /
     temperature).
 
-    `project` maps [B, n, D] to logits [B, n, V]. A nonzero `chunk` limits n to `chunk` columns at a time,
-    forward and backward, so memory grows with B chunk V instead of B T V. Chunks run along T, which is
-    never sharded.
+    `project` maps `weights` and [n, D] to logits [n, V]. They are held for the gradient where they take no
+    more memory than `WHOLE`, or than the table [D, V] and its gradient. Otherwise they are computed in
+    chunks of columns, and again for the gradient, whose sum over chunks is float32: a third more compute,
+    and no [B, T, V]. Chunks run along T, which is never sharded.
     """
+    (B, T, D), V = hidden.shape, jax.eval_shape(project, weights, hidden[0]).shape[-1]
+    held, chunk = (max(n * D, WHOLE // V) for n in (2, 1))  # rows
+    columns = T if held >= B * T else -(-T // -(-T // max(1, chunk // B)))
+    wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, "float32")), weights)
 
-    def both(hidden, tokens):
-        logits = project(hidden).astype(jnp.float32) / temperature  # [B, n, V]
-        return logprobs_of(logits, tokens), entropy_of(logits)
+    def read(rows):
+        hidden, tokens = rows
+        return softmax.read(project(wide, hidden).astype(jnp.float32) / temperature, tokens)
 
-    B, T = tokens.shape
-    if not 0 < chunk < T:
-        return both(hidden, tokens)
-    cut = lambda x: jnp.moveaxis(
-        jnp.pad(x, [(0, 0), (0, -T % chunk)] + [(0, 0)] * (x.ndim - 2)).reshape(
-            B, -1, chunk, *x.shape[2:]
-        ),
-        1,
-        0,
-    )  # [T / chunk, B, chunk, ...]
-    columns = jax.lax.map(jax.checkpoint(lambda xs: both(*xs)), (cut(hidden), cut(tokens)))
-    logprobs, entropy = (jnp.moveaxis(x, 0, 1).reshape(B, -1)[:, :T] for x in columns)
-    return logprobs, entropy
+    def cut(x):  # [chunks, B columns, ...], padded at the end
+        x = jnp.pad(x, [(0, 0), (0, -T % columns)] + [(0, 0)] * (x.ndim - 2))
+        x = x.reshape(B, -1, columns, *x.shape[2:]).swapaxes(0, 1)
+        return x.reshape(len(x), B * columns, *x.shape[3:])
+
+    if columns == T:
+        found = read((hidden.reshape(B * T, D), tokens.reshape(-1)))
+    else:
+        found = jax.lax.map(jax.checkpoint(read), (cut(hidden), cut(tokens)))
+    whole = lambda x: x.reshape(-1, B, columns).swapaxes(0, 1).reshape(B, -1)[:, :T]
+    return jax.tree.map(whole, found)

@@ -96,10 +96,11 @@ def seed_of(cfg) -> int:
 
 
 def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=None):
-    """(parameters, KL coefficient) after all iterations; metrics and checkpoints go to the run directory.
+    """(parameters on the devices, KL coefficient) after all iterations.
 
-    `reference` are the parameters of the SFT policy. `reward` is the reward model to maximise, or None with
-    a Python reward alone. `held_out_reward` is only reported.
+    Metrics and checkpoints go to the run directory. `reference` are the parameters of the SFT policy.
+    `reward` is the reward model to maximise, or None with a Python reward alone. `held_out_reward` is only
+    reported.
     """
     cfg, rl, devices, learner = run.cfg, run.cfg.rl, run.devices, method.learner
     scorer = scoring.RewardScorer(run, reward)
@@ -160,9 +161,8 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
         iterations=rl.iterations, save_every=rl.save_every, keep=rl.keep, best=rl.best,
         until=(lambda carry: carry["since"] >= rl.patience) if rl.patience else None,
     )  # fmt: skip
-    last = carry["best"] if rl.patience else carry["state"].params
-    trained, kl_coef = devices.host((last, carry["kl_coef"]))
-    return lora.join(method.base, trained, cfg.lora), kl_coef
+    trained = carry["best"] if rl.patience else carry["state"].params
+    return lora.join(base, trained, cfg.lora), devices.host(carry["kl_coef"])
 
 
 def watched(run: Prepared, measures: Callable, batch: Drawn, rolled) -> dict[str, Any]:

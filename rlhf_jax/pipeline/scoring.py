@@ -46,7 +46,7 @@ class PythonRewardConfig(Settings):
 
 
 class Reward(NamedTuple):
-    """A reward model: `fn(params, tokens, attention_mask) -> scores [B]`, and its parameters on the host."""
+    """A reward model: `fn(params, tokens, attention_mask) -> scores [B]`, and its parameters."""
 
     fn: Callable
     params: Any

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 HELD_OUT = "held_out_reward"
 """The stage of the held-out reward model."""
 NONE = LoraConfig()  # no adapters
-SMALLER = "--model.remat, --model.logprob-chunk 64, --lora.rank 8 or --devices mesh:fsdp=-1"
+SMALLER = "--model.remat, --lora.rank 8 or --devices mesh:fsdp=-1"
 """Remedies that reduce the memory of any training step."""
 CENTRE = "centre.json"
 """The file of a stage with the mean score that was subtracted from its reward model's bias."""
@@ -131,7 +131,7 @@ class Fit(NamedTuple):
     """Training of one stage on stored rows."""
 
     stage: str
-    params: Any  # all initial parameters
+    start: Callable  # start() -> all initial parameters
     make: Callable  # make(fn) -> step(state, frozen, batch) -> (state, metrics)
     fn: Callable  # the network's function of all parameters, for the loss
     batch_at: Callable  # batch_at(i) -> the batch of step i, on the devices
@@ -146,19 +146,21 @@ class Fit(NamedTuple):
 
 
 def fit(run: Place, job: Fit, adapters: LoraConfig = NONE):
-    """Trains until `job.steps`; returns (all parameters, all else but the moments), on the host.
+    """Trains until `job.steps`; returns (all parameters, all else but the moments), on the devices.
 
-    With `adapters` the returned parameters are the given ones with trained adapters and heads.
+    With `adapters` the returned parameters are the initial ones with trained adapters and heads.
     """
     devices = run.devices
     step = compile_step(devices, job.stage, lora.over_base(job.make, job.fn, adapters))
-    base, trained = lora.split(job.key, job.params, adapters)
+    base, trained = lora.split(job.key, job.start(), adapters)
     frozen = {"base": devices.share(base)}
     whole = lambda trained: lora.join(frozen["base"], trained, adapters)
 
     def begun():
-        state = init_state_on(devices, trained, job.tx, job.init)
-        best = early_stop.begin(devices.share(trained)) if job.patience else {}
+        nonlocal trained  # and nothing holds the initial parameters while the state is trained
+        first, trained = trained, None
+        state = init_state_on(devices, first, job.tx, job.init)
+        best = early_stop.begin(devices.share(first)) if job.patience else {}
         return {"state": state} | best if best else state
 
     def body(carry, i):
@@ -176,11 +178,9 @@ def fit(run: Place, job: Fit, adapters: LoraConfig = NONE):
         iterations=job.steps, save_every=job.save_every, log_every=job.log_every, unit="steps",
         until=(lambda carry: carry["since"] >= job.patience) if job.patience else None,
     )  # fmt: skip
-    trained = devices.host(carry["best"] if job.patience else params_of(carry))
-    rest = (
-        carry | {"state": rest_of(carry["state"]), "best": None} if job.patience else rest_of(carry)
-    )
-    return lora.join(base, trained, adapters), devices.host(rest)
+    if not job.patience:
+        return whole(params_of(carry)), rest_of(carry)
+    return whole(carry["best"]), carry | {"state": rest_of(carry["state"]), "best": None}
 
 
 def params_of(state):
@@ -204,11 +204,11 @@ def sft(
     start=None,
     adapters=NONE,
 ):
-    """The language model's parameters with the lowest held-out loss, on the host, and that loss (nats per
-    token).
+    """The language model's parameters with the lowest held-out loss, on the devices, and that loss (nats
+    per token).
 
-    `start` are the initial parameters and `adapters` the part of them to train; without `start`, all
-    parameters are trained from random weights.
+    `start()` returns the initial parameters, and `adapters` is the part of them to train; without `start`,
+    all parameters are trained from random weights.
     """
     adapters = NONE if start is None else adapters
     if cfg.pack:
@@ -216,7 +216,7 @@ def sft(
     tx, loss_of = optimizer.make(cfg.optimizer, cfg.steps), held_out_loss(run.devices, lm, held_out)
     job = Fit(
         stage="sft",
-        params=run.devices.make(lm.init, keys.key_of(run.seed, "sft")) if start is None else start,
+        start=start or (lambda: run.devices.make(lm.init, keys.key_of(run.seed, "sft"))),
         make=lambda policy_fn: sft_step.make_train_step(
             policy_fn, tx, microbatches=cfg.microbatches, axis_name=run.devices.axis_name
         ),
@@ -231,7 +231,8 @@ def sft(
         patience=cfg.patience,
     )
     params, carry = fit(run, job, adapters)
-    return run.devices.host(lora.merge(params)), float(carry["lowest"])
+    params = run.devices.make(lora.merge, params) if adapters.rank else params
+    return params, float(carry["lowest"])
 
 
 def packed(train: Sequences) -> Sequences:
@@ -245,21 +246,22 @@ def packed(train: Sequences) -> Sequences:
 
 
 def reference(run: "Prepared"):
-    """The SFT policy's parameters, trained or read, on the host, and facts about them."""
+    """The SFT policy's parameters, trained or read, on the devices, and facts about them."""
     cfg, devices, texts = run.cfg, run.devices, run.texts
     answers = cfg.data.turns
     held_out = demonstrations(run.tokenizer, texts.corpus_held_out, run.lengths, answers)
-    start, nats = pretrained.start(cfg, devices.places), np.nan
+    start, nats = (lambda: pretrained.start(cfg, devices.places)), np.nan
     if cfg.reference:
-        params = devices.host(start)
+        params = start()
         if texts.corpus_held_out:
-            nats = float(held_out_loss(devices, run.lm, held_out)(devices.share(start)))
+            nats = float(held_out_loss(devices, run.lm, held_out)(params))
     else:
         encode = lambda: demonstrations(run.tokenizer, texts.corpus, run.lengths, answers)
         train = disk.mapped(run.folder / "data" / "demonstrations", encode, held_out)
         params, nats = sft(
-            place(run), cfg.sft, run.lm, train, held_out, start=start, adapters=cfg.lora
-        )
+            place(run), cfg.sft, run.lm, train, held_out,
+            start=start if pretrained.named(cfg) else None, adapters=cfg.lora,
+        )  # fmt: skip
     if not texts.corpus_held_out:
         return params, {}
     whole = "response" if answers == "last" else "row"
@@ -276,8 +278,9 @@ def place(run: "Prepared") -> "Place":
 
 
 def compile_step(devices: Devices, stage: str, step: Callable) -> Callable:
-    """Compiles a pure `step(state, frozen, batch)` for the devices, and prints the memory it needs."""
-    compiled = devices.compile(step, (P(), P(), P(DATA)), (P(), P()))
+    """Compiles a pure `step(state, frozen, batch)` for the devices, which is donated its state, and prints
+    the memory it needs."""
+    compiled = devices.compile(step, (P(), P(), P(DATA)), (P(), P()), donate=0)
     return memory.announce_memory(stage, compiled, f"a smaller batch, more microbatches, {SMALLER}")
 
 
@@ -328,8 +331,10 @@ def reward_model_of(
     tx = optimizer.make(cfg.optimizer, steps)
     job = Fit(
         stage=stage,
-        params=network.init(jax.random.fold_in(keys.key_of(seed, stage), 0), trunk)
-        | {"bias": jnp.float32(lesson.start)},
+        start=lambda: (
+            network.init(jax.random.fold_in(keys.key_of(seed, stage), 0), trunk)
+            | {"bias": jnp.float32(lesson.start)}
+        ),
         make=lambda reward_fn: lesson.make(
             reward_fn, tx, microbatches=cfg.microbatches, axis_name=devices.axis_name
         ),
@@ -369,9 +374,7 @@ def reward_models(run: "Prepared", reference, feedback: Feedback | None):
     The first is loaded where `reward_model` names one; all that are trained start from the reference.
     """
     if run.load_reward:
-        named = scoring.Reward(*run.load_reward(run.devices.places))
-        first = centred(run, named)
-        first = first._replace(params=run.devices.host(first.params))
+        first = centred(run, scoring.Reward(*run.load_reward(run.devices.places)))
     else:
         first = reward_model_of(run, "reward", feedback.halves[0], reference) if feedback else None
     if feedback is None or not feedback.halves[1]:

@@ -16,7 +16,7 @@ import yaml
 
 from rlhf_jax.devices.process import cut_at
 from rlhf_jax.runs.disk import plain
-from rlhf_jax.runs.identity import flat
+from rlhf_jax.runs.identity import current, flat
 
 OPTION = "--config"
 
@@ -58,7 +58,7 @@ def read(file: pathlib.Path) -> dict[str, Any]:
         said = " ".join(str(error).split())
         raise ValueError(f"config = {file} is neither YAML nor JSON: {said}") from None
     if isinstance(tree, dict) and {"experiment", "settings"} <= tree.keys():  # of a run
-        tree = {name: value for name, value in tree["settings"].items() if name != "run"}
+        tree = {name: value for name, value in current(tree["settings"]).items() if name != "run"}
     if tree is None:
         return {}
     if not isinstance(tree, dict):

@@ -7,6 +7,20 @@ and those whose larger value lengthens a finished run, as `_length = ("iteration
 import dataclasses
 from typing import Any
 
+RETIRED = ("model.logprob_chunk",)
+"""Settings of earlier versions that changed no result."""
+
+
+def current(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run's config.json without those that are `RETIRED`."""
+
+    def kept(tree, at=""):
+        if not isinstance(tree, dict):
+            return tree
+        return {x: kept(y, f"{at}{x}.") for x, y in tree.items() if f"{at}{x}" not in RETIRED}
+
+    return kept(settings)
+
 
 def incidental(cfg: Any, at: str = "") -> set[str]:
     """The dotted names of the settings that change no result, as the classes of the tree say."""

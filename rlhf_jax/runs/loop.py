@@ -69,7 +69,7 @@ def iterate(
         with dry.loop(stage, carry, iterations, unit, until is not None) as numbers:
             for i in numbers:
                 carry, _ = body(carry, i)
-        return carry
+        return dry.layout.ended(carry)
     began = time.perf_counter()
     place = run / "stages" / stage
     clock, done = place / "clock.json", place / "done.json"

@@ -166,7 +166,7 @@ def read_config(run: pathlib.Path) -> dict:
     for name, kind in (("experiment", str), ("settings", dict), ("versions", dict)):
         if not isinstance(config, dict) or not isinstance(config.get(name), kind):
             raise ValueError(f"{run / CONFIG} is damaged, it has no {name}: {remedy}")
-    return config
+    return config | {"settings": identity.current(config["settings"])}
 
 
 def is_run(name: str | pathlib.Path) -> bool:

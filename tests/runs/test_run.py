@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.runs import disk, manifest, run, surroundings
+from rlhf_jax.runs import config_file, disk, identity, manifest, run, surroundings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,17 @@ def test_a_run_goes_on_where_a_setting_is_new_and_stands_at_its_default(tmp_path
     gone["settings"]["dropout"] = None
     disk.write_json(place / "config.json", gone)
     assert run.open_run("toy", Config(seed=1), str(place)) == place
+
+
+def test_a_run_goes_on_where_a_setting_that_it_knew_is_retired(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "RETIRED", ("inner.gone", "old"))
+    folder = run.open_run("toy", Config(), str(tmp_path / "run"))
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"]["inner"]["gone"] = config["settings"]["old"] = 7
+    (folder / "config.json").write_text(json.dumps(config))
+    assert run.open_run("toy", Config(), str(folder)) == folder
+    assert run.read_config(folder)["settings"]["inner"] == {"lr": 1e-3, "layers": [1, 2]}
+    assert "old" not in config_file.read(folder / "config.json")
 
 
 def test_a_new_setting_does_not_change_the_folder_of_a_run(tmp_path, monkeypatch):
