@@ -28,3 +28,25 @@ def test_a_plain_dict_and_a_function_train_with_the_shipped_steps():
     assert first < 2 and last > 8, done.stdout
     loaded = set(modules.split())
     assert "rlhf_jax" in loaded and not loaded & NOT_NEEDED, loaded & NOT_NEEDED
+
+
+HELP = """
+import contextlib, io, sys, launch
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    launch.main(["sentiment", "--help"])
+print(*sys.modules)
+"""
+SLOW = {"transformers", "tensorflow", "torch", "pandas", "matplotlib"}
+SLOW |= {"scipy.stats", "scipy.special", "scipy.optimize", "scipy.sparse"}
+
+
+def test_help_waits_for_no_library_that_only_a_run_needs():
+    done = subprocess.run(
+        [sys.executable, "-c", HELP],
+        cwd=pathlib.Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "rlhf_jax.pipeline.on_policy" in loaded and not loaded & SLOW

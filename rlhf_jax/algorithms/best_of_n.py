@@ -12,8 +12,8 @@ All functions are NumPy on the host, since each pool is read only once.
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int, Num
-from scipy.special import gammaln
 
 from rlhf_jax.batches import Samples, Sequences
 
@@ -70,8 +70,9 @@ def _weights(N: int, ns: Int[np.ndarray, " n"]) -> Float[np.ndarray, "N n"]:
     i = np.arange(1, N + 1)[:, None]
     ns = ns[None]
     below = np.maximum(i - ns, 0)  # where i < n there is no such subset
-    log_subsets = gammaln(N + 1) - gammaln(ns + 1) - gammaln(N - ns + 1)
-    log_weights = gammaln(i) - gammaln(ns) - gammaln(below + 1) - log_subsets
+    log_gamma = scipy.special.gammaln
+    log_subsets = log_gamma(N + 1) - log_gamma(ns + 1) - log_gamma(N - ns + 1)
+    log_weights = log_gamma(i) - log_gamma(ns) - log_gamma(below + 1) - log_subsets
     return np.where(i < ns, 0.0, np.exp(log_weights))
 
 

@@ -6,11 +6,10 @@ whose ranks differ, and the responses can be learned from as a whole (`encode_ra
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool
-from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Comparisons, Rankings, Sequences
 from rlhf_jax.data.bad_records import BadRecord, BadRecords
@@ -28,6 +27,9 @@ from rlhf_jax.data.sources import field, paths, reached, read
 from rlhf_jax.data.splits import words
 from rlhf_jax.data.transcripts import Turns
 from rlhf_jax.data.weights import tell_weightless, weight_of
+
+if TYPE_CHECKING:
+    import transformers  # which takes a second
 
 
 def read_comparisons(
@@ -91,7 +93,7 @@ def read_comparisons(
 
 
 def encode_comparisons(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "transformers.PreTrainedTokenizerBase",
     comparisons: Sequence[Comparison],
     prompt_length: int,
     length: int,
@@ -121,7 +123,7 @@ def identical(comparisons: Comparisons) -> Bool[np.ndarray, " N"]:
 
 
 def encode_rankings(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "transformers.PreTrainedTokenizerBase",
     comparisons: Sequence[Comparison],
     prompt_length: int,
     length: int,

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Sequences
 from rlhf_jax.bounds import Settings
@@ -16,6 +15,9 @@ from rlhf_jax.data.prompts import encode_prompts, shortened
 from rlhf_jax.data.sources import Row, field, field_names, paths, reached, read, texts
 from rlhf_jax.data.splits import group_of
 from rlhf_jax.data.transcripts import Turns, transcript_ids
+
+if TYPE_CHECKING:
+    import transformers  # which takes a second
 
 Answers = Literal["last", "all"]
 """The answers of a dialogue that are learned."""
@@ -111,7 +113,7 @@ def _unreadable(row: Row, given: Iterable[str], fields: CorpusFields) -> BadReco
 
 
 def encode_demonstrations(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "transformers.PreTrainedTokenizerBase",
     prompts: Sequence[str],
     responses: Sequence[str],
     prompt_length: int,
@@ -215,7 +217,9 @@ def _check_turns(where: str, prompt: str) -> None:
 
 
 def answer_ids(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    responses: Sequence[str],
 ) -> list[list[int]]:
     """The ids of each whole response after its prompt, with the token that ends it.
 

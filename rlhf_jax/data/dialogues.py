@@ -9,14 +9,15 @@ import bisect
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from rlhf_jax.data import tokenizer
 from rlhf_jax.data.bad_records import BadRecord
 from rlhf_jax.data.sources import Row
 from rlhf_jax.data.splits import group_of
+
+if TYPE_CHECKING:
+    import transformers  # which takes a second
 
 USER, ASSISTANT = "user", "assistant"
 ROLES = {
@@ -180,7 +181,7 @@ def template(name: str) -> Chat:
     return chat
 
 
-def turn_of(words: PreTrainedTokenizerBase, messages: list[dict]) -> Turn:
+def turn_of(words: "transformers.PreTrainedTokenizerBase", messages: list[dict]) -> Turn:
     """Text of the chat template around an answer to the messages.
 
     Raises ValueError where the template refuses an answer or leaves it out.
@@ -205,7 +206,7 @@ def turn_of(words: PreTrainedTokenizerBase, messages: list[dict]) -> Turn:
     )
 
 
-def ends(words: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def ends(words: "transformers.PreTrainedTokenizerBase") -> tuple[int, ...]:
     """The token that ends an answer in the tokenizer's chat template; none without a template."""
     if not words.chat_template:
         return ()
@@ -215,7 +216,7 @@ def ends(words: PreTrainedTokenizerBase) -> tuple[int, ...]:
         return ()
 
 
-def _render(words: PreTrainedTokenizerBase, messages: list[dict], **settings) -> str:
+def _render(words: "transformers.PreTrainedTokenizerBase", messages: list[dict], **settings) -> str:
     try:
         return str(words.apply_chat_template(messages, tokenize=False, **settings))
     except ValueError:

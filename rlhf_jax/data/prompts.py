@@ -1,18 +1,21 @@
 """Prompts as left-padded arrays."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Prompts
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.data.dialogues import Dialogue
 
+if TYPE_CHECKING:
+    import transformers  # which takes a second
+
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int
+    tokenizer: "transformers.PreTrainedTokenizerBase", texts: Sequence[str], length: int
 ) -> Prompts:
     """The prompts, left-padded to `length` columns; `index` is the position in `texts`, `draw` is 0.
 
@@ -38,7 +41,9 @@ def encode_prompts(
     )
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def prompt_ids(
+    tokenizer: "transformers.PreTrainedTokenizerBase", texts: Sequence[str]
+) -> list[list[int]]:
     """All ids of each prompt; of a dialogue, with BOS where its template writes one."""
     plain = [text for text in texts if not isinstance(text, Dialogue)]
     written = [text.whole for text in texts if isinstance(text, Dialogue)]
@@ -63,7 +68,9 @@ def _cut(tokenizer, text: str, ids: list[int], length: int) -> list[int]:
     return tokenizers.encode_written(tokenizer, [shortened(tokenizer, text, length).whole])[0]
 
 
-def shortened(tokenizer: PreTrainedTokenizerBase, dialogue: Dialogue, length: int) -> Dialogue:
+def shortened(
+    tokenizer: "transformers.PreTrainedTokenizerBase", dialogue: Dialogue, length: int
+) -> Dialogue:
     """The dialogue, shortened to `length` tokens as in `encode_prompts`.
 
     Raises ValueError where these hold not one word of its last question.

@@ -9,10 +9,9 @@ other fields.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from rlhf_jax.batches import Ratings
 from rlhf_jax.bounds import Settings
@@ -22,6 +21,9 @@ from rlhf_jax.data.dialogues import NO_TEMPLATE, Chat, plain
 from rlhf_jax.data.sources import Row, field, field_names, paths, reached, read, texts
 from rlhf_jax.data.splits import group_of
 from rlhf_jax.data.weights import tell_weightless, weight_of
+
+if TYPE_CHECKING:
+    import transformers  # which takes a second
 
 LARGEST = 1e30
 """Largest score in size, which float32 can still standardise."""
@@ -149,7 +151,7 @@ def check_alike(parts: Sequence[Sequence[float]]):
 
 
 def encode_ratings(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "transformers.PreTrainedTokenizerBase",
     ratings: Sequence[Rating],
     prompt_length: int,
     length: int,

@@ -10,17 +10,19 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    import transformers  # which takes a second
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 
 def train(
     texts: Iterable[str], vocab_size: int, directory: str | os.PathLike
-) -> PreTrainedTokenizerBase:
+) -> "transformers.PreTrainedTokenizerBase":
     """A byte-level BPE tokenizer (Sennrich et al., 2016; Radford et al., 2019) trained on the texts, and
     saved.
 
@@ -29,6 +31,8 @@ def train(
     `vocab_size` where the texts have no more pairs to merge. Equal texts give equal files. Raises
     ValueError where `vocab_size` < 259.
     """
+    import transformers
+
     smallest = 256 + len((PAD, BOS, EOS))
     if vocab_size < smallest:
         raise ValueError(
@@ -45,7 +49,7 @@ def train(
     )
     bpe.train_from_iterator(texts, trainer)
     bpe.post_processor = _beginning(BOS, bpe.token_to_id(BOS))
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token=PAD,
         bos_token=BOS,
@@ -58,7 +62,7 @@ def train(
 
 def load(
     directory_or_name: str | os.PathLike, *, pad: bool = True, bos: bool | None = None
-) -> PreTrainedTokenizerBase:
+) -> "transformers.PreTrainedTokenizerBase":
     """The tokenizer in a folder (a bare GPT-2 vocab.json and merges.txt will do) or on the Hub.
 
     `bos` is True or False for BOS before every text; None leaves it to the tokenizer.
@@ -70,11 +74,13 @@ def load(
     Raises ValueError where nothing can be loaded, or the tokenizer has no EOS, no ordinary tokens, or no
     BOS although `bos` is True.
     """
+    import transformers
+
     folder = Path(directory_or_name)
     bare = (folder / "merges.txt").is_file() and not any(folder.glob("*token*.json"))
     bare = bare and not (folder / "config.json").is_file()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(directory_or_name),
             trust_remote_code=False,  # never prompt for permission to run code
             **({"tokenizer_type": "gpt2"} if bare else {}),
@@ -115,13 +121,15 @@ def load(
     return tokenizer
 
 
-def size(tokenizer: PreTrainedTokenizerBase) -> int:
+def size(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:
     """Number of embedding rows for every id of a tokenizer: the largest id plus one, since ids may have
     gaps."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: "transformers.PreTrainedTokenizerBase", texts: Sequence[str]
+) -> list[list[int]]:
     """The ids of each prompt: those of `tokenizer(prompt)` without what it adds at the end.
 
     Special tokens written out in a prompt are encoded as such, and a BOS at its beginning is not doubled.
@@ -135,7 +143,10 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
 
 
 def encode_written(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, follows: bool = False
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    *,
+    follows: bool = False,
 ) -> list[list[int]]:
     """The ids of texts as written, special tokens included, with nothing added.
 
@@ -146,7 +157,10 @@ def encode_written(
 
 
 def encode_responses(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, follows: bool = False
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    *,
+    follows: bool = False,
 ) -> list[list[int]]:
     """As `encode_written`, except that a written-out special token is plain text.
 
@@ -155,7 +169,7 @@ def encode_responses(
     return _ids(tokenizer, texts, True, follows)
 
 
-def has_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+def has_bos(tokenizer: "transformers.PreTrainedTokenizerBase", text: str) -> bool:
     """True where a text begins with a written-out BOS."""
     return bool(tokenizer.bos_token) and text.lstrip().startswith(str(tokenizer.bos_token))
 
@@ -170,7 +184,7 @@ def at_seam(prompt: str, response: str) -> str:
     return " " + response
 
 
-def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def start_ids(tokenizer: "transformers.PreTrainedTokenizerBase") -> list[int]:
     """Ids that `tokenizer(text)` in transformers puts before a text: BOS, or nothing."""
     whole = tokenizer("a")["input_ids"]
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -199,9 +213,9 @@ def _ids(tokenizer, texts: Sequence[str], split_special_tokens: bool, follows: b
     return found
 
 
-def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+def _backend(tokenizer: "transformers.PreTrainedTokenizerBase") -> Tokenizer:
     """The tokenizer's object in the tokenizers library."""
-    return cast(PreTrainedTokenizerFast, tokenizer).backend_tokenizer
+    return cast("transformers.PreTrainedTokenizerFast", tokenizer).backend_tokenizer
 
 
 def _beginning(bos: str | None, id: int | None) -> processors.TemplateProcessing:
@@ -212,7 +226,7 @@ def _beginning(bos: str | None, id: int | None) -> processors.TemplateProcessing
     )
 
 
-def _unmarked(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+def _unmarked(tokenizer: "transformers.PreTrainedTokenizerBase") -> Tokenizer | None:
     """A copy of the tokenizer without the leading space marker; None where it adds none.
 
     Raises ValueError where the marker cannot be removed.

@@ -9,11 +9,12 @@ was read has the tokens of one that was sampled.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from rlhf_jax.data import tokenizer as tokenizers
+
+if TYPE_CHECKING:
+    import transformers  # which takes a second
 
 
 class Turns(NamedTuple):
@@ -29,7 +30,7 @@ def lines_of(transcript: str) -> list[str]:
 
 
 def encode_lines(
-    tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], most: int = 0
+    tokenizer: "transformers.PreTrainedTokenizerBase", lines: Sequence[str], most: int = 0
 ) -> list[list[int]]:
     """The ids of single lines, without an end token.
 
@@ -47,7 +48,7 @@ def encode_lines(
 
 
 def transcript_ids(
-    tokenizer: PreTrainedTokenizerBase, transcripts: Sequence[str], turns: Turns
+    tokenizer: "transformers.PreTrainedTokenizerBase", transcripts: Sequence[str], turns: Turns
 ) -> list[tuple[list[int], list[bool]]]:
     """The ids of each transcript, and which of them are the policy's own, EOS included.
 
@@ -69,7 +70,9 @@ def transcript_ids(
 
 
 def decode_lines(
-    tokenizer: PreTrainedTokenizerBase, every: Sequence[Sequence[int]], stop: Sequence[int]
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    every: Sequence[Sequence[int]],
+    stop: Sequence[int],
 ) -> list[str]:
     """The lines with these ids, without tokens of `stop`, and with single spaces."""
     kept = [[token for token in ids if token not in stop] for ids in every]
@@ -77,7 +80,7 @@ def decode_lines(
 
 
 def transcript_of(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "transformers.PreTrainedTokenizerBase",
     ids: Sequence[int],
     own: Sequence[bool],
     turn: int,

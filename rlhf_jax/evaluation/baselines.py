@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.sparse import csr_matrix
-from scipy.special import expit
 
 from rlhf_jax.evaluation.intervals import Groups, Weights, group_numbers
 
@@ -56,7 +55,7 @@ def fit(
 
     def objective(x):
         weights, z = x[:n], features @ x[:n] + x[n] * intercept
-        away = counts * ((expit(z) if binary else z) - targets)
+        away = counts * ((scipy.special.expit(z) if binary else z) - targets)
         losses = counts @ _losses(z, targets, kind)
         gradient = np.append(features.T @ away + l2 * weights, away.sum() * intercept)
         return losses + 0.5 * l2 * weights @ weights, gradient
@@ -133,7 +132,7 @@ def _vocabulary(texts: Sequence[str]) -> dict[str, int]:
     return {word: column for column, word in enumerate(known)}
 
 
-def _counts(texts: Sequence[str], vocabulary: dict[str, int]) -> csr_matrix:
+def _counts(texts: Sequence[str], vocabulary: dict[str, int]) -> "scipy.sparse.csr_matrix":
     """Counts of the known words [N, F]."""
     found = [
         (row, vocabulary[word], count)
@@ -143,7 +142,7 @@ def _counts(texts: Sequence[str], vocabulary: dict[str, int]) -> csr_matrix:
     ]
     rows, columns, counts = np.array(found, int).reshape(-1, 3).T
     shape = len(texts), len(vocabulary)
-    return csr_matrix((counts.astype(float), (rows, columns)), shape=shape)
+    return scipy.sparse.csr_matrix((counts.astype(float), (rows, columns)), shape=shape)
 
 
 def _cross_validated(

@@ -8,8 +8,8 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int, Num, Shaped
-from scipy.special import ndtri, stdtrit  # and not scipy.stats, whose import takes a second
 
 Groups = Sequence[Hashable] | np.ndarray | None
 Weights = Sequence[float] | Sequence[int] | np.ndarray | None
@@ -29,8 +29,8 @@ def widening_factor(n: int, level: float = 0.95) -> float:
     Resamples of few values vary too little, and their percentiles follow the normal distribution instead of
     Student's (Hesterberg, 2015, section 3). 9.2 for 2 values, 2.7 for 3, 1.2 for 10, 1.02 for 100.
     """
-    quantile = (1 + level) / 2
-    return float(stdtrit(n - 1, quantile) / ndtri(quantile) * np.sqrt(n / (n - 1)))
+    quantile, of = (1 + level) / 2, scipy.special
+    return float(of.stdtrit(n - 1, quantile) / of.ndtri(quantile) * np.sqrt(n / (n - 1)))
 
 
 def percentile_interval(
@@ -91,7 +91,7 @@ def wilson_interval(successes: float | int, n: float | int, level: float = 0.95)
     """
     if not n > 0:
         raise ValueError(f"n = {n}: a share needs at least one judgement")
-    z, p = ndtri((1 + level) / 2), successes / n
+    z, p = scipy.special.ndtri((1 + level) / 2), successes / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     # the ends at 0 and 1 are exact, where the difference would be rounded
@@ -122,7 +122,9 @@ def effective_size(
         effect = np.sum(sizes**2) / n
     else:
         effect = many / (many - 1) * np.sum(away**2) / n**2 / (p * (1 - p) / (n - 1))
-    fewer = stdtrit(n - 1, (1 + level) / 2) / stdtrit(many - 1, (1 + level) / 2)
+    fewer = scipy.special.stdtrit(n - 1, (1 + level) / 2) / scipy.special.stdtrit(
+        many - 1, (1 + level) / 2
+    )
     return float(n / max(effect, 1.0) * fewer**2)
 
 

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Num
-from scipy.special import expit
 
 from rlhf_jax.evaluation.intervals import (
     Groups,
@@ -154,7 +154,7 @@ def _weighed_rows(margins, bins, probability, weights) -> list[tuple[Calibration
     """The rows of the calibration table, each with the weight of its pairs."""
     margins = check_finite(margins, "margins")
     sure = 1.0 if probability is None else 2 * np.asarray(probability) - 1
-    predicted, observed = expit(np.abs(margins)), 0.5 + 0.5 * sure * np.sign(margins)
+    predicted, observed = scipy.special.expit(np.abs(margins)), 0.5 + 0.5 * sure * np.sign(margins)
     weights = np.ones(len(margins)) if weights is None else np.asarray(weights)
     edges = np.linspace(0.5, 1.0, bins + 1)
     bin_of = np.clip(np.ceil((predicted - 0.5) * 2 * bins).astype(int) - 1, 0, bins - 1)

@@ -7,8 +7,8 @@ majority(votes), dawid_skene(votes).probability
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy.special import expit, logsumexp, xlogy
 
 PRIOR = (4.0, 2.0)
 """Beta prior of a person's accuracy, with its mode at 3/4."""
@@ -75,7 +75,10 @@ def dawid_skene(
         right = np.where(first == 1, probability[item], 1 - probability[item])
         accuracy = (np.bincount(person, right, minlength=people) + a) / (n + a + b)
         evidence = np.log(accuracy / (1 - accuracy))[person] * np.where(first == 1, 1, -1)
-        before, probability = probability, expit(np.bincount(item, evidence, minlength=items))
+        before, probability = (
+            probability,
+            scipy.special.expit(np.bincount(item, evidence, minlength=items)),
+        )
         if np.abs(probability - before).max(initial=0) < tolerance:
             break
     return PairLabels(probability, accuracy, k)
@@ -106,8 +109,8 @@ def dawid_skene_classes(
         total = confusion.sum(2, keepdims=True)
         confusion = np.divide(confusion, total, out=np.zeros_like(confusion), where=total > 0)
         # 0 log 0 is 0, and a label that the class never gets rules the class out
-        logs = xlogy(counts[:, :, None, :], confusion[None]).sum((1, 3)) + _log(prior)
-        each = np.asarray(logsumexp(logs, axis=1))
+        logs = scipy.special.xlogy(counts[:, :, None, :], confusion[None]).sum((1, 3)) + _log(prior)
+        each = np.asarray(scipy.special.logsumexp(logs, axis=1))
         likelihood, k = float(each.sum()), k + 1
         posterior = np.exp(logs - each[:, None])
         if likelihood - old < tolerance or k == most:

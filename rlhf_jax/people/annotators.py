@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int, Num
-from scipy.special import expit
 
 from rlhf_jax.bounds import Finite, NonNegative, Settings, Unit
 
@@ -47,7 +47,9 @@ def preference_probability(
     """
     gold = np.asarray(gold_a, np.float64) - gold_b
     words = np.asarray(words_a, np.float64) - words_b
-    return (1 - cfg.noise) * expit(cfg.scale * gold + cfg.length_bias * words) + cfg.noise / 2
+    return (1 - cfg.noise) * scipy.special.expit(
+        cfg.scale * gold + cfg.length_bias * words
+    ) + cfg.noise / 2
 
 
 def annotate(pairs: Pairs, cfg: AnnotatorConfig, seed: int) -> Int[np.ndarray, " N"]:

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy.special import expit, xlogy
 
 UNIFORM = 0.2
 """Share of the uniform stream."""
@@ -66,7 +66,7 @@ class Chosen(NamedTuple):
 
 
 def _entropy(p):
-    return -xlogy(p, p) - xlogy(1 - p, 1 - p)
+    return -scipy.special.xlogy(p, p) - scipy.special.xlogy(1 - p, 1 - p)
 
 
 def random(pool: Pool, n: int, rng: np.random.Generator) -> Float[np.ndarray, " N"]:
@@ -76,12 +76,12 @@ def random(pool: Pool, n: int, rng: np.random.Generator) -> Float[np.ndarray, " 
 
 def entropy(pool: Pool, n: int, rng: np.random.Generator) -> Float[np.ndarray, " N"]:
     """Entropy of the mean prediction, in nats."""
-    return _entropy(expit(pool.margins).mean(0))
+    return _entropy(scipy.special.expit(pool.margins).mean(0))
 
 
 def bald(pool: Pool, n: int, rng: np.random.Generator) -> Float[np.ndarray, " N"]:
     """Mutual information of the answer and the member, in nats: H(E p) - E H(p)."""
-    p = expit(pool.margins)
+    p = scipy.special.expit(pool.margins)
     return _entropy(p.mean(0)) - _entropy(p).mean(0)
 
 
@@ -94,7 +94,7 @@ def d_optimal(pool: Pool, n: int, rng: np.random.Generator) -> Float[np.ndarray,
     chosen one's.
     """
     x = pool.features[pool.a] - pool.features[pool.b]
-    p = expit(pool.margins).mean(0)
+    p = scipy.special.expit(pool.margins).mean(0)
     x = x * np.sqrt(p * (1 - p))[:, None]
     scale = np.sqrt(np.mean(x**2)) or 1.0
     x, asked = x / scale, pool.asked / (2 * scale)  # w is at most 1/4

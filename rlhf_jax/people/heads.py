@@ -5,8 +5,8 @@ rewards = heads @ features.T                                            # [M, R]
 """
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.special import expit
 
 RIDGE = 1.0
 """Precision of the normal prior of each weight, for features of deviation 1."""
@@ -24,7 +24,7 @@ def fit(
     """
     w = np.zeros(x.shape[1])
     for _ in range(100):
-        p = expit(x @ w)
+        p = scipy.special.expit(x @ w)
         gradient = x.T @ (counts * (p - labels)) + ridge * w
         hessian = (x * (counts * p * (1 - p))[:, None]).T @ x + ridge * np.eye(len(w))
         step = np.linalg.solve(hessian, gradient)

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import logit
+import scipy
 
 from rlhf_jax.algorithms import plackett_luce, pointwise, reward_model
 from rlhf_jax.algorithms.reward_model import RewardLossConfig
@@ -41,7 +41,7 @@ def lesson(run: "Prepared", items: Sequence[Comparison | Rating]) -> Lesson:
         return Lesson(
             encode=lambda items: encode_ratings(run.tokenizer, items, prompt, length, scale),
             make=partial(pointwise.make_train_step, kind=scale.kind),
-            start=float(logit(mean)) if scale.kind == "binary" else 0.0,
+            start=float(scipy.special.logit(mean)) if scale.kind == "binary" else 0.0,
             scale=scale,
         )
     encode = encode_rankings if is_ranked(items) else partial(encode_comparisons, turns=turns)
