@@ -3,6 +3,7 @@
     python -m bench NAME [--model tiny small gpt2] [--peer torch trl ...]     one work
     python -m bench all                                                       every work, against the targets
     python -m bench accelerator | growth | population | reading | trl_ppo [--help]       measured apart
+    python -m bench gate                                                      costs of compiled programs
 
 Works: generate, sample, ragged, reward, sft, dpo, grpo, ppo, shared (one trunk for policy and critic, beside
 two), packed (SFT on ragged texts packed into rows, beside one a row), start. Each side is a process of its
@@ -41,7 +42,9 @@ from bench.targets import TARGETS, Target
 from rlhf_jax.bounds import Count, NonNegative, Settings
 
 APART = {
-    **{name: f"bench.{name}" for name in ("accelerator", "growth", "population", "reading")},
+    **{
+        name: f"bench.{name}" for name in ("accelerator", "gate", "growth", "population", "reading")
+    },
     "trl_ppo": "bench.replication.trl_ppo",
 }
 
@@ -225,7 +228,8 @@ def cli(args: list[str]) -> int:
         if args and args[0] in APART:
             apart = importlib.import_module(APART[args[0]])
             prog = f"python -m bench {args[0]}"
-            apart.main(tyro.cli(apart.Config, args=args[1:], prog=prog, description=apart.__doc__))
+            cfg = tyro.cli(apart.Config, args=args[1:], prog=prog, description=apart.__doc__)
+            return apart.main(cfg) or 0
         else:
             main(tyro.cli(Config, args=args, prog="python -m bench", description=__doc__))
     except ValueError as error:

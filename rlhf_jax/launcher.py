@@ -231,7 +231,7 @@ def _set_cache() -> None:
     with contextlib.suppress(RuntimeError):  # without a home folder there is no cache
         cache = pathlib.Path.home() / ".cache" / "rlhf_jax" / "jax"
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def _join(hosts_at: str) -> None:

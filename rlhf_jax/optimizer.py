@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlhf_jax import transformations
 from rlhf_jax.bounds import Decay, NonNegative, Positive, Settings, Whole
 
 
@@ -46,34 +47,6 @@ class Optimizer(NamedTuple):
     rate: Callable  # (its state) -> the learning rate of the next step
 
 
-def scale_by_adam(
-    b1: float, b2: float, eps: float, placement: str = "optax"
-) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba, 2015), with epsilon after the bias correction, or before it ("tensorflow"; end of
-    section 2):
-
-        update = m_t / (1 - b1^t) / (sqrt(v_t / (1 - b2^t)) + eps)
-        update = sqrt(1 - b2^t) / (1 - b1^t) m_t / (sqrt(v_t) + eps)
-
-    With the second, a gradient smaller than eps / sqrt(1 - b2) moves less in the first steps. The new moments
-    are written before the updates are computed from them, so that donated ones are not copied first.
-    """
-
-    def update(updates, state, params=None):
-        del params
-        count = optax.safe_increment(state.count)
-        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
-        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
-        mu, nu = jax.lax.optimization_barrier((mu, nu))
-        of_mu, of_nu = 1 - b1**count, 1 - b2**count
-        if placement == "tensorflow":
-            of_mu, of_nu = of_mu / jnp.sqrt(of_nu), 1.0
-        steps = jax.tree.map(lambda m, v: m / of_mu / (jnp.sqrt(v / of_nu) + eps), mu, nu)
-        return steps, optax.ScaleByAdamState(count, mu, nu)
-
-    return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
-
-
 def matrices(params):
     """True for parameters with weight decay: all but vectors, which are recognised by name where layers are
     stacked."""
@@ -101,8 +74,13 @@ def make(cfg: OptimizerConfig, steps: int) -> Optimizer:
     if cfg.warmup:
         warm = optax.linear_schedule(cfg.lr / (cfg.warmup + 1), cfg.lr, cfg.warmup)
     schedule = optax.join_schedules([warm, after], [cfg.warmup]) if cfg.warmup else after
-    parts = [optax.clip_by_global_norm(cfg.clip)] if cfg.clip else []
-    parts.append(scale_by_adam(cfg.b1, cfg.b2, cfg.eps, cfg.eps_placement))
+    adam = (
+        transformations.scale_by_adam_tf_style(cfg.b1, cfg.b2, cfg.eps)
+        if cfg.eps_placement == "tensorflow"
+        else optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
+    )
+    parts = [transformations.clip_by_global_norm(cfg.clip)] if cfg.clip else []
+    parts.append(adam)
     if cfg.weight_decay:
         parts.append(optax.add_decayed_weights(cfg.weight_decay, matrices))
     tx = optax.chain(*parts, optax.scale_by_learning_rate(schedule))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import __main__ as entry
-from bench import measure, models, peers, works
+from bench import gate, measure, models, peers, works
 from bench.measure import Side, Told
 from bench.sides import protocol
 from bench.targets import TARGETS, Target
@@ -18,13 +18,13 @@ WORK = replace(works.WORKS["generate"], rows=2, prompt=3, response=4)
 
 def test_a_gate_answers_when_the_work_has_ended_and_keeps_what_was_said_first():
     answers = io.StringIO()
-    gate = protocol.Gate(
+    turns = protocol.Gate(
         io.StringIO("go\ngo\ncheck\nrate\ngo\n"), answers, {"rate": lambda: {"rate": 1}}
     )
-    gate.wait()
+    turns.wait()
     assert answers.getvalue() == ""
-    gate.wait(0.5, units=3)
-    gate.wait(0.25, units=4)
+    turns.wait(0.5, units=3)
+    turns.wait(0.25, units=4)
     first, second, check, rate = map(json.loads, answers.getvalue().splitlines())
     assert (first["units"], second["units"]) == (3, 4)
     assert {"wall", "cpu", "peak"} <= first.keys()
@@ -172,3 +172,11 @@ def test_the_trial_of_an_accelerator_measures_every_work(capsys):
 def test_an_accelerators_peer_without_an_environment_is_refused_with_the_command(capsys):
     assert entry.cli(["accelerator", "--model", "trial", "--peer", "nowhere"]) == 1
     assert "python -m venv nowhere && nowhere/bin/pip install -r" in capsys.readouterr().err
+
+
+def test_the_gate_names_what_costs_a_tenth_more_than_is_recorded():
+    before = {"sft": {"bytes": 1.0, "temporary": 2.0}, "ppo": {"bytes": 0.5}}
+    now = {"sft": {"bytes": 1.09, "temporary": 2.3}, "ppo": {"bytes": 0.1}, "new": {"bytes": 9.0}}
+    assert gate.losses(now, before) == [
+        "sft: temporary is 2.300 of bare JAX's, and 2.000 is recorded"
+    ]

@@ -8,7 +8,15 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-VOCABULARY = {"batches", "train_step", "epochs", "sampling", "slots", "optimizer"}
+VOCABULARY = {
+    "batches",
+    "train_step",
+    "epochs",
+    "sampling",
+    "slots",
+    "optimizer",
+    "transformations",
+}
 """The files at the top of the library beside `bounds`, which every file may import."""
 BELOW = {"ops", *VOCABULARY}
 WINGS = {"models", "data", "rewards", "tasks", "people", "devices", "runs", "evaluation"}

@@ -191,6 +191,7 @@ class Program:
         given = tuple(map(self._spec, self.in_specs, args))
         key = jax.tree.structure(given), str([(x.shape, x.dtype) for x in jax.tree.leaves(given)])
         if key not in self.known:
+            self.dry.tell(f"{self.dry.stage}: compiling {self.name}")
             lowered = self.real.lower(*given)
             out = jax.tree.map(_plain, lowered.out_info)
             self.known[key] = out, self.dry.taken(lowered)

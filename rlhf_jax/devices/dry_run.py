@@ -72,6 +72,7 @@ class DryRun:
         self.calls: dict[tuple[str, str], Call] = {}
         self.drawn: Counter = Counter()  # responses outside of loops, by purpose
         self.stage = "start"
+        self.tell: Callable[[str], object] = lambda what: None  # what is being compiled
         self.copied: tuple[str, ...] = ()  # stages
         self.on_host: dict[str, int] = {}  # the most bytes of parameters on the host, by stage
         self.counts: Counter = Counter()  # calls, by name

@@ -26,19 +26,25 @@ def reward_of(metrics: dict[str, Any]) -> np.float32:
 
 
 def make_measures(run: "Prepared", held_out_reward: Reward | None) -> Callable:
-    """`measures(rows, samples) -> {name: [B]}`: numbers of each response, never trained on."""
+    """`measures(rows, samples)() -> {name: [B]}`: numbers of each response, never trained on.
+
+    The first call gives the devices their part, and the second waits for it.
+    """
     devices, task = run.devices, run.texts.task
     score = generation.make_score(devices, *held_out_reward) if held_out_reward else None
 
-    def measures(rows: Sequence[texts.Row], samples) -> dict[str, np.ndarray]:
-        said = devices.fetch(samples)
-        found = {"eos_rate": said.ended}
-        if score:
-            found["held_out_score"] = devices.fetch(score(samples))
-        if task is not None:
-            plain = [texts.plain_row(row) for row in rows]
-            found["gold"] = task.gold(plain, run.generator.texts(said))
-        return found
+    def measures(rows: Sequence[texts.Row], samples) -> Callable[[], dict[str, np.ndarray]]:
+        scores = {"held_out_score": score(samples)} if score else {}
+
+        def wait():
+            said = devices.fetch(samples)
+            found = {"eos_rate": said.ended} | devices.fetch(scores)
+            if task is not None:
+                plain = [texts.plain_row(row) for row in rows]
+                found["gold"] = task.gold(plain, run.generator.texts(said))
+            return found
+
+        return wait
 
     return measures
 
@@ -61,13 +67,19 @@ def make_evaluate(
     def evaluate(params, reference) -> dict[str, Any]:
         policy = learner.policy_of(params)
         samples = run.generator.play(run.generator.sample, policy, batch, asked, key)
-        scores = scorer.submit(asked, samples)
-        rolled = devices.fetch(learner.annotate(params, reference, samples))
-        found = {name: x for name, x in scores().items()} | {
-            "kl": (rolled.logprobs - rolled.ref_logprobs).sum(1),  # zero outside the mask
-            "length": rolled.samples.mask.sum(1),
-        }
-        found = jax.tree.map(lambda x: np.asarray(x)[real], found | measures(asked, samples))
+        rolled = learner.annotate(params, reference, samples)
+        scores = scorer.score(asked, samples)
+        rolled = devices.fetch(rolled)
+        on_devices = {name: x for name, x in scores.items() if isinstance(x, jax.Array)}
+        found = (
+            scores
+            | devices.fetch(on_devices)
+            | {
+                "kl": (rolled.logprobs - rolled.ref_logprobs).sum(1),  # zero outside the mask
+                "length": rolled.samples.mask.sum(1),
+            }
+        )
+        found = jax.tree.map(lambda x: np.asarray(x)[real], found | measures(asked, samples)())
         said = run.generator.texts(rolled.samples)[: len(rows)]
         metrics = {f"eval/{name}": np.float32(x.mean()) for name, x in found.items()}
         metrics["eval/distinct_2"] = np.float32(diversity.distinct(said, 2))

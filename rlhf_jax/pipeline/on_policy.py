@@ -39,7 +39,7 @@ class Drawn(NamedTuple):
 
     rows: list[texts.Row]
     samples: Samples  # on the devices
-    scores: Callable[[], dict[str, np.ndarray]]  # waits for the scores
+    scores: Callable[[], dict[str, Any]]  # waits for a Python reward; a model's are on the devices
 
 
 def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callable:
@@ -57,7 +57,7 @@ def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callab
         batch = batch._replace(draw=np.arange(rl.batch_size, dtype=np.int32))  # a prompt may recur
         asked = [rows[i] for i in which]
         samples = run.generator.play(sample, policy, batch, asked, key)
-        return Drawn(asked, samples, scorer.submit(asked, samples))
+        return Drawn(asked, samples, lambda: scorer.score(asked, samples))
 
     return draw
 
@@ -75,7 +75,10 @@ def dynamic_sampling(
     wanted = rl.batch_size // group
     for extra in range(rl.refill + 1):
         batch = draw(policy, drawn + extra, jax.random.fold_in(key, extra))
-        parts.append((batch.rows, devices.fetch(batch.samples), batch.scores()))
+        scored = batch.scores()
+        if isinstance(scored["score"], jax.Array):
+            scored |= {"score": devices.fetch(scored["score"])}
+        parts.append((batch.rows, devices.fetch(batch.samples), scored))
         scores = np.concatenate([scores["score"] for *_, scores in parts])
         flat = np.ptp(scores.reshape(-1, group), axis=1) == 0
         if (~flat).sum() >= wanted:
@@ -112,9 +115,10 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
     )
     rollouts, updates = (keys.key_of(seed_of(cfg), stage) for stage in ("rollout", "update"))
     base, reference = devices.share((method.base, reference))
+    laps = Laps()
 
     def iteration(carry, i):
-        laps, looked = Laps(), {}
+        lap, looked = laps.begin(), {}
         state, kl_coef, drawn = carry["state"], carry["kl_coef"], int(carry["drawn"])
         params, key = lora.join(base, state.params, cfg.lora), jax.random.fold_in(rollouts, i)
         policy = learner.policy_of(params)
@@ -122,24 +126,27 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
             batch, drawn = dynamic_sampling(run, learner.group, draw, policy, drawn, key)
         else:
             batch, drawn = draw(policy, drawn, key), drawn + 1
-        laps("sample", batch.samples)
+        lap("sample", batch.samples)
         seen = learner.annotate(params, reference, batch.samples)  # while a Python reward is called
+        lap("annotate", seen)
         scores = batch.scores()
-        laps("score")
-        rolled = with_rewards(seen, devices.put_batch(scores.pop("score")))
-        laps("annotate", rolled)
+        score = scores.pop("score")
+        lap("score", score)
+        on_devices = isinstance(score, jax.Array)
+        rolled = with_rewards(seen, score if on_devices else devices.put_batch(score))
         if evaluate and i % rl.eval_every == 0:  # on held-out prompts
             looked = evaluate(params, reference)
             if rl.patience:
                 carry |= early_stop.after(carry, state.params, -held_out.reward_of(looked))
-            laps("evaluate")
+            lap("evaluate", rolled)
+        watch = watched(run, measures, batch, rolled)
         state, metrics = learner.update(
             state, {"base": base}, kl_coef, rolled, jax.random.fold_in(updates, i)
         )
+        lap("update", metrics)
+        length = metrics["objective/length"]
         metrics |= looked | {name: x.mean() for name, x in scores.items()}
-        metrics |= watched(run, measures, batch, rolled)
-        laps("update", state)
-        metrics |= laps.metrics(tokens=rl.batch_size * float(metrics["objective/length"]))
+        metrics[loop.LATER] = lambda: watch() | lap.metrics(tokens=rl.batch_size * float(length))
         if rl.kl_target:
             kl_coef = kl.adapt(
                 kl_coef, metrics["objective/kl"],
@@ -165,10 +172,15 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
     return lora.join(base, trained, cfg.lora), devices.host(carry["kl_coef"])
 
 
-def watched(run: Prepared, measures: Callable, batch: Drawn, rolled) -> dict[str, Any]:
-    """Metrics of a rollout that are reported and never trained on."""
-    metrics = {f"objective/{x}": np.mean(y) for x, y in measures(batch.rows, batch.samples).items()}
-    if run.cfg.rollout.recompute_logprobs:
-        logprobs = run.devices.fetch((rolled.logprobs, batch.samples.logprobs))
-        metrics["objective/sampler_gap"] = np.abs(np.subtract(*logprobs)).max()
-    return metrics
+def watched(run: Prepared, measures: Callable, batch: Drawn, rolled) -> Callable[[], dict]:
+    """A function that waits for metrics of a rollout that are reported and never trained on."""
+    measured = measures(batch.rows, batch.samples)
+
+    def wait():
+        metrics = {f"objective/{x}": np.mean(y) for x, y in measured().items()}
+        if run.cfg.rollout.recompute_logprobs:
+            logprobs = run.devices.fetch((rolled.logprobs, batch.samples.logprobs))
+            metrics["objective/sampler_gap"] = np.abs(np.subtract(*logprobs)).max()
+        return metrics
+
+    return wait

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from rich.console import Console
 
 from rlhf_jax.devices import abstract, dry_run, hosts
 from rlhf_jax.devices.dry_run import DryRun
@@ -106,16 +107,23 @@ def show(name: str, main: Callable, cfg: Any, devices: str = "") -> int:
             f"plan-devices = {devices}, and JAX has begun with {jax.device_count()}: give --plan-devices to "
             "the command that starts Python"
         )
-    dry, stopped = rehearse(main, cfg)
+    with Console(stderr=True).status("planning") as status:  # seen in a terminal alone
+        dry, stopped = rehearse(main, cfg, tell=status.update)
     print("\n".join(plan_table.written(name, dry, stopped)))
     return 0
 
 
-def rehearse(main: Callable, cfg: Any) -> tuple[DryRun, str]:
-    """The dry run of `main(cfg)`, and why it stopped before the end; empty where it did not."""
+def rehearse(
+    main: Callable, cfg: Any, tell: Callable[[str], object] = lambda what: None
+) -> tuple[DryRun, str]:
+    """The dry run of `main(cfg)`, and why it stopped before the end; empty where it did not.
+
+    `tell` is called with what is being compiled.
+    """
     quiet = contextlib.ExitStack()
     with tempfile.TemporaryDirectory() as folder, quiet:
         dry = quiet.enter_context(dry_run.planned(pathlib.Path(folder) / "run"))
+        dry.tell = tell
         quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
         quiet.enter_context(warnings.catch_warnings(action="ignore"))
         quiet.enter_context(np.errstate(all="ignore"))  # all scores are equal

@@ -131,7 +131,9 @@ MEMORY = (
 
 
 def table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    """Lines with columns, the first to the left."""
+    """Lines with columns, the first to the left; columns without any value are left out."""
+    columns = zip(names, *rows, strict=True)
+    names, *rows = zip(*(x for x in columns if set(x[1:]) != {"-"}), strict=True)
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
     line = lambda row: "  ".join(
         x.ljust(n) if i == 0 else x.rjust(n)

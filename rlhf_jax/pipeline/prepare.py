@@ -27,7 +27,7 @@ from rlhf_jax.pipeline import (
     texts,
 )
 from rlhf_jax.rewards.scorer import Scorer
-from rlhf_jax.runs import conclusion, tracker
+from rlhf_jax.runs import conclusion, profiling, tracker
 from rlhf_jax.runs import run as runs
 
 
@@ -87,6 +87,8 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     runs.record(folder, "used", cfg)
     if cfg.wandb and hosts.is_first() and not dry_run.current():
         tracker.start(folder)
+    if cfg.profile:
+        profiling.ask(folder, cfg.profile)
     run = Prepared(
         name=name,
         cfg=cfg,

@@ -163,7 +163,7 @@ def conclude(
     prompts, sides = [row.prompt for row in rows], (respond(run, run.start(reference)), said)
     measured = {name: [fn(rows, x) for x in sides] for name, fn in judges.of(run).items()}
     log_ratio = log_ratios(run, reference, said.samples)
-    over = START if run.cfg.policy else "SFT"
+    over = START if run.cfg.policy else "the reference" if run.cfg.reference else "SFT"
     results = (more.get("first") or {}) | before_and_after(method, prompts, measured, over)
     results |= {"kl": more.get("kl") or kl(prompts, log_ratio)} | variety(sides)
     if run.cfg.policy:

@@ -111,28 +111,24 @@ class RewardScorer:
         self.run, self.weight = run, run.cfg.rl.model_weight
         self._score = generation.make_score(run.devices, *reward) if reward else None
 
-    def submit(self, rows: Sequence[texts.Row], samples) -> Callable[[], dict[str, np.ndarray]]:
-        """Starts to score samples on the devices, and returns a function that waits for the scores.
+    def score(self, rows: Sequence[texts.Row], samples) -> dict[str, Any]:
+        """The scores of samples on the devices: "score", the weighted sum, and "score/NAME" for each function
+        of a Python reward.
 
-        In the meantime host threads call the Python reward, and the devices are free. The scores [B] are
-        "score", the weighted sum, and "score/NAME" for each function of a Python reward.
+        Those of a reward model alone are there as the devices compute them, for nothing waits for them. A
+        Python reward is called by threads of the host, and its scores are NumPy arrays [B].
         """
-        fetch, pending, learned = self.run.devices.fetch, None, None
-        if self.run.scorer is not None:
-            pending = submit(self.run, rows, self.run.generator.texts(fetch(samples)))
+        fetch, learned = self.run.devices.fetch, None
         if self._score and self.weight:
             learned = self._score(samples)
-
-        def result():
-            total = np.zeros(len(rows), np.float32)
-            if learned is not None:
-                total += np.float32(self.weight) * fetch(learned)
-            if pending is None:
-                return {"score": total}
-            parts = {f"score/{name}": x for name, x in pending.parts().items()}
-            return {"score": total + pending.result()} | parts
-
-        return result
+        if self.run.scorer is None:
+            return {"score": learned}
+        pending = submit(self.run, rows, self.run.generator.texts(fetch(samples)))
+        total = np.zeros(len(rows), np.float32)
+        if learned is not None:
+            total += np.float32(self.weight) * fetch(learned)
+        parts = {f"score/{name}": x for name, x in pending.parts().items()}
+        return {"score": total + pending.result()} | parts
 
 
 def submit(run, rows: Sequence[texts.Row], responses: Sequence[str]) -> Pending:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rlhf_jax.algorithms.rollout import RolloutConfig
-from rlhf_jax.bounds import Count, Seed
+from rlhf_jax.bounds import Count, Seed, Whole
 from rlhf_jax.data import tokenizer
 from rlhf_jax.devices import parallel
 from rlhf_jax.models import networks
@@ -32,7 +32,7 @@ class RunConfig(pretrained.Config):
     """Settings of a run and of the stages that methods share."""
 
     _main = ("seed", "run", "start_from", "devices", "task", "reward_model", "eval_draws")
-    _incidental = ("run", "start_from", "devices", "wandb")
+    _incidental = ("run", "start_from", "devices", "wandb", "profile")
 
     seed: Seed = 0
     """Seed of every random draw."""
@@ -46,6 +46,9 @@ class RunConfig(pretrained.Config):
     (-1: all remaining devices)."""
     wandb: bool = False
     """Log to Weights & Biases in addition to the run directory; WANDB_PROJECT names the project."""
+    profile: Whole = 0
+    """Iterations of each stage, after the first two, of which a trace is written, which
+    https://ui.perfetto.dev draws; 0: no trace."""
     task: str = ""
     """Task that generates the data, by name (reviews) or as a FILE.py that defines TASK; empty: reviews.
     Refused together with data files, to which the task that an experiment sets itself gives way."""

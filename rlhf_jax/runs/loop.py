@@ -23,10 +23,11 @@ from rich.text import Text
 
 from rlhf_jax.devices import dry_run, hosts
 from rlhf_jax.devices.process import PREEMPTED
-from rlhf_jax.runs import checkpoint, metric_names, metrics
+from rlhf_jax.runs import checkpoint, metric_names, metrics, profiling
 from rlhf_jax.runs.disk import read_json, write_json
 
 SAMPLES = "samples"  # the rows of texts among the metrics of an iteration
+LATER = "later"  # a function among them that waits for more of them
 SHOWN, ROOM = 2, 60  # samples that are printed; characters of a prompt, and a third of a response's
 NO_STEP = 20  # iterations in a row whose steps were all skipped, after which a stage stops
 
@@ -51,10 +52,11 @@ def iterate(
     must decide what `body` does, so that a resumed stage ends with the bits of an uninterrupted one.
     It is saved every `save_every` iterations and at the end, while the next iterations run. The newest
     `keep` checkpoints stay, and besides the one on the way to which the metric `best` was highest: its
-    mean since the save before. Restored carries are placed as the given one. Metrics (scalars) are
-    fetched and written after every `log_every` iterations and at the last; under the name `SAMPLES` they may
-    hold rows of texts (as `metrics.open_writer`), written at once. `until(carry)`, asked after each
-    `save_every` iterations, ends the stage early.
+    mean since the save before. Restored carries are placed as the given one. Metrics (scalars) of every
+    `log_every`-th iteration and of the last are written; under the name `SAMPLES` they may hold rows of texts
+    (as `metrics.open_writer`), and under `LATER` a function that returns more metrics. They are fetched when
+    the next iteration has been started, so that the devices do not wait for the host. `until(carry)`, asked
+    after each `save_every` iterations, ends the stage early.
 
     A finished stage is restored, and `body` is not called; where more `iterations` are asked for than it was
     finished with, and no `until`, it goes on. On SIGTERM the iteration is ended, the
@@ -101,25 +103,50 @@ def iterate(
         write = stack.enter_context(metrics.open_writer(run, stage, start=first))
         told_to_stop = stack.enter_context(_listening_for_sigterm())
         show = stack.enter_context(_progress(stage, unit, first, iterations))
+        trace = stack.enter_context(profiling.tracing(run, stage))
+        started: tuple | None = None  # an iteration, and its metrics
+
+        def settle() -> int:
+            """Fetches and shows the metrics of the iteration started last; how many learned nothing."""
+            nonlocal started
+            assert started
+            (i, values), started = started, None
+            samples, later = values.pop(SAMPLES, ()), values.pop(LATER, dict)
+            is_logged = i % log_every == 0 or i == iterations
+            logged = jax.device_get(values) | later() if is_logged else {}
+            if logged or samples:
+                write(i - 1, logged, samples)
+            values_of_best.extend([_value(stage, best, logged)] if best and logged else [])
+            show(i, logged, samples)
+            # Where nothing is learned, nothing is saved: the same command then comes to the same end.
+            return check_steps(values, look=bool(logged) or i % save_every == 0)
+
+        def settle_after(error, *_):
+            if error is not None and started:  # what is already computed is kept
+                with contextlib.suppress(Exception):
+                    settle()
+
+        stack.push(settle_after)
         while i < iterations and not hosts.any_of(told_to_stop.is_set()):
             # Asked here and not after the save: a run that was killed between them asks again.
             if until is not None and i and i % save_every == 0 and until(carry):
                 break
-            carry, values = body(carry, i)
-            samples = values.pop(SAMPLES, ())
+            trace(i - first)
+            with jax.profiler.StepTraceAnnotation(stage, step_num=i):
+                carry, values = body(carry, i)
             carry, i = _strong(carry), i + 1
             if i == first + 1:
                 _check_kinds(stage, kinds, _kinds(carry))
-            logged = jax.device_get(values) if i % log_every == 0 or i == iterations else {}
-            if logged or samples:
-                write(i - 1, logged, samples)
-            values_of_best += [_value(stage, best, logged)] if best and logged else []
-            show(i, logged, samples)
-            # Where nothing is learned, nothing is saved: the same command then comes to the same end.
-            lost = check_steps(values, look=bool(logged) or i % save_every == 0)
-            if i % save_every == 0 and i < iterations and not lost:
-                save()
+            if started:
+                settle()
+            started = i, values
+            if i == first + 1 or i % save_every == 0:
+                lost = settle()
+                if i % save_every == 0 and i < iterations and not lost:
+                    save()
         stopped = hosts.any_of(told_to_stop.is_set())
+        if started:
+            settle()
         lost = check_steps(look=True, ended=not stopped)
         if saved != i and not (stopped and lost):
             save()

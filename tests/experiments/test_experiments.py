@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-import runs
 
 import launch
+import runs
 from rlhf_jax.data import dialogues, tokenizer
 from rlhf_jax.evaluation import intervals
 from rlhf_jax.models import networks
@@ -339,7 +339,7 @@ def test_with_a_reference_and_a_python_reward_prompts_are_enough(folders, asked,
     results = json.loads((folder / "results.json").read_text())
     first, second, *_ = results
     assert first == "Python reward" and results[first].keys() == {"before", "after"}
-    assert second.endswith("over SFT, by Python reward")
+    assert second.endswith("over the reference, by Python reward")
     told = (folder / "results.json").read_text()
     assert not any(part in told for part in ("gold", "score of", "SFT held-out loss", "accuracy"))
     samples = [json.loads(row) for row in (folder / "samples.jsonl").read_text().splitlines()]

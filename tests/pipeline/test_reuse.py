@@ -158,6 +158,7 @@ def test_every_setting_of_the_shared_stages_is_known():
         "start_from",
         "devices",
         "wandb",
+        "profile",
         "policy",
         "rollout",
         "eval_draws",

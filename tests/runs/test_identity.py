@@ -25,7 +25,8 @@ def test_no_setting_that_changes_results_is_incidental():
     parts = {name.rpartition(".")[0] for name in identity.incidental(cfg)}
     assert parts == {"", "sample", "rl", "rl.scorer"}
     assert identity.incidental(cfg) == {
-        *("run", "start_from", "devices", "wandb", "sample.slots", "rl.keep", "rl.best"),
+        *("run", "start_from", "devices", "wandb", "profile"),
+        *("sample.slots", "rl.keep", "rl.best"),
         *(f"rl.scorer.{x}" for x in ("threads", "processes", "samples_per_call", "timeout")),
     }
     assert identity.lengths(cfg) == {"rl.iterations": "rl.optimizer.schedule"}
