@@ -45,7 +45,7 @@ TARGETS = (
     Target("ppo", "small", "trl112", "ratio", 0.95),
     Target("ppo", "small", "tunix", "ratio", 1.4),
     Target("ppo", "small", "trl112", "peak", 1.0),
-    Target("start", "tiny", "", "cold", 25.0),
-    Target("start", "tiny", "", "warm", 10.0),
+    Target("start", "tiny", "", "cold", 15.0),
+    Target("start", "tiny", "", "warm", 5.0),
 )
 """Of "What to reach", 1 to 4; beside two peers, both have to be met."""
