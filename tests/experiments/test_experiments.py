@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import runs
 
 import launch
-import runs
 from rlhf_jax.data import dialogues, tokenizer
 from rlhf_jax.evaluation import intervals
 from rlhf_jax.models import networks
