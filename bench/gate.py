@@ -55,11 +55,6 @@ def cost(fn: Callable, *args, donate=()) -> dict[str, float]:
     }
 
 
-def shapes(fn: Callable, *args):
-    """The shapes that a pure function returns."""
-    return jax.eval_shape(fn, *args)
-
-
 def whole(rows: int, *shape: int, dtype=jnp.float32):
     """The shape of an array."""
     return jax.ShapeDtypeStruct((rows, *shape), dtype)
@@ -96,68 +91,49 @@ def bare_costs(shape: works.Shape) -> Iterator[tuple[str, dict[str, float]]]:
         return (optax.apply_updates(state[0], updates), moments), loss
 
     tokens = whole(ROWS, LENGTH, dtype=jnp.int32)
-    yield "step", cost(step, (weights, shapes(tx.init, weights)), tokens, donate=0)
+    yield "step", cost(step, (weights, jax.eval_shape(tx.init, weights)), tokens, donate=0)
     generate = partial(
         bare.generate, length=RESPONSE, stops=jnp.array([-1]), greedy=False, config=config
     )
     prompts = whole(ROWS, LENGTH - RESPONSE, dtype=jnp.int32)
-    yield "generation", cost(generate, weights, prompts, shapes(jax.random.key, 0))
+    yield "generation", cost(generate, weights, prompts, jax.eval_shape(jax.random.key, 0))
 
 
 def our_costs(shape: works.Shape) -> Iterator[tuple[str, dict[str, float]]]:
     """What the library's compiled functions cost."""
-    lm, key = networks.language_model(models.config(shape)), shapes(jax.random.key, 0)
+    lm, key = networks.language_model(models.config(shape)), jax.eval_shape(jax.random.key, 0)
     tx = optimizer.make(optimizer.OptimizerConfig(lr=works.LR, schedule="constant"), 1)
-    state_of = lambda params: shapes(partial(train_step.init_state, tx=tx), params)
-    params, texts, ones = shapes(lm.init, key), sequences(), whole(ROWS)
+    state_of = lambda params: jax.eval_shape(partial(train_step.init_state, tx=tx), params)
+    params, texts, ones = jax.eval_shape(lm.init, key), sequences(), whole(ROWS)
     pairs = Comparisons(texts, texts, ones, ones)
-    yield (
-        "sft",
-        cost(
-            sft.make_train_step(lm.policy_fn, tx),
-            state_of(params),
-            {},
-            sequences(LENGTH - 1),
-            donate=0,
-        ),
-    )
+    step = sft.make_train_step(lm.policy_fn, tx)
+    yield "sft", cost(step, state_of(params), {}, sequences(LENGTH - 1), donate=0)
     judge = networks.reward_model(lm)
-    scored = shapes(judge.init, key, params)
-    yield (
-        "reward",
-        cost(reward_model.make_train_step(judge.fn, tx), state_of(scored), {}, pairs, donate=0),
-    )
+    scored = jax.eval_shape(judge.init, key, params)
+    step = reward_model.make_train_step(judge.fn, tx)
+    yield "reward", cost(step, state_of(scored), {}, pairs, donate=0)
     compared = PreferenceBatch(pairs, ones, ones)
     cfg = preference.PreferenceConfig(beta=works.BETA)
-    yield (
-        "dpo",
-        cost(
-            preference.make_train_step(lm.policy_fn, tx, cfg),
-            state_of(params),
-            {},
-            compared,
-            donate=0,
-        ),
-    )
+    step = preference.make_train_step(lm.policy_fn, tx, cfg)
+    yield "dpo", cost(step, state_of(params), {}, compared, donate=0)
     prompt = partial(whole, ROWS, LENGTH - RESPONSE)
     index = whole(ROWS, dtype=jnp.int32)
     prompts = Prompts(prompt(dtype=jnp.int32), prompt(dtype=bool), index=index, draw=index)
     sample = sampling.make_sample(lm, sampling.SampleConfig(length=RESPONSE))
-    samples = shapes(sample, params, prompts, key)
+    samples = jax.eval_shape(sample, params, prompts, key)
     yield "sample", cost(sample, params, prompts, key)
     critic, how = networks.actor_critic(lm), rollout.RolloutConfig(missing_eos_penalty=0.0)
-    both = shapes(critic.init, params)
+    both = jax.eval_shape(critic.init, params)
     annotate = rollout.make_annotate_with_values(lm.policy_fn, critic.fn, how)
-    rolled = shapes(annotate, both, params, samples)
+    rolled = jax.eval_shape(annotate, both, params, samples)
     yield "annotate", cost(annotate, both, params, samples)
     update = ppo.make_update(critic.fn, tx, ppo.PPOConfig())
-    rest = whole(1), key
     coefficient = jax.ShapeDtypeStruct((), jnp.float32)
-    yield "ppo", cost(update, state_of(both), {}, coefficient, rolled, rest[1], donate=0)
+    yield "ppo", cost(update, state_of(both), {}, coefficient, rolled, key, donate=0)
     alone = rollout.make_annotate(lm.policy_fn, how)
-    rolled = shapes(alone, params, params, samples)
+    rolled = jax.eval_shape(alone, params, params, samples)
     update = policy_gradient.make_update(lm.policy_fn, tx, policy_gradient.PolicyGradientConfig())
-    yield "rloo", cost(update, state_of(params), {}, coefficient, rolled, rest[1], donate=0)
+    yield "rloo", cost(update, state_of(params), {}, coefficient, rolled, key, donate=0)
 
 
 def ratios() -> dict[str, dict[str, float]]:

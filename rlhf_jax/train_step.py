@@ -74,10 +74,8 @@ def make_train_step(loss_fn, weights_fn, tx, *, microbatches: int = 1, axis_name
             updates, opt_state = tx.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), opt_state
 
-        old = (
-            state.params,
-            state.opt_state,
-        )  # a choice of all numbers afterwards would copy them first
+        old = state.params, state.opt_state
+        # a branch: a choice of all numbers afterwards would copy the old ones first
         params, opt_state = jax.lax.cond(usable, take, lambda *old: old, *old)
         metrics |= {"train/grad_norm": norm, "train/skipped": 1.0 - usable.astype(jnp.float32)}
         if rate := getattr(tx, "rate", None):
