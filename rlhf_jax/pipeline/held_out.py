@@ -70,10 +70,9 @@ def make_evaluate(
         rolled = learner.annotate(params, reference, samples)
         scores = scorer.score(asked, samples)
         rolled = devices.fetch(rolled)
-        on_devices = {name: x for name, x in scores.items() if isinstance(x, jax.Array)}
         found = (
             scores
-            | devices.fetch(on_devices)
+            | {"score": devices.fetch(scores["score"])}
             | {
                 "kl": (rolled.logprobs - rolled.ref_logprobs).sum(1),  # zero outside the mask
                 "length": rolled.samples.mask.sum(1),

@@ -39,7 +39,7 @@ class Drawn(NamedTuple):
 
     rows: list[texts.Row]
     samples: Samples  # on the devices
-    scores: Callable[[], dict[str, Any]]  # waits for a Python reward; a model's are on the devices
+    scores: Callable[[], dict[str, Any]]  # waits for a Python reward; "score" is on the devices
 
 
 def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callable:
@@ -76,8 +76,7 @@ def dynamic_sampling(
     for extra in range(rl.refill + 1):
         batch = draw(policy, drawn + extra, jax.random.fold_in(key, extra))
         scored = batch.scores()
-        if isinstance(scored["score"], jax.Array):
-            scored |= {"score": devices.fetch(scored["score"])}
+        scored["score"] = devices.fetch(scored["score"])
         parts.append((batch.rows, devices.fetch(batch.samples), scored))
         scores = np.concatenate([scores["score"] for *_, scores in parts])
         flat = np.ptp(scores.reshape(-1, group), axis=1) == 0
@@ -88,6 +87,7 @@ def dynamic_sampling(
     select = lambda *x: np.concatenate(x)[kept]
     samples = jax.tree.map(select, *(samples for _, samples, _ in parts))
     scores = jax.tree.map(select, *(scores for *_, scores in parts))
+    scores["score"] = devices.put_batch(scores["score"])
     rows = [row for rows, *_ in parts for row in rows]
     batch = Drawn([rows[i] for i in kept], devices.put_batch(samples), lambda: scores)
     return batch, drawn + len(parts)
@@ -132,8 +132,7 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
         scores = batch.scores()
         score = scores.pop("score")
         lap("score", score)
-        on_devices = isinstance(score, jax.Array)
-        rolled = with_rewards(seen, score if on_devices else devices.put_batch(score))
+        rolled = with_rewards(seen, score)
         if evaluate and i % rl.eval_every == 0:  # on held-out prompts
             looked = evaluate(params, reference)
             if rl.patience:

@@ -112,23 +112,22 @@ class RewardScorer:
         self._score = generation.make_score(run.devices, *reward) if reward else None
 
     def score(self, rows: Sequence[texts.Row], samples) -> dict[str, Any]:
-        """The scores of samples on the devices: "score", the weighted sum, and "score/NAME" for each function
-        of a Python reward.
+        """The scores of samples: "score", the weighted sum, on the devices, and "score/NAME" [B] on the host
+        for each function of a Python reward.
 
-        Those of a reward model alone are there as the devices compute them, for nothing waits for them. A
-        Python reward is called by threads of the host, and its scores are NumPy arrays [B].
+        Nothing waits for those of a reward model alone; threads of the host call a Python reward.
         """
-        fetch, learned = self.run.devices.fetch, None
+        devices, learned = self.run.devices, None
         if self._score and self.weight:
             learned = self._score(samples)
         if self.run.scorer is None:
             return {"score": learned}
-        pending = submit(self.run, rows, self.run.generator.texts(fetch(samples)))
+        pending = submit(self.run, rows, self.run.generator.texts(devices.fetch(samples)))
         total = np.zeros(len(rows), np.float32)
         if learned is not None:
-            total += np.float32(self.weight) * fetch(learned)
+            total += np.float32(self.weight) * devices.fetch(learned)
         parts = {f"score/{name}": x for name, x in pending.parts().items()}
-        return {"score": total + pending.result()} | parts
+        return {"score": devices.put_batch(total + pending.result())} | parts
 
 
 def submit(run, rows: Sequence[texts.Row], responses: Sequence[str]) -> Pending:
