@@ -26,11 +26,11 @@ class Prompts(NamedTuple):
     """Left-padded prompts to sample from.
 
     `index` identifies a row's prompt and `draw` its sample of that prompt; together they determine the
-    row's keys.
+    row's keys. Where N < B, each row of tokens is the prompt of B / N adjacent rows, and is read once.
     """
 
-    tokens: Int[Array, "B P"]
-    attention_mask: Bool[Array, "B P"]
+    tokens: Int[Array, "N P"]
+    attention_mask: Bool[Array, "N P"]
     index: Int[Array, " B"]
     draw: Int[Array, " B"]
 

@@ -128,14 +128,14 @@ def make_sample(lm, cfg: SampleConfig):
 
     The noise of a token depends only on `rng`, its prompt's `index`, its `draw` and its position in the
     response: neighbours, batch size, padding and devices do not change what a row samples. `cfg.slots`
-    needs an `lm` with `insert_fn`; other models sample all rows at once. Raises ValueError where the length
-    is 0.
+    needs an `lm` with `insert_fn`; other models sample all rows at once. A prompt of several rows is read
+    once, and with `cfg.slots` once for each. Raises ValueError where the length is 0.
     """
     if not cfg.length:
         raise ValueError("sample.length = 0: it must be 1 or more")
 
     def sample(params, prompts: Prompts, rng) -> Samples:
-        B, P = prompts.tokens.shape
+        B, (N, P) = len(prompts.index), prompts.tokens.shape
         fold = jax.vmap(jax.random.fold_in)
         keys = fold(fold(jnp.broadcast_to(rng, (B,)), prompts.index), prompts.draw)
         first = jnp.min(jnp.argmax(prompts.attention_mask, axis=1))
@@ -143,9 +143,10 @@ def make_sample(lm, cfg: SampleConfig):
         least = jnp.searchsorted(jnp.array(widths), P - first)
         within = [partial(_respond, lm, cfg, n) for n in widths]
         said = jax.lax.switch(least, within, params, prompts, keys)
+        tokens, mask = repeated((prompts.tokens, prompts.attention_mask), B // N)
         return Samples(
-            tokens=jnp.concatenate([prompts.tokens, said.tokens], axis=1),
-            attention_mask=jnp.concatenate([prompts.attention_mask, said.mask], axis=1),
+            tokens=jnp.concatenate([tokens, said.tokens], axis=1),
+            attention_mask=jnp.concatenate([mask, said.mask], axis=1),
             mask=said.mask,
             logprobs=said.logprobs,
             ended=said.ended,
@@ -157,22 +158,27 @@ def make_sample(lm, cfg: SampleConfig):
 def _respond(lm, cfg: SampleConfig, columns: int, params, prompts: Prompts, keys) -> Said:
     """Responses to the last `columns` columns of prompts."""
     tokens, mask = prompts.tokens[:, -columns:], prompts.attention_mask[:, -columns:]
-    prompts = prompts._replace(tokens=tokens, attention_mask=mask)
-    shape = len(tokens), cfg.length
+    shape, draws = (len(keys), cfg.length), len(keys) // len(tokens)
     nothing = Said(
         tokens=jnp.full(shape, cfg.pad, tokens.dtype),
         mask=jnp.zeros(shape, bool),
         logprobs=jnp.zeros(shape, jnp.float32),
         ended=jnp.zeros(shape[:1], bool),
     )
-    if 0 < cfg.slots < len(tokens) and getattr(lm, "insert_fn", None):
+    if 0 < cfg.slots < len(keys) and getattr(lm, "insert_fn", None):
+        prompts = Prompts(*repeated((tokens, mask), draws), prompts.index, prompts.draw)
         return slots.refill(lm, cfg, partial(choose, cfg), params, prompts, keys, nothing)
-    return _together(lm, cfg, params, prompts, keys, nothing)
+    read = lm.prefill_fn(params, tokens, mask, cfg.length)
+    return _together(lm, cfg, params, *repeated(read, draws), keys, nothing)
 
 
-def _together(lm, cfg: SampleConfig, params, prompts: Prompts, keys, said: Said) -> Said:
+def repeated(tree, draws: int):
+    """Every row of the arrays [N, ...] of a tree, `draws` times in adjacent rows; scalars as they are."""
+    return jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0) if x.ndim and draws > 1 else x, tree)
+
+
+def _together(lm, cfg: SampleConfig, params, logits, cache, keys, said: Said) -> Said:
     """Decodes all rows side by side, one column at a time, until the last row has ended."""
-    logits, cache = lm.prefill_fn(params, prompts.tokens, prompts.attention_mask, cfg.length)
     ready = lm.ready_fn(params)
     start = Rows(jnp.int32(0), jnp.ones(len(keys), bool), logits, cache, said)
     rows = jax.lax.while_loop(

@@ -98,6 +98,24 @@ def test_two_draws_of_one_prompt_differ_and_one_draw_repeats():
     assert got != responses(sample(batch=prompts(rows=4, draws=2), key=jax.random.key(6)))
 
 
+@pytest.mark.parametrize("slots", [0, 3])
+def test_a_prompt_of_several_rows_is_read_once_and_samples_the_same(slots):
+    read = []
+
+    def prefill(params, tokens, *rest):
+        read.append(len(tokens))
+        return LM.prefill_fn(params, tokens, *rest)
+
+    cfg, each = dataclasses.replace(CFG, slots=slots), prompts(rows=6, draws=4)
+    once = each._replace(tokens=each.tokens[::4], attention_mask=each.attention_mask[::4])
+    found = sample(cfg, once, lm=LM._replace(prefill_fn=prefill))
+    whole = sample(cfg, each)
+    for name in ("tokens", "attention_mask", "mask", "ended"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name), name)
+    np.testing.assert_allclose(found.logprobs, whole.logprobs, atol=1e-5)
+    assert set(read) == ({6} if slots == 0 else {3, 1})  # what enters the slots at once, and their form
+
+
 def test_equal_keys_give_equal_bits():
     jax.tree.map(np.testing.assert_array_equal, sample(), sample())
 

@@ -81,12 +81,12 @@ class Ours:
         )
         rows = np.arange(len(self.tokens), dtype=np.int32)
         B = len(rows) if ragged else self.work.rows
-        prompts = Prompts(self.tokens, np.ones(self.tokens.shape, bool), index=rows, draw=rows)
-        parts = range(0, len(rows), B)
-        return sample, [
-            self.devices.put_batch(jax.tree.map(lambda x: x[i : i + B], prompts))  # noqa: B023
-            for i in parts
-        ]
+        whole, each = np.ones(self.tokens.shape, bool), self.work.group
+        batches = (
+            Prompts(*(x[i : i + B : each] for x in (self.tokens, whole)), *[rows[i : i + B]] * 2)
+            for i in range(0, len(rows), B)
+        )
+        return sample, [self.devices.put_batch(batch) for batch in batches]
 
     def state(self, params):
         """Of a training that starts from `params`."""

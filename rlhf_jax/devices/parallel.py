@@ -175,7 +175,7 @@ def on_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Devices:
     def put_batch(batch):
         if jax.process_count() == 1:
             return jax.device_put(batch, rows)
-        return _take_own(batch, np.arange(len(jax.tree.leaves(batch)[0])), rows)
+        return jax.tree.map(lambda x: _take_own(x, np.arange(len(x)), rows), batch)
 
     return Devices(
         name="mesh",

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.algorithms import rollout
 from rlhf_jax.algorithms.learner import Learner
-from rlhf_jax.batches import Samples
+from rlhf_jax.batches import Prompts, Samples
 from rlhf_jax.data.batching import rows_at
 from rlhf_jax.data.prompts import encode_prompts
 from rlhf_jax.devices import memory
@@ -49,12 +49,18 @@ def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callab
         "rollout", run.generator.sample, "a smaller batch or --sample.slots 32"
     )
     prompts = encode_prompts(run.tokenizer, [row.prompt for row in rows], run.lengths[0])
+    n = rl.batch_size // group
+    shared = n % run.devices.count == 0 and not run.texts.environment  # read once for its draws
 
     def draw(policy, drawn: int, key) -> Drawn:
-        n = rl.batch_size // group
-        which = np.repeat(rows_at(len(rows), n, seed_of(run.cfg), drawn), group)
-        batch = jax.tree.map(lambda x: x[which], prompts)
-        batch = batch._replace(draw=np.arange(rl.batch_size, dtype=np.int32))  # a prompt may recur
+        which = rows_at(len(rows), n, seed_of(run.cfg), drawn)
+        read, which = which if shared else np.repeat(which, group), np.repeat(which, group)
+        batch = Prompts(
+            tokens=prompts.tokens[read],
+            attention_mask=prompts.attention_mask[read],
+            index=prompts.index[which],
+            draw=np.arange(rl.batch_size, dtype=np.int32),  # a prompt may recur
+        )
         asked = [rows[i] for i in which]
         samples = run.generator.play(sample, policy, batch, asked, key)
         return Drawn(asked, samples, lambda: scorer.score(asked, samples))
