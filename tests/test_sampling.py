@@ -39,8 +39,8 @@ def compiled(lm, cfg):
     return jax.jit(sampling.make_sample(lm, cfg))
 
 
-def sample(cfg=CFG, batch=None, key=KEY, lm=LM):
-    return compiled(lm, cfg)(PARAMS, batch or prompts(), key)
+def sample(cfg=CFG, batch=None, key=KEY, lm=LM, params=PARAMS):
+    return compiled(lm, cfg)(params, batch or prompts(), key)
 
 
 def responses(samples):
@@ -113,7 +113,7 @@ def test_a_prompt_of_several_rows_is_read_once_and_samples_the_same(slots):
     for name in ("tokens", "attention_mask", "mask", "ended"):
         np.testing.assert_array_equal(getattr(found, name), getattr(whole, name), name)
     np.testing.assert_allclose(found.logprobs, whole.logprobs, atol=1e-5)
-    assert set(read) == ({6} if slots == 0 else {3, 1})  # what enters the slots at once, and their form
+    assert set(read) == ({6} if slots == 0 else {3, 1})  # one enters at once, and the form of three
 
 
 def test_equal_keys_give_equal_bits():
@@ -150,6 +150,26 @@ def test_rows_that_make_room_for_others_sample_what_they_sample_together(slots, 
     for name in ("tokens", "attention_mask", "mask", "ended"):
         np.testing.assert_array_equal(getattr(refilled, name), getattr(together, name), name)
     np.testing.assert_allclose(refilled.logprobs, together.logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize(("slots", "chunk"), [(0, 1024), (3, 2)])
+def test_a_scan_over_layers_samples_the_same_in_one_cache_of_all(monkeypatch, slots, chunk):
+    cfg = dataclasses.replace(CFG, slots=slots)
+    lm = networks.language_model(LOCAL)
+    params = jax.jit(lm.init)(KEY)
+    want = sample(cfg, lm=lm, params=params)
+    monkeypatch.setattr(decoding, "CHUNK", chunk)
+    lm, caches = networks.language_model(dataclasses.replace(LOCAL, scan_decode=True)), []
+
+    def decode(params, cache, tokens):
+        caches.append([x.keys.shape[1] for x in cache.layers])
+        return lm.decode_fn(params, cache, tokens)
+
+    got = sample(cfg, lm=lm._replace(decode_fn=decode), params=params)
+    for name in ("tokens", "attention_mask", "mask", "ended"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name), name)
+    np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-5)
+    assert caches and all(x == [3] for x in caches)
 
 
 def test_rows_that_make_room_for_others_take_fewer_steps():

@@ -1,9 +1,10 @@
 """Decoding one token at a time: a prompt fills a cache of keys and values, and each token adds a column.
 
-Layers are unrolled, each with its own cache array, because a cache that passes through a scan is copied at
-every token. On a mesh the weights of `ready` stay where they are, cut by all axes that hold parts of the
-parameters: moved once before the first token, where gathering them would hold the whole model or take more
-time than the token.
+Layers are unrolled, each with its own cache array, because a scan copies the weights and the cache of
+every layer at every token. `ModelConfig.scan_decode` accepts that for a compile time that does not grow
+with depth, and one cache array of all layers. On a mesh the weights
+of `ready` stay where they are, cut by all axes that hold parts of the parameters: moved once before the
+first token, where gathering them would hold the whole model or take more time than the token.
 """
 
 from typing import Any, NamedTuple
@@ -24,7 +25,11 @@ CUT = {"embedding": 0, "attention_out": 0, "down": 0}
 
 
 class Cache(NamedTuple):
-    """State of decoding: keys and values of each layer, the real columns, and the column to write next."""
+    """State of decoding: keys and values of each layer, the real columns, and the column to write next.
+
+    With `scan_decode` one LayerCache holds those of all layers, as [B, layers, K, h, S] and [B, layers, K, S,
+    h].
+    """
 
     layers: tuple[LayerCache, ...]
     attention_mask: Bool[Array, "B S"]
@@ -60,17 +65,17 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=No
     found: Any = model.apply({"params": params}, tokens, attention_mask, blocks, method="hidden")
     hidden, kept = found
     layer = lambda i: kept[i] if apart else jax.tree.map(lambda x: x[i], kept)
+    layers = map(layer, range(cfg.layers))
+    if cfg.scan_decode:
+        layers = [jax.tree.map(lambda x: x.swapaxes(0, 1), kept)]
     logits = spread(read(gathered(hidden[:, -1])))
 
     def grow(x, axis):
-        return jnp.pad(x, [(0, room if i == axis else 0) for i in range(x.ndim)])
+        return jnp.pad(x, [(0, room if i == x.ndim + axis else 0) for i in range(x.ndim)])
 
     cache = Cache(
-        layers=tuple(
-            LayerCache(keys=grow(x.keys, 3), values=grow(x.values, 2))
-            for x in map(layer, range(cfg.layers))
-        ),
-        attention_mask=grow(attention_mask, 1),
+        layers=tuple(LayerCache(keys=grow(x.keys, -1), values=grow(x.values, -2)) for x in layers),
+        attention_mask=grow(attention_mask, -1),
         positions=jnp.sum(attention_mask, axis=1, dtype=jnp.int32),
         column=jnp.int32(tokens.shape[1]),
     )
@@ -86,7 +91,7 @@ def insert(cache: Cache, new: Cache, slots: Int[Array, " n"]) -> Cache:
     turn = cache.column - new.column
     put = lambda old, x, axis: old.at[slots].set(jnp.roll(x, turn, axis), mode="drop")
     layers = (
-        LayerCache(put(old.keys, x.keys, 3), put(old.values, x.values, 2))
+        LayerCache(put(old.keys, x.keys, -1), put(old.values, x.values, -2))
         for old, x in zip(cache.layers, new.layers, strict=True)
     )
     return Cache(
@@ -98,9 +103,10 @@ def insert(cache: Cache, new: Cache, slots: Int[Array, " n"]) -> Cache:
 
 
 def ready(cfg: ModelConfig, params):
-    """Parameters for repeated `decode`: layers unstacked, and factors of matrix products in `cfg.dtype`.
+    """Parameters for repeated `decode`: layers unstacked, unless `scan_decode`, and factors of matrix
+    products in `cfg.dtype`.
 
-    `decode` also accepts stacked parameters, and then slices every layer out of its stack at each token.
+    `decode` also accepts other parameters, and then slices every layer out of its stack at each token.
     """
     multiplied = ("kernel", "embedding", "lora_a", "lora_b")
 
@@ -109,12 +115,14 @@ def ready(cfg: ModelConfig, params):
 
     def lay(path, x):
         if path[-1].key == "kernel" or path[0].key == "embedding":
-            return divided(x, CUT.get(path[-2].key, 1))
+            stacked = cfg.scan_decode and path[0].key == "blocks"
+            return divided(x, CUT.get(path[-2].key, 1) + stacked)
         return x
 
     params = jax.tree_util.tree_map_with_path(cast, params)
-    layer = lambda i: jax.tree.map(lambda w: w[i], params["blocks"])
-    params = params | {"blocks": tuple(map(layer, range(cfg.layers)))}
+    if not cfg.scan_decode:
+        layer = lambda i: jax.tree.map(lambda w: w[i], params["blocks"])
+        params = params | {"blocks": tuple(map(layer, range(cfg.layers)))}
     return jax.tree_util.tree_map_with_path(lay, params)
 
 
@@ -142,9 +150,25 @@ def _through(cfg: ModelConfig, params, layers, tokens, positions, seen, column):
     block = transformer.Block(cfg, stationary=True)
     x = model.apply({"params": params}, tokens, positions, method="embed")
     written, local = [], sight.local_layers(cfg)
-    for i, (layer, weights) in enumerate(zip(layers, params["blocks"], strict=True)):
-        x, layer = block.apply({"params": weights}, x, positions, seen, local[i], layer, column)
-        written.append(layer)
+
+    def scanned(carry, layer):
+        (x, all_layers), (i, weights, near) = carry, layer
+        own = jax.tree.map(lambda x: x[:, i], all_layers)
+        x, own = block.apply({"params": weights}, x, positions, seen, near, own, column)
+        new = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, column, tokens.shape[1], axis)
+        put = lambda x, y, at: jax.lax.dynamic_update_slice(x, y[:, None], at)  # in place
+        keys = put(all_layers.keys, new(own.keys, 3), (0, i, 0, 0, column))
+        values = put(all_layers.values, new(own.values, 2), (0, i, 0, column, 0))
+        return (x, LayerCache(keys, values)), None
+
+    if cfg.scan_decode:
+        over = jnp.arange(cfg.layers), params["blocks"], local
+        (x, all_layers), _ = jax.lax.scan(scanned, (x, layers[0]), over)
+        written = [all_layers]
+    else:
+        for i, (layer, weights) in enumerate(zip(layers, params["blocks"], strict=True)):
+            x, layer = block.apply({"params": weights}, x, positions, seen, local[i], layer, column)
+            written.append(layer)
     hidden: Any = model.apply({"params": params}, x, method="finish")
     return hidden, tuple(written)
 
@@ -162,9 +186,10 @@ def _in_chunks(cfg: ModelConfig, params, tokens, attention_mask, room: int):
     real = jnp.pad(attention_mask, ((0, 0), (0, room)))
     params = params if isinstance(params["blocks"], tuple) else ready(cfg, params)
     heads, head = cfg.kv_heads or cfg.heads, cfg.head_dim or cfg.d_model // cfg.heads
+    rows, arrays = ((B, cfg.layers), 1) if cfg.scan_decode else ((B,), cfg.layers)
     empty = LayerCache(
-        keys=jnp.zeros((B, heads, head, P + room), cfg.dtype),
-        values=jnp.zeros((B, heads, P + room, head), cfg.dtype),
+        keys=jnp.zeros((*rows, heads, head, P + room), cfg.dtype),
+        values=jnp.zeros((*rows, heads, P + room, head), cfg.dtype),
     )
 
     def chunk(i, carry):
@@ -177,7 +202,7 @@ def _in_chunks(cfg: ModelConfig, params, tokens, attention_mask, room: int):
         hidden, layers = _through(cfg, params, layers, cut(tokens), cut(positions), seen, at)
         return layers, hidden.reshape(B, width, -1)[:, -1]
 
-    start = (empty,) * cfg.layers, jnp.zeros((B, cfg.d_model), cfg.dtype)
+    start = (empty,) * arrays, jnp.zeros((B, cfg.d_model), cfg.dtype)
     layers, hidden = jax.lax.fori_loop(0, count, chunk, start)
     column, real_tokens = jnp.int32(P), jnp.sum(attention_mask, axis=1, dtype=jnp.int32)
     return hidden, Cache(layers, real, real_tokens, column)

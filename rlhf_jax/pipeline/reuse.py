@@ -16,7 +16,7 @@ PARTS = (
 )
 """The settings, and groups of settings, that shared stages read."""
 COMPUTED = (
-    *("model.attention", "model.remat", "sft.microbatches"),
+    *("model.attention", "model.remat", "model.scan_decode", "sft.microbatches"),
     *("reward.microbatches", "reward.save_every", "sample.slots", "sample.buckets"),
 )
 """The settings that change order, memory and time of a computation, and not its result."""

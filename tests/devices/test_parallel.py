@@ -1,5 +1,6 @@
 """The same numbers on one device, under pmap and on a mesh of eight, and each device does its share."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -27,9 +28,8 @@ LAYOUTS = {
     "pmap": parallel.on_pmap,
     "mesh": parallel.on_mesh,
 }
-LM = networks.language_model(
-    ModelConfig(vocab_size=V, context=WIDTH + T, layers=1, d_model=16, heads=2)
-)
+MODEL = ModelConfig(vocab_size=V, context=WIDTH + T, layers=1, d_model=16, heads=2)
+LM = networks.language_model(MODEL)
 AC = networks.actor_critic(LM)
 REWARD = networks.reward_model(LM)
 TX = optimizer.make(optimizer.OptimizerConfig(lr=1e-2), steps=10)
@@ -197,12 +197,15 @@ def test_a_policy_gradient_update_does_not_depend_on_the_layout(params, names):
 
 
 @layouts.marked
-def test_rows_that_make_room_for_others_do_not_depend_on_the_layout(params, names):
+@pytest.mark.parametrize("scan", [False, True])
+def test_rows_that_make_room_for_others_do_not_depend_on_the_layout(params, names, scan):
+    lm = networks.language_model(dataclasses.replace(MODEL, scan_decode=scan))
+
     def run(devices):
         cfg = sampling.SampleConfig(
             length=T, stop=STOP, buckets=2, slots=1 if devices.name == "pmap" else 4
         )
-        sample = devices.compile(sampling.make_sample(LM, cfg), (P(), ROWS, P()), ROWS)
+        sample = devices.compile(sampling.make_sample(lm, cfg), (P(), ROWS, P()), ROWS)
         policy, rows = devices.put(params["policy"]), devices.put_batch(prompts())
         return devices.fetch(sample(policy, rows, KEY))
 
