@@ -97,8 +97,12 @@ def language_model(cfg: ModelConfig) -> LanguageModel:
         example = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
         return model.init(key, *example)["params"]
 
-    def hidden_fn(params, tokens, attention_mask):
+    @jax.jit  # traced once for all programs that read such a trunk
+    def trunk(params, tokens, attention_mask):
         return model.apply({"params": params}, tokens, attention_mask, method="hidden")[0]
+
+    def hidden_fn(params, tokens, attention_mask):
+        return trunk(headless(params), tokens, attention_mask)
 
     def logits_fn(params, tokens, attention_mask, *, last):
         hidden = hidden_fn(params, tokens, attention_mask)[:, -last - 1 : -1]
