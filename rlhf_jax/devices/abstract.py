@@ -189,30 +189,32 @@ class Program:
     def __call__(self, *args):
         """The shapes of the results, on the devices."""
         given = tuple(map(self._spec, self.in_specs, args))
+        batch = [x for s, x in zip(self.in_specs, args, strict=True) if s == P(DATA)]
+        rows = jax.tree.leaves(batch)
+        tokens = sum(
+            x.size for path, x in jax.tree.leaves_with_path(batch) if "tokens" in path_of(path)
+        )
+        trains = any("opt_state" in path_of(x) for x, _ in jax.tree.leaves_with_path(args[0]))
         key = jax.tree.structure(given), str([(x.shape, x.dtype) for x in jax.tree.leaves(given)])
         if key not in self.known:
             self.dry.tell(f"{self.dry.stage}: compiling {self.name}")
             lowered = self.real.lower(*given)
             out = jax.tree.map(_plain, lowered.out_info)
-            self.known[key] = out, self.dry.taken(lowered)
-        out, more = self.known[key]
-        batch = [x for s, x in zip(self.in_specs, args, strict=True) if s == P(DATA)]
-        rows = jax.tree.leaves(batch)
-        tokens = [
-            x.size for path, x in jax.tree.leaves_with_path(batch) if "tokens" in path_of(path)
-        ]
+            weights = sum(x.size for x in jax.tree.leaves(args) if isinstance(x, Absent))
+            about = 2.0 * weights * tokens, self.donate == (0,)
+            self.known[key] = out, *self.dry.taken(lowered, given, *about)
+        out, more, seconds = self.known[key]
         self.dry.called(
             Call(
                 stage=self.dry.stage,
                 name=self.name,
                 held=self.dry.held,
                 more=more,
-                trains=any(
-                    "opt_state" in path_of(x) for x, _ in jax.tree.leaves_with_path(args[0])
-                ),
+                trains=trains,
                 samples=hasattr(out, "ended"),
                 rows=math.prod(rows[0].shape[: 2 if self.devices.axis_name else 1]) if rows else 0,
-                tokens=sum(tokens),
+                tokens=tokens,
+                seconds=seconds,
             )
         )
         for x in jax.tree.leaves([args[i] for i in self.donate]):

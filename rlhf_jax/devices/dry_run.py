@@ -10,6 +10,7 @@ they are made until the program forgets them.
 import contextlib
 import hashlib
 import pathlib
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 from jax.tree_util import GetAttrKey
 
-from rlhf_jax.devices import memory
+from rlhf_jax.devices import memory, timing
 
 TRAINED, CRITIC, OPTIMIZER = "trained", "critic", "optimizer"
 FROZEN, REWARDS, ROWS, HOST = "frozen", "rewards", "rows", "host"
@@ -40,6 +41,7 @@ class Call(NamedTuple):
     samples: bool  # the results are responses
     rows: int  # of the batch
     tokens: int  # of the batch, with padding
+    seconds: float | None  # of the call; None where it is not timed
 
     @property
     def peak(self) -> int:
@@ -59,13 +61,21 @@ class Loop(NamedTuple):
     trained: int  # number of trained parameters
     held: dict[str, int]  # bytes on a device as it begins, by kind
     saved: int  # bytes of a checkpoint
+    save_every: int
+    costs: tuple[float, ...]  # seconds of the calls in each iteration that was tried
+
+    def seconds(self, often: int) -> float:
+        """Seconds of all calls, where `often` iterations evaluate too, as the dearest that was tried."""
+        least, most = min(self.costs, default=0.0), max(self.costs, default=0.0)
+        return least * self.iterations + (most - least) * often
 
 
 class DryRun:
-    """The records of a run that is only planned."""
+    """The records of a run that is only planned, and whose compiled functions may be `timed` here."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, timed: bool = False):
         self.folder = folder  # a temporary one, in the place of the run's
+        self.timed = timed
         self.prepared: Any = None  # the run, once it is prepared
         self.layout: Any = None  # the devices, on which nothing lies
         self.loops: list[Loop] = []
@@ -77,7 +87,10 @@ class DryRun:
         self.on_host: dict[str, int] = {}  # the most bytes of parameters on the host, by stage
         self.counts: Counter = Counter()  # calls, by name
         self._bytes: Counter = Counter()
-        self._taken: dict[str, int] = {}
+        self.spent = 0.0  # seconds of all calls
+        self.untimed: set[str] = set()  # functions
+        self.compiling = self.trying = 0.0  # seconds of the plan itself
+        self._taken: dict[str, tuple[int, float | None]] = {}
 
     @property
     def held(self) -> dict[str, int]:
@@ -102,16 +115,28 @@ class DryRun:
         weakref.finalize(x, self.add, ROWS, -(x.nbytes // over)).atexit = False
         return x
 
-    def taken(self, lowered) -> int:
-        """Bytes that a lowered function takes beside its arguments; equal functions are compiled once."""
+    def taken(
+        self, lowered, args: tuple, operations: float, steps: bool
+    ) -> tuple[int, float | None]:
+        """Bytes that a lowered function takes beside its arguments, and the seconds of a call if they are
+        measured; equal functions are compiled once."""
         text = hashlib.sha256(lowered.as_text().encode()).hexdigest()
         if text not in self._taken:
-            self._taken[text] = memory.taken(lowered)
+            began = time.perf_counter()
+            more = memory.taken(lowered)
+            compiled = time.perf_counter()
+            self.compiling += compiled - began
+            seconds = timing.seconds_of(lowered, args, operations, steps) if self.timed else None
+            self.trying += time.perf_counter() - compiled
+            self._taken[text] = more, seconds
         return self._taken[text]
 
     def called(self, call: Call):
         """Notes a call."""
         self.counts[call.name] += 1
+        self.spent += call.seconds or 0.0
+        if call.seconds is None:
+            self.untimed.add(call.name)
         before = self.calls.get((call.stage, call.name))
         if before is None or call.peak > before.peak:
             self.calls[call.stage, call.name] = call
@@ -124,11 +149,16 @@ class DryRun:
         self.touch(2 * largest)  # before and after conversion
         return params
 
+    def tried(self, iterations: int) -> list[int]:
+        """The iterations whose body is called: the first, the last, and where the time counts the second,
+        which evaluates nothing unless all do."""
+        return sorted({0, min(int(self.timed), iterations - 1), iterations - 1})
+
     @contextlib.contextmanager
     def loop(
-        self, stage: str, carry, iterations: int, unit: str, early: bool
+        self, stage: str, carry, iterations: int, unit: str, early: bool, save_every: int
     ) -> Iterator[Iterable[int]]:
-        """Yields the first and the last iteration of a stage, for which its body is to be called."""
+        """Yields the iterations of a stage for which its body is to be called."""
         whose = jax.tree.map_with_path(lambda path, x: x.size * ("params" in path_of(path)), carry)
         trained = sum(jax.tree.leaves(whose))
         saved = sum(x.nbytes for x in jax.tree.leaves(carry))
@@ -136,14 +166,23 @@ class DryRun:
         self.stage, held, copied = stage, self.held, stage in self.copied
         self.touch(0)
 
+        costs = []
+
         def numbers():
-            for i in sorted({0, iterations - 1}):
+            for i in self.tried(iterations):
                 self.counts.clear()  # the calls of the last one count
+                before = self.spent
                 yield i
+                costs.append(self.spent - before)
 
         yield [] if copied else numbers()
         calls = self.counts.copy()
-        self.loops.append(Loop(stage, iterations, unit, early, copied, calls, trained, held, saved))
+        self.loops.append(
+            Loop(
+                stage, iterations, unit, early, copied, calls, trained, held, saved, save_every,
+                tuple(costs),
+            )
+        )  # fmt: skip
         self.stage = f"after {stage}"
 
 
@@ -161,9 +200,9 @@ def current() -> DryRun | None:
 
 
 @contextlib.contextmanager
-def planned(folder: pathlib.Path) -> Iterator[DryRun]:
+def planned(folder: pathlib.Path, timed: bool = False) -> Iterator[DryRun]:
     """Within the block, runs are only planned, and write to this folder alone."""
-    dry = DryRun(folder)
+    dry = DryRun(folder, timed)
     before = _current.set(dry)
     try:
         yield dry

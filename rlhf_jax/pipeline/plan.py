@@ -8,6 +8,7 @@ import contextlib
 import io
 import pathlib
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -108,21 +109,23 @@ def show(name: str, main: Callable, cfg: Any, devices: str = "") -> int:
             "the command that starts Python"
         )
     with Console(stderr=True).status("planning") as status:  # seen in a terminal alone
-        dry, stopped = rehearse(main, cfg, tell=status.update)
-    print("\n".join(plan_table.written(name, dry, stopped)))
+        began = time.perf_counter()
+        dry, stopped = rehearse(main, cfg, tell=status.update, timed=not devices)
+        took = time.perf_counter() - began
+    print("\n".join(plan_table.written(name, dry, stopped, took)))
     return 0
 
 
 def rehearse(
-    main: Callable, cfg: Any, tell: Callable[[str], object] = lambda what: None
+    main: Callable, cfg: Any, tell: Callable[[str], object] = lambda what: None, timed: bool = False
 ) -> tuple[DryRun, str]:
     """The dry run of `main(cfg)`, and why it stopped before the end; empty where it did not.
 
-    `tell` is called with what is being compiled.
+    `tell` is called with what is being compiled. With `timed` each compiled function is called a few times.
     """
     quiet = contextlib.ExitStack()
     with tempfile.TemporaryDirectory() as folder, quiet:
-        dry = quiet.enter_context(dry_run.planned(pathlib.Path(folder) / "run"))
+        dry = quiet.enter_context(dry_run.planned(pathlib.Path(folder) / "run", timed))
         dry.tell = tell
         quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
         quiet.enter_context(warnings.catch_warnings(action="ignore"))

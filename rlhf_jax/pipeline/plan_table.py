@@ -10,6 +10,7 @@ from rlhf_jax.devices import memory
 from rlhf_jax.devices.dry_run import KINDS, DryRun, Loop
 from rlhf_jax.models import lora, networks
 from rlhf_jax.optimizer import OptimizerConfig
+from rlhf_jax.runs import loop as loops
 
 if TYPE_CHECKING:
     from rlhf_jax.pipeline.prepare import Prepared
@@ -86,8 +87,8 @@ def steps_of(cfg) -> int:
     return own.epochs * own.minibatches if own else 1
 
 
-def written(name: str, dry: DryRun, stopped: str = "") -> list[str]:
-    """The lines of a plan."""
+def written(name: str, dry: DryRun, stopped: str = "", took: float = 0.0) -> list[str]:
+    """The lines of a plan, which `took` so many seconds."""
     run = dry.prepared
     mesh = ",".join(f"{axis}={n}" for axis, n in run.devices.sizes.items() if n > 1)
     where = f"{run.devices.name}{':' * bool(mesh)}{mesh}"
@@ -99,6 +100,7 @@ def written(name: str, dry: DryRun, stopped: str = "") -> list[str]:
         f"  {_responses(run, dry)}",
         "",
         *table(STEPS, [_steps(run.cfg, loop, dry) for loop in dry.loops]),
+        *([f"  {_time(dry, took)}"] if dry.timed else []),
         "",
     ]
     unit, divisor = ("GB", 1e9) if _peak(dry) >= 1e9 else ("MB", 1e6)
@@ -123,7 +125,7 @@ NOTES = (
     "and other are results and temporary arrays of compiled functions. Host are the parameters that a stage",
     "holds there; while a checkpoint is saved, its bytes come on top.",
 )
-STEPS = "stage", "iterations", "rows", "gradient steps", "tokens", "parameters"
+STEPS = "stage", "iterations", "rows", "gradient steps", "tokens", "parameters", "time"
 MEMORY = (
     *("stage", "trained", "critic", "optimizer", "frozen", "rewards", "rows"),
     *("step", "sampling", "other", "peak", "host", "checkpoint"),
@@ -191,7 +193,7 @@ def _epochs(cfg) -> int:
 
 def _steps(cfg, loop: Loop, dry: DryRun) -> tuple[str, ...]:
     if loop.copied:
-        return loop.stage, "copied", "", "", "", ""
+        return loop.stage, "copied", "", "", "", "", "-"
     rows, steps, tokens = trained(cfg, loop, dry)
     most = "<= " * loop.early
     return (
@@ -201,6 +203,33 @@ def _steps(cfg, loop: Loop, dry: DryRun) -> tuple[str, ...]:
         f"{most}{steps:,}",
         f"{most}{number(tokens)}",
         number(loop.trained),
+        f"{most}{loops.duration(seconds(cfg, loop))}" if dry.timed else "-",
+    )
+
+
+def seconds(cfg, loop: Loop) -> float:
+    """Seconds of the compiled functions in a stage: evaluations come as often as the settings say."""
+    rl = _on_policy(cfg)
+    every = rl.eval_every if rl and loop.unit == "iterations" else loop.save_every
+    return loop.seconds(math.ceil(loop.iterations / (every or loop.iterations)))
+
+
+def _time(dry: DryRun, took: float) -> str:
+    """The time of the whole run, and its parts."""
+    if dry.untimed:
+        names = ", ".join(sorted(dry.untimed))
+        return (
+            f"no time is said: a call of {names} would take minutes, or more memory than is there"
+        )
+    stages = sum(seconds(dry.prepared.cfg, loop) for loop in dry.loops)
+    between = dry.spent - sum(sum(loop.costs) for loop in dry.loops)
+    begins = max(0.0, took - dry.trying - dry.compiling)
+    early = " at most" * any(loop.early for loop in dry.loops)
+    whole = stages + between + begins
+    whole, between, begins, compiling = map(loops.duration, (whole, between, begins, dry.compiling))
+    return (
+        f"time: {whole}{early}, of it {between} between the stages and {begins} on the host; compiling "
+        f"adds {compiling} where nothing is cached"
     )
 
 

@@ -85,7 +85,7 @@ def listing(known: dict[str, Place]) -> str:
         "--config FILE takes settings from a run's config.json or from YAML; typed ones come after.",
         "--seeds N runs N seeds; sweep EXPERIMENT --SETTING A B C each value: sweep --help explains.",
         "--on slurm, tpu-vm or k8s runs the command there; --on slurm --help explains its settings.",
-        "--plan starts nothing and says steps, tokens and memory; --plan-devices 8 imagines devices.",
+        "--plan starts no run and says steps, tokens, memory and time; --plan-devices 8 imagines devices.",
         "--distributed auto (or HOST:PORT,PROCESSES,THIS-ONE) joins the processes of several hosts.",
     ])  # fmt: skip
 

@@ -68,7 +68,7 @@ def iterate(
         if value < 1:
             raise ValueError(f"{name} is {value}: set it to 1 or more")
     if dry := dry_run.current():
-        with dry.loop(stage, carry, iterations, unit, until is not None) as numbers:
+        with dry.loop(stage, carry, iterations, unit, until is not None, save_every) as numbers:
             for i in numbers:
                 carry, _ = body(carry, i)
         return dry.layout.ended(carry)
@@ -80,7 +80,7 @@ def iterate(
     spent = _number_of(clock, "seconds") or 0.0
     seconds = lambda: round(spent + time.perf_counter() - began, 3)
     if _is_finished(stage, done, first, first if until else iterations):
-        print(f"{stage}: finished before, {first} {unit} in {_duration(spent)}", flush=True)
+        print(f"{stage}: finished before, {first} {unit} in {duration(spent)}", flush=True)
         return carry
     if first:
         print(f"{stage}: goes on after {first} {unit}", flush=True)
@@ -159,7 +159,7 @@ def iterate(
         raise SystemExit(PREEMPTED)
     write_json(done, {"iterations": i, "seconds": seconds()})
     early = "" if i == iterations else f" (ended early, {iterations} at most)"
-    print(f"{stage}: {i} {unit} in {_duration(seconds())}{early}", flush=True)
+    print(f"{stage}: {i} {unit} in {duration(seconds())}{early}", flush=True)
     return carry
 
 
@@ -298,7 +298,7 @@ def _progress(stage, unit, first, end):
         if compiled is None:
             compiled = i, now
         rate = (i - compiled[0]) / max(now - compiled[1], 1e-9)
-        parts = [f"{rate:.3g} {unit}/s", f"{_duration((end - i) / rate)} left"] if rate else []
+        parts = [f"{rate:.3g} {unit}/s", f"{duration((end - i) / rate)} left"] if rate else []
         shown = [f"{n.rpartition('/')[2]} {seen[n]:.4g}" for n in metric_names.headlines(seen)]
         return "  ".join(parts + shown)
 
@@ -347,7 +347,8 @@ def _said(stage: str, iteration: int, samples: Sequence[dict]) -> list[str]:
     return lines
 
 
-def _duration(seconds) -> str:
+def duration(seconds: float) -> str:
+    """A time as 5:07 or 1:05:07."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import runs
 from runs import parts
@@ -15,7 +17,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 import launch
-from rlhf_jax.devices import dry_run, memory
+from rlhf_jax.devices import dry_run, memory, timing
 from rlhf_jax.pipeline import plan, plan_table
 from rlhf_jax.runs import command_line, loop, metrics
 
@@ -25,11 +27,11 @@ TINY = [*parts(LOOP), *runs.SFT, *runs.STAGES[2:], *runs.SHAPE, *runs.WORLD]
 PPO = [*TINY, *runs.PPO, *parts("--ppo.kl-stop 0 --rl.value-from reward")]
 
 
-def planned(name: str, settings: list[str]):
+def planned(name: str, settings: list[str], timed: bool = False):
     """The dry run of a command, and why it stopped."""
     found = launch.load(name)
     cfg = command_line.parse(type(found.config), settings, prog="", default=found.config)
-    return plan.rehearse(found.main, cfg)
+    return plan.rehearse(found.main, cfg, timed=timed)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,54 @@ def test_stages_of_another_run_are_not_planned_again(both, monkeypatch):
     }  # fmt: skip
     assert not dry.drawn["comparisons"]
     assert "\n".join(plan_table.written("ppo", dry)).count("copied") == 3
+
+
+def test_the_time_of_a_stage_is_that_of_all_its_iterations(monkeypatch):
+    """Where each call takes a second, some iterations evaluate, and the stages do not end early."""
+    monkeypatch.setattr(memory, "taken", lambda lowered: 1)
+    monkeypatch.setattr(timing, "seconds_of", lambda *_: 1.0)
+
+    def rehearsed():
+        dry, stopped = planned("ppo", [*PPO, "--rl.eval-every", "2"], timed=True)
+        assert not stopped
+        return dry
+
+    dry = rehearsed()
+    monkeypatch.setattr(dry_run.DryRun, "tried", lambda self, iterations: range(iterations))
+    every = rehearsed()
+    for loop_, whole in zip(dry.loops, every.loops, strict=True):
+        assert len(loop_.costs) <= 3 and len(whole.costs) == loop_.iterations >= 5
+        assert plan_table.seconds(dry.prepared.cfg, loop_) == sum(whole.costs), loop_.stage
+    assert len({*every.loops[-1].costs}) == 2
+    between = dry.spent - sum(sum(x.costs) for x in dry.loops)
+    said = "\n".join(plan_table.written("ppo", dry, took=60.0))
+    whole = loop.duration(every.spent + 60.0 - dry.trying - dry.compiling)
+    assert f"time: {whole} at most, of it {loop.duration(between)} between the stages" in said
+    dry.untimed.add("update")
+    assert "no time is said: a call of update would" in "\n".join(plan_table.written("ppo", dry))
+
+
+def test_a_program_is_timed_on_arrays_that_it_accepts(monkeypatch):
+    calls = []
+
+    def step(state, key, rows):
+        jax.debug.callback(lambda *x: calls.append(x), state, *rows)
+        return state + 1, jax.random.uniform(key)
+
+    of = jax.ShapeDtypeStruct
+    args = of((3,), jnp.float32), jax.eval_shape(jax.random.key, 0), (of((), bool), of((2,), jnp.int32))
+    lowered = jax.jit(step, donate_argnums=0).lower(*args)
+    monkeypatch.setattr(timing, "MOST", 4)
+    assert 0 < timing.seconds_of(lowered, args, 1.0, True) < 60
+    jax.effects_barrier()
+    first = [np.asarray(state) for state, _, _ in calls]
+    assert len(first) == 6 and np.all((first[0] >= 0) & (first[0] <= 0.02))
+    np.testing.assert_allclose(first[5], first[0] + 5, rtol=1e-6)
+    assert calls[0][1] and np.all(calls[0][2] == 1)
+    assert timing.seconds_of(lowered, args, 2 * timing.LONG, True) is None
+    monkeypatch.setattr(memory, "room", lambda: 16)
+    assert timing.seconds_of(lowered, args, 1.0, True) is None
+    assert len(calls) == 6
 
 
 PAIRS = "--data.pairs 96 "
