@@ -166,10 +166,12 @@ def _respond(lm, cfg: SampleConfig, columns: int, params, prompts: Prompts, keys
         ended=jnp.zeros(shape[:1], bool),
     )
     if 0 < cfg.slots < len(keys) and getattr(lm, "insert_fn", None):
-        prompts = Prompts(*repeated((tokens, mask), draws), prompts.index, prompts.draw)
+        tokens, mask = repeated((tokens, mask), draws)
+        prompts = Prompts(tokens, mask, prompts.index, prompts.draw)
         return slots.refill(lm, cfg, partial(choose, cfg), params, prompts, keys, nothing)
     read = lm.prefill_fn(params, tokens, mask, cfg.length)
-    return _together(lm, cfg, params, *repeated(read, draws), keys, nothing)
+    logits, cache = repeated(read, draws)
+    return _together(lm, cfg, params, logits, cache, keys, nothing)
 
 
 def repeated(tree, draws: int):

@@ -46,7 +46,7 @@ def _made_up(x: jax.ShapeDtypeStruct):
     """An array that no program refuses to learn from: True, ones, or numbers between 0 and 0.02."""
 
     def make():
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jnp.broadcast_to(jax.random.key(0), x.shape)
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return jnp.ones(x.shape, x.dtype)

@@ -18,7 +18,7 @@ from rlhf_jax.devices import memory
 from rlhf_jax.devices.parallel import DATA
 from rlhf_jax.models import lora
 from rlhf_jax.ops import kl
-from rlhf_jax.pipeline import early_stop, held_out, keys, scoring, stages, texts
+from rlhf_jax.pipeline import early_stop, held_out, keys, refill, scoring, stages, texts
 from rlhf_jax.pipeline.prepare import Prepared
 from rlhf_jax.runs import loop
 from rlhf_jax.runs.laps import Laps
@@ -68,37 +68,6 @@ def make_draw(run: Prepared, group: int, scorer: scoring.RewardScorer) -> Callab
     return draw
 
 
-def dynamic_sampling(
-    run: Prepared, group: int, draw: Callable, policy, drawn: int, key
-) -> tuple[Drawn, int]:
-    """(batch, number of batches drawn so far), where groups without signal are replaced by groups of later
-    prompts.
-
-    A group has no signal where all its scores are equal. At most `rl.refill` extra batches are drawn
-    (DAPO's dynamic sampling, Yu et al., 2025).
-    """
-    devices, rl, parts = run.devices, run.cfg.rl, []
-    wanted = rl.batch_size // group
-    for extra in range(rl.refill + 1):
-        batch = draw(policy, drawn + extra, jax.random.fold_in(key, extra))
-        scored = batch.scores()
-        scored["score"] = devices.fetch(scored["score"])
-        parts.append((batch.rows, devices.fetch(batch.samples), scored))
-        scores = np.concatenate([scores["score"] for *_, scores in parts])
-        flat = np.ptp(scores.reshape(-1, group), axis=1) == 0
-        if (~flat).sum() >= wanted:
-            break
-    groups = np.argsort(flat, kind="stable")[:wanted]  # those with signal first
-    kept = (groups[:, None] * group + np.arange(group)).ravel()
-    select = lambda *x: np.concatenate(x)[kept]
-    samples = jax.tree.map(select, *(samples for _, samples, _ in parts))
-    scores = jax.tree.map(select, *(scores for *_, scores in parts))
-    scores["score"] = devices.put_batch(scores["score"])
-    rows = [row for rows, *_ in parts for row in rows]
-    batch = Drawn([rows[i] for i in kept], devices.put_batch(samples), lambda: scores)
-    return batch, drawn + len(parts)
-
-
 def seed_of(cfg) -> int:
     """The seed of this loop's prompts and responses."""
     return cfg.seed if cfg.rl.seed is None else cfg.rl.seed
@@ -129,7 +98,7 @@ def train(run: Prepared, method: OnPolicy, reference, reward, held_out_reward=No
         params, key = lora.join(base, state.params, cfg.lora), jax.random.fold_in(rollouts, i)
         policy = learner.policy_of(params)
         if rl.refill:
-            batch, drawn = dynamic_sampling(run, learner.group, draw, policy, drawn, key)
+            batch, drawn = refill.with_signal(run, learner.group, draw, policy, drawn, key)
         else:
             batch, drawn = draw(policy, drawn, key), drawn + 1
         lap("sample", batch.samples)

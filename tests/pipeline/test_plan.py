@@ -159,7 +159,11 @@ def test_a_program_is_timed_on_arrays_that_it_accepts(monkeypatch):
         return state + 1, jax.random.uniform(key)
 
     of = jax.ShapeDtypeStruct
-    args = of((3,), jnp.float32), jax.eval_shape(jax.random.key, 0), (of((), bool), of((2,), jnp.int32))
+    args = (
+        of((3,), jnp.float32),
+        jax.eval_shape(jax.random.key, 0),
+        (of((), bool), of((2,), jnp.int32)),
+    )
     lowered = jax.jit(step, donate_argnums=0).lower(*args)
     monkeypatch.setattr(timing, "MOST", 4)
     assert 0 < timing.seconds_of(lowered, args, 1.0, True) < 60
