@@ -2,9 +2,9 @@
 
 Layers are unrolled, each with its own cache array, because a scan copies the weights and the cache of
 every layer at every token. `ModelConfig.scan_decode` accepts that for a compile time that does not grow
-with depth, and one cache array of all layers. On a mesh the weights
-of `ready` stay where they are, cut by all axes that hold parts of the parameters: moved once before the
-first token, where gathering them would hold the whole model or take more time than the token.
+with depth, and one cache array of all layers. On a mesh the weights of `ready` stay where they are, cut by
+all axes that hold parts of the parameters: moved once before the first token, where gathering them would
+hold the whole model or take more time than the token.
 """
 
 from typing import Any, NamedTuple
@@ -65,9 +65,8 @@ def prefill(cfg: ModelConfig, params, tokens, attention_mask, room: int, read=No
     found: Any = model.apply({"params": params}, tokens, attention_mask, blocks, method="hidden")
     hidden, kept = found
     layer = lambda i: kept[i] if apart else jax.tree.map(lambda x: x[i], kept)
-    layers = map(layer, range(cfg.layers))
-    if cfg.scan_decode:
-        layers = [jax.tree.map(lambda x: x.swapaxes(0, 1), kept)]
+    rows_first = lambda: [jax.tree.map(lambda x: x.swapaxes(0, 1), kept)]
+    layers = rows_first() if cfg.scan_decode else map(layer, range(cfg.layers))
     logits = spread(read(gathered(hidden[:, -1])))
 
     def grow(x, axis):
