@@ -10,7 +10,7 @@ beside its arguments; compile time is without a cache.
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -39,6 +39,8 @@ class Config(Settings):
     depth: tuple[Count, ...] = (2, 8, 32)
     """Layers."""
     d_model: Count = 128
+    scan_decode: bool = False
+    """Decode through a scan over layers."""
     repeats: Count = 3
     """Runs of each, of which the fastest is told."""
 
@@ -67,7 +69,7 @@ def measured(fn: Callable, args: tuple, repeats: int) -> Told:
 def language_model(cfg: Config, depth: int, context: int):
     """Of the width that is asked for, and random parameters."""
     shape = Shape(depth, cfg.d_model, cfg.d_model // 32, 4 * cfg.d_model, VOCAB, context=context)
-    lm = networks.language_model(config(shape))
+    lm = networks.language_model(replace(config(shape), scan_decode=cfg.scan_decode))
     return lm, jax.jit(lm.init)(jax.random.key(0))
 
 

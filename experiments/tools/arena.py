@@ -15,26 +15,16 @@ and says how far it agrees with the people who have judged so far. A function ta
 returns scores, the higher for the better one.
 """
 
-import dataclasses
-import json
 import os
-import pathlib
-import subprocess
-import sys
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from rlhf_jax.bounds import Count
 from rlhf_jax.data import sources
-from rlhf_jax.people import bradley_terry, judges
-from rlhf_jax.pipeline import duels, labelling
+from rlhf_jax.people import judges
+from rlhf_jax.pipeline import duel_verdicts, duels, labelling
 from rlhf_jax.rewards import functions
-
-Item = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,11 @@ def main(cfg: Config):
     if judge is None:
         labelling.serve(cfg, items)
     else:
-        conclude(cfg, [dict(row) for row in sources.read(str(items))], judge)
+        found = duel_verdicts.asked(
+            judge, [dict(row) for row in sources.read(str(items))], cfg.runs
+        )
+        for part in duel_verdicts.written(found, cfg.runs, folder / "feedback.db"):
+            Console(markup=False).print(part)
 
 
 def judge_of(cfg: Config) -> judges.Judge:
@@ -112,54 +106,3 @@ def judge_of(cfg: Config) -> judges.Judge:
             "responses alone: name another function"
         )
     return judges.by_reward(reward)
-
-
-def conclude(cfg: Config, items: list[Item], judge: judges.Judge):
-    """Asks the judge about every pair, and prints who is better, and its agreement with people."""
-    texts = [tuple(x["text"] for x in item["responses"]) for item in items]
-    asked = [(plain(item["prompt"]), a, b) for item, (a, b) in zip(items, texts, strict=True)]
-    found = judges.verdicts(judge, asked)
-    read = ~np.isnan(found.probability)
-    if not read.any():
-        raise ValueError(
-            f"the judge gave no verdict on any of {len(items)} pairs: name another judge"
-        )
-    number = {name: n for n, name in enumerate(cfg.runs)}
-    a, b = (
-        np.array([number[item["responses"][k]["policy"]] for item in items])[read] for k in (0, 1)
-    )
-    p = found.probability[read]
-    result = np.where(p == 0.5, 0.5, (p > 0.5).astype(float))
-    fitted = bradley_terry.fit(bradley_terry.Contests(a, b, result), cfg.runs)
-    rates = bradley_terry.win_rates(fitted)
-    table = Table("run", "strength", *(f"beats {name}" for name in cfg.runs))
-    for n, name in enumerate(cfg.runs):
-        own = [f"{x:.2f}" if k != n else "" for k, x in enumerate(rates[n])]
-        table.add_row(name, f"{fitted.strength_against(0)[n]:.2f}", *own)
-    console = Console(markup=False)
-    console.print(table)
-    console.print(
-        f"{int(read.sum())} pairs judged in both orders, {found.malformed} without a verdict"
-    )
-    console.print(f"preference for the first place: {found.first_place:+.2f}")
-    votes = votes_of(cfg, asked)
-    if votes is not None:
-        share, n = found.agreement(votes)
-        console.print(f"agreement with people: {share:.2f} of {n} pairs that both decided")
-
-
-def votes_of(cfg: Config, asked: list[tuple[str, str, str]]) -> np.ndarray | None:
-    """The share of people's votes for the first answer of each pair; None where nobody was asked."""
-    page = dataclasses.replace(cfg, judge="", model="")
-    if not (pathlib.Path(cfg.to) / "feedback.db").is_file():
-        return None
-    command = [sys.executable, "-m", "feedback", "export", "--database", labelling.address(page)]
-    done = subprocess.run(command, capture_output=True, check=True)
-    rows = [json.loads(line) for line in done.stdout.decode().split("\n") if line]
-    share = {(plain(x["prompt"]), *x["responses"]): x["probability"] for x in rows}
-    return np.array([share.get(pair, np.nan) for pair in asked], float)
-
-
-def plain(prompt: Any) -> str:
-    """A prompt as one text."""
-    return prompt if isinstance(prompt, str) else "\n".join(x["content"] for x in prompt)
