@@ -75,7 +75,7 @@ class ModelConfig(Settings):
             "attention_scale",
             "attention_softcap",
         ),
-        *("logit_softcap", "embedding_scale", "qkv_bias", "parallel_residual", "scan_decode"),
+        *("logit_softcap", "embedding_scale", "qkv_bias", "parallel_residual"),
     )
 
     vocab_size: Count = 512

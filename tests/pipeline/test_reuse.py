@@ -41,6 +41,7 @@ FREE = [  # (both, there, here)
     ("", "", "--rl.iterations 7 --rl.optimizer.lr 1 --ppo.epochs 1 --eval-draws 1"),
     ("", "--sample.slots 8", "--sample.buckets 2"),
     ("", "--model.remat", ""),
+    ("", "--model.scan-decode", ""),
     ("--model.dtype bfloat16", "", "--model.attention cudnn"),
     ("", "--devices device", "--devices mesh"),
     ("", "--sft.microbatches 2", "--reward.microbatches 4 --reward.save-every 7"),
