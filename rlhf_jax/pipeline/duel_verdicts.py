@@ -14,7 +14,7 @@ from rich.table import Table
 from rlhf_jax.people import bradley_terry, judges
 
 
-class Verdicts(NamedTuple):
+class Judged(NamedTuple):
     """A judge's verdicts on A pairs of answers of runs."""
 
     pairs: list[tuple[str, str, str]]  # a prompt and two answers
@@ -22,7 +22,7 @@ class Verdicts(NamedTuple):
     of_judge: judges.Verdicts
 
 
-def asked(judge: judges.Judge, items: Sequence[dict[str, Any]], runs: Sequence[str]) -> Verdicts:
+def asked(judge: judges.Judge, items: Sequence[dict[str, Any]], runs: Sequence[str]) -> Judged:
     """Verdicts on the pairs of `duels.of_runs`. Raises ValueError where the judge gives none at all."""
     answers = [[x["text"] for x in item["responses"]] for item in items]
     pairs = [(_plain(item["prompt"]), a, b) for item, (a, b) in zip(items, answers, strict=True)]
@@ -33,10 +33,10 @@ def asked(judge: judges.Judge, items: Sequence[dict[str, Any]], runs: Sequence[s
         )
     number = {name: n for n, name in enumerate(runs)}
     whose = [[number[x["policy"]] for x in item["responses"]] for item in items]
-    return Verdicts(pairs, np.array(whose), found)
+    return Judged(pairs, np.array(whose), found)
 
 
-def written(found: Verdicts, runs: Sequence[str], database: pathlib.Path) -> Iterator[Table | str]:
+def written(found: Judged, runs: Sequence[str], database: pathlib.Path) -> Iterator[Table | str]:
     """A table of strengths and win rates by Bradley and Terry, and lines about the judge.
 
     One of them is its agreement with people where the database of their votes is there.
