@@ -16,12 +16,13 @@ from jaxtyping import Array, Bool, Int
 from rlhf_jax.models import sight, transformer
 from rlhf_jax.models.attention import LayerCache
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.ops import few_rows
 from rlhf_jax.ops.layout import divided, gathered, spread
 from rlhf_jax.ops.padding import position_ids, refuse_segments
 
 CHUNK = 1024  # most columns that pass the layers at once while a prompt fills the cache
-CUT = {"embedding": 0, "attention_out": 0, "down": 0}
-"""The dimension of a matrix that `ready` cuts; that of all others is 1."""
+CUT = {"attention_out": 1, "down": 1}
+"""The dimension of a matrix of `ready` that is cut; that of all others is 0."""
 
 
 class Cache(NamedTuple):
@@ -103,7 +104,7 @@ def insert(cache: Cache, new: Cache, slots: Int[Array, " n"]) -> Cache:
 
 def ready(cfg: ModelConfig, params):
     """Parameters for repeated `decode`: layers unstacked, unless `scan_decode`, and factors of matrix
-    products in `cfg.dtype`.
+    products in `cfg.dtype`, with each kernel [n, m] as `transposed` [m, n].
 
     `decode` also accepts other parameters, and then slices every layer out of its stack at each token.
     """
@@ -113,16 +114,16 @@ def ready(cfg: ModelConfig, params):
         return x.astype(cfg.dtype) if path[-1].key in multiplied else x
 
     def lay(path, x):
-        if path[-1].key == "kernel" or path[0].key == "embedding":
+        if path[-1].key == "transposed" or path[0].key == "embedding":
             stacked = cfg.scan_decode and path[0].key == "blocks"
-            return divided(x, CUT.get(path[-2].key, 1) + stacked)
+            return divided(x, CUT.get(path[-2].key, 0) + stacked)
         return x
 
     params = jax.tree_util.tree_map_with_path(cast, params)
     if not cfg.scan_decode:
         layer = lambda i: jax.tree.map(lambda w: w[i], params["blocks"])
         params = params | {"blocks": tuple(map(layer, range(cfg.layers)))}
-    return jax.tree_util.tree_map_with_path(lay, params)
+    return jax.tree_util.tree_map_with_path(lay, few_rows.transposed(params))
 
 
 def decode(cfg: ModelConfig, params, cache: Cache, tokens: Int[Array, " B"], read=None):

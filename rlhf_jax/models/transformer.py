@@ -24,6 +24,7 @@ from rlhf_jax.models.attention import (
 )
 from rlhf_jax.models.blockwise import attend_by_blocks
 from rlhf_jax.models.config import ModelConfig
+from rlhf_jax.ops import few_rows
 from rlhf_jax.ops.layout import apart, gathered, spread, whole
 from rlhf_jax.ops.padding import AttentionMask, position_ids, refuse_segments, right_pad
 
@@ -95,12 +96,15 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x):  # noqa: D102
-        cfg = self.cfg
-        init = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
-        kernel = self.param("kernel", init, (x.shape[-1], self.width), cfg.param_dtype)
-        move = gathered if self.stationary else spread
-        x, kernel = move(x.astype(cfg.dtype)), kernel.astype(cfg.dtype)
-        y = move(x @ kernel)
+        cfg, move = self.cfg, gathered if self.stationary else spread
+        x = move(x.astype(cfg.dtype))
+        if self.has_variable("params", "transposed"):  # by `decoding.ready`
+            y = few_rows.product(x, self.get_variable("params", "transposed").astype(cfg.dtype))
+        else:
+            init = nn.initializers.variance_scaling(self.scale**2, "fan_in", "normal")
+            kernel = self.param("kernel", init, (x.shape[-1], self.width), cfg.param_dtype)
+            y = x @ kernel.astype(cfg.dtype)
+        y = move(y)
         if self.has_variable("params", "lora_a"):
             a, b = (self.get_variable("params", name) for name in ("lora_a", "lora_b"))
             y += x @ a.astype(cfg.dtype) @ b.astype(cfg.dtype)
@@ -272,11 +276,13 @@ class Transformer(nn.Module):
         """Logits, summed in float32 whatever the dtype of the factors, and not rounded to `dtype`."""
         move = gathered if self.stationary else spread
         flat = move(hidden.reshape(-1, hidden.shape[-1]))
-        if self.cfg.tied:
-            flat, table = (x.astype(self.cfg.dtype) for x in (flat, self.embedding.embedding))
-            logits = jnp.dot(flat, table.T, preferred_element_type=jnp.float32)
-        else:
+        of_ready = None if self.cfg.tied else self.unembedding.get_variable("params", "transposed")
+        table = self.embedding.embedding if self.cfg.tied else of_ready
+        if table is None:
             logits = self.unembedding(flat)
+        else:
+            flat, table = (x.astype(self.cfg.dtype) for x in (flat, table))
+            logits = few_rows.product(flat, table, jnp.float32)
         logits = softcapped(move(logits), self.cfg.logit_softcap)
         return logits.reshape(*hidden.shape[:-1], -1)
 

@@ -9,7 +9,7 @@ import numpy as np
 from rlhf_jax.bounds import NonNegative, Settings
 from rlhf_jax.pipeline import generation, texts
 from rlhf_jax.rewards import verifiers
-from rlhf_jax.rewards.functions import Call, RewardError, columns_of, load, parts_of
+from rlhf_jax.rewards.functions import columns_of
 from rlhf_jax.rewards.scorer import Pending, Scorer, ScorerConfig
 
 
@@ -84,24 +84,10 @@ def python_reward(cfg, read: texts.Texts) -> Scorer | None:
         return None
     found = Scorer(own.reward, own.scorer)
     rows = read.rows + read.rows_held_out
-    found.check([row.prompt for row in rows], [row.columns for row in rows])
-    check_references(own.reward, rows)
+    asked = [row.prompt for row in rows], [row.columns for row in rows]
+    found.check(*asked)
+    verifiers.check_references(own.reward, *asked)
     return found
-
-
-def check_references(place: str, rows: Sequence[texts.Row]):
-    """Raises ValueError where a built-in verifier cannot read the reference or the tests of a row."""
-    if not place.startswith("verifiers:"):
-        return
-    (part,) = parts_of(load(place))
-    for row in rows:
-        try:
-            if place == "verifiers:code":  # to run even an empty program takes time
-                verifiers.statements(row.columns.get("tests"))
-            else:
-                part.score(Call(0, [row.prompt], [""], columns_of([row.columns])))
-        except RewardError as error:
-            raise ValueError(f'rl.reward = "{place}" cannot score all prompts: {error}') from error
 
 
 class RewardScorer:

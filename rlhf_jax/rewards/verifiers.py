@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rlhf_jax.rewards import answers, sandbox
 from rlhf_jax.rewards import child as process
 from rlhf_jax.rewards.child import Child, ChildEndedError
-from rlhf_jax.rewards.functions import RewardError, shorten
+from rlhf_jax.rewards.functions import Call, RewardError, columns_of, load, parts_of, shorten
 
 LONGEST = 100_000  # characters of a response that is read
 LONGEST_BOX = 1_000  # characters that math-verify is asked about
@@ -172,6 +172,21 @@ def references(answer) -> list[str]:
             f"the answer {shorten(answer)} is no text and no list of texts: mend the row"
         )
     return [str(x) for x in found]
+
+
+def check_references(place: str, prompts: Sequence[str], columns: Sequence[Mapping]):
+    """Raises ValueError where the built-in verifier `place` cannot read a row's reference or tests."""
+    if not place.startswith("verifiers:"):
+        return
+    (part,) = parts_of(load(place))
+    for prompt, row in zip(prompts, columns, strict=True):
+        try:
+            if place == "verifiers:code":  # to run even an empty program takes time
+                statements(row.get("tests"))
+            else:
+                part.score(Call(0, [prompt], [""], columns_of([row])))
+        except RewardError as error:
+            raise ValueError(f'rl.reward = "{place}" cannot score all prompts: {error}') from error
 
 
 def _best(responses: Sequence[str], answer, score: Callable[[str, str], float]) -> list[float]:

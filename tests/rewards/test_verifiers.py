@@ -10,7 +10,6 @@ from fractions import Fraction
 
 import pytest
 
-from rlhf_jax.pipeline import scoring, texts
 from rlhf_jax.rewards import answers, functions, sandbox, verifiers
 from rlhf_jax.rewards.child import Child
 from rlhf_jax.rewards.functions import RewardError
@@ -499,13 +498,13 @@ def test_a_built_in_reward_is_named(processes):
     ],
 )
 def test_references_that_a_verifier_cannot_read_are_refused_before_a_run(name, good, bad):
-    rows = lambda *columns: [texts.Row("p", x, "") for x in columns]
-    scoring.check_references(f"verifiers:{name}", rows(good, good))
+    check = verifiers.check_references
+    check(f"verifiers:{name}", ["p", "q"], [good, good])
     with pytest.raises(
         ValueError, match=f"^rl.reward = .verifiers:{name}. cannot score all prompts"
     ):
-        scoring.check_references(f"verifiers:{name}", rows(good, bad))
-    scoring.check_references("rewards.py:right", rows(bad))  # of others nothing is known
+        check(f"verifiers:{name}", ["p", "q"], [good, bad])
+    check("rewards.py:right", ["p"], [bad])  # of others nothing is known
 
 
 def test_a_program_is_judged_in_a_child_process_too():
