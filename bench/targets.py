@@ -37,7 +37,7 @@ TARGETS = (
     Target("generate", "tiny", "bare", "ratio", 1.0),
     Target("generate", "small", "bare", "ratio", 1.0),
     Target("ragged", "tiny", "transformers", "ratio", 2.0),
-    Target("ragged", "small", "transformers", "ratio", 2.0),
+    Target("ragged", "small", "transformers", "ratio", 2.5),
     *(Target(work, "tiny", "torch", "ratio", 0.8) for work in ("sft", "reward", "dpo")),
     *(Target(work, "small", "torch", "ratio", 0.95) for work in ("sft", "reward", "dpo")),
     Target("ppo", "tiny", "trl112", "ratio", 1.2),
