@@ -4,6 +4,8 @@ XLA's CPU back end packs the right factor of a product anew at every call. With 
 factor, 16 rows take half to nine tenths of the time.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,7 +14,7 @@ FEW = 128
 """Most rows of which the matrix is the left factor; there both orders take as long."""
 
 
-def transposed(tree):
+def transposed(tree) -> Any:
     """Parameters with each "kernel" [..., n, m] as "transposed" [..., m, n], for `product`."""
     if isinstance(tree, tuple):
         return tuple(map(transposed, tree))

@@ -21,6 +21,7 @@ def test_a_product_is_that_with_the_kernel(rows):
 def test_the_matrix_is_the_left_factor_of_few_rows_after_compilation_too(rows):
     x, w = jnp.ones((rows, 64)), jnp.ones((512, 64))
     program = jax.jit(lambda x, w: 2 * few_rows.product(x, w)).lower(x, w).compile().as_text()
+    assert program is not None
     (shape,) = set(re.findall(r"f32\[(\d+,\d+)\]\S* dot\(", program))
     assert shape == (f"512,{rows}" if rows <= few_rows.FEW else f"{rows},512")
 
