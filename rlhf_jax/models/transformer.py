@@ -276,8 +276,10 @@ class Transformer(nn.Module):
         """Logits, summed in float32 whatever the dtype of the factors, and not rounded to `dtype`."""
         move = gathered if self.stationary else spread
         flat = move(hidden.reshape(-1, hidden.shape[-1]))
-        of_ready = None if self.cfg.tied else self.unembedding.get_variable("params", "transposed")
-        table = self.embedding.embedding if self.cfg.tied else of_ready
+        if self.cfg.tied:
+            table = self.embedding.embedding
+        else:  # None but in parameters of `decoding.ready`
+            table = self.unembedding.get_variable("params", "transposed")
         if table is None:
             logits = self.unembedding(flat)
         else:

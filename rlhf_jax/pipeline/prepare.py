@@ -85,7 +85,7 @@ def prepare(name: str, cfg: Any, batch_sizes: dict[str, int]) -> Prepared | None
     origin.check(cfg, words, is_settled=True)
     columns = cfg.data.prompt_length, cfg.sample.length
     runs.record(folder, "used", cfg)
-    if cfg.wandb and hosts.is_first() and not dry_run.current():
+    if cfg.wandb and not dry_run.current():
         tracker.start(folder)
     if cfg.profile:
         profiling.ask(folder, cfg.profile)

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf_jax.devices import hosts
 from rlhf_jax.runs.disk import read_json
 
 _open: dict[pathlib.Path, Any] = {}  # run directory to its W&B run, in this process
@@ -28,7 +29,9 @@ def load():
 
 
 def start(folder: pathlib.Path) -> None:
-    """Opens the W&B run of a run directory, with every setting of its config.json."""
+    """Opens the W&B run of a run directory, with all of its config.json's settings; only the first host does."""
+    if not hosts.is_first():
+        return
     place = folder.resolve()
     config = read_json(folder / "config.json")
     name = {"WANDB_PROJECT": "rlhf_jax", "WANDB_RUN_GROUP": config["experiment"]}

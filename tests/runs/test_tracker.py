@@ -7,6 +7,7 @@ import types
 
 import pytest
 
+from rlhf_jax.devices import hosts
 from rlhf_jax.runs import metrics, run, tracker
 
 
@@ -67,6 +68,18 @@ def test_a_run_is_one_wandb_run_whose_stages_are_groups_and_goes_on_as_the_same(
     again = calls[len(rest) + 1][1]
     assert again["project"] == "mine" and again["id"] == first["id"]
     assert again["resume"] == "allow"
+
+
+def test_only_the_first_host_opens_a_wandb_run(folder, monkeypatch):
+    calls = []
+    monkeypatch.setitem(sys.modules, "wandb", fake(calls))
+    monkeypatch.setattr(hosts, "is_first", lambda: False)
+    tracker.start(folder)
+    assert not calls
+    monkeypatch.setattr(hosts, "is_first", lambda: True)
+    tracker.start(folder)
+    assert [what for what, *_ in calls] == ["init"]
+    tracker.conclude(folder, {}, ())
 
 
 def test_a_run_without_a_tracker_tells_nobody(folder, monkeypatch):
