@@ -29,7 +29,7 @@ def load():
 
 
 def start(folder: pathlib.Path) -> None:
-    """Opens the W&B run of a run directory, with all of its config.json's settings; only the first host does."""
+    """Opens the W&B run of a run directory, with all settings of its config.json, on the first host."""
     if not hosts.is_first():
         return
     place = folder.resolve()
