@@ -134,7 +134,7 @@ def table(rows: list[dict]) -> Table:
     for row in rows:
         about = (row["work"], row["model"], str(row["cores"]), row["peer"])
         if "missing" in row:
-            shown.add_row(*about, "-", "-")
+            shown.add_row(*about, speed(row["ours"]) if "ours" in row else "-", "-")
             continue
         sides = row["ours"], row["theirs"]
         both = lambda text: " / ".join(text(side) for side in sides)  # noqa: B023
@@ -181,13 +181,11 @@ def against(rows: list[dict], targets: Sequence[Target]) -> Table:
 
 def matches(row: dict, target: Target) -> bool:
     """Whether the row tells of the target."""
-    if "missing" in row or (row["work"], row["model"]) != (target.work, target.model):
+    if (row["work"], row["model"]) != (target.work, target.model):
         return False
-    return (
-        target.what in row["ours"]
-        if target.work == "start"
-        else (row["peer"] == target.peer and row["cores"] == 1)
-    )
+    if target.work == "start":  # ours alone, which needs no peer
+        return target.what in row.get("ours", {})
+    return "missing" not in row and row["peer"] == target.peer and row["cores"] == 1
 
 
 def date() -> str:

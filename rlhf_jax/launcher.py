@@ -7,6 +7,7 @@ several values of its settings, and `EXPERIMENT --seeds N` with several seeds.
 """
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import logging
@@ -32,6 +33,7 @@ FURTHER = "[--seeds N] (sweep --help: several values)"  # of runs with results t
 
 def start() -> None:
     """Runs this process's command line, then exits."""
+    gc.set_threshold(20_000, 20, 50)  # traced programs are many objects that live for long
     # a batch system may stop a run at any time, and must get exit code 75 from the first line on
     signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:

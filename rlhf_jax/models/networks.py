@@ -18,7 +18,7 @@ no algorithm passes one.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -88,8 +88,12 @@ def check_backend(cfg: ModelConfig):
         )
 
 
+@lru_cache(16)
 def language_model(cfg: ModelConfig) -> LanguageModel:
-    """The functions of one transformer, whose parameters are a nested dict. Raises as `check_backend`."""
+    """The functions of one transformer, whose parameters are a nested dict. Raises as `check_backend`.
+
+    Equal settings give the same functions, which are traced once.
+    """
     check_backend(cfg)
     model = transformer.Transformer(cfg)
 

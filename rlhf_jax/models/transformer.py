@@ -210,6 +210,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
             length=cfg.layers,
+            check_constancy_invariants=False,  # which would trace the block twice
         )(cfg, self.keep)
         self.final_norm = norm(cfg)
         if not cfg.tied:

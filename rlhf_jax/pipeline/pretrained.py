@@ -178,6 +178,8 @@ def fitted(cfg, words) -> tuple:
 
 def check_adapters(cfg):
     """Raises ValueError where the model lacks a matrix to adapt."""
+    if not cfg.lora.rank:
+        return
     init = networks.language_model(cfg.model).init
     jax.eval_shape(lambda key: lora.split(key, init(key), cfg.lora), jax.random.key(0))
 
