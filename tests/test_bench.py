@@ -183,11 +183,17 @@ def test_the_gate_names_what_costs_a_tenth_more_than_is_recorded():
 
 
 def test_our_start_is_told_where_no_peer_is_installed():
-    row = {"work": "start", "model": "tiny", "cores": 1, "peer": "tunix", "missing": "no environment"}
+    row = {
+        "work": "start",
+        "model": "tiny",
+        "cores": 1,
+        "peer": "tunix",
+        "missing": "no environment",
+    }
     ours = {"wall": 4.0, "rate": 0, "cold": 14.0, "warm": 4.0}
     row |= {"ours": ours, "rate": 0}
     targets = entry.of_work("start")
     assert [entry.matches(row, x) and x.met(row) for x in targets] == [True, True]
-    shown = [list(column.cells)[0] for column in entry.table([row]).columns]
+    shown = [next(iter(column.cells)) for column in entry.table([row]).columns]
     assert shown[:5] == ["start", "tiny", "1", "tunix", "4000 ms"]
     assert not entry.matches({k: x for k, x in row.items() if k != "ours"}, targets[0])
