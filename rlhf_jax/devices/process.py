@@ -65,7 +65,7 @@ def _exit(*_) -> None:
         if "multiprocessing" in sys.modules:
             for child in sys.modules["multiprocessing"].active_children():
                 child.kill()
-        os.write(2, f"stopped by SIGTERM; {AGAIN}\n".encode())
+        os.write(2, b"stopped by SIGTERM; start the same command again to go on\n")
     os._exit(PREEMPTED)
 
 

@@ -10,6 +10,9 @@ import time
 from collections.abc import Sequence
 from typing import IO, NamedTuple
 
+from rich.live import Live
+from rich.text import Text
+
 from rlhf_jax.devices import process
 from rlhf_jax.sweeps import sharing
 from rlhf_jax.sweeps.grid import Job
@@ -32,8 +35,8 @@ def run_all(
 ) -> dict[str, int]:
     """Exit codes of the runs, by name, after running those that are not finished; 0 for a finished one.
 
-    `command` is the launcher with the experiment. A run that fails is told, and the others go on. Where this
-    process is stopped, by Ctrl-C or SIGTERM, the runs save first.
+    `command` is the launcher with the experiment. A run that fails is told, and the others go on; a terminal
+    shows how far each is. Where this process is stopped, by Ctrl-C or SIGTERM, the runs save first.
     """
     groups = [*sharing.groups_of(jobs).values()]
     shares, codes = environments(at_once), {}
@@ -45,7 +48,10 @@ def run_all(
     waiting = [job for job in jobs if job.name not in codes]
     number = {job.name: f"[{n}/{len(jobs)}] {job.name}" for n, job in enumerate(jobs, 1)}
     running: dict[str, Running] = {}
-    with _stopping(running):
+    shown = lambda: Text(
+        "\n".join(progress([*running.items()], number)), no_wrap=True, overflow="ellipsis"
+    )
+    with _stopping(running), Live(get_renderable=shown, transient=True, refresh_per_second=2):
         while waiting or running:
             for job in [*waiting]:
                 free = {*range(at_once)} - {x.place for x in running.values()}
@@ -122,12 +128,26 @@ def _end(ended: Running, name: str, log: pathlib.Path) -> int:
     return code
 
 
+def progress(running: Sequence[tuple[str, Running]], number: dict[str, str]) -> list[str]:
+    """A line for each run: its number and name, and the last line of its log since it started."""
+    lines = []
+    for name, one in running:
+        last = _lines(pathlib.Path(one.log.name), one.before)[-1:]
+        lines.append(": ".join([number[name], *last]))
+    return lines
+
+
 def _last_words(log: pathlib.Path, before: int) -> str:
     """The last error of a log after its first bytes, or else its last line."""
-    lines = log.read_bytes()[before:].decode(errors="replace").split("\n")
-    lines = [line.strip() for line in lines if line.strip()]
+    lines = _lines(log, before)
     errors = [line for line in lines if line.startswith("error: ")]
     return [f"see {log}", *lines[-1:], *errors[-1:]][-1][:400]
+
+
+def _lines(log: pathlib.Path, before: int) -> list[str]:
+    """The lines of a log after its first bytes, without empty ones."""
+    lines = log.read_bytes()[before:].decode(errors="replace").split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """Places for processes: on a GPU each has its own share, and nobody else's."""
 
+import subprocess
+
 import pytest
 
 from rlhf_jax.sweeps import processes
@@ -53,3 +55,18 @@ def test_the_last_words_of_a_log_are_its_error_or_its_last_line(tmp_path):
     ):
         log.write_text(f"error: an earlier one\n{text}")
         assert processes._last_words(log, len("error: an earlier one\n")) == said
+
+
+def test_a_terminal_shows_the_last_line_of_each_run(tmp_path):
+    log = tmp_path / "lr=1.log"
+    log.write_text("ppo: 9/9  of an earlier start\n")
+    numbers = {"lr=1": "[1/2] lr=1", "lr=2": "[2/2] lr=2"}
+    with log.open("a") as file, (tmp_path / "lr=2.log").open("a") as other:
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        one = processes.Running(ended, file, 0, 0.0, file.tell())
+        two = processes.Running(ended, other, 1, 0.0, 0)
+        file.write("sft: 20/20\nppo: 3/60  kl 0.1\n\n")
+        file.flush()
+        lines = processes.progress([("lr=1", one), ("lr=2", two)], numbers)
+    assert lines == ["[1/2] lr=1: ppo: 3/60  kl 0.1", "[2/2] lr=2"]
