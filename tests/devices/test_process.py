@@ -69,7 +69,7 @@ def begin(tmp_path):
 @pytest.mark.parametrize("moment", ["importing", "stop", "deaf"])
 def test_sigterm_ends_with_75_at_once_wherever_it_comes(begin, moment):
     code, _, err = begin(moment)
-    assert code == process.PREEMPTED and "start the same command again to resume" in err
+    assert code == process.PREEMPTED and "stopped by SIGTERM; start the same command again" in err
 
 
 @pytest.mark.kills

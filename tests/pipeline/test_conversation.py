@@ -141,15 +141,15 @@ def test_scores_see_the_prompt_all_ids_and_the_answer(chat):
 
 
 def test_commands_change_how_answers_are_drawn(plain):
-    ids = plain.ids("x", 8)
+    ids = plain.ids("x", 16)
 
     def answer(index, temperature=1.0, seed=0):
-        cfg = plain.sample.__class__(length=8, temperature=temperature, stop=plain.sample.stop)
+        cfg = plain.sample.__class__(length=16, temperature=temperature, stop=plain.sample.stop)
         tokens = plain.stream(ids, cfg, keys.key_of(seed, "people"), index)
         kept = [x.id for x in tokens if not x.stops]
         return plain.words.decode(kept).lstrip().translate(CONTROLS)
 
-    lines = ["/length 8", "x", "x", "/seed 0", "x", "/temperature 0", "x"]
+    lines = ["/length 16", "x", "x", "/seed 0", "x", "/temperature 0", "x"]
     said = talk(plain, lines=[*lines, "/seed 1", "/temperature 1", "x"])
     *answers, rest = re.split(r"\n\[.*\]\n", said)
     want = [answer(0), answer(1), answer(0), answer(1, temperature=0.0), answer(0, seed=1)]
