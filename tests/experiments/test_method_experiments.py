@@ -101,7 +101,7 @@ def test_a_method_starts_from_the_stages_of_another_and_leaves_its_own(finished,
             np.testing.assert_array_equal, runs.arrays(folder, shared), runs.arrays(base, shared)
         )
     assert results["gold"]["before"] == read(base)[0]["gold"]["before"]
-    assert abs(results["kl"]["mean"]) > 1e-5 and (folder / "report.html").exists()
+    assert abs(results["kl"]["mean"]) > 1e-4 and (folder / "report.html").exists()
     assert sum("win rate of" in key for key in results) == 1
     rewarded = [json.loads(row) for row in (folder / "samples.jsonl").read_text().splitlines()]
     if "--rl.reward" in OWN[name][0]:  # shown beside the reward model, and by gold none the less
