@@ -228,5 +228,6 @@ def test_ppo_on_a_transformer_with_cached_sampling_comes_near_the_optimum():
         )
 
     trained = run(reference, world.scores, key)
-    # .02 to .10 over seeds, and one seed moves as far between two kinds of CPU; a wrong estimator of the KL: .27
+    # .02 to .10 over seeds, and one seed moves as far between two kinds of CPU; with k3 in the
+    # reward, or k1 in the loss, .27
     assert total_variation(distribution(table_of(cfg, trained)), pi_star) < 0.15
